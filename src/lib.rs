@@ -188,7 +188,7 @@
 //! - `bundled` (default): compiles SQLite in. Without it the system's SQLite is linked, which must be 3.51.3 or newer: older
 //!   ones may lose a WAL that is reset while it is read;
 //! - `tokio`: `Tracker::into_async` and `Process::into_async`, which wait, read and end as futures, without a thread per wait;
-//! - `fleet`: the module `fleet`, which reads a ledger batch by batch for a receiver in another place;
+//! - `fleet`: the module `fleet`, ledgers of many machines in one PostgreSQL database;
 //! - `metrics`: also reports each figure of [`Tracker::metrics`] to the recorder of the `metrics` facade.
 
 #![cfg(target_os = "linux")]

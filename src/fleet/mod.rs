@@ -1,8 +1,8 @@
-//! The fleet: ledgers of many machines, followed by one receiver.
+//! The fleet: ledgers of many machines, followed by one receiver or shipped to one PostgreSQL database.
 //!
 //! Each ledger stays where it is, and stays the truth of its machine: a PID means something only there, and nothing that a
 //! receiver has makes a signal be sent. A [`Stream`] reads a ledger batch by batch; it writes nothing, migrates nothing, and
-//! holds no snapshot between two batches.
+//! holds no snapshot between two batches. An [`Address`] names the database, and [`Init`] creates its schema.
 //!
 //! ```
 //! use procledger::{Job, Tracker, fleet::Stream};
@@ -21,7 +21,13 @@
 //! # Ok(()) }
 //! ```
 
+mod connection;
+mod schema;
+mod secret;
 mod stream;
+mod tls;
 
 pub use crate::model::{Batch, LostRow, OpenProcess, Position, StreamLeak, StreamProcess};
+pub use connection::Address;
+pub use schema::{Engine, Init, Meta};
 pub use stream::Stream;

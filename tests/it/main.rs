@@ -10,6 +10,7 @@ mod containment;
 mod docs;
 mod end;
 mod export;
+mod fleet;
 mod handle;
 mod orphans;
 mod spawn;

@@ -4,8 +4,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     commands::{
-        completions, demo, demo_host, doctor, export, forget, health, import, kill, man, metrics,
-        prune, ps, reap, report, run, scan, tree, wait, watch,
+        completions, demo, demo_host, doctor, export, fleet, forget, health, import, kill, man,
+        metrics, prune, ps, reap, report, run, scan, tree, wait, watch,
     },
     context::{Access, Context},
     exit::{Exit, Result},
@@ -57,6 +57,7 @@ enum Command {
     Watch(watch::WatchArgs),
     Report(report::ReportArgs),
     Metrics(metrics::MetricsArgs),
+    Fleet(fleet::FleetArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Doctor(doctor::DoctorArgs),
@@ -95,6 +96,7 @@ impl Cli {
             Command::Watch(args) => args.run(&self.global),
             Command::Report(args) => args.run(&context(Existing)?),
             Command::Metrics(args) => args.run(&self.global),
+            Command::Fleet(args) => args.run(&self.global),
             Command::Export(args) => args.run(&context(Existing)?),
             Command::Import(args) => args.run(&context(Create)?),
             Command::Doctor(args) => args.run(&context(Inspect)?),

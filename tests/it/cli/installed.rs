@@ -12,9 +12,9 @@ use crate::{
     support::{Place, need},
 };
 
-/// The subcommands that `--help` lists.
-fn subcommands(place: &Place) -> Vec<String> {
-    let help = answer(bare(place).arg("--help")).expect(0).out;
+/// The subcommands that `--help` lists, of the command or of a subcommand.
+fn subcommands(place: &Place, of: &[&str]) -> Vec<String> {
+    let help = answer(bare(place).args(of).arg("--help")).expect(0).out;
     let (_, list) = help.split_once("\nCommands:\n").expect("a list of commands");
     let names = list.lines().take_while(|line| !line.is_empty()).filter_map(|line| {
         let name = line.strip_prefix("  ")?.split(' ').next()?;
@@ -38,8 +38,10 @@ fn every_subcommand_has_a_manual_page_that_renders_without_a_warning() {
     let place = Place::new();
     let pages = pages(&place);
     let mut expected: Vec<String> =
-        subcommands(&place).iter().map(|name| format!("procledger-{name}.1")).collect();
+        subcommands(&place, &[]).iter().map(|name| format!("procledger-{name}.1")).collect();
     assert!(expected.len() >= 14, "{expected:?}");
+    let of_fleet = subcommands(&place, &["fleet"]);
+    expected.extend(of_fleet.iter().map(|name| format!("procledger-fleet-{name}.1")));
     expected.push("procledger.1".to_owned());
     expected.sort();
     assert_eq!(pages, expected);

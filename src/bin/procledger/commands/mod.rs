@@ -5,6 +5,7 @@ pub(crate) mod demo;
 pub(crate) mod demo_host;
 pub(crate) mod doctor;
 pub(crate) mod export;
+pub(crate) mod fleet;
 pub(crate) mod forget;
 pub(crate) mod health;
 pub(crate) mod import;

@@ -1,0 +1,351 @@
+//! Where a fleet's database is, and connections to it.
+
+use std::{
+    net::{IpAddr, ToSocketAddrs},
+    time::Duration,
+};
+
+use postgres::{
+    Client, Config, NoTls,
+    config::{Host, SslMode},
+    error::SqlState,
+};
+
+use super::{
+    secret::{self, Login},
+    tls::Tls,
+};
+use crate::error::{Error, Kind, Result};
+
+const CONNECT: Duration = Duration::from_secs(10);
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// For each connection. Times are shown in UTC, and a statement that hangs is given up.
+const SESSION: &str = "SET statement_timeout = '60s'; SET TIME ZONE 'UTC'";
+
+/// The address of a fleet's database.
+///
+/// `postgresql://USER@HOST:PORT/DATABASE`, with the parameters of libpq. Every connection that leaves the machine is encrypted
+/// and the server's certificate is verified, by the system's certificates or those of `sslrootcert`; `sslcert` and `sslkey` name
+/// the client's own. A password comes from `PGPASSWORD`, from the file `PGPASSFILE` or from the systemd credential `pgpass`.
+#[derive(Clone, Debug)]
+pub struct Address {
+    config: Config,
+    /// `None` for a connection that does not leave the machine.
+    tls: Option<Tls>,
+    shown: String,
+}
+
+impl Address {
+    /// Parses an address.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input if it is no address, contains a password, or asks for a connection that is not verified.
+    pub fn parse(url: &str) -> Result<Self> {
+        Self::new(url, false)
+    }
+
+    /// Parses an address, and accepts any certificate of the server: encrypted, but an attacker in between is not noticed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Address::parse`].
+    pub fn parse_unverified(url: &str) -> Result<Self> {
+        Self::new(url, true)
+    }
+
+    fn new(url: &str, unverified: bool) -> Result<Self> {
+        let url = Url::split(url)?;
+        let invalid = |error: postgres::Error| {
+            Error::invalid("the address of the fleet's database is not valid").with_source(error)
+        };
+        let mut config: Config = url.rest.parse().map_err(invalid)?;
+        if config.get_password().is_some() {
+            return Err(Error::invalid(
+                "the address contains a password, which every user of this machine can read in /proc: change it, and pass \
+                 the new one in PGPASSWORD, in a file that PGPASSFILE names, or as the systemd credential `pgpass`",
+            ));
+        }
+        if config.get_user().is_none() {
+            return Err(Error::invalid(
+                "the address names no user: postgresql://USER@HOST/DATABASE",
+            ));
+        }
+        let stays = stays_on_the_machine(&mut config)?;
+        let tls = url.tls(stays, unverified)?;
+        config
+            .ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable })
+            .connect_timeout(CONNECT)
+            .tcp_user_timeout(UNACKNOWLEDGED)
+            .keepalives_idle(UNACKNOWLEDGED)
+            .application_name("procledger");
+        let shown = shown(&config);
+        Ok(Self { config, tls, shown })
+    }
+
+    /// Connects.
+    pub(crate) fn connect(&self) -> Result<Client> {
+        let mut config = self.config.clone();
+        if let Some(password) = self.password()? {
+            config.password(password);
+        }
+        let connected = match &self.tls {
+            None => config.connect(NoTls),
+            Some(tls) => config.connect(tls.connector()?),
+        };
+        let mut client = connected.map_err(|error| self.not_connected(error))?;
+        client.batch_execute(SESSION).map_err(|error| self.not_connected(error))?;
+        Ok(client)
+    }
+
+    fn password(&self) -> Result<Option<String>> {
+        let host = match self.config.get_hosts().first() {
+            Some(Host::Tcp(name)) => name,
+            _ => "localhost",
+        };
+        let user = self.config.get_user().unwrap_or_default();
+        secret::password(Login {
+            host,
+            port: port(&self.config),
+            database: self.config.get_dbname().unwrap_or(user),
+            user,
+        })
+    }
+
+    fn not_connected(&self, error: postgres::Error) -> Error {
+        let code = error.code().map_or("", SqlState::code);
+        let user = quoted(self.config.get_user().unwrap_or_default());
+        let (kind, advice) = match code.get(..2) {
+            Some("28") => {
+                let advice = format!(
+                    "; check PGPASSWORD or PGPASSFILE and pg_hba.conf, or as the owner: ALTER ROLE {user} PASSWORD '…'"
+                );
+                (Kind::Denied, advice)
+            }
+            Some("3D") => (Kind::NotFound, "; create it with createdb(1)".to_owned()),
+            // A cause of another kind: the network, or a server that is starting or full.
+            _ => (Kind::Busy, String::new()),
+        };
+        Error::new(kind, format!("cannot connect to {}: {}{advice}", self.shown, cause(&error)))
+            .with_source(error)
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// Returns the error of a statement, in one line with what mends it.
+pub(crate) fn failed(what: &str, error: postgres::Error) -> Error {
+    let code = error.code().cloned();
+    let (kind, advice) = match code {
+        Some(SqlState::INSUFFICIENT_PRIVILEGE) => (
+            Kind::Denied,
+            "; grant the role that it needs, as the owner: GRANT fleet_read TO … (to read), GRANT fleet_ship TO … (to ship)",
+        ),
+        Some(
+            SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME,
+        ) => (Kind::NotFound, "; create or upgrade the schema with `procledger fleet init`"),
+        Some(SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED) => {
+            (Kind::Busy, "; it is safe to try again")
+        }
+        Some(_) => (Kind::Other, ""),
+        None => (Kind::Busy, ""),
+    };
+    Error::new(kind, format!("failed to {what}: {}{advice}", cause(&error))).with_source(error)
+}
+
+/// Returns the reason in one line: that of the server, or that of the connection.
+fn cause(error: &postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return db.message().to_owned();
+    }
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+/// Returns a name as SQL writes it.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An address without the parameters that libpq has and the `postgres` crate has not.
+#[derive(Debug)]
+struct Url {
+    rest: String,
+    mode: Option<String>,
+    roots: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+}
+
+impl Url {
+    fn split(url: &str) -> Result<Self> {
+        if !["postgresql://", "postgres://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(Error::invalid(
+                "the address of the fleet's database begins with postgresql://, as in postgresql://USER@HOST/DATABASE",
+            ));
+        }
+        let (place, parameters) = url.split_once('?').unwrap_or((url, ""));
+        let mut url =
+            Self { rest: place.to_owned(), mode: None, roots: None, certificate: None, key: None };
+        let mut separator = '?';
+        for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let ours = match name {
+                "sslmode" => &mut url.mode,
+                "sslrootcert" => &mut url.roots,
+                "sslcert" => &mut url.certificate,
+                "sslkey" => &mut url.key,
+                _ => {
+                    url.rest.push(separator);
+                    url.rest.push_str(parameter);
+                    separator = '&';
+                    continue;
+                }
+            };
+            *ours = Some(decoded(value)?);
+        }
+        Ok(url)
+    }
+
+    fn tls(self, stays: bool, unverified: bool) -> Result<Option<Tls>> {
+        let client = match (self.certificate, self.key) {
+            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+            (None, None) => None,
+            _ => return Err(Error::invalid("sslcert and sslkey belong together: one is missing")),
+        };
+        let tls = Tls { roots: self.roots.map(Into::into), client, unverified };
+        match self.mode.as_deref() {
+            None | Some("disable") if stays => Ok(None),
+            None | Some("verify-full") => Ok(Some(tls)),
+            Some("require") if unverified => Ok(Some(tls)),
+            Some(mode) => Err(Error::invalid(format!(
+                "sslmode={mode} is refused: a connection that leaves the machine is encrypted and verified (verify-full, the \
+                 default); `--insecure-tls` accepts any certificate"
+            ))),
+        }
+    }
+}
+
+/// Decodes `%2F` and the like.
+fn decoded(text: &str) -> Result<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = (*first == b'%').then(|| tail.get(..2)).flatten();
+        let byte = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| Error::invalid("the address is not UTF-8").with_source(error))
+}
+
+/// Reports whether all hosts are Unix sockets or loopback addresses. The name `localhost` is replaced by the addresses that it
+/// has now, so that the connection goes where this function has looked.
+fn stays_on_the_machine(config: &mut Config) -> Result<bool> {
+    let mut addresses = config.get_hostaddrs().to_vec();
+    if addresses.is_empty() && config.get_hosts() == [Host::Tcp("localhost".to_owned())] {
+        let found = ("localhost", port(config)).to_socket_addrs();
+        let found = found.map_err(|error| Error::os("failed to look up localhost", error))?;
+        // One host, one address.
+        if let Some(address) = found.map(|found| found.ip()).find(IpAddr::is_loopback) {
+            config.hostaddr(address);
+            addresses.push(address);
+        }
+    }
+    if config.get_hosts().is_empty() && addresses.is_empty() {
+        return Err(Error::invalid("the address names no host: postgresql://USER@HOST/DATABASE"));
+    }
+    let is_local = |host: &Host| match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
+    };
+    Ok(if addresses.is_empty() {
+        config.get_hosts().iter().all(is_local)
+    } else {
+        addresses.iter().all(IpAddr::is_loopback)
+    })
+}
+
+fn port(config: &Config) -> u16 {
+    config.get_ports().first().copied().unwrap_or(5432)
+}
+
+fn shown(config: &Config) -> String {
+    let user = config.get_user().unwrap_or_default();
+    let database = config.get_dbname().unwrap_or(user);
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(name)) => format!("{name}:{}", port(config)),
+        Some(Host::Unix(folder)) => folder.display().to_string(),
+        None => config.get_hostaddrs().first().map_or_else(String::new, ToString::to_string),
+    };
+    format!("database `{database}` at {host} as `{user}`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_leaves_the_machine_is_verified() {
+        for (url, tls) in [
+            ("postgresql://u@db.example/fleet", true),
+            ("postgres://u@10.0.0.1:5433/fleet?sslmode=verify-full&sslrootcert=%2Fca.pem", true),
+            ("postgresql://u@127.0.0.1/fleet", false),
+            ("postgresql://u@[::1]/fleet?sslmode=disable", false),
+            ("postgresql://u@localhost/fleet", false),
+            ("postgresql://u@127.0.0.1/fleet?sslmode=verify-full", true),
+            ("postgresql://u@%2Frun%2Fpostgresql/fleet", false),
+            ("postgresql:///fleet?host=/run/postgresql&user=u", false),
+            ("postgresql://u@127.0.0.1,db.example/fleet", true),
+            ("postgresql://u@localhost/fleet?hostaddr=10.0.0.1", true),
+        ] {
+            let address = Address::parse(url).unwrap_or_else(|error| panic!("{url}: {error:?}"));
+            assert_eq!(address.tls.is_some(), tls, "{url}");
+            let verified = address.tls.is_none_or(|tls| !tls.unverified);
+            assert!(verified, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_would_not_be_verified_is_refused() {
+        for mode in ["disable", "allow", "prefer", "require", "verify-ca"] {
+            let url = format!("postgresql://u@db.example/fleet?sslmode={mode}");
+            let error = Address::parse(&url).expect_err(mode);
+            assert!(error.is_invalid_input() && error.to_string().contains(mode), "{error}");
+        }
+        for mode in ["disable", "allow", "prefer"] {
+            let url = format!("postgresql://u@db.example/fleet?sslmode={mode}");
+            Address::parse_unverified(&url).expect_err(mode);
+        }
+        for mode in ["allow", "prefer"] {
+            let url = format!("postgresql://u@127.0.0.1/fleet?sslmode={mode}");
+            Address::parse(&url).expect_err(mode);
+        }
+        let unverified =
+            Address::parse_unverified("postgresql://u@db.example/fleet?sslmode=require");
+        assert!(unverified.expect("valid").tls.expect("TLS").unverified);
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_refused_and_not_repeated() {
+        for url in [
+            "postgresql://u:hunter2@db.example/fleet",
+            "postgresql://u@db.example/fleet?password=hunter2",
+        ] {
+            let error = Address::parse(url).expect_err("a password");
+            assert!(error.to_string().contains("PGPASSFILE"), "{error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_shown_without_its_parameters() {
+        let address = Address::parse("postgresql://web-1@db.example/fleet").expect("valid");
+        assert_eq!(address.to_string(), "database `fleet` at db.example:5432 as `web-1`");
+    }
+}

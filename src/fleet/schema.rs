@@ -1,0 +1,255 @@
+//! The schema of a fleet's database: its migrations, roles and rights.
+//!
+//! Unlike a ledger's, this schema is upgraded by its owner alone, with `procledger fleet init`. Columns are only added, and
+//! every statement names its columns, so shippers of the last two versions write on.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use chrono::{DateTime, Datelike, Days, NaiveDate, Utc};
+use postgres::{Client, error::SqlState};
+use uuid::Uuid;
+
+use super::connection::{Address, failed};
+use crate::error::{Error, Kind, Result};
+
+/// The migrations in their order: the first one leads to version 1.
+const MIGRATIONS: [&str; 1] = [include_str!("schema/01-fleet.sql")];
+const PARTITIONS: &str = include_str!("schema/partitions.sql");
+const PARTITION: &str = include_str!("schema/partition.sql");
+const CITUS: &str = include_str!("schema/citus.sql");
+const RIGHTS: &str = include_str!("schema/rights.sql");
+const RIGHTS_COCKROACH: &str = include_str!("schema/rights-cockroach.sql");
+const POLICIES: &str = include_str!("schema/policies.sql");
+
+/// The roles besides the owner: one reads everything, the other adds to its own streams.
+const ROLES: [&str; 2] = ["fleet_read", "fleet_ship"];
+/// Weeks of history whose partitions are made at once, and weeks ahead.
+const WEEKS_BACK: u64 = 53;
+const WEEKS_AHEAD: u64 = 4;
+
+/// The version that this program knows.
+pub(crate) const VERSION: i32 = 1;
+/// How long history is kept if nothing else is said.
+pub(super) const KEEP: Duration = Duration::from_hours(90 * 24);
+
+/// An engine that speaks PostgreSQL's protocol. They differ in how tables are created, and in nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// PostgreSQL 13 or newer, and what behaves as it does.
+    #[default]
+    Postgres,
+    /// PostgreSQL with Citus: each table is distributed by stream.
+    Citus,
+    /// CockroachDB.
+    Cockroach,
+}
+
+impl Engine {
+    /// Returns its name, as in the table `meta`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Citus => "citus",
+            Self::Cockroach => "cockroach",
+        }
+    }
+
+    pub(super) fn has_partitions(self) -> bool {
+        self != Self::Cockroach
+    }
+}
+
+/// A fleet, as its database describes it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Meta {
+    /// Identifies the fleet.
+    pub fleet: Uuid,
+    /// Version of the schema.
+    pub version: i32,
+    /// The oldest version of the schema whose shippers may still write.
+    pub oldest_shipper: i32,
+    /// The engine that the schema was created for.
+    pub engine: Engine,
+    /// How long history is kept.
+    pub keep: Duration,
+}
+
+/// How a schema is created or upgraded.
+#[derive(Clone, Debug, Default)]
+pub struct Init {
+    engine: Option<Engine>,
+    keep: Option<Duration>,
+}
+
+impl Init {
+    /// Creates the schema of this engine. The default is PostgreSQL, or the engine that the schema was created for.
+    #[must_use]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = Some(engine);
+        self
+    }
+
+    /// Keeps history for this long: 90 days by default, or what was set before.
+    #[must_use]
+    pub fn keep(mut self, keep: Duration) -> Self {
+        self.keep = Some(keep);
+        self
+    }
+
+    /// Returns the SQL that [`run`](Self::run) executes in a database without the schema.
+    pub fn sql(&self) -> String {
+        let roles = ROLES.map(|role| format!("CREATE ROLE {role};\n")).concat();
+        format!("{roles}BEGIN;\n{}COMMIT;\n", self.steps(0, Utc::now()))
+    }
+
+    /// Creates the schema, or upgrades an older one. Returns the version that it had, 0 for none, and what it is now. Running it
+    /// again changes nothing but how long history is kept.
+    ///
+    /// # Errors
+    ///
+    /// Newer if a newer version of this crate has upgraded the schema; if the database cannot be reached, or the user may not
+    /// create schemas and roles.
+    pub fn run(&self, address: &Address) -> Result<(i32, Meta)> {
+        let mut client = address.connect()?;
+        let before = version(&mut client)?;
+        if before > VERSION {
+            return Err(newer(before));
+        }
+        for role in ROLES {
+            make_role(&mut client, role)?;
+        }
+        let found = if before > 0 { Some(meta(&mut client)?) } else { None };
+        if let (Some(found), Some(engine)) = (&found, self.engine)
+            && found.engine != engine
+        {
+            let message = format!(
+                "the schema was created for {}, and cannot become one for {}",
+                found.engine.as_str(),
+                engine.as_str()
+            );
+            return Err(Error::invalid(message));
+        }
+        let mut transaction =
+            client.transaction().map_err(|error| failed("create the schema", error))?;
+        if before < VERSION {
+            let steps = self.steps(before, Utc::now());
+            transaction
+                .batch_execute(&steps)
+                .map_err(|error| failed("create the schema", error))?;
+        }
+        if let Some(keep) = self.keep {
+            transaction
+                .execute(include_str!("statements/keep.sql"), &[&milliseconds(keep)])
+                .map_err(|error| failed("set how long history is kept", error))?;
+        }
+        transaction.commit().map_err(|error| failed("create the schema", error))?;
+        Ok((before, meta(&mut client)?))
+    }
+
+    /// Returns what leads from a version to the latest one.
+    fn steps(&self, from: i32, now: DateTime<Utc>) -> String {
+        let engine = self.engine.unwrap_or_default();
+        let done = usize::try_from(from).unwrap_or(0);
+        let mut sql: String = MIGRATIONS[done..].concat();
+        let postgres = engine.has_partitions();
+        for (name, value) in [
+            ("{fillfactor}", if postgres { " WITH (fillfactor = 70)" } else { "" }),
+            ("{partitioned}", if postgres { " PARTITION BY RANGE (started_at)" } else { "" }),
+            ("{fleet}", &Uuid::new_v4().to_string()),
+            ("{engine}", engine.as_str()),
+            ("{keep_ms}", &milliseconds(self.keep.unwrap_or(KEEP)).to_string()),
+        ] {
+            sql = sql.replace(name, value);
+        }
+        if from == 0 && postgres {
+            sql.push_str(PARTITIONS);
+            let keep = self.keep.unwrap_or(KEEP);
+            for week in weeks(now, keep) {
+                sql.push_str(&partition(week));
+            }
+        }
+        if from == 0 && engine == Engine::Citus {
+            sql.push_str(CITUS);
+        }
+        sql.push_str(if postgres { RIGHTS } else { RIGHTS_COCKROACH });
+        if from == 0 {
+            sql.push_str(POLICIES);
+        }
+        sql
+    }
+}
+
+/// Returns the Mondays of the weeks whose partitions should exist.
+pub(super) fn weeks(now: DateTime<Utc>, keep: Duration) -> BTreeSet<NaiveDate> {
+    let today = now.date_naive();
+    let monday = today - Days::new(u64::from(today.weekday().num_days_from_monday()));
+    let back = (keep.as_secs() / (7 * 86_400)).min(WEEKS_BACK);
+    (0..=back + WEEKS_AHEAD)
+        .map(|week| monday - Days::new(7 * back) + Days::new(7 * week))
+        .collect()
+}
+
+/// Returns the SQL that creates the partition of a week.
+pub(super) fn partition(monday: NaiveDate) -> String {
+    let next = monday + Days::new(7);
+    PARTITION
+        .replace("{from}", &monday.format("%Y%m%d").to_string())
+        .replace("{from_day}", &monday.to_string())
+        .replace("{to_day}", &next.to_string())
+}
+
+pub(super) fn milliseconds(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn make_role(client: &mut Client, role: &str) -> Result<()> {
+    let what = format!("create the role {role}");
+    let found = client.query_one(include_str!("statements/has_role.sql"), &[&role]);
+    if found.map_err(|error| failed(&what, error))?.get::<_, i64>(0) > 0 {
+        return Ok(());
+    }
+    match client.batch_execute(&format!("CREATE ROLE {role}")) {
+        // Roles belong to all databases of a server: another `init` may have been faster.
+        Err(error)
+            if [Some(&SqlState::DUPLICATE_OBJECT), Some(&SqlState::UNIQUE_VIOLATION)]
+                .contains(&error.code()) =>
+        {
+            Ok(())
+        }
+        made => made.map_err(|error| failed(&what, error)),
+    }
+}
+
+/// Returns the version of the schema, 0 where there is none.
+fn version(client: &mut Client) -> Result<i32> {
+    let found = client.query_one(include_str!("statements/has_schema.sql"), &[]);
+    let found = found.map_err(|error| failed("look for the schema `fleet`", error))?;
+    if found.get::<_, i64>(0) == 0 { Ok(0) } else { meta(client).map(|meta| meta.version) }
+}
+
+/// Reads what the database says of itself.
+pub(crate) fn meta(client: &mut Client) -> Result<Meta> {
+    let row = client.query_one(include_str!("statements/meta.sql"), &[]);
+    let row = row.map_err(|error| failed("read the fleet's version", error))?;
+    let engine = match row.get("engine") {
+        "cockroach" => Engine::Cockroach,
+        "citus" => Engine::Citus,
+        _ => Engine::Postgres,
+    };
+    let keep = u64::try_from(row.get::<_, i64>("keep_ms")).unwrap_or(0);
+    Ok(Meta {
+        fleet: row.get("fleet"),
+        version: row.get("version"),
+        oldest_shipper: row.get("oldest_shipper"),
+        engine,
+        keep: Duration::from_millis(keep),
+    })
+}
+
+pub(super) fn newer(version: i32) -> Error {
+    let message = format!(
+        "the fleet's schema has version {version}, and this program knows version {VERSION}: update the program"
+    );
+    Error::new(Kind::Newer, message)
+}

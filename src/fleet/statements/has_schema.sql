@@ -1,0 +1,1 @@
+SELECT count(*) FROM information_schema.schemata WHERE schema_name = 'fleet'

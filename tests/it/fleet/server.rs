@@ -1,0 +1,230 @@
+//! A real PostgreSQL: one server for all tests of a run, with a database for each test, and servers of a test's own.
+//!
+//! A shell holds each server and reads its orders from a pipe: at the end of the pipe, which comes with the end of the test
+//! process however that ends, it stops the server and removes its folder.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use postgres::{Client, NoTls};
+
+use crate::support::{eventually, find, skipped};
+
+/// The superuser of each server, and the owner of each database.
+pub(super) const OWNER: &str = "owner";
+/// PostgreSQL refuses to be run by root, and by a user without a name: it runs as this one, which every system has.
+const NOBODY: &str = "65534";
+
+const KEEPER: &str = r#"
+start() { "$bin/postgres" -D "$folder/data" >> "$folder/log" 2>&1 & pid=$!; }
+while read -r order; do
+  case $order in
+    start) start ;;
+    crash) kill -KILL "$pid"; wait "$pid" ;;
+  esac
+done
+kill -QUIT "$pid" 2> /dev/null
+wait
+rm -rf "$folder"
+"#;
+
+pub(super) struct Server {
+    folder: PathBuf,
+    keeper: Mutex<Child>,
+}
+
+/// A database of one test.
+pub(super) struct Database {
+    folder: PathBuf,
+    name: String,
+}
+
+/// A new database on the server of this run; `None` where there is no PostgreSQL, which is printed.
+pub(super) fn database() -> Option<Database> {
+    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    SERVER.get_or_init(|| Server::start("")).as_ref().map(Server::database)
+}
+
+impl Server {
+    /// Starts a server with these lines in its configuration. It listens on a Unix socket, and trusts every user there.
+    pub(super) fn start(configuration: &str) -> Option<Self> {
+        let bin = programs()?;
+        // Not below TMPDIR: the path of a socket may have 107 bytes.
+        let folder = tempfile::Builder::new().prefix("procledger-pg-").tempdir_in("/tmp");
+        let folder = folder.expect("a folder").keep();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("its mode");
+        if rustix::process::geteuid().is_root() {
+            let id = NOBODY.parse().ok();
+            std::os::unix::fs::chown(&folder, id, id).expect("its owner");
+        }
+        let data = folder.join("data");
+        let initialized = as_nobody(bin.join("initdb"))
+            .args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C"])
+            .args(["--username", OWNER, "--pgdata"])
+            .arg(&data)
+            .output()
+            .expect("initdb runs");
+        assert!(initialized.status.success(), "{}", String::from_utf8_lossy(&initialized.stderr));
+        let mut keeper = as_nobody("sh")
+            .args(["-c", KEEPER])
+            .env("folder", &folder)
+            .env("bin", &bin)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let lines = format!(
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\nmax_connections = 200\n\
+             shared_buffers = '64MB'\ntimezone = 'Asia/Kathmandu'\n{configuration}\n",
+            folder.display()
+        );
+        // As that user, whoever this one is.
+        let mut append = as_nobody("tee");
+        append.arg("-a").arg(data.join("postgresql.conf")).stdin(Stdio::piped());
+        let mut append = append.stdout(Stdio::null()).spawn().expect("tee runs");
+        append.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("written");
+        assert!(append.wait().expect("tee ends").success());
+        let stdin = keeper.stdin.as_mut().expect("a pipe");
+        stdin.write_all(b"start\n").expect("the keeper listens");
+        let server = Self { folder, keeper: Mutex::new(keeper) };
+        server.wait();
+        Some(server)
+    }
+
+    /// Kills the server as a power failure would, except for what the kernel has.
+    pub(super) fn crash(&self) {
+        self.order("crash");
+    }
+
+    /// Starts a server that has crashed.
+    pub(super) fn start_again(&self) {
+        // Processes of the former server may still be exiting, and then it refuses to start.
+        eventually("the server has recovered", || {
+            self.order("start");
+            self.ready().or_else(|| {
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                self.ready()
+            })
+        });
+    }
+
+    pub(super) fn database(&self) -> Database {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("fleet_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let made = Database { folder: self.folder.clone(), name: "postgres".to_owned() }
+            .client()
+            .batch_execute(&format!("CREATE DATABASE {name}"));
+        made.expect("a database");
+        Database { folder: self.folder.clone(), name }
+    }
+
+    fn order(&self, order: &str) {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let stdin = keeper.stdin.as_mut().expect("open until the end");
+        writeln!(stdin, "{order}").expect("the keeper listens");
+    }
+
+    fn wait(&self) {
+        eventually("the server answers", || self.ready());
+    }
+
+    fn ready(&self) -> Option<()> {
+        let maintenance = Database { folder: self.folder.clone(), name: "postgres".to_owned() };
+        Client::connect(&maintenance.url(), NoTls).ok().map(drop)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let keeper = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner);
+        drop(keeper.stdin.take());
+        let _ = keeper.wait();
+    }
+}
+
+impl Database {
+    /// Its address, for the owner.
+    pub(super) fn url(&self) -> String {
+        self.url_as(OWNER)
+    }
+
+    /// Its address, for another login.
+    pub(super) fn url_as(&self, user: &str) -> String {
+        format!("postgresql:///{}?host={}&user={user}", self.name, self.folder.display())
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.client_as(OWNER)
+    }
+
+    pub(super) fn client_as(&self, user: &str) -> Client {
+        Client::connect(&self.url_as(user), NoTls).expect("a connection")
+    }
+
+    /// The rows of a query, as text: columns separated by `|`, rows by newlines.
+    #[track_caller]
+    pub(super) fn rows(&self, query: &str) -> String {
+        let rows =
+            self.client().simple_query(query).unwrap_or_else(|error| panic!("{query}: {error:?}"));
+        let rows = rows.iter().filter_map(|message| match message {
+            postgres::SimpleQueryMessage::Row(row) => {
+                let fields = (0..row.len()).map(|field| row.get(field).unwrap_or_default());
+                Some(fields.collect::<Vec<_>>().join("|"))
+            }
+            _ => None,
+        });
+        rows.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The folder with the programs of the server.
+fn programs() -> Option<PathBuf> {
+    let found = find("initdb").filter(|file| file.with_file_name("postgres").is_file());
+    let of_debian = || {
+        let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+        let bins = versions.map(|version| version.path().join("bin"));
+        bins.filter(|bin| bin.join("initdb").is_file()).max()
+    };
+    let folder = found.and_then(|file| Some(file.parent()?.to_owned())).or_else(of_debian);
+    if folder.is_none() {
+        skipped("no PostgreSQL");
+    }
+    folder
+}
+
+/// A program that runs as a user that has a name and is not root.
+fn as_nobody(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command;
+    if rustix::process::geteuid().is_root() {
+        command = Command::new("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+    } else {
+        command = Command::new("unshare");
+        command.args(["--user", "--map-user", NOBODY, "--map-group", NOBODY, "--"]);
+    }
+    command.arg(program).current_dir("/").stdin(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_database_that_was_killed_has_what_was_committed() {
+    let Some(server) = Server::start("") else { return };
+    let database = server.database();
+    database
+        .client()
+        .batch_execute("CREATE TABLE t (n integer); INSERT INTO t VALUES (1)")
+        .expect("done");
+    server.crash();
+    server.start_again();
+    assert_eq!(database.rows("SELECT n FROM t"), "1");
+}
