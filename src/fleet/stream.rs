@@ -41,6 +41,16 @@ impl Stream {
         &self.start
     }
 
+    /// Reports whether this ledger continues what a receiver at this position has. If not, it was restored from a backup, and
+    /// the receiver has to begin again at the [`start`](Self::start).
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read.
+    pub fn continues(&self, position: &Position) -> Result<bool> {
+        self.store.continues(position)
+    }
+
     /// Returns what a receiver at this position lacks: at most 2,000 rows and about 1 MiB.
     ///
     /// # Errors

@@ -19,6 +19,10 @@ pub struct Position {
     pub process: i64,
     /// The largest number of a leak that it has.
     pub leak: i64,
+    /// Fingerprint of the process with the number `process`; `None` where the receiver has none.
+    pub process_print: Option<u32>,
+    /// Fingerprint of the leak with the number `leak`.
+    pub leak_print: Option<u32>,
     /// Missing processes are counted above this number; `None` before the first batch, which begins with the oldest row.
     pub counted: Option<i64>,
     /// The same for leaks.
@@ -89,6 +93,10 @@ pub struct Batch {
     pub process: i64,
     /// The largest number of a leak that the receiver has with this batch.
     pub leak: i64,
+    /// Fingerprint of the process with the number `process`.
+    pub process_print: Option<u32>,
+    /// Fingerprint of the leak with the number `leak`.
+    pub leak_print: Option<u32>,
     /// Whether another batch is needed to get to the present.
     pub more: bool,
 }
@@ -114,6 +122,7 @@ impl Position {
     #[must_use]
     pub fn after(mut self, batch: &Batch) -> Self {
         (self.process, self.leak) = (batch.process, batch.leak);
+        (self.process_print, self.leak_print) = (batch.process_print, batch.leak_print);
         self.counted = self.counted.max(Some(batch.process));
         self.counted_leaks = self.counted_leaks.max(Some(batch.leak));
         // What was lost first: another process may have its number now.

@@ -64,12 +64,45 @@ impl Store {
         })
     }
 
+    /// Reports whether the receiver's last rows are those of this ledger. Rows that were pruned since count as such, if there
+    /// are later ones: the last one of each table is never pruned.
+    pub(crate) fn continues(&self, position: &Position) -> Result<bool> {
+        self.read("compare with what was shipped", |connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let schema = self.schema();
+            let process =
+                process::one(&snapshot, schema, ProcessId(position.process)).optional()?;
+            let leak =
+                leaks::numbered(&snapshot, schema, "WHERE l.id = ?1", [position.leak])?.pop();
+            let has_later = |table: &str, id: i64| {
+                let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE id > ?1)");
+                snapshot.query_one(&sql, [id], |row| row.get::<_, bool>(0))
+            };
+            let process = match (position.process_print, process) {
+                (Some(print), Some(row)) => print == print_of_process(&row),
+                (Some(_), None) => has_later("process", position.process)?,
+                (None, _) => true,
+            };
+            let leak = match (position.leak_print, leak) {
+                (Some(print), Some((_, row))) => print == print_of_leak(&row),
+                (Some(_), None) => has_later("leak", position.leak)?,
+                (None, _) => true,
+            };
+            Ok(process && leak)
+        })
+    }
+
     /// Returns what a receiver lacks, as far as it fits.
     pub(crate) fn next_batch(&self, position: &Position, room: Room) -> Result<Batch> {
         self.read("read a batch to ship", |connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let batch =
-                Batch { process: position.process, leak: position.leak, ..Batch::default() };
+            let batch = Batch {
+                process: position.process,
+                leak: position.leak,
+                process_print: position.process_print,
+                leak_print: position.leak_print,
+                ..Batch::default()
+            };
             let mut reading =
                 Reading { connection: &snapshot, schema: self.schema(), position, room, batch };
             // In this order: a number that belongs to another process now is reported as lost before it is used again.
@@ -143,12 +176,12 @@ impl Reading<'_> {
         let mut statement = self.connection.prepare_cached(&fresh(self.schema))?;
         for row in statement.query_map([after], process::read)? {
             let row = row?;
-            let id = row.id.0;
+            let (id, print) = (row.id.0, print_of_process(&row));
             if !self.add(row) {
                 return Ok(false);
             }
             self.batch.gap += missing(self.position.counted, after, self.batch.process, id);
-            self.batch.process = id;
+            (self.batch.process, self.batch.process_print) = (id, Some(print));
         }
         Ok(true)
     }
@@ -190,12 +223,12 @@ impl Reading<'_> {
         let rest = "WHERE l.id > ?1 ORDER BY l.id LIMIT ?2";
         let after = self.position.leak;
         for leak in self.read_leaks(rest, after, most)? {
-            let id = leak.id;
+            let (id, print) = (leak.id, leak.print);
             if !self.add_leak(leak) {
                 return Ok(false);
             }
             self.batch.leak_gap += missing(self.position.counted_leaks, after, self.batch.leak, id);
-            self.batch.leak = id;
+            (self.batch.leak, self.batch.leak_print) = (id, Some(print));
         }
         Ok(true)
     }

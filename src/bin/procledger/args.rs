@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::{
     commands::{
         completions, demo, demo_host, doctor, export, fleet, forget, health, import, kill, man,
-        metrics, prune, ps, reap, report, run, scan, tree, wait, watch,
+        metrics, prune, ps, reap, report, run, scan, ship, tree, wait, watch,
     },
     context::{Access, Context},
     exit::{Exit, Result},
@@ -55,6 +55,7 @@ enum Command {
     Reap(reap::ReapArgs),
     Scan(scan::ScanArgs),
     Watch(watch::WatchArgs),
+    Ship(ship::ShipArgs),
     Report(report::ReportArgs),
     Metrics(metrics::MetricsArgs),
     Fleet(fleet::FleetArgs),
@@ -94,6 +95,7 @@ impl Cli {
             }
             Command::Scan(args) => args.run(&self.global),
             Command::Watch(args) => args.run(&self.global),
+            Command::Ship(args) => args.run(&self.global),
             Command::Report(args) => args.run(&context(Existing)?),
             Command::Metrics(args) => args.run(&self.global),
             Command::Fleet(args) => args.run(&self.global),

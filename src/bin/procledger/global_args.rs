@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure, Result};
 /// The variable that the library reads for the same purpose.
 const TRUST_VARIABLE: &str = "PROCLEDGER_TRUST_FOLDER";
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
     /// Ledger file
@@ -23,7 +23,7 @@ pub(crate) struct GlobalArgs {
     pub(crate) export: Option<PathBuf>,
     /// Trust all users that can write this folder on the ledger's path not to replace the ledger
     #[arg(long, global = true, value_name = "DIR")]
-    trust_folder: Option<PathBuf>,
+    pub(crate) trust_folder: Option<PathBuf>,
     /// Migrate a ledger of an older version first, as `run` does (other commands use it as it is)
     #[arg(long, global = true)]
     pub(crate) migrate: bool,

@@ -13,6 +13,7 @@ pub(crate) mod command_run_detach;
 pub(crate) mod command_run_ends;
 pub(crate) mod command_scan;
 pub(crate) mod command_selections;
+mod command_ship;
 pub(crate) mod command_terminal;
 pub(crate) mod command_tree;
 pub(crate) mod command_wait;

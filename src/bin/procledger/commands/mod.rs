@@ -18,6 +18,7 @@ pub(crate) mod reap;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod scan;
+pub(crate) mod ship;
 pub(crate) mod tree;
 pub(crate) mod wait;
 pub(crate) mod watch;
@@ -33,6 +34,7 @@ pub(crate) mod run_detach;
 mod run_end;
 mod run_events;
 mod run_stop;
+mod ship_lines;
 mod watch_hook;
 
 use procledger::TaskId;
