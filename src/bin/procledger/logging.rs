@@ -14,7 +14,8 @@ use procledger::paths::{Account, controller};
 use rustix::fs::OFlags;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    Layer,
+    filter::Targets,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
         format::{DefaultFields, Writer},
@@ -30,7 +31,7 @@ use crate::{
     render::{escape, rfc3339},
 };
 
-/// Filter directives of tracing-subscriber, such as `procledger=debug`; overrides `-v`.
+/// Levels by target, such as `warn,procledger::ends=debug`, as [`Targets`] parses them; overrides `-v`.
 const FILTER: &str = "PROCLEDGER_LOG";
 
 /// Warnings, but not that a tree has passed a limit: `run` says so in a line of its own, or is not to say it.
@@ -90,10 +91,10 @@ pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn filter(default: &str) -> Result<EnvFilter> {
+fn filter(default: &str) -> Result<Targets> {
     let wanted = std::env::var(FILTER).unwrap_or_default();
     let wanted = if wanted.is_empty() { default } else { &wanted };
-    EnvFilter::try_new(wanted).map_err(|error| {
+    wanted.parse().map_err(|error| {
         Failure::usage(format!(
             "{FILTER} is not a valid filter: {error}: use one such as procledger=debug"
         ))
