@@ -33,6 +33,8 @@ pub struct Address {
     /// `None` for a connection that does not leave the machine.
     tls: Option<Tls>,
     shown: String,
+    /// The address without a user and without what belongs to this client alone.
+    url: Url,
 }
 
 impl Address {
@@ -56,10 +58,11 @@ impl Address {
 
     fn new(url: &str, unverified: bool) -> Result<Self> {
         let url = Url::split(url)?;
+        let rest = &url.rest;
         let invalid = |error: postgres::Error| {
             Error::invalid("the address of the fleet's database is not valid").with_source(error)
         };
-        let mut config: Config = url.rest.parse().map_err(invalid)?;
+        let mut config: Config = rest.parse().map_err(invalid)?;
         if config.get_password().is_some() {
             return Err(Error::invalid(
                 "the address contains a password, which every user of this machine can read in /proc: change it, and pass \
@@ -80,7 +83,7 @@ impl Address {
             .keepalives_idle(UNACKNOWLEDGED)
             .application_name("procledger");
         let shown = shown(&config);
-        Ok(Self { config, tls, shown })
+        Ok(Self { config, tls, shown, url })
     }
 
     /// Connects.
@@ -96,6 +99,22 @@ impl Address {
         let mut client = connected.map_err(|error| self.not_connected(error))?;
         client.batch_execute(SESSION).map_err(|error| self.not_connected(error))?;
         Ok(client)
+    }
+
+    /// Returns the same address for another user, as a URL.
+    pub(crate) fn url_of(&self, user: &str) -> String {
+        let (scheme, place) = self.url.rest.split_once("://").unwrap_or_default();
+        let (place, parameters) = place.split_once('?').unwrap_or((place, ""));
+        let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+        let others = parameters.split('&').filter(|it| !it.is_empty() && !it.starts_with("user="));
+        let others = others.map(str::to_owned);
+        let ours = [("sslmode", &self.url.mode), ("sslrootcert", &self.url.roots)];
+        let ours = ours.into_iter().filter_map(|(name, value)| {
+            value.as_ref().map(|value| format!("{name}={}", encoded(value)))
+        });
+        let parameters = others.chain(ours).collect::<Vec<_>>().join("&");
+        let separator = if parameters.is_empty() { "" } else { "?" };
+        format!("{scheme}://{}@{place}{separator}{parameters}", encoded(user))
     }
 
     fn password(&self) -> Result<Option<String>> {
@@ -172,7 +191,7 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 /// An address without the parameters that libpq has and the `postgres` crate has not.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Url {
     rest: String,
     mode: Option<String>,
@@ -211,13 +230,13 @@ impl Url {
         Ok(url)
     }
 
-    fn tls(self, stays: bool, unverified: bool) -> Result<Option<Tls>> {
-        let client = match (self.certificate, self.key) {
+    fn tls(&self, stays: bool, unverified: bool) -> Result<Option<Tls>> {
+        let client = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,
             _ => return Err(Error::invalid("sslcert and sslkey belong together: one is missing")),
         };
-        let tls = Tls { roots: self.roots.map(Into::into), client, unverified };
+        let tls = Tls { roots: self.roots.as_ref().map(Into::into), client, unverified };
         match self.mode.as_deref() {
             None | Some("disable") if stays => Ok(None),
             None | Some("verify-full") => Ok(Some(tls)),
@@ -242,6 +261,17 @@ fn decoded(text: &str) -> Result<String> {
     }
     String::from_utf8(bytes)
         .map_err(|error| Error::invalid("the address is not UTF-8").with_source(error))
+}
+
+/// Encodes what has a meaning in a URL.
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'/' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(byte).collect()
 }
 
 /// Reports whether all hosts are Unix sockets or loopback addresses. The name `localhost` is replaced by the addresses that it
@@ -340,6 +370,26 @@ mod tests {
             let error = Address::parse(url).expect_err("a password");
             assert!(error.to_string().contains("PGPASSFILE"), "{error}");
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_can_be_that_of_another_user() {
+        for (url, expected) in [
+            ("postgresql://u@db.example:5433/fleet", "postgresql://web%401@db.example:5433/fleet"),
+            (
+                "postgresql:///fleet?host=/run/postgresql&user=u",
+                "postgresql://web%401@/fleet?host=/run/postgresql",
+            ),
+            (
+                "postgres://u@db/fleet?sslcert=%2Fc&sslkey=/k&sslrootcert=/a%20b&sslmode=verify-full",
+                "postgres://web%401@db/fleet?sslmode=verify-full&sslrootcert=/a%20b",
+            ),
+        ] {
+            let other = Address::parse(url).expect("valid").url_of("web@1");
+            assert_eq!(other, expected);
+            let other = Address::parse(&other).expect("valid");
+            assert_eq!(other.config.get_user(), Some("web@1"));
         }
     }
 

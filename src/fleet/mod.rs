@@ -22,6 +22,7 @@
 //! ```
 
 mod connection;
+mod enroll;
 mod schema;
 mod secret;
 mod stream;
@@ -29,5 +30,6 @@ mod tls;
 
 pub use crate::model::{Batch, LostRow, OpenProcess, Position, StreamLeak, StreamProcess};
 pub use connection::Address;
+pub use enroll::{Enrollment, enroll};
 pub use schema::{Engine, Init, Meta};
 pub use stream::Stream;

@@ -11,8 +11,8 @@ GRANT UPDATE (host, boot, mark, previous_mark, process, leak, process_print, lea
   lost_leaks, restarts, health_at, orphan_at, version) ON fleet.stream TO fleet_ship;
 GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.live TO fleet_ship;
 GRANT INSERT ON fleet.ended TO fleet_ship;
--- Of a leak it reads what the sums are made of.
-GRANT SELECT (stream, id, print, process, task_id, kind, rule_key, found_at, age_ms, rss_bytes, outcome, program)
+-- Of a leak it reads what the sums are made of, and what ON CONFLICT updates.
+GRANT SELECT (stream, id, print, process, task_id, kind, rule_key, found_at, age_ms, rss_bytes, outcome, died_after_ms, program)
   ON fleet.leak TO fleet_ship;
 GRANT INSERT ON fleet.leak TO fleet_ship;
 GRANT UPDATE (outcome, died_after_ms) ON fleet.leak TO fleet_ship;

@@ -3,7 +3,9 @@
 use std::process::{Command, Output, Stdio};
 
 mod init;
+mod rights;
 mod server;
+mod tls;
 
 /// The subcommand `fleet`, without an address in its environment.
 fn fleet(words: &[&str]) -> Command {

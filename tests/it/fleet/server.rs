@@ -7,7 +7,7 @@ use std::{
     fs,
     io::Write,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Mutex, OnceLock, PoisonError,
@@ -37,6 +37,17 @@ wait
 rm -rf "$folder"
 "#;
 
+/// What a server of a test's own has besides a Unix socket.
+#[derive(Default)]
+pub(super) struct Setup {
+    /// An address of the loopback network, for TCP with TLS.
+    pub(super) address: String,
+    /// `pg_hba.conf`; empty for one that trusts every user on the socket.
+    pub(super) access: String,
+    /// Files for its data directory: the certificates of TLS.
+    pub(super) files: Vec<(&'static str, Vec<u8>)>,
+}
+
 pub(super) struct Server {
     folder: PathBuf,
     keeper: Mutex<Child>,
@@ -51,12 +62,12 @@ pub(super) struct Database {
 /// A new database on the server of this run; `None` where there is no PostgreSQL, which is printed.
 pub(super) fn database() -> Option<Database> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    SERVER.get_or_init(|| Server::start("")).as_ref().map(Server::database)
+    SERVER.get_or_init(|| Server::start(&Setup::default())).as_ref().map(Server::database)
 }
 
 impl Server {
-    /// Starts a server with these lines in its configuration. It listens on a Unix socket, and trusts every user there.
-    pub(super) fn start(configuration: &str) -> Option<Self> {
+    /// Starts a server.
+    pub(super) fn start(setup: &Setup) -> Option<Self> {
         let bin = programs()?;
         // Not below TMPDIR: the path of a socket may have 107 bytes.
         let folder = tempfile::Builder::new().prefix("procledger-pg-").tempdir_in("/tmp");
@@ -84,16 +95,20 @@ impl Server {
             .spawn()
             .expect("a shell");
         let lines = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\nmax_connections = 200\n\
-             shared_buffers = '64MB'\ntimezone = 'Asia/Kathmandu'\n{configuration}\n",
-            folder.display()
+            "listen_addresses = '{}'\nunix_socket_directories = '{}'\nfsync = off\nmax_connections = 200\n\
+             shared_buffers = '64MB'\ntimezone = 'Asia/Kathmandu'\nssl = {}\nssl_ca_file = '{}'\n",
+            setup.address,
+            folder.display(),
+            if setup.files.is_empty() { "off" } else { "on" },
+            if setup.files.is_empty() { "" } else { "root.crt" },
         );
-        // As that user, whoever this one is.
-        let mut append = as_nobody("tee");
-        append.arg("-a").arg(data.join("postgresql.conf")).stdin(Stdio::piped());
-        let mut append = append.stdout(Stdio::null()).spawn().expect("tee runs");
-        append.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("written");
-        assert!(append.wait().expect("tee ends").success());
+        write_as_nobody(&data.join("postgresql.conf"), lines.as_bytes());
+        if !setup.access.is_empty() {
+            write_as_nobody(&data.join("pg_hba.conf"), setup.access.as_bytes());
+        }
+        for (name, bytes) in &setup.files {
+            write_as_nobody(&data.join(name), bytes);
+        }
         let stdin = keeper.stdin.as_mut().expect("a pipe");
         stdin.write_all(b"start\n").expect("the keeper listens");
         let server = Self { folder, keeper: Mutex::new(keeper) };
@@ -163,6 +178,10 @@ impl Database {
         format!("postgresql:///{}?host={}&user={user}", self.name, self.folder.display())
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn client(&self) -> Client {
         self.client_as(OWNER)
     }
@@ -202,6 +221,15 @@ fn programs() -> Option<PathBuf> {
     folder
 }
 
+/// Writes a file that only that user can read.
+fn write_as_nobody(file: &Path, bytes: &[u8]) {
+    let mut shell = as_nobody("sh");
+    shell.args(["-c", "umask 077 && cat > \"$1\"", "sh"]).arg(file).stdin(Stdio::piped());
+    let mut shell = shell.spawn().expect("a shell");
+    shell.stdin.take().expect("a pipe").write_all(bytes).expect("written");
+    assert!(shell.wait().expect("it ends").success());
+}
+
 /// A program that runs as a user that has a name and is not root.
 fn as_nobody(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command;
@@ -218,7 +246,7 @@ fn as_nobody(program: impl AsRef<std::ffi::OsStr>) -> Command {
 
 #[test]
 fn a_database_that_was_killed_has_what_was_committed() {
-    let Some(server) = Server::start("") else { return };
+    let Some(server) = Server::start(&Setup::default()) else { return };
     let database = server.database();
     database
         .client()

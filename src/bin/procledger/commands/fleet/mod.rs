@@ -1,6 +1,7 @@
 //! `fleet`: the database of a fleet, and what all its ledgers say together. It opens no ledger.
 
 mod address;
+mod enroll;
 mod init;
 
 use clap::{Args, Subcommand};
@@ -16,6 +17,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   procledger fleet init --to postgresql://owner@db.example/fleet
+  procledger fleet enroll web-1 -o fleet.env
 
 The address is a URL as psql(1) takes it, without a password: that is in $PGPASSWORD, in the file
 $PGPASSFILE (mode 600), or in the systemd credential `pgpass`. $PROCLEDGER_FLEET is the address for
@@ -29,6 +31,7 @@ pub(crate) struct FleetArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::InitArgs),
+    Enroll(enroll::EnrollArgs),
 }
 
 impl FleetArgs {
@@ -37,6 +40,7 @@ impl FleetArgs {
         logging::start(global.verbose, global.log_file.as_deref())?;
         match self.command {
             Command::Init(args) => args.run(),
+            Command::Enroll(args) => args.run(),
         }
     }
 }
