@@ -162,7 +162,7 @@
 //! | [`Tracker::get`], [`Tracker::wait`] | none | none | none | by task, from any number of threads |
 //! | [`Process::kill`] | `kill` | `start_kill`; `kill` also waits | the whole group | the program alone, as in std; what it leaves is ended as strays |
 //! | [`Process::signal`], [`Process::signal_tree`] | none | none | `signal`, to the group | to the program by its pidfd; to the whole tree, also to what has left the group |
-//! | [`Process::terminate`] | none | none | none | SIGTERM, a grace, SIGKILL, to the whole tree, verified |
+//! | [`Process::terminate`], [`terminate_with`](Process::terminate_with) | none | none | none | SIGTERM or the [stop signals](Job::stop_signals), a grace, SIGKILL, to the whole tree, verified |
 //! | [`terminate_on_drop`](Job::terminate_on_drop) | none | `kill_on_drop` | `KillOnDrop` | the whole tree, with its grace; off by default |
 //! | `ProcessSet` | none | a `JoinSet` of waits | none | ends what it holds when it is dropped |
 //! | [`Tracker::subscribe`] | none | none | none | ends and leaks, in the order of the ledger |
@@ -217,7 +217,7 @@ mod tracker;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid};
 pub use model::{
-    Attributes, Cgroup, Containment, ContainmentMode, End, EndCount, EndReason, Ending,
+    Attributes, Cgroup, Containment, ContainmentMode, End, EndCount, EndPlan, EndReason, Ending,
     EvidenceKey, ExitStatus, FigureSource, Histogram, InstanceCount, InstanceId, Justification,
     LeakCount, LeakKind, LeakRecord, LedgerEvent, LedgerMetrics, LedgerPasses, Life, Limits,
     Metrics, Origin, OrphanMember, OrphanScan, OrphanTree, OrphansLeftOut, Outcome, PassKind,
@@ -230,9 +230,9 @@ pub use store::{LeakGroup, LeakGrouping, LeakReport};
 pub use tracker::{AsyncCommunicator, AsyncProcess, AsyncSubscription, AsyncTracker, ProcessSet};
 pub use tracker::{
     Builder, Caller, Communicator, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
-    ECOSYSTEM_MANAGER_NAME, Exit, Finding, Job, KillOptions, Ledger, Level, Output, Process,
-    PruneProgress, Pruned, Signaller, Stdio, Subscription, Tracker, WatchCycle, diagnose,
-    diagnose_trusting, plan_name_match, scan_orphans,
+    ECOSYSTEM_MANAGER_NAME, Exit, Finding, Job, Ledger, Level, Output, Process, PruneProgress,
+    Pruned, Signaller, Stdio, Subscription, Tracker, WatchCycle, diagnose, diagnose_trusting,
+    plan_name_match, scan_orphans,
 };
 
 /// The README's Rust, compiled and run.

@@ -20,7 +20,7 @@ mod tree;
 mod words;
 
 pub use crate::sys::{
-    ExitStatus, SignalState,
+    EndPlan, ExitStatus, SignalState,
     cgroup::Cgroup,
     spawn::{Attributes, Resource, Rlimit},
 };

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Containment, End, InstanceId, Life, Millis, NewLeak, Origin, ProcessId, TaskId};
 use crate::{
     identity::{Identity, Pid},
-    sys::{cgroup::Cgroup, spawn::Attributes},
+    sys::{EndPlan, cgroup::Cgroup, spawn::Attributes},
 };
 
 /// Limits and settings that a process is tracked with.
@@ -16,7 +16,7 @@ use crate::{
 pub struct Limits {
     /// Whether it outlives its owner and is adopted by the next instance of the same program.
     pub survive: bool,
-    /// Time between SIGTERM and SIGKILL.
+    /// Time between the first signal and SIGKILL: the sum of their waits where it has stop signals.
     pub grace: Duration,
     /// It is ended when it runs longer than this.
     pub max_runtime: Option<Duration>,
@@ -58,6 +58,8 @@ pub struct ProcessSpec {
     pub attributes: Attributes,
     /// Its limits.
     pub limits: Limits,
+    /// How its tree is asked to end, apart from the grace.
+    pub end_plan: EndPlan,
     /// When it was started, or registered.
     pub started_at: SystemTime,
     /// The evidence that linked a descendant to its root when it was found; `None` for a root.
@@ -89,9 +91,15 @@ impl ProcessSpec {
             uid,
             attributes: Attributes::default(),
             limits,
+            end_plan: EndPlan::default(),
             started_at: Millis::now().into(),
             evidence: None,
         }
+    }
+
+    /// Returns how long its tree may be asked to end before SIGKILL, apart from up to 2 s for a tree that keeps ending.
+    pub fn asking_time(&self) -> Duration {
+        self.end_plan.asking_time(self.limits.grace)
     }
 }
 

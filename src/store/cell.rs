@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::{
     identity::{Pid, Place},
     model::{
-        Attributes, Containment, EndReason, EvidenceKey, ExitStatus, InstanceId, LeakKind, Millis,
-        Origin, Outcome, PassKind, ProcessId, RuleKey, State, StopHow, TaskId, millis,
+        Attributes, Containment, EndPlan, EndReason, EvidenceKey, ExitStatus, InstanceId, LeakKind,
+        Millis, Origin, Outcome, PassKind, ProcessId, RuleKey, State, StopHow, TaskId, millis,
     },
 };
 
@@ -156,6 +156,9 @@ texts! {
     // A JSON object; all of its values have a form in JSON.
     Attributes: |it| ToSqlOutput::Owned(serde_json::to_string(it).unwrap_or_default().into()),
         |text| serde_json::from_str(text).ok();
+    // The same. One that this program has not written must not prevent an end: it is by SIGTERM.
+    EndPlan: |it| ToSqlOutput::Owned(serde_json::to_string(it).unwrap_or_default().into()),
+        |text| Some(serde_json::from_str(text).ok().filter(|it: &Self| it.check().is_ok()).unwrap_or_default());
     State: |it| text(it.as_str()), |text| Self::parse(text);
     Origin: |it| text(it.as_str()), |text| Self::parse(text);
     Containment: |it| text(it.as_str()), |text| Self::parse(text);

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     identity::{Identity, Place},
     model::{
-        Attributes, Cgroup, End, EvidenceKey, InstanceId, Justification, Life, Limits, Millis,
-        NewProcess, ProcessId, ProcessRecord, ProcessSpec, RuleKey, State,
+        Attributes, Cgroup, End, EndPlan, EvidenceKey, InstanceId, Justification, Life, Limits,
+        Millis, NewProcess, ProcessId, ProcessRecord, ProcessSpec, RuleKey, State,
     },
     redact::{mask_command, mask_text},
 };
@@ -70,6 +70,7 @@ table! {
         end_evidence_key since KEYS = None::<EvidenceKey>;
         survive = new.spec.limits.survive;
         grace_ms = new.spec.limits.grace;
+        end_plan since END_PLAN = Some(&new.spec.end_plan).filter(|it| !it.is_default()).cloned();
         max_runtime_ms = new.spec.limits.max_runtime;
         max_rss_bytes = new.spec.limits.max_rss;
         peak_rss_bytes = new.peak_rss;
@@ -108,6 +109,7 @@ table! {
                 max_runtime: max_runtime_ms,
                 max_rss: max_rss_bytes,
             },
+            end_plan: Option::<EndPlan>::unwrap_or_default(end_plan),
             started_at,
             evidence,
         },

@@ -15,6 +15,7 @@
 //! - [`fd_table`]: pidfds that are already held;
 //! - [`features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 cgroup for each tree;
+//! - `end_plan`: the signals by which a tree is asked to end;
 //! - [`keeper`]: the process between a host and its program, and the protocol between the two;
 //! - [`file_lock`]: an instance's lock file, and [`lock_note`]: what is written in it;
 //! - [`pid_namespaces`]: which PID namespaces exist;
@@ -28,6 +29,7 @@ mod async_pidfd;
 #[cfg(feature = "tokio")]
 mod async_readable;
 pub(crate) mod cgroup;
+mod end_plan;
 mod exit_status;
 pub(crate) mod fd_table;
 pub(crate) mod features;
@@ -63,6 +65,8 @@ pub(crate) fn leave_signals_to_the_host() {
 pub(crate) use async_pidfd::{AsyncPidFd, current_runtime};
 #[cfg(feature = "tokio")]
 pub(crate) use async_readable::readable;
+pub use end_plan::EndPlan;
+pub(crate) use end_plan::WAIT_CAP;
 pub(crate) use exit_status::Death;
 pub use exit_status::ExitStatus;
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     core::Core,
-    end::{forget, kill_options::KillOptions, orphaned, shutdown, terminate},
+    end::{forget, orphaned, shutdown, terminate},
     handle::{exit::Exit, find, output::Output, process::Process},
     inspect::{ledger::Ledger, metrics, subscription::Subscription},
     passes::{
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{Metrics, Report},
+    model::{EndPlan, Metrics, Report},
 };
 
 /// A handle on an open ledger: starts programs, watches them, ends them.
@@ -262,15 +262,40 @@ impl Tracker {
         register::unregister(self.usable()?, task_id)
     }
 
-    /// Ends the whole tree of a task of this instance: sends SIGTERM, waits for the grace, sends SIGKILL, and verifies that
-    /// each process is dead.
+    /// Ends the whole tree of a task of this instance: sends SIGTERM or the job's [stop signals](Job::stop_signals), waits for the
+    /// grace, sends SIGKILL, and verifies that each process is dead.
     ///
     /// # Errors
     ///
     /// [`is_not_found`](crate::Error::is_not_found) when this instance runs no such task. What could not be ended is listed in the
     /// report ([`Report::survived`]), and is not an error.
     pub fn terminate(&self, task_id: &str) -> Result<Report> {
-        terminate::terminate(self.usable()?, task_id)
+        self.terminate_with(task_id, &EndPlan::new())
+    }
+
+    /// Does the same with what `plan` sets in place of what the job says: another grace, other signals, the root first or not. A
+    /// tree that is being ended already is ended as that end has begun.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use std::time::Duration;
+    /// use procledger::{EndPlan, Job};
+    ///
+    /// tracker.spawn(Job::new("task-42", "sleep").arg("300"))?;
+    /// let seconds = Duration::from_secs;
+    /// let plan = EndPlan::new().stop_signals([(2, seconds(10)), (15, seconds(5))]).root_first(true);
+    /// let report = tracker.terminate_with("task-42", &plan)?;
+    /// assert_eq!(report.survived(), 0);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`terminate`](Self::terminate); invalid input, as [`kill_with`](Self::kill_with).
+    pub fn terminate_with(&self, task_id: &str, plan: &EndPlan) -> Result<Report> {
+        terminate::terminate(self.usable()?, task_id, plan)
     }
 
     /// Ends tasks of *any* instance because a person requested it; `asked_by` is recorded in the history.
@@ -284,16 +309,16 @@ impl Tracker {
     /// [`is_not_found`](crate::Error::is_not_found), before anything is signalled, when the ledger has no live process for one of the
     /// tasks.
     pub fn kill(&self, task_ids: &[&str], asked_by: &str) -> Result<Report> {
-        self.kill_with(task_ids, asked_by, KillOptions::new())
+        self.kill_with(task_ids, asked_by, &EndPlan::new())
     }
 
-    /// Does the same with another grace, another first signal, or the root of each tree first.
+    /// Does the same with what `plan` sets in place of what the tasks say: another grace, other signals, the root first or not.
     ///
     /// # Errors
     ///
-    /// As [`kill`](Self::kill); invalid input for a number that is no signal.
-    pub fn kill_with(&self, task_ids: &[&str], asked_by: &str, how: KillOptions) -> Result<Report> {
-        terminate::kill(self.usable()?, task_ids, asked_by, how)
+    /// As [`kill`](Self::kill); invalid input for a plan that does not pass [`EndPlan::check`].
+    pub fn kill_with(&self, task_ids: &[&str], asked_by: &str, plan: &EndPlan) -> Result<Report> {
+        terminate::kill(self.usable()?, task_ids, asked_by, plan)
     }
 
     /// Ends every live task of the ledger because a person requested it.
@@ -302,16 +327,16 @@ impl Tracker {
     ///
     /// When the ledger cannot be read or written.
     pub fn kill_all(&self, asked_by: &str) -> Result<Report> {
-        self.kill_all_with(asked_by, KillOptions::new())
+        self.kill_all_with(asked_by, &EndPlan::new())
     }
 
-    /// Does the same with another grace, another first signal, or the root of each tree first.
+    /// Does the same with what `plan` sets in place of what the tasks say: another grace, other signals, the root first or not.
     ///
     /// # Errors
     ///
-    /// As [`kill_all`](Self::kill_all); invalid input for a number that is no signal.
-    pub fn kill_all_with(&self, asked_by: &str, how: KillOptions) -> Result<Report> {
-        terminate::kill_all(self.usable()?, asked_by, how)
+    /// As [`kill_all`](Self::kill_all); invalid input for a plan that does not pass [`EndPlan::check`].
+    pub fn kill_all_with(&self, asked_by: &str, plan: &EndPlan) -> Result<Report> {
+        terminate::kill_all(self.usable()?, asked_by, plan)
     }
 
     /// Interrupts each [`kill`](Self::kill) of this tracker that waits in a grace, now and in future: it gives its claims back

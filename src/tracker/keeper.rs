@@ -251,6 +251,7 @@ impl Keeper {
                 max_runtime: None,
                 max_rss: None,
             },
+            end_plan: params.end_plan.clone(),
             command: Words::default(),
             arguments: params.arguments,
         };

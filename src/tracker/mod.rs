@@ -31,7 +31,6 @@ mod start;
 
 pub use builder::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME};
 pub use caller::Caller;
-pub use end::kill_options::KillOptions;
 pub use facade::Tracker;
 #[cfg(feature = "tokio")]
 pub use handle::asynchronous::{

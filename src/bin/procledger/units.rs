@@ -5,10 +5,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use nix::sys::signal::Signal;
 use procledger::ContainmentMode;
 
 /// Longer spans are typing errors, and could overflow the ledger's milliseconds.
 const LONGEST: Duration = Duration::from_hours(1000 * 366 * 24);
+
+/// The time after a stop signal that was given none: the default grace.
+const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// Ten updates per second look smooth.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
@@ -34,6 +38,32 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         format!("`{text}` is not a duration: write one such as 500ms, 30s, 5m or 2h")
     })?;
     if span > LONGEST { Err("it is longer than 1000 years".to_owned()) } else { Ok(span) }
+}
+
+/// Parses `TERM`, `SIGTERM`, `term` or `15`.
+pub(crate) fn signal(text: &str) -> Result<i32, String> {
+    let name = text.to_ascii_uppercase();
+    let named = || format!("SIG{}", name.trim_start_matches("SIG")).parse::<Signal>().ok();
+    let number = text.parse().ok().filter(|number| (1..=64).contains(number));
+    number.or_else(|| named().map(|signal| signal as i32)).ok_or_else(|| {
+        "write a signal such as TERM, INT or HUP, or a number from 1 to 64".to_owned()
+    })
+}
+
+/// Parses a signal and the time after it, such as `INT:10s`; without a time it is `STOP_WAIT`.
+pub(crate) fn stop_signal(text: &str) -> Result<(i32, Duration), String> {
+    match text.split_once(':') {
+        Some((name, wait)) => Ok((signal(name)?, duration(wait)?)),
+        None => Ok((signal(text)?, STOP_WAIT)),
+    }
+}
+
+/// Returns the name of a signal as in `TERM`; those without a name by number.
+pub(crate) fn signal_name(signal: i32) -> String {
+    Signal::try_from(signal).map_or_else(
+        |_| format!("signal {signal}"),
+        |signal| signal.as_str().trim_start_matches("SIG").to_owned(),
+    )
 }
 
 /// Parses how long ago a time was: a span, or a date such as `2026-11-01` or `2026-11-01T10:00:00Z`, in UTC.
@@ -146,6 +176,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_signal_has_a_name_or_a_number_and_a_stop_signal_a_time() {
+        for (text, number) in [("TERM", 15), ("SIGTERM", 15), ("int", 2), ("9", 9), ("34", 34)] {
+            assert_eq!(signal(text), Ok(number), "{text}");
+            assert_eq!(stop_signal(text), Ok((number, STOP_WAIT)), "{text}");
+            let timed = format!("{text}:1m 5s");
+            assert_eq!(stop_signal(&timed), Ok((number, Duration::from_secs(65))), "{timed}");
+        }
+        for text in
+            ["", "0", "65", "-1", "SIG", "TERMINATE", "SIGSIGTERM ", "TERM:", "TERM:5", ":5s"]
+        {
+            assert!(signal(text).is_err() && stop_signal(text).is_err(), "{text}");
+        }
+        assert_eq!([signal_name(2), signal_name(34)], ["INT", "signal 34"]);
+    }
 
     #[test]
     fn sizes_in_powers_of_1024_and_of_1000() {

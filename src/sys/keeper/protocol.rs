@@ -15,11 +15,11 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::{Death, ExitStatus, SignalState, spawn::Attributes},
+    sys::{Death, EndPlan, ExitStatus, SignalState, spawn::Attributes},
 };
 
 /// The version of this protocol. A host uses only a keeper of its own version.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 pub(super) const FRAME: usize = 16;
 pub(super) type Frame = [u8; FRAME];
 
@@ -76,6 +76,7 @@ pub(crate) struct SpawnRequest {
 pub(crate) struct Params {
     pub(crate) token: Uuid,
     pub(crate) grace: Duration,
+    pub(crate) end_plan: EndPlan,
     /// The user whose processes may be signalled.
     pub(crate) uid: u32,
     /// Whether the arguments of processes below the keeper may be recorded.
@@ -192,7 +193,7 @@ impl FromHost {
 
 impl SpawnRequest {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Params { token, grace, uid, arguments, ledger, protected } = &self.params;
+        let Params { token, grace, end_plan, uid, arguments, ledger, protected } = &self.params;
         let mut bytes = Vec::new();
         bytes.extend_from_slice(token.as_bytes());
         put_number(&mut bytes, u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX));
@@ -206,8 +207,9 @@ impl SpawnRequest {
         let texts = directory.chain([ledger.as_os_str().as_bytes(), self.program.as_bytes()]);
         texts.for_each(|text| put(&mut bytes, text));
         self.arg0.iter().for_each(|text| put(&mut bytes, text.as_bytes()));
-        // It has no value that JSON could not hold.
+        // Neither has a value that JSON could not hold.
         put(&mut bytes, &serde_json::to_vec(&self.attributes).unwrap_or_default());
+        put(&mut bytes, &serde_json::to_vec(end_plan).unwrap_or_default());
         put_number(&mut bytes, self.inherited.len() as u64);
         for number in &self.inherited {
             put_number(&mut bytes, u64::from(number.cast_unsigned()));
@@ -243,6 +245,7 @@ impl SpawnRequest {
         let program = take_text(rest)?;
         let zeroth = if switches[5] == 0 { None } else { Some(take_text(rest)?) };
         let attributes = serde_json::from_slice(take_text(rest)?.as_bytes()).ok()?;
+        let end_plan = serde_json::from_slice(take_text(rest)?.as_bytes()).ok()?;
         let inherited = (0..take_number(rest)?)
             .map(|_| i32::try_from(take_number(rest)?).ok())
             .collect::<Option<_>>()?;
@@ -252,7 +255,7 @@ impl SpawnRequest {
         while !rest.is_empty() {
             environment.push((take_text(rest)?, take_text(rest)?));
         }
-        let params = Params { token, grace, uid, arguments, ledger, protected };
+        let params = Params { token, grace, end_plan, uid, arguments, ledger, protected };
         Some(Self {
             program,
             arg0: zeroth,
@@ -337,6 +340,7 @@ mod tests {
             attributes in attributes(),
             token in any::<u128>(),
             grace in any::<u64>(),
+            stops in proptest::collection::vec((1..=64, 0..1000_u64), 0..3),
             uid in any::<u32>(),
             arguments: bool,
             ledger in text(),
@@ -356,6 +360,8 @@ mod tests {
                 params: Params {
                     token: Uuid::from_u128(token),
                     grace: Duration::from_nanos(grace),
+                    end_plan: EndPlan::new()
+                        .stop_signals(stops.into_iter().map(|(signal, wait)| (signal, Duration::from_millis(wait)))),
                     uid,
                     arguments,
                     ledger: ledger.into(),

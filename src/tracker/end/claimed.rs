@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::atomic::AtomicBool};
 use super::{
     context, keeper_end_logs,
     outcome::{self, Concluded},
-    run::{EndPlan, TreeTarget, end_trees_unless},
+    run::{TreeTarget, end_trees_unless},
     spared,
 };
 use crate::{
@@ -24,7 +24,7 @@ pub(in crate::tracker) fn end_claimed(
     cause: &Cause,
     claimed: Vec<ProcessRecord>,
 ) -> Concluded {
-    end_claimed_unless(core, &|_| cause.clone(), claimed, &EndPlan::default(), None)
+    end_claimed_unless(core, &|_| cause.clone(), claimed, None)
 }
 
 /// The same, with a cause for the tree of each row.
@@ -33,7 +33,7 @@ pub(in crate::tracker) fn end_claimed_each(
     cause_of: &dyn Fn(ProcessId) -> Cause,
     claimed: Vec<ProcessRecord>,
 ) -> Concluded {
-    end_claimed_unless(core, cause_of, claimed, &EndPlan::default(), None)
+    end_claimed_unless(core, cause_of, claimed, None)
 }
 
 /// The same; gives the claims back once `interrupt` is set.
@@ -41,7 +41,6 @@ pub(in crate::tracker) fn end_claimed_unless(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
     mut claimed: Vec<ProcessRecord>,
-    plan: &EndPlan,
     interrupt: Option<&AtomicBool>,
 ) -> Concluded {
     if claimed.is_empty() {
@@ -62,7 +61,7 @@ pub(in crate::tracker) fn end_claimed_unless(
         Ok((context, trees)) => {
             let recorder =
                 &mut |root: &Root, found: &[&ProcessInfo]| outcome::record_found(core, root, found);
-            let mut ends = end_trees_unless(&context, trees, recorder, plan, interrupt);
+            let mut ends = end_trees_unless(&context, trees, recorder, interrupt);
             logs.complete(&mut ends);
             outcome::conclude_each(core, cause_of, ends)
         }

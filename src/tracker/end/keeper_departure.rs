@@ -70,7 +70,7 @@ fn dismiss_keeper(core: &Core, entry: &Tracked, client: KeeperClient) {
     if is_released(core, entry.root.row) || spares_below(core, entry, &client) {
         return send_away(client);
     }
-    let grace = entry.root.limits.grace.max(GRACE_CAP);
+    let grace = entry.root.asking_time().max(GRACE_CAP);
     match client.dismiss(grace + END_LIMIT) {
         None => keeper_end_logs::record_ended_by_keeper(core, &entry.root),
         Some(client) => {

@@ -78,7 +78,7 @@ pub(in crate::tracker) fn await_keepers(core: &Core, claimed: &[ProcessRecord]) 
         if let Some(keeper) = keeper {
             // A keeper that was stopped continues where it was.
             let _ = keeper.signal(Signal::CONT);
-            limit = limit.max(row.spec.limits.grace.max(GRACE_CAP) + KEEPER_LIMIT);
+            limit = limit.max(row.spec.asking_time().max(GRACE_CAP) + KEEPER_LIMIT);
             keepers.push(keeper);
         }
     }

@@ -10,7 +10,6 @@
 //! - [`forget`]: closing rows of processes that cannot be checked from here;
 //! - [`keeper_departure`]: parting with the keepers of trees that have ended;
 //! - [`keeper_end_logs`]: processes that keepers have ended after their host died;
-//! - [`kill_options`]: what a person may choose about a kill;
 //! - [`left_behind`]: whether a root that is gone has left processes behind;
 //! - [`orphaned`]: tasks of a living host whose caller has ended;
 //! - [`outcome`]: turning what became of a tree into rows, leaks and a report;
@@ -37,7 +36,6 @@ pub(super) mod flush;
 pub(super) mod forget;
 pub(super) mod keeper_departure;
 pub(super) mod keeper_end_logs;
-pub(super) mod kill_options;
 pub(super) mod left_behind;
 pub(super) mod orphaned;
 pub(super) mod outcome;

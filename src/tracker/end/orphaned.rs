@@ -6,11 +6,10 @@ use super::{settle, terminate};
 use crate::{
     error::{Error, Kind, Result},
     identity::Identity,
-    model::{EndReason, InstanceId, LeakKind, Report, Rule, TaskId},
+    model::{EndPlan, EndReason, InstanceId, LeakKind, Report, Rule, TaskId},
     sys::{Pinned, Probe, lock_note::NotedCaller},
     tracker::{
         core::Core,
-        end::kill_options::KillOptions,
         runtime::{cause::Cause, liveness::noted_caller},
     },
 };
@@ -34,14 +33,14 @@ pub(in crate::tracker) fn end_orphaned(core: &Arc<Core>, task_id: &str) -> Resul
     if let Some(rule) = ended_caller(core, core.instance.id)? {
         let entries = terminate::own_entries_of(core, &task)?;
         if !entries.is_empty() {
-            return Ok(settle::end_entries(core, &orphan(rule), &entries));
+            return Ok(settle::end_entries(core, &orphan(rule), &entries, &EndPlan::new()));
         }
     }
     let rule = orphaned(core, task_id)?.ok_or_else(|| {
         Error::new(Kind::NotFound, format!("task {:?} has no dead caller", task.as_str()))
     })?;
     let rows = core.store.live_of_task(&task)?;
-    terminate::kill_rows(core, &rows, &orphan(rule), None, KillOptions::default())
+    terminate::kill_rows(core, &rows, &orphan(rule), None, &EndPlan::new())
 }
 
 /// Returns the rule by which the tasks of an instance are orphans although it is alive.

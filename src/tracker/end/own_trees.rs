@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{ProcessId, Report},
+    model::{EndPlan, ProcessId, Report},
     store::{RecordedDescendants, TakeOver},
     tracker::{
         core::Core,
@@ -25,8 +25,12 @@ pub(in crate::tracker) fn end_free(
     cause: &Cause,
     mine: &[&Arc<Tracked>],
     over: TakeOver<'_>,
+    plan: &EndPlan,
 ) -> (Vec<Arc<Tracked>>, Report) {
-    let (claimed, recorded) = claim_own(core, mine, over);
+    let (mut claimed, recorded) = claim_own(core, mine, over);
+    for TreeTarget { root, .. } in &mut claimed {
+        plan.replace_in(&mut root.end_plan, &mut root.limits.grace);
+    }
     let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
     let ours: HashSet<ProcessId> = rows.iter().copied().collect();
     for entry in mine.iter().filter(|entry| ours.contains(&entry.root.row)) {

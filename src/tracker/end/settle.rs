@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{EndReason, InstanceId, ProcessId, Report, RuleKey},
+    model::{EndPlan, EndReason, InstanceId, ProcessId, Report, RuleKey},
     store::TakeOver,
     tracker::{
         core::Core,
@@ -72,7 +72,7 @@ fn end_hiding(core: &Arc<Core>, entries: Vec<Arc<Tracked>>) {
     }
     let theirs = Arc::clone(core);
     // What survives is logged, and stays in the ledger.
-    let work = move || drop(end_entries(&theirs, &Cause::stray(), &entries));
+    let work = move || drop(end_entries(&theirs, &Cause::stray(), &entries, &EndPlan::new()));
     if core.scheduler.is_monitoring() {
         core.threads.run("procledger-strays", work);
     } else {
@@ -146,15 +146,17 @@ pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Tracked>
     settle_begun(core, &free);
 }
 
-/// Ends trees of this instance because it requested that.
+/// Ends trees of this instance because it requested that; what the plan sets replaces what their jobs say.
 pub(in crate::tracker) fn terminate_entries(
     core: &Arc<Core>,
     entries: &[Arc<Tracked>],
+    plan: &EndPlan,
 ) -> Result<Report> {
     core.instance.check_usable()?;
+    plan.check()?;
     let cause =
         Cause { reason: EndReason::Terminated, leak: None, rule: RuleKey::OwnerAsked.into() };
-    Ok(end_entries(core, &cause, entries))
+    Ok(end_entries(core, &cause, entries, plan))
 }
 
 /// Ends trees of this instance, even when the claim cannot be written (invariant 10).
@@ -165,17 +167,19 @@ pub(in crate::tracker) fn end_entries(
     core: &Arc<Core>,
     cause: &Cause,
     entries: &[Arc<Tracked>],
+    plan: &EndPlan,
 ) -> Report {
-    let grace = entries.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
+    let grace = entries.iter().map(|entry| entry.root.asking_time()).max().unwrap_or_default();
     let deadline = Instant::now() + OTHERS_LIMIT + grace;
     let (mine, busy): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
     // 1. Trees that are free, and trees that a dead instance had claimed.
-    let (mut claimed, mut report) = own_trees::end_free(core, cause, &mine, TakeOver::default());
+    let (mut claimed, mut report) =
+        own_trees::end_free(core, cause, &mine, TakeOver::default(), plan);
     leave_to_keepers(core, &mine);
     // 2. Trees that other instances are ending.
     while !claimed.is_empty() {
         let late = Instant::now() >= deadline;
-        let (left, found) = end_what_is_free(core, cause, claimed, late);
+        let (left, found) = end_what_is_free(core, cause, claimed, late, plan);
         report.absorb(found);
         claimed = left;
         if late {
@@ -208,6 +212,7 @@ fn end_what_is_free(
     cause: &Cause,
     mut claimed: Vec<Arc<Tracked>>,
     force: bool,
+    plan: &EndPlan,
 ) -> (Vec<Arc<Tracked>>, Report) {
     if !core.scheduler.is_monitoring() {
         settle(core, &dead_among(core, claimed.iter().cloned()));
@@ -224,7 +229,7 @@ fn end_what_is_free(
         claimed.into_iter().partition(|entry| !force && is_held(entry));
     let (begun, busy): (Vec<_>, Vec<_>) = free.iter().partition(|entry| entry.begin());
     let over = TakeOver { dead: &[], live: force };
-    let (mut left, report) = own_trees::end_free(core, cause, &begun, over);
+    let (mut left, report) = own_trees::end_free(core, cause, &begun, over, plan);
     leave_to_keepers(core, &begun);
     left.extend(busy.into_iter().cloned());
     left.extend(held);
@@ -238,7 +243,7 @@ fn leave_to_keepers(core: &Arc<Core>, entries: &[&Arc<Tracked>]) {
     let dead = dead_among(core, with_keeper.map(|entry| Arc::clone(entry)));
     settle(core, &dead);
     for (entry, _) in dead {
-        entry.wait_over(Instant::now() + OTHERS_LIMIT + entry.root.limits.grace);
+        entry.wait_over(Instant::now() + OTHERS_LIMIT + entry.root.asking_time());
     }
 }
 

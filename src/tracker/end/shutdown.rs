@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{adopted_zombies, flush, keeper_departure, release, settle};
 use crate::{
     error::Result,
-    model::{EndReason, Millis, Report, RuleKey, StopHow},
+    model::{EndPlan, EndReason, Millis, Report, RuleKey, StopHow},
     tracker::{
         core::Core,
         runtime::{cause::Cause, tracked::Tracked, unrecorded_ends},
@@ -26,7 +26,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
         core.registry.all().into_iter().partition(|entry| entry.root.limits.survive);
     let cause =
         Cause { reason: EndReason::Shutdown, leak: None, rule: RuleKey::OwnerShutDown.into() };
-    let report = settle::end_entries(core, &cause, &mine);
+    let report = settle::end_entries(core, &cause, &mine, &EndPlan::new());
     for entry in survivors {
         release::untrack(core, entry.root.row);
     }

@@ -4,13 +4,12 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
     claimed, claims,
-    kill_options::KillOptions,
     outcome::{self, Concluded},
     release, settle,
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{EndReason, InstanceId, ProcessId, ProcessRecord, Report, Rule, TaskId},
+    model::{EndPlan, EndReason, InstanceId, ProcessId, ProcessRecord, Report, Rule, TaskId},
     store::TakeOver,
     tracker::{
         core::Core,
@@ -18,14 +17,18 @@ use crate::{
     },
 };
 
-/// Ends the whole tree of a task of this instance; see [`Tracker::terminate`](crate::Tracker::terminate).
-pub(in crate::tracker) fn terminate(core: &Arc<Core>, task_id: &str) -> Result<Report> {
+/// Ends the whole tree of a task of this instance; see [`Tracker::terminate_with`](crate::Tracker::terminate_with).
+pub(in crate::tracker) fn terminate(
+    core: &Arc<Core>,
+    task_id: &str,
+    plan: &EndPlan,
+) -> Result<Report> {
     let task = TaskId::new(task_id)?;
     let entries = own_entries_of(core, &task)?;
     if entries.is_empty() {
         return Err(not_found(&task, "this instance"));
     }
-    settle::terminate_entries(core, &entries)
+    settle::terminate_entries(core, &entries, plan)
 }
 
 /// Ends tasks of any instance; see [`Tracker::kill_with`](crate::Tracker::kill_with).
@@ -33,7 +36,7 @@ pub(in crate::tracker) fn kill(
     core: &Arc<Core>,
     task_ids: &[&str],
     asked_by: &str,
-    how: KillOptions,
+    plan: &EndPlan,
 ) -> Result<Report> {
     let mut rows = Vec::new();
     for id in task_ids {
@@ -44,17 +47,17 @@ pub(in crate::tracker) fn kill(
         }
         rows.extend(live);
     }
-    kill_rows(core, &rows, &asked(asked_by), Some(asked_by), how)
+    kill_rows(core, &rows, &asked(asked_by), Some(asked_by), plan)
 }
 
 /// Ends every live task; see [`Tracker::kill_all_with`](crate::Tracker::kill_all_with).
 pub(in crate::tracker) fn kill_all(
     core: &Arc<Core>,
     asked_by: &str,
-    how: KillOptions,
+    plan: &EndPlan,
 ) -> Result<Report> {
     let rows = core.store.live()?;
-    kill_rows(core, &rows, &asked(asked_by), Some(asked_by), how)
+    kill_rows(core, &rows, &asked(asked_by), Some(asked_by), plan)
 }
 
 fn not_found(task: &TaskId, whose: &str) -> Error {
@@ -74,22 +77,21 @@ pub(in crate::tracker) fn kill_rows(
     rows: &[ProcessRecord],
     cause: &Cause,
     asked_by: Option<&str>,
-    how: KillOptions,
+    plan: &EndPlan,
 ) -> Result<Report> {
-    let plan = how.plan()?;
+    plan.check()?;
     let _pass = core.scheduler.begin_pass();
     let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
     let dead = claims::dead_claimants_of(core, rows);
     let over = TakeOver { dead: &dead, live: true };
     let claimed = core.store.claim_over(&ids, core.instance.id, None, asked_by, over)?;
-    let claimed = hurry(claimed, &dead, how.grace);
+    let claimed = with_plan(claimed, &dead, plan);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
     let Concluded { settled, mut report } = claimed::end_claimed_unless(
         core,
         &|_| cause.clone(),
         claimed,
-        &plan,
         Some(&core.kills_interrupted),
     );
     claims::await_noted(core, &owners, &settled);
@@ -98,27 +100,27 @@ pub(in crate::tracker) fn kill_rows(
     Ok(report)
 }
 
-/// Sets the grace, where one was requested, and removes that of trees that another live instance was ending: they have had
-/// their time, and are killed at once.
-fn hurry(
+/// Sets what the plan sets, and removes the grace of trees that another live instance was ending: they have had their time, and
+/// are killed at once.
+fn with_plan(
     claimed: Vec<(ProcessRecord, Option<InstanceId>)>,
     dead: &[InstanceId],
-    grace: Option<Duration>,
+    plan: &EndPlan,
 ) -> Vec<ProcessRecord> {
     let root = |record: &ProcessRecord| record.spec.root.unwrap_or(record.id);
     let hurried: HashSet<ProcessId> = (claimed.iter())
         .filter(|(_, former)| former.is_some_and(|former| !dead.contains(&former)))
         .map(|(record, _)| root(record))
         .collect();
-    let hurry = |(mut record, _): (ProcessRecord, _)| {
+    let planned = |(mut record, _): (ProcessRecord, _)| {
+        let spec = &mut record.spec;
+        plan.replace_in(&mut spec.end_plan, &mut spec.limits.grace);
         if hurried.contains(&root(&record)) {
             record.spec.limits.grace = Duration::ZERO;
-        } else if let Some(grace) = grace {
-            record.spec.limits.grace = grace;
         }
         record
     };
-    claimed.into_iter().map(hurry).collect()
+    claimed.into_iter().map(planned).collect()
 }
 
 /// Returns the roots of the task that this instance holds; empty if there are none.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    model::{EndReason, ExitStatus, ProcessId, Report, RuleKey, TaskId},
+    model::{EndPlan, EndReason, ExitStatus, ProcessId, Report, RuleKey, TaskId},
     sys::{PidFd, Signal},
     tracker::{
         core::Core,
@@ -175,14 +175,23 @@ impl Process {
         exit_of(&self.core, &self.entry, status)
     }
 
-    /// Ends the program's whole tree: SIGTERM, the grace, SIGKILL; the report has the outcome for each member.
+    /// Ends the program's whole tree: SIGTERM or its stop signals, the grace, SIGKILL; the report has the outcome for each member.
     ///
     /// # Errors
     ///
     /// [`is_closed`](Error::is_closed) after shutdown. Processes that could not be ended are in the report, and are not an
     /// error.
     pub fn terminate(&mut self) -> Result<Report> {
-        settle::terminate_entries(&self.core, std::slice::from_ref(&self.entry))
+        self.terminate_with(&EndPlan::new())
+    }
+
+    /// Does the same with what `plan` sets in place of what the job says, as [`Tracker::terminate_with`](crate::Tracker::terminate_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`terminate`](Self::terminate); invalid input, as [`Tracker::kill_with`](crate::Tracker::kill_with).
+    pub fn terminate_with(&mut self, plan: &EndPlan) -> Result<Report> {
+        settle::terminate_entries(&self.core, std::slice::from_ref(&self.entry), plan)
     }
 
     /// Sends a signal, by its number in signal(7), to the program itself and to no other process.

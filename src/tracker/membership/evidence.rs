@@ -171,6 +171,7 @@ mod tests {
                 max_runtime: None,
                 max_rss: None,
             },
+            end_plan: crate::model::EndPlan::default(),
             command: Words::default(),
             arguments: true,
         }

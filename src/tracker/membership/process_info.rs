@@ -75,6 +75,7 @@ impl ProcessInfo {
                 command: self.command.clone(),
                 started_at: Millis::now().minus(self.age).into(),
                 evidence: Some(self.evidence.to_string()),
+                end_plan: root.end_plan.clone(),
                 ..ProcessSpec::new(owner, Origin::Descendant, self.identity, self.uid, limits)
             },
             claimed: true,

@@ -482,7 +482,7 @@ fn settle_found(core: &Arc<Core>, dead: &[Dead]) -> Vec<Ending> {
 
 /// Ends roots of ours on another thread, all together, each for its own cause.
 fn end_due_trees(core: &Arc<Core>, due: Vec<(Arc<Tracked>, Cause)>) -> Awaited {
-    let grace = due.iter().map(|(entry, _)| entry.root.limits.grace).max().unwrap_or_default();
+    let grace = due.iter().map(|(entry, _)| entry.root.asking_time()).max().unwrap_or_default();
     let (answer, answers) = channel();
     let count = due.len();
     let due = due.into_iter();

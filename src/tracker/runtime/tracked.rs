@@ -12,8 +12,8 @@ use super::keeper_handle::{KeeperHandle, KeeperReport};
 use crate::{
     identity::{Identity, Pid, Place},
     model::{
-        Cgroup, Containment, EndReason, ExitStatus, Justification, Limits, Origin, ProcessId,
-        ProcessRecord, ProcessSpec, Rule, TaskId, task_text,
+        Cgroup, Containment, EndPlan, EndReason, ExitStatus, Justification, Limits, Origin,
+        ProcessId, ProcessRecord, ProcessSpec, Rule, TaskId, task_text,
     },
     policy::limits,
     sys::{PidFd, Pinned, Probe, Proc, boot_minus_monotonic},
@@ -38,6 +38,7 @@ pub(in crate::tracker) struct Root {
     pub(in crate::tracker) origin: Origin,
     pub(in crate::tracker) containment: Containment,
     pub(in crate::tracker) limits: Limits,
+    pub(in crate::tracker) end_plan: EndPlan,
     pub(in crate::tracker) command: Words,
     /// Whether the arguments of its descendants may be recorded.
     pub(in crate::tracker) arguments: bool,
@@ -65,6 +66,11 @@ impl Root {
     pub(in crate::tracker) fn age(&self) -> Duration {
         crate::sys::proc::age(self.identity.start_tick).saturating_sub(crate::sys::proc::TICK)
     }
+
+    /// Returns how long its tree may be asked to end before it is killed.
+    pub(in crate::tracker) fn asking_time(&self) -> Duration {
+        self.end_plan.asking_time(self.limits.grace)
+    }
 }
 
 impl Root {
@@ -85,6 +91,7 @@ impl Root {
             origin: spec.origin,
             containment: spec.containment,
             limits: spec.limits,
+            end_plan: spec.end_plan.clone(),
             command: Words::new(&spec.command),
             arguments,
         }

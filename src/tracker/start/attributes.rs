@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::job::Job;
-use crate::model::{Attributes, Resource, Rlimit};
+use crate::model::{Attributes, EndPlan, Resource, Rlimit};
 
 /// What the program does not inherit from its host. [`Tracker::spawn`](crate::Tracker::spawn) checks it before anything is
 /// started; what the kernel refuses to the child nevertheless, for example in a user namespace, is an error with its errno.
@@ -248,6 +248,11 @@ impl Job {
     /// Returns the working directory, if it is not the host's.
     pub fn get_current_dir(&self) -> Option<&Path> {
         self.directory.as_deref()
+    }
+
+    /// Returns how its tree is asked to end.
+    pub fn get_end_plan(&self) -> &EndPlan {
+        &self.end_plan
     }
 
     /// Returns what the program does not inherit from its host, argument zero apart.

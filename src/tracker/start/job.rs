@@ -6,7 +6,7 @@ use std::{
 
 use crate::{
     error::Result,
-    model::{Attributes, SignalState},
+    model::{Attributes, EndPlan, SignalState},
     sys::spawn::{self, StdioSource},
 };
 
@@ -136,7 +136,7 @@ pub struct Job {
     pub(in crate::tracker) fds: Vec<Arc<OwnedFd>>,
     pub(in crate::tracker) inherit_fds: bool,
     pub(in crate::tracker) attributes: Attributes,
-    pub(in crate::tracker) grace: Option<Duration>,
+    pub(in crate::tracker) end_plan: EndPlan,
     pub(in crate::tracker) max_runtime: Option<Duration>,
     pub(in crate::tracker) max_rss: Option<u64>,
     pub(in crate::tracker) survive: bool,
@@ -167,7 +167,7 @@ impl Job {
             fds: Vec::new(),
             inherit_fds: false,
             attributes: Attributes::default(),
-            grace: None,
+            end_plan: EndPlan::new(),
             max_runtime: None,
             max_rss: None,
             survive: false,
@@ -288,10 +288,48 @@ impl Job {
         self
     }
 
-    /// Sets the time between SIGTERM and SIGKILL; by default the tracker's.
+    /// Sets the time between the first signal and SIGKILL; by default the tracker's, or the sum of the waits of
+    /// [`stop_signals`](Self::stop_signals).
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = Some(grace);
+        self.end_plan = self.end_plan.grace(grace);
+        self
+    }
+
+    /// Sets the signals by which its tree is asked to end before SIGKILL, instead of SIGTERM: each by its number in signal(7), with
+    /// the time before the next one. As `KillSignal=` of systemd.kill(5) and `STOPSIGNAL` of a Dockerfile, but more than one.
+    ///
+    /// They are in its row, and are sent by whatever ends the tree: its tracker, a keeper, `kill`, or the pass of another instance
+    /// after a crash. See [`EndPlan::stop_signals`] for what a [`grace`](Self::grace) does with them.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use std::time::Duration;
+    /// use procledger::{ExitStatus, Job};
+    ///
+    /// let seconds = Duration::from_secs;
+    /// let job = Job::new("task-42", "sleep").arg("300").stop_signals([(2, seconds(10)), (15, seconds(5))]);
+    /// let mut process = tracker.spawn(job)?;
+    /// process.terminate()?;
+    /// assert_eq!(process.wait()?, ExitStatus::Signaled(2));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of the spawn: invalid input, as of [`EndPlan::check`].
+    #[must_use]
+    pub fn stop_signals(mut self, signals: impl IntoIterator<Item = (i32, Duration)>) -> Self {
+        self.end_plan = self.end_plan.stop_signals(signals);
+        self
+    }
+
+    /// Sets whether the program is asked to end before its descendants, as [`EndPlan::root_first`] describes; off by default.
+    #[must_use]
+    pub fn root_first(mut self, on: bool) -> Self {
+        self.end_plan = self.end_plan.root_first(on);
         self
     }
 

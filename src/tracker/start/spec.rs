@@ -9,8 +9,8 @@ use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
     model::{
-        Attributes, Cgroup, Containment, ContainmentMode, Limits, NewProcess, Origin, ProcessSpec,
-        TaskId,
+        Attributes, Cgroup, Containment, ContainmentMode, EndPlan, Limits, NewProcess, Origin,
+        ProcessSpec, TaskId,
     },
     redact::{mask_command, mask_text},
     sys::{
@@ -35,6 +35,7 @@ pub(super) struct SpawnSpec {
     attributes: Attributes,
     cwd: Option<String>,
     pub(super) limits: Limits,
+    pub(super) end_plan: EndPlan,
     allow_survivor: bool,
     pub(super) strays: Strays,
     /// Whether its arguments, and those of its descendants, may be recorded.
@@ -50,6 +51,9 @@ impl SpawnSpec {
     pub(super) fn new(options: &Options, job: &Job) -> Result<Self> {
         check_names("protected", &job.protected)?;
         check_process_group(options, job)?;
+        job.end_plan.check()?;
+        let (mut end_plan, mut grace) = (EndPlan::default(), options.grace);
+        job.end_plan.replace_in(&mut end_plan, &mut grace);
         let record_arguments = job.record_arguments.unwrap_or(options.record_arguments);
         Ok(Self {
             task: TaskId::new(job.task.clone())?,
@@ -59,10 +63,11 @@ impl SpawnSpec {
             cwd: job.directory.as_ref().map(|path| path.display().to_string()),
             limits: Limits {
                 survive: job.survive,
-                grace: job.grace.unwrap_or(options.grace),
+                grace,
                 max_runtime: job.max_runtime,
                 max_rss: job.max_rss,
             },
+            end_plan,
             allow_survivor: job.allow_survivor,
             strays: Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() },
             record_arguments,
@@ -114,6 +119,7 @@ impl SpawnSpec {
             command: self.command.clone(),
             cwd: self.cwd.clone(),
             attributes: self.attributes.clone(),
+            end_plan: self.end_plan.clone(),
             ..ProcessSpec::new(core.instance.id, Origin::Spawned, pinned.identity, uid, self.limits)
         };
         Ok(NewProcess { allow_survivor: self.allow_survivor, ..NewProcess::from(spec) })

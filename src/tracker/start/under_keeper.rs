@@ -33,6 +33,7 @@ pub(super) fn spawn(
     let params = Params {
         token: spec.token,
         grace: spec.limits.grace,
+        end_plan: spec.end_plan.clone(),
         uid: core.instance.observer.uid,
         arguments: spec.record_arguments,
         ledger: core.store.path().to_owned(),

@@ -139,7 +139,7 @@ fn a_missing_folder() {
 }
 
 /// Wrong command lines, over all subcommands and global options, each with a part of the message.
-const WRONG: [(&[&str], &str); 106] = [
+const WRONG: [(&[&str], &str); 112] = [
     (
         &["run", "--task", "t", "--max-runtime", "10", "--", "true"],
         "'--max-runtime <D>': `10` has no unit",
@@ -188,6 +188,12 @@ const WRONG: [(&[&str], &str); 106] = [
     (&["kill", "t", "--grace", "5"], "no unit"),
     (&["kill", "t", "--signal", "BYE"], "write a signal such as TERM"),
     (&["kill", "t", "--signal", "65"], "from 1 to 64"),
+    (&["run", "--stop-signal", "BYE:5s", "--", "true"], "write a signal such as TERM"),
+    (&["run", "--stop-signal", "0", "--", "true"], "from 1 to 64"),
+    (&["run", "--stop-signal", "INT:5", "--", "true"], "has no unit"),
+    (&["run", "--stop-signal", "INT:", "--", "true"], "it is empty"),
+    (&["run", "--stop-signal", "KILL:1s", "--", "true"], "SIGKILL is not a stop signal"),
+    (&["run", "--stop-signal", "INT:2days", "--", "true"], "longer than a day"),
     (&["kill", "t", "--now", "--grace", "1s"], "cannot be used with"),
     (&["wait"], "<TASK>..."),
     (&["wait", ""], "the task id is empty"),

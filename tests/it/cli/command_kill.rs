@@ -110,6 +110,30 @@ fn the_root_is_asked_first_where_that_is_requested() {
     }
 }
 
+#[test]
+fn a_task_is_ended_by_its_own_stop_signals_unless_the_command_says_otherwise() {
+    let place = Place::new();
+    let script = "trap 'echo hup' HUP; trap 'echo term; exit 7' TERM; trap 'exit 8' USR1; echo up; \
+                  while :; do sleep 0.01; done";
+    let own = ["--stop-signal", "hup:100ms", "--stop-signal", "TERM:10m", "--root-first"];
+    let running = Running::start(&place, "own", &own, script);
+    let killed = run(&place, &["kill", "own"]).expect(0);
+    assert!(killed.out.contains("ended by HUP or TERM"), "{killed:?}");
+    assert_eq!(running.finish().expect(7).out, "hup\nterm\n");
+    let running = Running::start(&place, "own", &own, script);
+    let killed = run(&place, &["kill", "own", "--signal", "USR1"]).expect(0);
+    assert!(killed.out.contains("ended by USR1"), "{killed:?}");
+    running.finish().expect(8);
+    // A signal without a time lasts for five seconds, or for the grace that the task is given.
+    let running =
+        Running::start(&place, "own", &["--stop-signal", "USR1", "--grace", "10m"], script);
+    let row = "SELECT grace_ms, end_plan FROM process WHERE state = 'running'";
+    let plan = r#"600000|{"stop_signals":[{"signal":10,"wait_ms":5000}]}"#;
+    assert_eq!(place.sqlite3(row), plan);
+    run(&place, &["kill", "own"]).expect(0);
+    running.finish().expect(8);
+}
+
 /// A root that does not obey has its grace; then the others have one of their own, and all of them end.
 #[test]
 fn a_root_that_does_not_obey_holds_the_others_up_for_its_grace_only() {

@@ -15,6 +15,7 @@ pub(crate) mod memory_limits;
 pub(crate) mod obstacles;
 pub(crate) mod out_of_descriptors;
 pub(crate) mod protected_names;
+pub(crate) mod stop_signals;
 pub(crate) mod strays;
 pub(crate) mod strays_that_fork_on;
 pub(crate) mod traced_tasks;

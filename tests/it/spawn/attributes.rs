@@ -17,6 +17,13 @@ use crate::{
 
 /// A tracker of each containment that can be used here, each on a ledger of its own.
 pub(crate) fn trackers() -> Vec<(Place, Tracker, Containment)> {
+    trackers_with(|builder| builder)
+}
+
+/// The same, with what `set` adds.
+pub(crate) fn trackers_with(
+    set: impl Fn(Builder) -> Builder,
+) -> Vec<(Place, Tracker, Containment)> {
     let all = [
         (ContainmentMode::Session, Containment::Session),
         (ContainmentMode::Cgroup, Containment::Cgroup),
@@ -24,7 +31,7 @@ pub(crate) fn trackers() -> Vec<(Place, Tracker, Containment)> {
     ];
     let open = |(mode, containment)| {
         let place = Place::new();
-        match builder(&place, mode).open() {
+        match set(builder(&place, mode)).open() {
             Ok(tracker) => Some((place, tracker, containment)),
             Err(error) => {
                 // An ordinary user may not create a cgroup outside of a delegated one.

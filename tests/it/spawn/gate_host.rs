@@ -77,6 +77,7 @@ fn gate_host() {
         "forks-on" => crate::end::strays_that_fork_on::body(&given),
         "tracer" => crate::end::obstacles::trace(),
         "keeper-killed-at-the-gate" => crate::containment::keeper_killed::at_the_gate(),
+        "stop-signals" => crate::end::stop_signals::leave(&given),
         "stopped-group" => crate::handle::stopped_group::body(&given),
         "clean-program" => crate::spawn::clean_program::body(&given),
         "crosswise" => crate::spawn::clean_program::crosswise(&given),

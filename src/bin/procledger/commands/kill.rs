@@ -1,6 +1,7 @@
 //! `kill`: ends tasks on a person's request, whichever instance owns them.
 
 use std::{
+    collections::HashMap,
     fs,
     sync::{
         Arc,
@@ -10,8 +11,7 @@ use std::{
 };
 
 use clap::Args;
-use nix::sys::signal::Signal;
-use procledger::{KillOptions, Report, TaskId, Tracker};
+use procledger::{EndPlan, Ending, ProcessRecord, Report, TaskId, Tracker};
 
 use super::task_ids;
 use crate::{
@@ -49,12 +49,13 @@ pub(crate) struct KillArgs {
     /// End every task of the ledger
     #[arg(long)]
     all: bool,
-    /// Time between the first signal and SIGKILL [default: that of each task]
+    /// Time between the first signal and SIGKILL [default: that of each task]; of several stop signals of a task those
+    /// that would come later are left out
     #[arg(long, value_name = "D", value_parser = units::duration)]
     grace: Option<Duration>,
-    /// First signal, by name or number
-    #[arg(long, value_name = "SIGNAL", default_value = "TERM", hide_default_value = true, value_parser = signal)]
-    signal: i32,
+    /// The signal before SIGKILL, by name or number [default: those of each task, TERM as a rule]
+    #[arg(long, value_name = "SIGNAL", value_parser = units::signal)]
+    signal: Option<i32>,
     /// Signal the program of each task first, and its descendants once it has ended or its grace is over
     #[arg(long)]
     root_first: bool,
@@ -69,16 +70,6 @@ pub(crate) struct KillArgs {
     json: bool,
 }
 
-/// Parses `TERM`, `SIGTERM`, `term` or `15`.
-fn signal(text: &str) -> Result<i32, String> {
-    let name = text.to_ascii_uppercase();
-    let named = || format!("SIG{}", name.trim_start_matches("SIG")).parse::<Signal>().ok();
-    let number = text.parse().ok().filter(|number| (1..=64).contains(number));
-    number.or_else(|| named().map(|signal| signal as i32)).ok_or_else(|| {
-        "write a signal such as TERM, INT or HUP, or a number from 1 to 64".to_owned()
-    })
-}
-
 impl KillArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
         let tasks = task_ids(self.tasks.clone())?;
@@ -87,13 +78,14 @@ impl KillArgs {
         let tracker = context.actor().protected_names(&self.protect).open()?;
         let interrupt = Interrupt::hear(signals, &tracker)?;
         let asked_by = context.asked_by("kill");
+        let signals = stop_signals(&tracker)?;
         let (mut report, unknown) = if self.all {
-            (tracker.kill_all_with(&asked_by, self.how())?, Vec::new())
+            (tracker.kill_all_with(&asked_by, &self.plan())?, Vec::new())
         } else {
-            kill(&tracker, tasks, &asked_by, self.how())?
+            kill(&tracker, tasks, &asked_by, &self.plan())?
         };
         let spared = take_own_tasks(&mut report);
-        self.print(&report)?;
+        self.print(&report, &signals)?;
         for task in &unknown {
             let what = if task_pattern::is_pattern(task.as_str()) {
                 format!("no running task matches {task}")
@@ -125,23 +117,30 @@ impl KillArgs {
         }
     }
 
-    fn how(&self) -> KillOptions {
-        let how = KillOptions::new().signal(self.signal).root_first(self.root_first);
+    fn plan(&self) -> EndPlan {
+        let mut plan = EndPlan::new();
+        if let Some(signal) = self.signal {
+            plan = plan.signal(signal);
+        }
+        if self.root_first {
+            plan = plan.root_first(true);
+        }
         match if self.now { Some(Duration::ZERO) } else { self.grace } {
-            Some(grace) => how.grace(grace),
-            None => how,
+            Some(grace) => plan.grace(grace),
+            None => plan,
         }
     }
 
-    fn print(&self, report: &Report) -> Result<()> {
+    fn print(&self, report: &Report, signals: &HashMap<TaskId, String>) -> Result<()> {
         if self.json {
             return output::print(output::json(report)?).map(drop);
         }
-        let signal = Signal::try_from(self.signal).map_or_else(
-            |_| format!("signal {}", self.signal),
-            |signal| signal.as_str().trim_start_matches("SIG").to_owned(),
-        );
-        let line = |ending| ending_line_after(ending, &signal) + "\n";
+        let line = |ending: &Ending| {
+            let own = ending.task_id.as_ref().and_then(|task| signals.get(task));
+            let asked = self.signal.map(units::signal_name);
+            let asked = asked.or_else(|| own.cloned()).unwrap_or_else(|| "TERM".to_owned());
+            ending_line_after(ending, &asked) + "\n"
+        };
         output::print(report.endings.iter().map(line).collect::<String>())?;
         for suspect in &report.suspects {
             output::to_stderr(&suspect_line(suspect));
@@ -151,6 +150,19 @@ impl KillArgs {
         }
         Ok(())
     }
+}
+
+/// Returns the stop signals of each live task that has some of its own, as text.
+fn stop_signals(tracker: &Tracker) -> Result<HashMap<TaskId, String>> {
+    let mut signals = HashMap::new();
+    for ProcessRecord { spec, .. } in tracker.ledger().processes()? {
+        let names = spec.end_plan.get_stop_signals().map(|(signal, _)| units::signal_name(signal));
+        let names: Vec<String> = names.collect();
+        if let Some(task) = spec.task_id.filter(|_| !names.is_empty()) {
+            signals.insert(task, names.join(" or "));
+        }
+    }
+    Ok(signals)
 }
 
 /// Removes from the report the tasks that this command runs in, and returns them, each with its root: an ancestor of this
@@ -201,7 +213,7 @@ fn kill(
     tracker: &Tracker,
     tasks: Vec<TaskId>,
     asked_by: &str,
-    how: KillOptions,
+    plan: &EndPlan,
 ) -> Result<(Report, Vec<TaskId>)> {
     let live = tracker.ledger().processes()?;
     let live: Vec<&TaskId> = live.iter().filter_map(|row| row.spec.task_id.as_ref()).collect();
@@ -218,33 +230,18 @@ fn kill(
     if known.is_empty() {
         return Ok((Report::default(), unknown));
     }
-    match tracker.kill_with(&known, asked_by, how) {
+    match tracker.kill_with(&known, asked_by, plan) {
         Err(error) if error.is_not_found() => {}
         result => return Ok((result?, unknown)),
     }
     // One of them ended since the query: try the others one by one.
     let mut report = Report::default();
     for task in known {
-        match tracker.kill_with(&[task], asked_by, how) {
+        match tracker.kill_with(&[task], asked_by, plan) {
             Ok(one) => report.absorb(one),
             Err(error) if error.is_not_found() => unknown.extend(TaskId::new(task).ok()),
             Err(error) => report.errors.push(chain(&error)),
         }
     }
     Ok((report, unknown))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signal_has_a_name_or_a_number() {
-        for (text, number) in [("TERM", 15), ("SIGTERM", 15), ("int", 2), ("9", 9), ("34", 34)] {
-            assert_eq!(signal(text), Ok(number), "{text}");
-        }
-        for text in ["", "0", "65", "-1", "SIG", "TERMINATE", "SIGSIGTERM "] {
-            assert!(signal(text).is_err(), "{text}");
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! A process in JSON.
 
-use procledger::{Attributes, FigureSource, ProcessRecord, TreeRecord};
+use procledger::{Attributes, EndPlan, FigureSource, ProcessRecord, TreeRecord};
 use serde::Serialize;
 
 use crate::render::rfc3339;
@@ -33,6 +33,7 @@ pub(super) struct Line<'a> {
     cpu_ms: Option<u128>,
     survive: bool,
     grace_ms: u128,
+    end_plan: &'a EndPlan,
     max_runtime_ms: Option<u128>,
     max_rss_bytes: Option<u64>,
     asked_by: Option<&'a str>,
@@ -76,6 +77,7 @@ impl<'a> Line<'a> {
             cpu_ms: row.cpu.map(|cpu| cpu.as_millis()),
             survive: row.spec.limits.survive,
             grace_ms: row.spec.limits.grace.as_millis(),
+            end_plan: &row.spec.end_plan,
             max_runtime_ms: row.spec.limits.max_runtime.map(|limit| limit.as_millis()),
             max_rss_bytes: row.spec.limits.max_rss,
             asked_by: row.requested_by.as_deref(),

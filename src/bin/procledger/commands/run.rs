@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 use nix::unistd::{getpgrp, tcgetpgrp};
 use procledger::{
-    Builder, Caller, ContainmentMode, Error, ExitStatus, Job, Process, TaskId, Tracker,
+    Builder, Caller, ContainmentMode, EndPlan, Error, ExitStatus, Job, Process, TaskId, Tracker,
 };
 
 use super::{
@@ -75,9 +75,16 @@ pub(crate) struct RunArgs {
     /// Name of the task, which runs one program at a time [default: the program's name and random digits]
     #[arg(long, value_name = "ID")]
     task: Option<String>,
-    /// Time between SIGTERM and SIGKILL [default: 5s]
+    /// Time between SIGTERM and SIGKILL [default: 5s, or that of --stop-signal]
     #[arg(long, value_name = "D", value_parser = units::duration)]
     grace: Option<Duration>,
+    /// Signal that asks the tree to end instead of TERM, and the time before the next one or SIGKILL, such as INT:10s; without
+    /// a time 5s (can be repeated)
+    #[arg(long, value_name = "SIGNAL[:D]", value_parser = units::stop_signal)]
+    stop_signal: Vec<(i32, Duration)>,
+    /// Ask the program to end first, and its descendants once it has ended or has had all signals and the time is over
+    #[arg(long)]
+    root_first: bool,
     /// End the task when it has run for longer than this, suspended time not counted
     #[arg(long, value_name = "D", value_parser = units::limit)]
     max_runtime: Option<Duration>,
@@ -185,6 +192,8 @@ impl RunArgs {
                     .with_exit(Exit::USAGE)
             })?;
         }
+        let stops = EndPlan::new().stop_signals(self.stop_signal.iter().copied());
+        stops.check().map_err(|error| Failure::usage(format!("--stop-signal: {error}")))?;
         let task = self.task.take().unwrap_or_else(|| generated_id(&program));
         let task = TaskId::new(task).map_err(|error| Failure::usage(error.to_string()))?;
         let caller = self.caller.pin(self.survive)?;
@@ -341,6 +350,12 @@ impl Plan {
         }
         if let Some(grace) = self.raw.grace {
             job = job.grace(grace);
+        }
+        if !self.raw.stop_signal.is_empty() {
+            job = job.stop_signals(self.raw.stop_signal.iter().copied());
+        }
+        if self.raw.root_first {
+            job = job.root_first(true);
         }
         if let Some(limit) = self.raw.max_runtime {
             job = job.max_runtime(limit);

@@ -133,7 +133,7 @@ fn await_end(tracker: &Tracker, task: &TaskId) -> Result<()> {
     loop {
         let Some(row) = running(tracker, task)? else { return Ok(()) };
         let limit = match row.life.state() {
-            State::Ending => ENDS_WITHIN + row.spec.limits.grace,
+            State::Ending => ENDS_WITHIN + row.spec.asking_time(),
             _ => BEGINS_WITHIN,
         };
         if began.elapsed() > limit {

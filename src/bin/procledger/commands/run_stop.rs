@@ -3,7 +3,7 @@
 
 use std::{thread, time::Duration};
 
-use procledger::{KillOptions, TaskId, Tracker};
+use procledger::{EndPlan, TaskId, Tracker};
 
 use crate::{exit::chain, output, threads};
 
@@ -56,8 +56,8 @@ impl Stop {
 }
 
 fn end(tracker: &Tracker, task: &TaskId, asked_by: &str) {
-    let at_once = KillOptions::new().grace(Duration::ZERO);
-    match tracker.kill_with(&[task.as_str()], asked_by, at_once) {
+    let at_once = EndPlan::new().grace(Duration::ZERO);
+    match tracker.kill_with(&[task.as_str()], asked_by, &at_once) {
         // It has ended in the meantime.
         Err(error) if !error.is_not_found() && !error.is_closed() => {
             output::complain(&format!("failed to end task {task}: {}", chain(&error)));

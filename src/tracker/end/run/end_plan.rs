@@ -1,56 +1,47 @@
 //! In which order a tree is ended: which signals its members get, and how long each of them waits for the next.
 //!
-//! 1. The steps of the plan, one after the other: a signal, then SIGCONT, since a stopped process keeps the signal pending. Each
-//!    step lasts for the grace of the tree, and for longer while members keep dying.
+//! 1. The steps of the tree's plan, one after the other: a signal, then SIGCONT, since a stopped process keeps the signal
+//!    pending. Each step lasts for its wait, and for longer while members keep dying. With the root first, it gets all signals
+//!    before the other members get the first.
 //! 2. SIGKILL, to all that are left.
 
 use std::time::{Duration, Instant};
 
-use crate::sys::Signal;
+use crate::{
+    model::EndPlan,
+    sys::{Signal, WAIT_CAP},
+};
 
-/// The grace starts anew while members keep dying, but lasts no longer than this in all, unless a single grace is longer.
-const GRACE_CAP: Duration = Duration::from_secs(2);
 /// Limit on kill rounds. Each kill is followed by another scan; only what a member in uninterruptible sleep starts later needs
 /// more than one. Each tree has its own rounds: a fork storm must not use up those of another tree.
 const KILL_ROUNDS: u32 = 10;
-
-/// The signals by which trees are asked to end; never empty.
-#[derive(Clone, Debug)]
-pub(in crate::tracker) struct EndPlan(Vec<Step>);
 
 /// A request to end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     pub(super) signal: Signal,
     pub(super) to: Recipients,
+    wait: Duration,
 }
 
 /// The members that get the signal of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Recipients {
-    /// The root. The step is over once it has ended.
+    All,
+    /// The root. These steps are over once it has ended.
     Root,
-    /// Each member that has got no signal yet.
-    Rest,
+    Descendants,
 }
 
-impl EndPlan {
-    /// Sends a signal to all members at once.
-    pub(in crate::tracker) fn at_once(signal: Signal) -> Self {
-        Self(vec![Step { signal, to: Recipients::Rest }])
-    }
-
-    /// Sends it to the root alone first; to the other members once that has ended, or its grace is over. They then have a grace
-    /// of their own.
-    pub(in crate::tracker) fn root_first(signal: Signal) -> Self {
-        Self([Recipients::Root, Recipients::Rest].map(|to| Step { signal, to }).into())
-    }
-}
-
-impl Default for EndPlan {
-    fn default() -> Self {
-        Self::at_once(Signal::TERM)
-    }
+/// Returns the steps of a plan, never none, for a tree with this grace.
+pub(super) fn steps(plan: &EndPlan, grace: Duration) -> Vec<Step> {
+    let to: &[Recipients] = match plan.get_root_first() {
+        Some(true) => &[Recipients::Root, Recipients::Descendants],
+        Some(false) | None => &[Recipients::All],
+    };
+    let signals = plan.signals(grace);
+    let step = |to| signals.iter().map(move |&(signal, wait)| Step { signal, to, wait });
+    to.iter().copied().flat_map(step).collect()
 }
 
 /// How far the end of a tree has come.
@@ -79,32 +70,28 @@ impl Stage {
         matches!(self, Self::Killing { rounds } if rounds < KILL_ROUNDS)
     }
 
-    /// Returns the step that is being done.
-    pub(super) fn step(self, plan: &EndPlan) -> Option<Step> {
+    /// Returns the step that is being done, and its number.
+    pub(super) fn step(self, steps: &[Step]) -> Option<(usize, Step)> {
         match self {
-            Self::Asking { step, .. } => plan.0.get(step).copied(),
+            Self::Asking { step, .. } => Some((step, *steps.get(step)?)),
             Self::Killing { .. } | Self::Interrupted => None,
         }
     }
 
-    /// Returns when the step that is being done is over, for a tree with this grace, a member of which died last at `progress`.
-    pub(super) fn deadline(self, grace: Duration, progress: Instant) -> Option<Instant> {
-        match self {
-            Self::Asking { since, .. } => {
-                Some((progress.max(since) + grace).min(since + grace.max(GRACE_CAP)))
-            }
-            Self::Killing { .. } | Self::Interrupted => None,
-        }
+    /// Returns when the step that is being done is over, for a tree a member of which died last at `progress`.
+    pub(super) fn deadline(self, steps: &[Step], progress: Instant) -> Option<Instant> {
+        let Self::Asking { since, .. } = self else { return None };
+        let wait = self.step(steps)?.1.wait;
+        Some((progress.max(since) + wait).min(since + wait.max(WAIT_CAP)))
     }
 
-    /// Returns the stage that follows a step; `None` where that is not another step.
-    pub(super) fn next_step(self, plan: &EndPlan, now: Instant) -> Option<Self> {
-        match self {
-            Self::Asking { step, .. } if step + 1 < plan.0.len() => {
-                Some(Self::Asking { step: step + 1, since: now })
-            }
-            _ => None,
-        }
+    /// Returns the stage that follows a step; `None` where that is not another step. What is left of the root's steps is left
+    /// out if the root `has_ended`.
+    pub(super) fn next_step(self, steps: &[Step], has_ended: bool, now: Instant) -> Option<Self> {
+        let Self::Asking { step, .. } = self else { return None };
+        let is_next = |next: &Step| !(has_ended && next.to == Recipients::Root);
+        let next = steps.iter().skip(step + 1).position(is_next)?;
+        Some(Self::Asking { step: step + 1 + next, since: now })
     }
 }
 
@@ -114,31 +101,51 @@ mod tests {
 
     const GRACE: Duration = Duration::from_millis(100);
 
+    fn root_first() -> Vec<Step> {
+        let plan = EndPlan::new().stop_signals([(2, GRACE), (15, GRACE)]).root_first(true);
+        steps(&plan, GRACE * 2)
+    }
+
     #[test]
-    fn a_step_lasts_for_the_grace_and_longer_while_members_die() {
+    fn a_step_lasts_for_its_wait_and_longer_while_members_die() {
         let since = Instant::now();
         let stage = Stage::Asking { step: 0, since };
-        assert_eq!(stage.deadline(GRACE, since), Some(since + GRACE));
+        let step = steps(&EndPlan::new(), GRACE);
+        assert_eq!(stage.deadline(&step, since), Some(since + GRACE));
         let progress = since + Duration::from_secs(1);
-        assert_eq!(stage.deadline(GRACE, progress), Some(progress + GRACE));
+        assert_eq!(stage.deadline(&step, progress), Some(progress + GRACE));
         let long_after = since + Duration::from_mins(1);
-        assert_eq!(stage.deadline(GRACE, long_after), Some(since + GRACE_CAP));
+        assert_eq!(stage.deadline(&step, long_after), Some(since + WAIT_CAP));
         let minute = Duration::from_mins(1);
-        assert_eq!(stage.deadline(minute, since), Some(since + minute), "a grace is never cut");
-        assert_eq!(Stage::Killing { rounds: 0 }.deadline(GRACE, since), None);
+        let long = steps(&EndPlan::new(), minute);
+        assert_eq!(stage.deadline(&long, since), Some(since + minute), "a wait is never cut");
+        assert_eq!(Stage::Killing { rounds: 0 }.deadline(&step, since), None);
     }
 
     #[test]
     fn steps_follow_each_other_and_kills_are_limited() {
-        let now = Instant::now();
-        let plan = EndPlan::root_first(Signal::TERM);
-        let first = Stage::first();
-        assert_eq!(first.step(&plan).map(|step| step.to), Some(Recipients::Root));
-        let second = first.next_step(&plan, now).expect("a step");
-        assert_eq!(second.step(&plan).map(|step| step.to), Some(Recipients::Rest));
-        assert_eq!(second.next_step(&plan, now), None);
-        assert_eq!(first.next_step(&EndPlan::default(), now), None);
+        let (now, steps) = (Instant::now(), root_first());
+        let mut stage = Stage::first();
+        let mut seen = Vec::new();
+        while let Some((_, step)) = stage.step(&steps) {
+            seen.push((step.signal, step.to));
+            let Some(next) = stage.next_step(&steps, false, now) else { break };
+            stage = next;
+        }
+        let int = Signal::from_number(2).expect("a signal");
+        let of = |to| [(int, to), (Signal::TERM, to)];
+        assert_eq!(seen, [of(Recipients::Root), of(Recipients::Descendants)].concat());
         assert!(Stage::Killing { rounds: KILL_ROUNDS - 1 }.may_kill());
-        assert!(!Stage::Killing { rounds: KILL_ROUNDS }.may_kill() && !first.may_kill());
+        assert!(!Stage::Killing { rounds: KILL_ROUNDS }.may_kill() && !stage.may_kill());
+    }
+
+    #[test]
+    fn a_root_that_has_ended_is_asked_no_more() {
+        let steps = root_first();
+        let second = Stage::first().next_step(&steps, true, Instant::now()).expect("a step");
+        assert_eq!(
+            second.step(&steps).map(|(number, step)| (number, step.to)),
+            Some((2, Recipients::Descendants))
+        );
     }
 }

@@ -10,7 +10,6 @@ use std::{
 };
 
 use super::{
-    end_plan::{EndPlan, Stage},
     phases::{FAILED_SCAN_LIMIT, FREEZE_PAUSE, KILL_LIMIT, Run, SCAN_AGAIN, share_of_descriptors},
     state::{EndContext, TreeRun, TreeTarget},
     suspects,
@@ -46,7 +45,6 @@ pub(in crate::tracker) trait Feed<'a> {
 /// Ends trees as they come, until none is in progress and no new one is available.
 pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &mut Recorder<'_>) {
     let Some((context, trees)) = feed.join(&[], room(0)) else { return };
-    let plan = EndPlan::default();
     let mut run = Run::new(Cow::Owned(context), Vec::new(), recorder);
     run.join(trees);
     let mut next_join = Instant::now() + SCAN_AGAIN;
@@ -64,8 +62,8 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
             next_join = Instant::now() + SCAN_AGAIN.max(began.elapsed() * BETWEEN_JOINS);
         }
         // 2. Ask new members to end, and kill those whose grace is over.
-        run.ask_new(&plan);
-        if run.expire(&plan) {
+        run.ask_new();
+        if run.expire() {
             feed.is_killing(true);
             run.kill();
             feed.is_killing(false);
@@ -107,8 +105,6 @@ impl Run<'_, '_> {
             self.trees.push(tree);
         }
         self.begin(first);
-        // The scan may have taken longer than a grace.
-        self.trees[first..].iter_mut().for_each(|tree| tree.stage = Stage::first());
     }
 
     /// Removes the trees for which nothing is left to do, if one more scan shows that these members were all. Where scans fail,

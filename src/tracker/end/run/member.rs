@@ -56,6 +56,8 @@ pub(super) struct Member {
     pub(super) is_listed: bool,
     /// `None` where it was gone before it could be pinned.
     pub(super) pinned: Option<Pinned>,
+    /// The first step of the tree's end plan whose signal it has not had.
+    pub(super) next_step: usize,
     /// Its death is reported without polling it.
     pub(super) watched: bool,
     /// It is spared, and no more than a suspect or a descendant of one.
@@ -75,6 +77,7 @@ impl Member {
             in_task_cgroup: false,
             is_listed: false,
             pinned,
+            next_step: 0,
             watched: false,
             is_suspect: false,
             descends: false,

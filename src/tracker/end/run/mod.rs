@@ -3,9 +3,9 @@
 //! 1. Every root and every recorded descendant is pinned by a pidfd and verified ([`state`]).
 //! 2. A snapshot of `/proc` shows which other processes belong to them ([`scan`]); these are pinned and verified too, and
 //!    recorded *before* any signal: if we die now, the next pass knows about them.
-//! 3. The signals of the plan, by default SIGTERM, then SIGCONT ([`end_plan`], [`request_stop`], [`phases`]).
+//! 3. The signals of the tree's end plan, by default SIGTERM, each followed by SIGCONT ([`end_plan`], [`request_stop`], [`phases`]).
 //! 4. The grace starts anew as long as members keep dying: a fixed grace for all would kill cooperative processes of a large
-//!    tree. Then another snapshot is taken; new members get SIGTERM too.
+//!    tree. Then another snapshot is taken; new members get the signal too.
 //! 5. What is left when the grace is over is frozen by SIGSTOP until a snapshot shows no new member: a stopped process cannot
 //!    fork. Processes that fork faster than that are stopped on sight ([`rescan`]). Then SIGKILL, and another scan. A tree with
 //!    a task cgroup is frozen and killed as one ([`task_cgroup`]).
@@ -47,7 +47,6 @@ mod task_cgroup;
 mod tree_outcome;
 mod wait;
 
-pub(in crate::tracker) use end_plan::EndPlan;
 pub(in crate::tracker) use exemptions::protected;
 pub(in crate::tracker) use joining::{Feed, end_as_they_come};
 pub(in crate::tracker) use phases::{end_trees, end_trees_unless, previews, strays};

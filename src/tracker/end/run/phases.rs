@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{
-    end_plan::{EndPlan, Stage},
+    end_plan::Stage,
     new_members::has_newcomers,
     rescan::{resume, stop_on_sight},
     scan::scan,
@@ -63,7 +63,7 @@ pub(in crate::tracker) fn end_trees(
     trees: Vec<TreeTarget>,
     recorder: &mut Recorder<'_>,
 ) -> Vec<TreeOutcome> {
-    end_trees_unless(context, trees, recorder, &EndPlan::default(), None)
+    end_trees_unless(context, trees, recorder, None)
 }
 
 /// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other is ended regardless, since a
@@ -72,13 +72,12 @@ pub(in crate::tracker) fn end_trees_unless(
     context: &EndContext<'_>,
     trees: Vec<TreeTarget>,
     recorder: &mut Recorder<'_>,
-    plan: &EndPlan,
     interrupt: Option<&AtomicBool>,
 ) -> Vec<TreeOutcome> {
     let mut outcomes = Vec::with_capacity(trees.len());
     for batch in batches(trees) {
         let trees = batch.into_iter().map(|tree| TreeRun::new(context, tree)).collect();
-        outcomes.extend(Run::new(Cow::Borrowed(context), trees, recorder).end(plan, interrupt));
+        outcomes.extend(Run::new(Cow::Borrowed(context), trees, recorder).end(interrupt));
     }
     outcomes
 }
@@ -186,13 +185,10 @@ pub(super) struct Run<'a, 'b> {
 impl<'a, 'b> Run<'a, 'b> {
     pub(super) fn new(
         context: Cow<'a, EndContext<'a>>,
-        mut trees: Vec<TreeRun>,
+        trees: Vec<TreeRun>,
         recorder: &'a mut Recorder<'b>,
     ) -> Self {
         let now = Instant::now();
-        for tree in &mut trees {
-            tree.stage = Stage::first();
-        }
         let (cache, last) = (TokenCache::default(), Snapshot::default());
         Self {
             context,
@@ -221,14 +217,14 @@ impl<'a, 'b> Run<'a, 'b> {
         self.trees.into_iter().map(preview).collect()
     }
 
-    fn end(mut self, plan: &EndPlan, interrupt: Option<&AtomicBool>) -> Vec<TreeOutcome> {
+    fn end(mut self, interrupt: Option<&AtomicBool>) -> Vec<TreeOutcome> {
         self.begin(0);
         loop {
             if interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Acquire)) {
                 self.trees.iter_mut().for_each(TreeRun::interrupt);
             }
-            self.ask_new(plan);
-            if self.expire(plan) {
+            self.ask_new();
+            if self.expire() {
                 self.kill();
                 continue;
             }
@@ -256,7 +252,7 @@ impl<'a, 'b> Run<'a, 'b> {
         self.trees.into_iter().map(|tree| tree.finish(&context, &last, unseen.as_deref())).collect()
     }
 
-    /// Takes the first scan of the trees from `first` on. If it fails, members that may be exempt are left running.
+    /// Takes the first scan of the trees from `first` on; their first step begins after it, however long it takes. If it fails, members that may be exempt are left running.
     pub(super) fn begin(&mut self, first: usize) {
         self.trees[first..].iter().for_each(TreeRun::thaw_all);
         if let Err(error) = self.try_scan() {
@@ -269,6 +265,7 @@ impl<'a, 'b> Run<'a, 'b> {
         if opened.filter(|opened| *opened).count() > 0 {
             self.scan();
         }
+        self.trees[first..].iter_mut().for_each(|tree| tree.stage = Stage::first());
     }
 
     pub(super) fn await_death(&mut self, limit: Duration) {
@@ -325,10 +322,10 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     /// Asks the members that the current step of their tree reaches.
-    pub(super) fn ask_new(&mut self, plan: &EndPlan) {
+    pub(super) fn ask_new(&mut self) {
         for tree in &mut self.trees {
-            tree.take_next_step(plan, self.progress);
-            tree.ask(plan);
+            tree.take_next_step(self.progress);
+            tree.ask();
         }
     }
 
@@ -339,11 +336,12 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     /// Marks the trees whose last grace is over; returns whether any has members to kill.
-    pub(super) fn expire(&mut self, plan: &EndPlan) -> bool {
+    pub(super) fn expire(&mut self) -> bool {
         let now = Instant::now();
         for tree in self.trees.iter_mut().filter(|tree| tree.is_in_grace()) {
             let is_over = tree.deadline(self.progress).is_some_and(|deadline| deadline <= now);
-            if is_over && tree.stage.next_step(plan, now).is_none() {
+            if is_over && tree.stage.next_step(&tree.steps, !tree.has_root_to_ask(), now).is_none()
+            {
                 tree.stage = Stage::Killing { rounds: 0 };
             }
         }

@@ -3,24 +3,31 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    end_plan::{EndPlan, Recipients},
+    end_plan::Recipients,
     member::{Death, Member, Phase},
     state::TreeRun,
 };
 use crate::sys::Signal;
 
 impl TreeRun {
-    /// Sends the signal of the current step, then SIGCONT, to each of its recipients that has had none yet.
+    /// Sends the signal of the current step, then SIGCONT, to each of its recipients that has not had it yet.
     ///
     /// A program that gets SIGTERM may end its helpers before their turn comes: `nginx` its workers, a browser its renderers.
     /// They were alive when they were found, and what was sent to their tree has ended them.
-    pub(super) fn ask(&mut self, plan: &EndPlan) {
-        let Some(step) = self.stage.step(plan) else { return };
+    pub(super) fn ask(&mut self) {
+        let Some((number, step)) = self.stage.step(&self.steps) else { return };
         let mut begun = self.members.iter().any(Member::was_signalled);
-        let asked = |member: &&mut Member| {
-            matches!(member.phase, Phase::Alive) && (member.is_root || step.to == Recipients::Rest)
+        let is_asked = |member: &&mut Member| {
+            member.next_step <= number
+                && matches!(member.phase, Phase::Alive | Phase::Signalled(_))
+                && match step.to {
+                    Recipients::All => true,
+                    Recipients::Root => member.is_root,
+                    Recipients::Descendants => !member.is_root,
+                }
         };
-        for member in self.alive().filter(asked) {
+        for member in self.alive().filter(is_asked) {
+            member.next_step = number + 1;
             member.signal(step.signal);
             member.signal(Signal::CONT);
             if begun && matches!(member.phase, Phase::Dead(Death::Before)) {
@@ -31,26 +38,23 @@ impl TreeRun {
     }
 
     /// Goes on to the next step of the plan, if there is one and the current one is over.
-    pub(super) fn take_next_step(&mut self, plan: &EndPlan, progress: Instant) {
+    pub(super) fn take_next_step(&mut self, progress: Instant) {
         let now = Instant::now();
-        let is_over = |step: Recipients| {
-            let waits_for_root = step == Recipients::Root;
-            waits_for_root && !self.has_root_to_ask()
-                || self.deadline(progress).is_some_and(|deadline| deadline <= now)
-        };
-        if self.stage.step(plan).is_some_and(|step| is_over(step.to))
-            && let Some(next) = self.stage.next_step(plan, now)
-        {
+        let Some((_, step)) = self.stage.step(&self.steps) else { return };
+        let has_ended = !self.has_root_to_ask();
+        let is_over = has_ended && step.to == Recipients::Root
+            || self.deadline(progress).is_some_and(|deadline| deadline <= now);
+        if is_over && let Some(next) = self.stage.next_step(&self.steps, has_ended, now) {
             self.stage = next;
         }
     }
 
     /// Returns when the current step is over; `None` while it is being killed, or where it was interrupted.
     pub(super) fn deadline(&self, progress: Instant) -> Option<Instant> {
-        self.stage.deadline(self.root.limits.grace, progress)
+        self.stage.deadline(&self.steps, progress)
     }
 
-    fn has_root_to_ask(&self) -> bool {
+    pub(super) fn has_root_to_ask(&self) -> bool {
         self.members.iter().any(|member| member.is_root && member.can_be_ended())
     }
 }
@@ -64,7 +68,7 @@ mod tests {
     use crate::{
         identity::{Identity, Pid},
         model::Evidence,
-        model::{Limits, Observer, Origin, Outcome, ProcessId},
+        model::{EndPlan, Limits, Observer, Origin, Outcome, ProcessId},
         sys::{Pinned, Proc, current_place, snapshot::Snapshot},
         tracker::{
             end::run::{EndContext, Exemptions, TreeTarget, state::TreeRun},
@@ -97,6 +101,7 @@ mod tests {
                 max_runtime: None,
                 max_rss: None,
             },
+            end_plan: EndPlan::default(),
             command: Words::default(),
             arguments: true,
         }
@@ -135,7 +140,7 @@ mod tests {
         tree.members = members;
         children[gone].0.kill().expect("killed");
         children[gone].0.wait().expect("reaped");
-        tree.ask(&EndPlan::default());
+        tree.ask();
         for (child, _) in &mut children {
             child.wait().expect("ended");
         }

@@ -10,7 +10,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    end_plan::Stage,
+    end_plan::{Stage, Step, steps},
     member::{Death, Member, Phase},
     tree_outcome::{Suspected, TreeOutcome},
 };
@@ -123,6 +123,8 @@ pub(super) struct TreeRun {
     pub(super) unlisted: Vec<Pid>,
     /// The last scan saw a member that was gone before it could be pinned.
     pub(super) vanished: bool,
+    /// How it is asked to end.
+    pub(super) steps: Vec<Step>,
     pub(super) stage: Stage,
     /// Since when nothing is left to do for it, where the scans since then have not shown that these were all.
     pub(super) closing: Option<Instant>,
@@ -152,6 +154,7 @@ impl TreeRun {
             task_cgroup_is_closed: false,
             unseen_kills: 0,
             task_cgroup_is_shared: false,
+            steps: steps(&root.end_plan, root.limits.grace),
             root,
             members: Vec::new(),
             pids: HashMap::new(),

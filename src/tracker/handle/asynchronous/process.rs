@@ -17,7 +17,7 @@ use super::aside;
 use crate::{
     error::{Error, Result},
     identity::Pid,
-    model::{ExitStatus, ProcessId, Report, RuleKey, TaskId},
+    model::{EndPlan, ExitStatus, ProcessId, Report, RuleKey, TaskId},
     sys::{AsyncPidFd, current_runtime},
     tracker::{
         core::Core,
@@ -199,8 +199,18 @@ impl AsyncProcess {
     ///
     /// As [`Process::terminate`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
     pub async fn terminate(&mut self) -> Result<Report> {
+        self.terminate_with(&EndPlan::new()).await
+    }
+
+    /// Does the same with what `plan` sets in place of what the job says, as [`Process::terminate_with`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::terminate_with`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    pub async fn terminate_with(&mut self, plan: &EndPlan) -> Result<Report> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
-        aside(move || settle::terminate_entries(&core, std::slice::from_ref(&entry))).await?
+        let plan = plan.clone();
+        aside(move || settle::terminate_entries(&core, std::slice::from_ref(&entry), &plan)).await?
     }
 
     /// Sends a signal, by its number in signal(7), to the program itself and to no other process.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{AsyncProcess, aside};
 use crate::{
     error::Result,
-    model::Report,
+    model::{EndPlan, Report},
     tracker::{
         Job, Tracker,
         end::settle,
@@ -69,8 +69,11 @@ impl AsyncTracker {
             Ok(process) => Ok(process),
             Err(error) => {
                 // The caller gets no handle on it: an operation that failed leaves no process behind.
-                aside(move || settle::terminate_entries(&core, std::slice::from_ref(&entry)))
-                    .await??;
+                let plan = EndPlan::new();
+                aside(move || {
+                    settle::terminate_entries(&core, std::slice::from_ref(&entry), &plan)
+                })
+                .await??;
                 Err(error)
             }
         }
@@ -136,8 +139,21 @@ impl AsyncTracker {
     ///
     /// As [`Tracker::terminate`]; [`is_closed`](crate::Error::is_closed) when the runtime is shutting down.
     pub async fn terminate(&self, task_id: impl Into<String>) -> Result<Report> {
-        let task_id = task_id.into();
-        self.run(move |tracker| tracker.terminate(&task_id)).await
+        self.terminate_with(task_id, &EndPlan::new()).await
+    }
+
+    /// Ends a task as `plan` says, as [`Tracker::terminate_with`]. Its trees are ended even if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tracker::terminate_with`]; [`is_closed`](crate::Error::is_closed) when the runtime is shutting down.
+    pub async fn terminate_with(
+        &self,
+        task_id: impl Into<String>,
+        plan: &EndPlan,
+    ) -> Result<Report> {
+        let (task_id, plan) = (task_id.into(), plan.clone());
+        self.run(move |tracker| tracker.terminate_with(&task_id, &plan)).await
     }
 
     /// Shuts down, as [`Tracker::shutdown`]. The shutdown is completed even if the future is dropped.
