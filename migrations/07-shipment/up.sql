@@ -7,5 +7,6 @@ CREATE TABLE shipment (
   process       INTEGER NOT NULL,    -- largest process id that the fleet has
   leak          INTEGER NOT NULL,    -- largest leak id that the fleet has
   acked_at      INTEGER NOT NULL,    -- when the fleet acknowledged it
+  shipped_at    INTEGER NOT NULL,    -- all that was recorded before has been shipped, ends as well; 0 until it has caught up once
   give_up_ms    INTEGER NOT NULL     -- without an acknowledgement for this long, history is pruned as if there were no such row
 ) STRICT;

@@ -3,7 +3,7 @@
 //! A shipper writes a row of `shipment` after each acknowledgement of its fleet. Row numbers are dense and are given in the order
 //! of the commits, so a number says which rows a fleet has. It does not say which ends it has: a process that was shipped while
 //! it ran has ended since. So an old row may be deleted when its number is shipped, its last leak is, and it ended well before
-//! the last acknowledgement.
+//! the last batch that left nothing to ship.
 //!
 //! A shipment that was not acknowledged for as long as its `give_up_ms` no longer counts, and neither does any where the ledger
 //! exceeds its size limit: a fleet that never comes back must not fill the disk. What is deleted unshipped counts as a gap,
@@ -19,7 +19,7 @@ use crate::{
     model::{Millis, Shipment},
 };
 
-/// A process has certainly ended before an acknowledgement if its end is this much older: the clock may have been set back in
+/// A process has certainly ended before a batch was read if its end is this much older: the clock may have been set back in
 /// between, and an end may be recorded late.
 const END_MARGIN: Duration = Duration::from_hours(1);
 /// A fleet has sums of passes by day, which are computed anew as long as the day goes on.
@@ -67,16 +67,16 @@ impl Shipped {
         }
         let slowest = connection
             .prepare_cached(
-                "SELECT min(process), min(leak), min(acked_at) FROM shipment
+                "SELECT min(process), min(leak), min(shipped_at) FROM shipment
                  WHERE acked_at + give_up_ms > ?1 HAVING count(*) > 0",
             )?
             .query_one([Millis::now().0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        Ok(slowest.map_or(Self::ALL, |(process, leak, acked_at)| Self {
+        Ok(slowest.map_or(Self::ALL, |(process, leak, shipped_at)| Self {
             process,
             leak,
-            ends: Millis(acked_at).minus(END_MARGIN),
-            passes: Millis(acked_at).minus(PASS_MARGIN),
+            ends: Millis(shipped_at).minus(END_MARGIN),
+            passes: Millis(shipped_at).minus(PASS_MARGIN),
         }))
     }
 }

@@ -12,8 +12,8 @@ const DAY: i64 = 24 * HOUR;
 /// Records how far a fleet has acknowledged this ledger, and how many milliseconds ago.
 fn ship(f: &Fixture, fleet: &str, (process, leak): (i64, i64), ago: i64) {
     f.sql(
-        "INSERT OR REPLACE INTO shipment (fleet, mark, process, leak, acked_at, give_up_ms)
-         VALUES (?1, ?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO shipment (fleet, mark, process, leak, acked_at, shipped_at, give_up_ms)
+         VALUES (?1, ?1, ?2, ?3, ?4, ?4, ?5)",
         (fleet, process, leak, Millis::now().0 - ago, 30 * DAY),
     );
 }
