@@ -86,10 +86,24 @@ impl Address {
         Ok(Self { config, tls, shown, url })
     }
 
+    /// Reads the password now, before this process becomes a user that cannot read it.
+    ///
+    /// # Errors
+    ///
+    /// If a file of passwords is missing, or other users can read it.
+    pub fn with_secret(mut self) -> Result<Self> {
+        if let Some(password) = self.password()? {
+            self.config.password(password);
+        }
+        Ok(self)
+    }
+
     /// Connects.
     pub(crate) fn connect(&self) -> Result<Client> {
         let mut config = self.config.clone();
-        if let Some(password) = self.password()? {
+        if config.get_password().is_none()
+            && let Some(password) = self.password()?
+        {
             config.password(password);
         }
         let connected = match &self.tls {

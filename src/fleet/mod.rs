@@ -25,6 +25,7 @@ mod connection;
 mod enroll;
 mod schema;
 mod secret;
+mod ship;
 mod stream;
 mod tls;
 
@@ -32,4 +33,5 @@ pub use crate::model::{Batch, LostRow, OpenProcess, Position, StreamLeak, Stream
 pub use connection::Address;
 pub use enroll::{Enrollment, enroll};
 pub use schema::{Engine, Init, Meta};
+pub use ship::{ShipOptions, ShipmentStatus, Shipped, Shipper, statuses};
 pub use stream::Stream;

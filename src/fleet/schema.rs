@@ -247,6 +247,19 @@ pub(crate) fn meta(client: &mut Client) -> Result<Meta> {
     })
 }
 
+/// Returns the uuid of the fleet, if this version may write to it.
+///
+/// # Errors
+///
+/// Newer if the schema has changed so much that shippers of this version may not write any more.
+pub(super) fn shippable(client: &mut Client) -> Result<Uuid> {
+    let meta = meta(client)?;
+    if meta.oldest_shipper > VERSION {
+        return Err(newer(meta.version));
+    }
+    Ok(meta.fleet)
+}
+
 pub(super) fn newer(version: i32) -> Error {
     let message = format!(
         "the fleet's schema has version {version}, and this program knows version {VERSION}: update the program"

@@ -5,11 +5,8 @@ use std::path::Path;
 use crate::{
     error::Result,
     model::{Batch, Position},
-    store::{Room, Store},
+    store::{BATCH, Store},
 };
-
-/// A batch that is larger takes longer than a receiver should be kept waiting.
-const BATCH: Room = Room { rows: 2_000, bytes: 1 << 20 };
 
 /// A ledger that is read batch by batch.
 #[derive(Clone, Debug)]

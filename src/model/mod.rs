@@ -50,9 +50,9 @@ pub use rule::RuleKey;
 pub(crate) use rule::{Named, Rule, SpareReason};
 pub(crate) use shipment::Shipment;
 #[cfg(feature = "fleet")]
-pub use stream::{Batch, LostRow, OpenProcess, Position, StreamLeak, StreamProcess};
+pub(crate) use stream::{Acknowledged, PassDay, print_of_leak, print_of_process};
 #[cfg(feature = "fleet")]
-pub(crate) use stream::{print_of_leak, print_of_process};
+pub use stream::{Batch, LostRow, OpenProcess, Position, StreamLeak, StreamProcess};
 pub use tree::{TreeMember, TreeRecord};
 pub(crate) use words::StopHow;
 pub use words::{

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::{LeakRecord, Millis, Outcome, ProcessRecord, millis};
+use super::{LeakRecord, Millis, Outcome, PassKind, ProcessRecord, millis};
 
 /// What a receiver has of a ledger.
 ///
@@ -99,6 +100,28 @@ pub struct Batch {
     pub leak_print: Option<u32>,
     /// Whether another batch is needed to get to the present.
     pub more: bool,
+}
+
+/// What a fleet has acknowledged of a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Acknowledged {
+    /// Names the last batch.
+    pub(crate) mark: Uuid,
+    /// The largest number of a process that it has.
+    pub(crate) process: i64,
+    /// The largest number of a leak that it has.
+    pub(crate) leak: i64,
+}
+
+/// The passes of one kind in a day (UTC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PassDay {
+    pub(crate) start: Millis,
+    pub(crate) kind: PassKind,
+    pub(crate) passes: i64,
+    pub(crate) failed: i64,
+    pub(crate) longest_gap_ms: i64,
+    pub(crate) last_at: Millis,
 }
 
 impl Batch {

@@ -64,6 +64,8 @@ mod settle;
 mod setup;
 mod shipment;
 #[cfg(feature = "fleet")]
+mod shipping;
+#[cfg(feature = "fleet")]
 mod stream;
 mod surroundings;
 mod table;
@@ -86,5 +88,5 @@ pub(crate) use migration::Schema;
 pub(crate) use setup::Upgrade;
 pub(crate) use shipment::Unshipped;
 #[cfg(feature = "fleet")]
-pub(crate) use stream::Room;
+pub(crate) use stream::BATCH;
 pub(crate) use trust::check_path;

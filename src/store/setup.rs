@@ -276,7 +276,7 @@ fn lock(located: &Located) -> Result<File> {
 
 /// Opens the lock file, or creates it. Under an unusual umask it is created without any permission; its creator fixes that at
 /// once, and we try again.
-fn open_lock(path: &Path, owner: u32, deadline: Instant) -> Result<File> {
+pub(super) fn open_lock(path: &Path, owner: u32, deadline: Instant) -> Result<File> {
     let wrong = |e: Errno| Error::os(format!("failed to lock `{}`", path.display()), e);
     loop {
         // In two steps: only a file that we created gets its mode from us, and an existing one is never waited for.

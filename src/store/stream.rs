@@ -20,6 +20,9 @@ use crate::{
 /// The bytes of a row apart from its texts.
 const ROW_BYTES: usize = 256;
 
+/// A batch that is larger takes longer than a receiver should be kept waiting.
+pub(crate) const BATCH: Room = Room { rows: 2_000, bytes: 1 << 20 };
+
 /// How much fits a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -69,26 +72,26 @@ impl Store {
     pub(crate) fn continues(&self, position: &Position) -> Result<bool> {
         self.read("compare with what was shipped", |connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let schema = self.schema();
-            let process =
-                process::one(&snapshot, schema, ProcessId(position.process)).optional()?;
-            let leak =
-                leaks::numbered(&snapshot, schema, "WHERE l.id = ?1", [position.leak])?.pop();
-            let has_later = |table: &str, id: i64| {
+            let (process, leak) = prints_at(&snapshot, self.schema(), position)?;
+            let is_same = |table: &str, id: i64, shipped: Option<u32>, found: Option<u32>| {
+                if found.is_some() || shipped.is_none() {
+                    return Ok(shipped.is_none() || shipped == found);
+                }
                 let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE id > ?1)");
                 snapshot.query_one(&sql, [id], |row| row.get::<_, bool>(0))
             };
-            let process = match (position.process_print, process) {
-                (Some(print), Some(row)) => print == print_of_process(&row),
-                (Some(_), None) => has_later("process", position.process)?,
-                (None, _) => true,
-            };
-            let leak = match (position.leak_print, leak) {
-                (Some(print), Some((_, row))) => print == print_of_leak(&row),
-                (Some(_), None) => has_later("leak", position.leak)?,
-                (None, _) => true,
-            };
-            Ok(process && leak)
+            Ok(is_same("process", position.process, position.process_print, process)?
+                && is_same("leak", position.leak, position.leak_print, leak)?)
+        })
+    }
+
+    /// Reports whether the ledger has the receiver's last rows.
+    pub(crate) fn has_last_rows(&self, position: &Position) -> Result<bool> {
+        self.read("compare with what was shipped", |connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let (process, leak) = prints_at(&snapshot, self.schema(), position)?;
+            let is_same = |shipped: Option<u32>, found| shipped.is_none() || shipped == found;
+            Ok(is_same(position.process_print, process) && is_same(position.leak_print, leak))
         })
     }
 
@@ -111,6 +114,17 @@ impl Store {
             Ok(reading.batch)
         })
     }
+}
+
+/// Returns the fingerprints of the rows with the largest numbers that a receiver has.
+fn prints_at(
+    connection: &Connection,
+    schema: Schema,
+    position: &Position,
+) -> rusqlite::Result<(Option<u32>, Option<u32>)> {
+    let process = process::one(connection, schema, ProcessId(position.process)).optional()?;
+    let leak = leaks::numbered(connection, schema, "WHERE l.id = ?1", [position.leak])?.pop();
+    Ok((process.as_ref().map(print_of_process), leak.map(|(_, row)| print_of_leak(&row))))
 }
 
 /// A batch in the making. Each step returns whether all of it has fitted.
@@ -206,6 +220,8 @@ impl Reading<'_> {
             let row = self.read_leaks("WHERE l.id = ?1 LIMIT ?2", id, 1)?.pop();
             match row.filter(|leak| leak.print == print) {
                 Some(leak) if leak.row.outcome == Outcome::Survived => {}
+                // It comes with the new rows: the receiver was set back.
+                Some(_) if id > self.position.leak => {}
                 Some(leak) => {
                     if !self.add_leak(leak) {
                         return Ok(false);

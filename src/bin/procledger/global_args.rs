@@ -23,7 +23,7 @@ pub(crate) struct GlobalArgs {
     pub(crate) export: Option<PathBuf>,
     /// Trust all users that can write this folder on the ledger's path not to replace the ledger
     #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) trust_folder: Option<PathBuf>,
+    trust_folder: Option<PathBuf>,
     /// Migrate a ledger of an older version first, as `run` does (other commands use it as it is)
     #[arg(long, global = true)]
     pub(crate) migrate: bool,
@@ -36,6 +36,11 @@ pub(crate) struct GlobalArgs {
 }
 
 impl GlobalArgs {
+    /// Returns the same options for another ledger.
+    pub(crate) fn on(&self, ledger: &Path) -> Self {
+        Self { db: Some(ledger.to_owned()), ..self.clone() }
+    }
+
     /// Returns the trusted folder as an absolute path. Fails if `--trust-folder`, or else its environment variable, which the
     /// library reads, does not name a folder: it would have no effect.
     pub(crate) fn trust_folder(&self) -> Result<Option<PathBuf>> {

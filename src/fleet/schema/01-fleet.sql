@@ -26,6 +26,8 @@ CREATE TABLE fleet.stream (
   leak          bigint      NOT NULL, -- largest number of a leak that the fleet has
   process_print integer,              -- fingerprint of the row `process`
   leak_print    integer,              -- fingerprint of the row `leak`
+  counted       bigint,               -- processes that are missing above this number are not yet in `gap`; NULL before the first batch
+  counted_leaks bigint,               -- the same for leaks
   made_at       timestamptz NOT NULL DEFAULT now(), -- first batch
   seen_at       timestamptz NOT NULL DEFAULT now(), -- last batch, by the clock of the database
   skew_ms       bigint      NOT NULL DEFAULT 0, -- how far the clock of the host was ahead at the last batch

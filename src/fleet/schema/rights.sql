@@ -5,10 +5,10 @@ GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_read;
 GRANT SELECT ON fleet.meta TO fleet_ship;
 GRANT SELECT ON fleet.stream TO fleet_ship;
 -- Not `login`, which is the role that inserts, and not what only the owner writes.
-GRANT INSERT (ledger, host, boot, mark, previous_mark, process, leak, process_print, leak_print, made_at, seen_at, skew_ms, gap,
-  leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version, forked_from) ON fleet.stream TO fleet_ship;
-GRANT UPDATE (host, boot, mark, previous_mark, process, leak, process_print, leak_print, seen_at, skew_ms, gap, leak_gap, lost,
-  lost_leaks, restarts, health_at, orphan_at, version) ON fleet.stream TO fleet_ship;
+GRANT INSERT (ledger, host, boot, mark, previous_mark, process, leak, process_print, leak_print, counted, counted_leaks, made_at,
+  seen_at, skew_ms, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version, forked_from) ON fleet.stream TO fleet_ship;
+GRANT UPDATE (host, boot, mark, previous_mark, process, leak, process_print, leak_print, counted, counted_leaks, seen_at,
+  skew_ms, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version) ON fleet.stream TO fleet_ship;
 GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.live TO fleet_ship;
 GRANT INSERT ON fleet.ended TO fleet_ship;
 -- Of a leak it reads what the sums are made of, and what ON CONFLICT updates.

@@ -7,10 +7,11 @@ use proptest::prelude::*;
 use super::{fixture::*, history::leaked};
 use crate::{
     model::{Batch, LeakKind, LostRow, Millis, OpenProcess, Outcome, Position, ProcessId, State},
-    store::{Room, Unshipped, stream},
+    store::{
+        Unshipped, stream,
+        stream::{BATCH as ROOM, Room},
+    },
 };
-
-const ROOM: Room = Room { rows: 2_000, bytes: 1 << 20 };
 
 /// A receiver as simple as can be: it keeps what it gets, and puts nothing right.
 #[derive(Default)]
@@ -170,6 +171,23 @@ fn a_row_of_a_ledger_that_was_restored_is_not_taken_for_another() {
     assert_eq!(lost, [other.0, gone.0]);
     assert_eq!(batch.live.len(), 1, "the other process of that number");
     receiver.check(&f);
+}
+
+#[test]
+fn a_receiver_that_is_set_back_gets_each_row_once() {
+    let f = Fixture::new();
+    let mut receiver = Receiver::default();
+    let ids = [10, 11].map(|pid| f.row(f.me, pid, State::Running));
+    leaked(&f, ids[0], LeakKind::Stray, Outcome::Survived, 100);
+    leaked(&f, ids[1], LeakKind::Stray, Outcome::Survived, 100);
+    receiver.catch_up(&f, ROOM);
+    leaked(&f, ids[1], LeakKind::Stray, Outcome::Kill, 200);
+    let Position { open, open_leaks, .. } = receiver.position.clone();
+    let start = Position { open, open_leaks, ..Position::default() };
+    let batch = f.store.next_batch(&start, ROOM).expect("read");
+    let leaks: Vec<_> = batch.leaks.iter().map(|leak| leak.id).collect();
+    assert_eq!(leaks, [1, 2]);
+    assert_eq!((batch.live.len(), batch.ended.len()), (1, 1));
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::process::{Command, Output, Stdio};
 
+mod equal;
 mod init;
 mod rights;
 mod server;
+mod ship;
 mod tls;
 
 /// The subcommand `fleet`, without an address in its environment.

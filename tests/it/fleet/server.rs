@@ -190,6 +190,27 @@ impl Database {
         Client::connect(&self.url_as(user), NoTls).expect("a connection")
     }
 
+    /// The schema `fleet` with its rows, as SQL.
+    pub(super) fn dump(&self) -> String {
+        // The program beside the server's own, which is of the same version.
+        let server = programs().expect("there is a server").join("initdb");
+        let server = fs::canonicalize(server).expect("it is there");
+        let mut dump = Command::new(server.with_file_name("pg_dump"));
+        dump.args(["--inserts", "--schema=fleet", "--dbname", &self.url()]).env("PGTZ", "UTC");
+        let dump = dump.output().expect("it runs");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let text = String::from_utf8(dump.stdout).expect("text");
+        // Commands of psql(1), not of the server.
+        text.lines().filter(|line| !line.starts_with('\\')).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Puts a dump in place of what there is.
+    pub(super) fn restore(&self, dump: &str) {
+        let mut client = self.client();
+        client.batch_execute("DROP SCHEMA fleet CASCADE").expect("dropped");
+        client.batch_execute(dump).expect("restored");
+    }
+
     /// The rows of a query, as text: columns separated by `|`, rows by newlines.
     #[track_caller]
     pub(super) fn rows(&self, query: &str) -> String {

@@ -34,7 +34,9 @@ pub(crate) mod run_detach;
 mod run_end;
 mod run_events;
 mod run_stop;
+mod ship_fleet;
 mod ship_lines;
+mod ship_status;
 mod watch_hook;
 
 use procledger::TaskId;

@@ -1,66 +1,197 @@
-//! `ship`: hands a ledger to a receiver in another place.
+//! `ship`: hands ledgers to a receiver in another place.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use procledger::fleet::ShipOptions;
 
-use super::ship_lines;
+use super::{fleet::address::To, ship_fleet, ship_lines, ship_status};
 use crate::{
     context::{Access, Context},
-    exit::{Exit, Result},
+    exit::{Exit, Failure, Result},
     global_args::GlobalArgs,
-    units,
+    logging, units,
 };
 
-/// Ship ledgers to a receiver in another place
+/// Ship ledgers to a fleet's database, or as JSON lines
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  procledger ship --to postgresql://web-1@db.example/fleet --dir /srv/ledgers
+  procledger ship --to postgresql://web-1@db.example/fleet --once /var/lib/api/ledger.db
   procledger ship --to - --cursor /var/lib/api/ship.cursor | vector
-  procledger ship --to - --once /var/lib/api/ledger.db > history.jsonl
+  procledger ship --status --max-lag 10min
+
+--to URL brings each ledger to the fleet's database (docs/fleet.md) and keeps it up to date there.
+Each ledger has a worker process of its own, which acts as the ledger's owner; there is one shipper
+for a ledger at a time. The ledger is the spool: what the fleet has not acknowledged is not pruned,
+until --limit-size of its owner is exceeded or the fleet was silent for --give-up-after. Whatever is
+killed, cut or restored, each row is in the fleet once; rows that were pruned unshipped are counted.
+A ledger of an older version is not migrated. Errors are tried again after 1 s to 5 min.
 
 --to - prints one JSON object a line: a process that is new, has changed or has ended, a leak, a
 process or leak that the ledger has lost, and how many rows were pruned before they were shipped
-(docs/ship-jsonl.md). Each row comes at least once; `stream`, `type`, `id` and `print` identify it.
---cursor keeps the position in a file, which is replaced after the lines of a batch were written:
-without it each start begins with the oldest row. Reads the ledger as its owner, and writes nothing
-to it.")]
+(docs/ship-jsonl.md), for one ledger. Each row comes at least once; `stream`, `type`, `id` and
+`print` identify it. --cursor keeps the position in a file, which is replaced after the lines of a
+batch were written: without it each start begins with the oldest row.
+
+--status prints how far each ledger was shipped, and exits with 1 if one of them is further behind
+than --max-lag. --json: an array of objects {ledger, fleet, acknowledged_at, shipped_until, lag_ms,
+processes, leaks, last_error}.")]
 pub(crate) struct ShipArgs {
-    /// Ledger to ship [default: the default ledger]
-    #[arg(value_name = "LEDGER", conflicts_with = "db")]
-    ledger: Option<PathBuf>,
-    /// Receiver: - for standard output
-    #[arg(long, value_name = "-", value_parser = ["-"])]
-    to: String,
-    /// Keep the position in this file (replaced atomically)
-    #[arg(long, value_name = "FILE")]
-    cursor: Option<PathBuf>,
-    /// Host name to ship under [default: that of the machine]
-    #[arg(long, value_name = "NAME", value_parser = units::program_name)]
-    host: Option<String>,
-    /// Pause between two looks at the ledger
+    /// Ledgers to ship [default: the default ledger]
+    #[arg(value_name = "LEDGER")]
+    ledgers: Vec<PathBuf>,
+    /// Ship every *.db in this directory, including later ones (can be repeated)
+    #[arg(long, value_name = "DIR")]
+    dir: Vec<PathBuf>,
+    #[command(flatten)]
+    to: To,
+    #[command(flatten)]
+    content: ContentArgs,
+    /// Pause between two looks at a ledger
     #[arg(long, value_name = "D", default_value = "30s", value_parser = units::interval)]
     interval: Duration,
     /// Ship what there is, and exit
     #[arg(long)]
     once: bool,
+    /// Keep history for a fleet that does not answer at most this long
+    #[arg(long, value_name = "D", default_value = "30days", value_parser = units::duration)]
+    give_up_after: Duration,
+    /// With --to -: keep the position in this file (replaced atomically)
+    #[arg(long, value_name = "FILE")]
+    cursor: Option<PathBuf>,
+    #[command(flatten)]
+    status: StatusArgs,
+    /// Be a worker of another `ship`
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+/// What is shipped of a ledger.
+#[derive(Debug, Args)]
+struct ContentArgs {
+    /// Host name to ship under [default: that of the machine]
+    #[arg(long, value_name = "NAME", value_parser = units::program_name)]
+    host: Option<String>,
     /// Ship the names of programs instead of their commands
     #[arg(long)]
     no_commands: bool,
+    /// Ship what runs and what has leaked, and no other process that has ended
+    #[arg(long)]
+    no_history: bool,
+}
+
+/// Whether to print how far ledgers were shipped.
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Print how far each ledger was shipped
+    #[arg(long, conflicts_with_all = ["once", "cursor"])]
+    status: bool,
+    /// With --status: print JSON
+    #[arg(long, requires = "status")]
+    json: bool,
+    /// With --status: exit with 1 if a ledger is further behind
+    #[arg(long, value_name = "D", default_value = "10min", value_parser = units::duration)]
+    max_lag: Duration,
 }
 
 impl ShipArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<Exit> {
-        let global = GlobalArgs { db: self.ledger.or_else(|| global.db.clone()), ..global.clone() };
+        if self.worker {
+            return ship_fleet::work(&self.dir, global, &self.to, self.options());
+        }
+        if self.status.status {
+            let mut ledgers = self.ledgers;
+            ledgers.extend(ship_fleet::ledgers_of(&self.dir)?);
+            return ship_status::run(&ledgers, global, self.status.max_lag, self.status.json);
+        }
+        if self.to.to.as_deref() == Some("-") {
+            return self.ship_lines(global);
+        }
+        if self.cursor.is_some() {
+            return Err(Failure::usage(
+                "--cursor belongs to --to -: a fleet keeps the position itself",
+            ));
+        }
+        // Before anything else: a usage error.
+        let address = self.to.address()?;
+        if !self.once {
+            return self.supervise(global);
+        }
+        let mut ledgers = self.ledgers.clone();
+        ledgers.extend(ship_fleet::ledgers_of(&self.dir)?);
+        match &ledgers[..] {
+            [] if !self.dir.is_empty() => Ok(Exit::DONE),
+            [] => ship_fleet::once(global, address, self.options()),
+            [ledger] => ship_fleet::once(&global.on(ledger), address, self.options()),
+            ledgers => {
+                logging::start(global.verbose, None)?;
+                ship_fleet::each_once(ledgers, &self.words(global)?)
+            }
+        }
+    }
+
+    fn ship_lines(self, global: &GlobalArgs) -> Result<Exit> {
+        let global = match (&self.ledgers[..], &self.dir[..]) {
+            ([], []) => global.clone(),
+            ([ledger], []) => global.on(ledger),
+            _ => {
+                return Err(Failure::usage(
+                    "--to - prints one ledger, as its owner: run one process for each",
+                ));
+            }
+        };
         let context = Context::prepare(&global, Access::Existing)?;
         let options = ship_lines::Options {
-            host: self.host.unwrap_or_else(host_name),
+            host: self.content.host.unwrap_or_else(host_name),
             cursor: self.cursor,
             interval: self.interval,
             once: self.once,
-            no_commands: self.no_commands,
+            no_commands: self.content.no_commands,
         };
         ship_lines::ship(&context, &options)
+    }
+
+    fn supervise(self, global: &GlobalArgs) -> Result<Exit> {
+        global.refuse_options_of_one_ledger()?;
+        logging::start(global.verbose, None)?;
+        let words = self.words(global)?;
+        ship_fleet::supervise(self.ledgers, self.dir, global, words)
+    }
+
+    fn options(&self) -> ShipOptions {
+        let mut options = ShipOptions::new(self.content.host.clone().unwrap_or_else(host_name));
+        options.interval = self.interval;
+        options.commands = !self.content.no_commands;
+        options.history = !self.content.no_history;
+        options.give_up_after = self.give_up_after;
+        options
+    }
+
+    /// Returns the arguments of a process that ships one of several ledgers in the same way.
+    fn words(&self, global: &GlobalArgs) -> Result<Vec<String>> {
+        let mut words: Vec<String> = (0..global.verbose).map(|_| "-v".to_owned()).collect();
+        let flags = [
+            ("--migrate", global.migrate),
+            ("--insecure-tls", self.to.insecure_tls),
+            ("--no-commands", self.content.no_commands),
+            ("--no-history", self.content.no_history),
+        ];
+        words.extend(flags.iter().filter(|(_, given)| *given).map(|(flag, _)| (*flag).to_owned()));
+        let span = |span: Duration| format!("{}ms", span.as_millis());
+        let trust = global.trust_folder()?.map(|folder| folder.to_string_lossy().into_owned());
+        let options = [
+            ("--to", self.to.to.clone()),
+            ("--host", self.content.host.clone()),
+            ("--interval", Some(span(self.interval))),
+            ("--give-up-after", Some(span(self.give_up_after))),
+            ("--trust-folder", trust),
+        ];
+        for (option, value) in options {
+            words.extend(value.map(|value| [option.to_owned(), value]).into_iter().flatten());
+        }
+        Ok(words)
     }
 }
 

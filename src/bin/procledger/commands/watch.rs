@@ -25,7 +25,8 @@ use crate::{
     output::{self, Reader},
     render::{clock, ending_line},
     service::{
-        self, Ledgers, RunningWorker, Scraper, StartingWorker, serve, serve_folder, supervise,
+        self, Ledgers, RunningWorker, Scraper, StartingWorker, WATCH, serve, serve_folder,
+        supervise,
     },
     signals::{STOP, Signals},
     threads, units,
@@ -127,7 +128,7 @@ impl WatchArgs {
             Some(address) => Some((address, scraper(global)?)),
             None => None,
         };
-        supervise(named, self.dir, words.collect(), metrics)
+        supervise(&WATCH, named, self.dir, words.collect(), metrics)
     }
 
     /// As a worker of another `watch`, for one ledger.
@@ -219,12 +220,12 @@ fn scraper(global: &GlobalArgs) -> Result<Scraper> {
     Ok(Scraper::new(METRICS_WINDOW, global.trust_folder()?))
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| Failure::because("failed to create a pipe", &error))
 }
 
-fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
+pub(super) fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
     fd.try_clone().map_err(|error| Failure::because("failed to copy a descriptor", &error))
 }
 
@@ -236,7 +237,7 @@ fn status(tracker: &Tracker, cycle: &WatchCycle<'_>) -> String {
 /// Requests a stop on a signal. With `is_limited`, exits after [`STOP_LIMIT`] if the watch has not stopped by then: on a
 /// dead mount a system call does not return, and a pass waits for the grace periods of its trees. The next instance takes
 /// over what it had claimed, as after a crash.
-fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) -> Result<()> {
+pub(super) fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) -> Result<()> {
     threads::start("procledger-signals", move || {
         // Stop on an error as well: otherwise it could never be stopped.
         let _ = signals.next();

@@ -1,4 +1,4 @@
-//! `watch` for many ledgers: a supervisor, and a worker process for each ledger and each folder of ledgers.
+//! `watch` and `ship` for many ledgers: a supervisor, and a worker process for each ledger and each folder of ledgers.
 //!
 //! One process cannot act for several users, and a fault of one ledger must not affect the others. So each is watched by
 //! a process of its own, which is this program again, `procledger watch --worker --db LEDGER`, and which becomes the
@@ -17,6 +17,7 @@
 //! - [`worker_side`]: the worker's own side;
 //! - [`worker`]: a worker as the supervisor sees it;
 //! - [`lines`]: output of a worker, line by line, within bounds;
+//! - [`work`]: what differs between `watch` and `ship`;
 //! - [`target`]: one ledger or folder: watched, or waiting after a failure;
 //! - [`folder_events`]: one inotify instance for all folders of the supervisor's own user;
 //! - [`supervisor`]: all of them;
@@ -31,6 +32,7 @@ mod messages;
 mod scrape;
 mod supervisor;
 mod target;
+mod work;
 mod worker;
 mod worker_side;
 
@@ -38,4 +40,5 @@ pub(crate) use http::{Ledgers, address, serve};
 pub(crate) use isolation::shed_inherited;
 pub(crate) use scrape::{Scraper, absolute};
 pub(crate) use supervisor::supervise;
+pub(crate) use work::{SHIP, WATCH};
 pub(crate) use worker_side::{RunningWorker, StartingWorker, serve_folder};

@@ -20,6 +20,7 @@ use super::{
     messages::Order,
     scrape::Scraper,
     target::Target,
+    work::Work,
 };
 use crate::{
     exit::{Exit, Failure, Result},
@@ -45,9 +46,10 @@ const DEATH_LIMIT: Duration = Duration::from_millis(500);
 /// Maximum length of the list of problems in the status: a datagram is limited, and a person has to read it.
 const TROUBLES: usize = 2 << 10;
 
-/// Watches ledgers, those named and those in folders, until it is asked to stop. `arguments` are those of each worker;
+/// Serves ledgers, those named and those in folders, until it is asked to stop. `arguments` are those of each worker;
 /// `metrics` is where to serve metrics.
 pub(crate) fn supervise(
+    work: &'static Work,
     named: Vec<PathBuf>,
     folders: Vec<PathBuf>,
     arguments: Vec<String>,
@@ -60,17 +62,29 @@ pub(crate) fn supervise(
         serve(address, Arc::clone(&served), scraper)?;
     }
     let named: BTreeSet<PathBuf> = named.into_iter().collect();
-    let ledger = |path: &PathBuf| (path.clone(), Target::ledger(path.clone()));
+    let ledger = |path: &PathBuf| (path.clone(), Target::ledger(work, path.clone()));
     let ledgers = named.iter().map(ledger).collect();
     let folders = folders.into_iter().collect::<BTreeSet<_>>();
-    let folders = folders.into_iter().map(Target::folder).collect();
+    let folders = folders.into_iter().map(|path| Target::folder(work, path)).collect();
     let (events, notify) = (FolderEvents::new(), Notify::from_environment());
     let last_look = Instant::now();
-    Supervisor { named, folders, ledgers, signals, events, notify, arguments, last_look, served }
-        .run()
+    Supervisor {
+        work,
+        named,
+        folders,
+        ledgers,
+        signals,
+        events,
+        notify,
+        arguments,
+        last_look,
+        served,
+    }
+    .run()
 }
 
 struct Supervisor {
+    work: &'static Work,
     named: BTreeSet<PathBuf>,
     folders: Vec<Target>,
     ledgers: BTreeMap<PathBuf, Target>,
@@ -132,7 +146,9 @@ impl Supervisor {
             is_wanted || ledger.is_running()
         });
         there.retain(|path| !self.ledgers.contains_key(path));
-        self.ledgers.extend(there.into_iter().map(|path| (path.clone(), Target::ledger(path))));
+        let work = self.work;
+        self.ledgers
+            .extend(there.into_iter().map(|path| (path.clone(), Target::ledger(work, path))));
         let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         if !served.iter().eq(self.ledgers.keys()) {
             *served = self.ledgers.keys().cloned().collect();
@@ -159,7 +175,7 @@ impl Supervisor {
         if left_out > 0 {
             troubles.push(format!("; and {left_out} more"));
         }
-        let status = format!("watching {watched} of {all} ledgers{}", troubles.concat());
+        let status = format!("{} {watched} of {all} ledgers{}", self.work.doing, troubles.concat());
         if self.folders.iter().chain(self.ledgers.values()).all(Target::is_settled) {
             self.notify.ready(&status);
         } else {

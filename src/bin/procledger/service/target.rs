@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     messages::{Order, WorkerReport},
+    work::Work,
     worker::{Assignment, News, Phase, Worker},
 };
 use crate::{
@@ -58,6 +59,7 @@ enum Kind {
 
 #[derive(Debug)]
 pub(super) struct Target {
+    work: &'static Work,
     path: PathBuf,
     kind: Kind,
     state: State,
@@ -79,17 +81,18 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn ledger(path: PathBuf) -> Self {
-        Self::new(path, Kind::Ledger)
+    pub(super) fn ledger(work: &'static Work, path: PathBuf) -> Self {
+        Self::new(work, path, Kind::Ledger)
     }
 
-    pub(super) fn folder(path: PathBuf) -> Self {
+    pub(super) fn folder(work: &'static Work, path: PathBuf) -> Self {
         let (incoming, ledgers) = (BTreeSet::new(), BTreeSet::new());
-        Self::new(path, Kind::Folder { incoming, ledgers, left_out: 0 })
+        Self::new(work, path, Kind::Folder { incoming, ledgers, left_out: 0 })
     }
 
-    fn new(path: PathBuf, kind: Kind) -> Self {
+    fn new(work: &'static Work, path: PathBuf, kind: Kind) -> Self {
         Self {
+            work,
             path,
             kind,
             state: State::Resting { until: Instant::now() },
@@ -136,7 +139,7 @@ impl Target {
             Kind::Ledger => Assignment::Ledger(&self.path),
             Kind::Folder { .. } => Assignment::Folder(&self.path),
         };
-        match Worker::start(assignment, arguments, inotify) {
+        match Worker::start(self.work, assignment, arguments, inotify) {
             Ok(worker) => self.state = State::Running(Box::new(worker)),
             Err(error) => {
                 self.fail(format!("its worker could not be started: {error}"));
@@ -241,12 +244,12 @@ impl Target {
             WorkerReport::Missing if !self.has_reported_missing => {
                 self.has_reported_missing = true;
                 (self.failure, self.rest) = (None, REST);
-                self.complain(match self.kind {
-                    Kind::Ledger => "does not exist; it is watched as soon as it does",
-                    Kind::Folder { .. } => {
-                        "does not exist; its ledgers are watched as soon as it does"
-                    }
-                });
+                let what = match self.kind {
+                    Kind::Ledger => "it is",
+                    Kind::Folder { .. } => "its ledgers are",
+                };
+                let done = self.work.done;
+                self.complain(&format!("does not exist; {what} {done} as soon as it does"));
             }
             WorkerReport::Failed => self.failed_at = Some(Instant::now()),
             WorkerReport::Watch(watch) => (self.watch, self.without_watch) = (Some(*watch), None),
@@ -274,7 +277,8 @@ impl Target {
                 *left_out = *now_left_out;
                 if is_news {
                     self.complain(&format!(
-                        "has more than {LEDGERS} ledgers, {now_left_out} of them are not watched: name them, or divide the folder"
+                        "has more than {LEDGERS} ledgers, {now_left_out} of them are not {}: name them, or divide the folder",
+                        self.work.done
                     ));
                 }
             }

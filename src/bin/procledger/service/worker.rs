@@ -15,9 +15,9 @@ use std::{
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::{
-    isolation::ENVIRONMENT,
     lines::{Allowance, Lines},
     messages::{Connection, Order, Received, WorkerReport, pair},
+    work::Work,
 };
 use crate::pin::Pin;
 
@@ -87,6 +87,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn start(
+        work: &Work,
         assignment: Assignment<'_>,
         arguments: &[String],
         inotify: Option<OwnedFd>,
@@ -94,7 +95,7 @@ impl Worker {
         let (connection, theirs) = pair()?;
         // Send it before the worker runs: the first order is available when the worker needs it.
         connection.order(&Order::Inotify(inotify));
-        let mut child = command(assignment, arguments).stdin(theirs).spawn()?;
+        let mut child = command(work, assignment, arguments).stdin(theirs).spawn()?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let piped = || io::Error::other("its output is not a pipe");
         Ok(Self {
@@ -260,7 +261,7 @@ impl Drop for Worker {
     }
 }
 
-fn command(assignment: Assignment<'_>, arguments: &[String]) -> Command {
+fn command(work: &Work, assignment: Assignment<'_>, arguments: &[String]) -> Command {
     #[expect(
         clippy::disallowed_methods,
         reason = "a worker is not tracked; it ends when our end of its stdin closes"
@@ -272,7 +273,7 @@ fn command(assignment: Assignment<'_>, arguments: &[String]) -> Command {
     };
     command
         .arg0("procledger")
-        .args(["watch", "--worker"])
+        .args([work.subcommand, "--worker"])
         .args(arguments)
         .arg(option)
         .arg(path)
@@ -281,7 +282,7 @@ fn command(assignment: Assignment<'_>, arguments: &[String]) -> Command {
         .env_clear()
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let kept = ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    let kept = work.environment().filter_map(|name| Some((name, std::env::var_os(name)?)));
     command.envs(kept);
     command
 }

@@ -15,10 +15,10 @@ pub(crate) struct To {
         hide_env_values = true,
         help = "Database, as postgresql://USER@HOST/DATABASE"
     )]
-    to: Option<String>,
+    pub(crate) to: Option<String>,
     /// Accept any certificate of the server: encrypted, but an attacker in between is not noticed
     #[arg(long)]
-    insecure_tls: bool,
+    pub(crate) insecure_tls: bool,
 }
 
 impl To {

@@ -1,6 +1,6 @@
 //! `fleet`: the database of a fleet, and what all its ledgers say together. It opens no ledger.
 
-mod address;
+pub(super) mod address;
 mod enroll;
 mod init;
 

@@ -1,0 +1,94 @@
+//! `ship --status`: how far ledgers were shipped.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use procledger::fleet::{ShipmentStatus, statuses};
+use serde::Serialize;
+
+use crate::{
+    exit::{Exit, Result},
+    global_args::GlobalArgs,
+    ledger_path::{Environment, LedgerPath},
+    logging, output,
+    render::{escape, rfc3339, short_span},
+};
+
+/// How far a ledger was shipped, in JSON. Stable: the help text documents it.
+#[derive(Debug, Serialize)]
+struct Line {
+    ledger: String,
+    fleet: String,
+    acknowledged_at: String,
+    shipped_until: Option<String>,
+    lag_ms: Option<u128>,
+    processes: u64,
+    leaks: u64,
+    last_error: Option<String>,
+}
+
+pub(super) fn run(
+    ledgers: &[PathBuf],
+    global: &GlobalArgs,
+    max_lag: Duration,
+    json: bool,
+) -> Result<Exit> {
+    logging::start(global.verbose, None)?;
+    let mut ledgers = ledgers.to_vec();
+    if ledgers.is_empty() {
+        ledgers.push(LedgerPath::resolve(global.db.as_deref(), &Environment::read())?.file);
+    }
+    let (mut lines, mut texts, mut exit) = (Vec::new(), Vec::new(), Exit::DONE);
+    for ledger in &ledgers {
+        let found = statuses(ledger)?;
+        if found.is_empty() {
+            texts.push(format!("{}: was never shipped", ledger.display()));
+            exit = Exit::FAILED;
+        }
+        for status in found {
+            if status.lag().is_none_or(|lag| lag > max_lag) {
+                exit = Exit::FAILED;
+            }
+            texts.push(text(ledger, &status));
+            lines.push(line(ledger, &status));
+        }
+    }
+    if json {
+        output::print(output::json(&lines)?)?;
+    } else {
+        let texts: Vec<String> = texts.iter().map(|text| escape(text)).collect();
+        output::print_line(&texts.join("\n"))?;
+    }
+    Ok(exit)
+}
+
+fn line(ledger: &Path, status: &ShipmentStatus) -> Line {
+    Line {
+        ledger: ledger.display().to_string(),
+        fleet: status.fleet.to_string(),
+        acknowledged_at: rfc3339(status.acknowledged_at),
+        shipped_until: status.shipped_until.map(rfc3339),
+        lag_ms: status.lag().map(|lag| lag.as_millis()),
+        processes: status.processes,
+        leaks: status.leaks,
+        last_error: status.last_error.clone(),
+    }
+}
+
+fn text(ledger: &Path, status: &ShipmentStatus) -> String {
+    let behind = match status.lag() {
+        Some(lag) => format!("behind by {}", short_span(lag)),
+        None => "not caught up yet".to_owned(),
+    };
+    let error = status.last_error.as_ref().map(|error| format!("; last error: {error}"));
+    format!(
+        "{}: fleet {}: {behind}, {} processes and {} leaks to ship{}",
+        ledger.display(),
+        status.fleet.simple(),
+        status.processes,
+        status.leaks,
+        error.unwrap_or_default()
+    )
+}

@@ -1,0 +1,1 @@
+DELETE FROM fleet.live WHERE stream = $1 AND id = ANY ($2)

@@ -1,0 +1,1 @@
+SELECT id, print FROM fleet.live WHERE stream = $1

@@ -1,0 +1,1 @@
+SELECT id, print FROM fleet.leak WHERE stream = $1 AND outcome = 'survived'

@@ -1,0 +1,203 @@
+//! What a shipper of a fleet reads of its ledger and writes to it, besides the batches (`stream`).
+//!
+//! It writes two things: how far the fleet has acknowledged the ledger, and that a ledger is a copy of another one.
+
+use std::{
+    fs::File,
+    io::Read,
+    time::{Duration, SystemTime},
+};
+
+use rusqlite::OptionalExtension;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use uuid::Uuid;
+
+use super::{Store, cell::Cells, cell::hex, migration::Schema, setup};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{Acknowledged, Millis, PassDay, millis},
+    sys::file_lock::open_plain,
+};
+
+const DAY_MS: i64 = 86_400_000;
+/// A lock file that is being created has no permissions yet.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// More of an error is not shown.
+const LONGEST_ERROR: u64 = 4096;
+
+/// The days of the passes behind `?1`, each as a whole. The first gap of a day is from the last pass of the day before.
+const PASS_DAYS: &str =
+    "WITH touched (day) AS MATERIALIZED (SELECT DISTINCT started_at / 86400000 FROM pass WHERE id > ?1)
+     SELECT day, kind, count(*), sum(failed), coalesce(max(gap), 0), max(started_at)
+     FROM (SELECT started_at / 86400000 AS day, kind, started_at, error IS NOT NULL AS failed,
+             started_at - lag(started_at) OVER (PARTITION BY kind ORDER BY started_at) AS gap
+           FROM pass INDEXED BY pass_kind
+           WHERE kind IN ('health', 'orphan') AND started_at >= (SELECT (min(day) - 1) * 86400000 FROM touched))
+     WHERE day IN (SELECT day FROM touched)
+     GROUP BY day, kind";
+
+impl Store {
+    /// Fails if the ledger is of a schema without shipments. A shipper migrates nothing: the program that owns the ledger may
+    /// be of an older version, and must be able to start again.
+    pub(crate) fn check_shippable(&self) -> Result<()> {
+        if self.schema() >= Schema::SHIPMENT {
+            return Ok(());
+        }
+        let message = format!(
+            "the ledger `{}` has schema {}, and only one of schema {} or newer can be shipped to a fleet: update the program \
+             that owns it, or repeat this with --migrate",
+            self.path().display(),
+            self.schema(),
+            Schema::SHIPMENT
+        );
+        Err(Error::new(Kind::Unsupported, message))
+    }
+
+    /// Takes the lock that the one shipper of this ledger holds until it is dropped; `None` while another one holds it.
+    pub(crate) fn lock_for_shipping(&self) -> Result<Option<File>> {
+        let path = self.beside("-ship.lock");
+        let _acting = self.act_as_owner()?;
+        let file =
+            setup::open_lock(&path, self.owner_uid(), std::time::Instant::now() + LOCK_PATIENCE)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(Error::os(format!("failed to lock `{}`", path.display()), error)),
+        }
+    }
+
+    /// Returns what the last shipper has left in the lock file; `None` if its last attempt succeeded, or there was none.
+    pub(crate) fn last_ship_error(&self) -> Result<Option<String>> {
+        let path = self.beside("-ship.lock");
+        let _acting = self.act_as_owner()?;
+        let mut text = String::new();
+        match open_plain(&path, OFlags::RDONLY, self.owner_uid()) {
+            Ok(file) => file.take(LONGEST_ERROR).read_to_string(&mut text).map_err(|error| {
+                Error::os(format!("failed to read `{}`", path.display()), error)
+            })?,
+            Err(error) if error.is_not_found() => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    /// Returns the uuid of the ledger of which this one is a copy.
+    pub(crate) fn forked_from(&self) -> Result<Option<Uuid>> {
+        self.read("read where the ledger is from", |connection| {
+            let sql = "SELECT forked_from FROM ledger WHERE one = 1";
+            connection.query_one(sql, [], |row| Cells::of(row).take())
+        })
+    }
+
+    /// Returns what a fleet has acknowledged.
+    pub(crate) fn acknowledged(&self, fleet: Uuid) -> Result<Option<Acknowledged>> {
+        self.read("read the shipment", |connection| {
+            let sql = "SELECT mark, process, leak FROM shipment WHERE fleet = ?1";
+            connection
+                .prepare_cached(sql)?
+                .query_one([hex(fleet)], |row| {
+                    let mut cells = Cells::of(row);
+                    let (mark, process, leak) = (cells.take()?, cells.take()?, cells.take()?);
+                    Ok(Acknowledged { mark, process, leak })
+                })
+                .optional()
+        })
+    }
+
+    /// Returns the time before which all was shipped to a fleet; `None` until it has caught up once.
+    pub(crate) fn shipped_until(&self, fleet: Uuid) -> Result<Option<SystemTime>> {
+        self.read("read the shipment", |connection| {
+            let sql = "SELECT nullif(shipped_at, 0) FROM shipment WHERE fleet = ?1";
+            connection.query_one(sql, [hex(fleet)], |row| Cells::of(row).take())
+        })
+    }
+
+    /// Records what a fleet has acknowledged. `shipped_at` is the time before which everything was shipped, if that has changed.
+    pub(crate) fn acknowledge(
+        &self,
+        fleet: Uuid,
+        acknowledged: Acknowledged,
+        shipped_at: Option<Millis>,
+        give_up: Duration,
+    ) -> Result<()> {
+        let Acknowledged { mark, process, leak } = acknowledged;
+        self.write("record the shipment", |tx| {
+            tx.prepare_cached(
+                "INSERT INTO shipment (fleet, mark, process, leak, acked_at, shipped_at, give_up_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, coalesce(?6, 0), ?7)
+                 ON CONFLICT (fleet) DO UPDATE SET mark = excluded.mark, process = excluded.process, leak = excluded.leak,
+                   acked_at = excluded.acked_at, shipped_at = coalesce(?6, shipment.shipped_at),
+                   give_up_ms = excluded.give_up_ms",
+            )?
+            .execute((
+                hex(fleet),
+                hex(mark),
+                process,
+                leak,
+                Millis::now().0,
+                shipped_at.map(|time| time.0),
+                millis(give_up),
+            ))
+            .map(drop)
+        })
+    }
+
+    /// Separates this ledger from the one that it is a copy of: from the rows on that were not shipped before, it is a ledger of
+    /// its own. With several fleets that have got to different rows, none of them lacks a row.
+    pub(crate) fn fork(&self) -> Result<()> {
+        self.write("separate the ledger from its original", |tx| {
+            tx.execute(
+                "UPDATE ledger SET forked_from = uuid, uuid = lower(hex(randomblob(16))),
+                   process_floor = max(process_floor, coalesce((SELECT min(process) FROM shipment), 0)),
+                   leak_floor = max(leak_floor, coalesce((SELECT min(leak) FROM shipment), 0))
+                 WHERE one = 1",
+                [],
+            )
+            .map(drop)
+        })
+    }
+
+    /// Returns the number of the last pass, and the days of those after the number `after`.
+    pub(crate) fn pass_days(&self, after: i64) -> Result<(i64, Vec<PassDay>)> {
+        self.read("sum up the passes", |connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let last = snapshot
+                .prepare_cached("SELECT coalesce(max(id), 0) FROM pass")?
+                .query_one([], |row| row.get(0))?;
+            let mut days = snapshot.prepare_cached(PASS_DAYS)?;
+            let days = days.query_map([after], |row| {
+                let mut cells = Cells::of(row);
+                Ok(PassDay {
+                    start: Millis(cells.take::<i64>()?.saturating_mul(DAY_MS)),
+                    kind: cells.take()?,
+                    passes: cells.take()?,
+                    failed: cells.take()?,
+                    longest_gap_ms: cells.take()?,
+                    last_at: cells.take()?,
+                })
+            })?;
+            Ok((last, days.collect::<rusqlite::Result<_>>()?))
+        })
+    }
+
+    /// Returns the number of the last pass that the fleet certainly has the day of, from when it last had all of the ledger.
+    pub(crate) fn passes_before(&self, fleet: Uuid) -> Result<i64> {
+        self.read("look for passes to ship", |connection| {
+            let sql = "SELECT coalesce(max(id), 0) FROM pass
+                       WHERE started_at < (SELECT shipped_at - 2 * 86400000 FROM shipment WHERE fleet = ?1)";
+            connection.query_one(sql, [hex(fleet)], |row| row.get(0))
+        })
+    }
+
+    /// Returns how many rows were added behind these numbers: processes, then leaks.
+    pub(crate) fn rows_behind(&self, process: i64, leak: i64) -> Result<(u64, u64)> {
+        self.read("count what is to be shipped", |connection| {
+            let sql = "SELECT (SELECT count(*) FROM process WHERE id > ?1), (SELECT count(*) FROM leak WHERE id > ?2)";
+            connection.query_one(sql, (process, leak), |row| {
+                let mut cells = Cells::of(row);
+                Ok((cells.take()?, cells.take()?))
+            })
+        })
+    }
+}

@@ -1,0 +1,311 @@
+//! Shipping to a real database: each row once, whatever happens to either side.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    equal::{Ledger, fleet_equals_ledger, init, ship, try_ship},
+    server::{Database, database},
+};
+use crate::support::{Place, sqlite3};
+
+/// A fleet with one ledger.
+struct Scene {
+    place: Place,
+    database: Database,
+    ledger: Ledger,
+}
+
+fn scene() -> Option<Scene> {
+    let database = database()?;
+    init(&database);
+    let place = Place::new();
+    let ledger = Ledger::create(&place.ledger());
+    Some(Scene { place, database, ledger })
+}
+
+impl Scene {
+    fn path(&self) -> PathBuf {
+        self.place.ledger()
+    }
+
+    #[track_caller]
+    fn ship(&self) {
+        ship(&self.database, &self.path());
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        self.ship();
+        fleet_equals_ledger(&self.database, &self.path());
+    }
+
+    fn stream(&self, columns: &str) -> String {
+        self.database.rows(&format!("SELECT {columns} FROM fleet.stream ORDER BY stream"))
+    }
+
+    /// Copies the ledger, as a backup does.
+    fn copy(from: &Path, to: &Path) {
+        let mut to = rusqlite::Connection::open(to).expect("opens");
+        let from = rusqlite::Connection::open(from).expect("opens");
+        let copy = rusqlite::backup::Backup::new(&from, &mut to).expect("a backup");
+        copy.run_to_completion(1000, std::time::Duration::ZERO, None).expect("copied");
+    }
+}
+
+#[test]
+fn fleet_equals_ledgers() {
+    let Some(first) = scene() else { return };
+    let places = [Place::new(), Place::new()];
+    let others = places.each_ref().map(|place| Ledger::create(&place.ledger()));
+    for round in 0..6 {
+        first.ledger.work();
+        for (other, place) in others.iter().zip(&places) {
+            other.work();
+            if round % 2 == 0 {
+                ship(&first.database, &place.ledger());
+            }
+        }
+        first.ship();
+    }
+    for place in &places {
+        ship(&first.database, &place.ledger());
+        fleet_equals_ledger(&first.database, &place.ledger());
+    }
+    first.check();
+    assert_eq!(
+        first.stream("gap, leak_gap, lost, lost_leaks, restarts"),
+        "0|0|0|0|0\n".repeat(3).trim_end()
+    );
+}
+
+#[test]
+fn many_batches_are_shipped_at_once() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.start(4_500);
+    scene.ledger.end(4_000);
+    scene.ledger.leak(2_100);
+    scene.check();
+}
+
+#[test]
+fn a_ledger_that_was_restored_is_shipped_again() {
+    let Some(scene) = scene() else { return };
+    for batches in [1, 2, 5] {
+        scene.ledger.work();
+        scene.ship();
+        let backup = scene.place.path().join(format!("backup-{batches}.db"));
+        Scene::copy(&scene.path(), &backup);
+        for _ in 0..batches {
+            scene.ledger.work();
+            scene.ship();
+        }
+        Scene::copy(&backup, &scene.path());
+        // The other time line goes on, and ends what the first one has ended.
+        scene.ledger.end(2);
+        scene.ledger.work();
+        scene.check();
+    }
+    assert_eq!(scene.stream("restarts, gap"), "3|0");
+    let lost: u32 = scene.stream("lost").parse().expect("a number");
+    assert!(lost > 0, "what ran only on the first time line");
+}
+
+/// The database is set back, as from a dump, while the ledger goes on.
+#[test]
+fn a_fleet_that_was_restored_is_shipped_again() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.work();
+    scene.ship();
+    let backup = scene.database.dump();
+    for _ in 0..3 {
+        scene.ledger.work();
+        scene.ship();
+    }
+    scene.database.restore(&backup);
+    scene.ledger.work();
+    scene.check();
+    assert_eq!(scene.stream("restarts, gap, lost"), "1|0|0");
+    // Both are set back, each to another moment.
+    scene.ledger.work();
+    let ledger = scene.place.path().join("backup.db");
+    Scene::copy(&scene.path(), &ledger);
+    scene.ship();
+    scene.ledger.work();
+    scene.ship();
+    scene.database.restore(&backup);
+    Scene::copy(&ledger, &scene.path());
+    scene.ledger.work();
+    scene.check();
+}
+
+/// The ledger is set back by exactly one batch, which looks like an answer that was lost.
+#[test]
+fn a_ledger_that_is_set_back_by_one_batch_is_not_taken_for_a_lost_answer() {
+    let Some(scene) = scene() else { return };
+    scene.ship();
+    let backup = scene.place.path().join("backup.db");
+    Scene::copy(&scene.path(), &backup);
+    scene.ledger.start(3);
+    scene.ship();
+    Scene::copy(&backup, &scene.path());
+    scene.ledger.start(7);
+    scene.check();
+    assert_eq!(scene.stream("restarts, lost"), "1|3");
+}
+
+/// The mark was committed, and the shipper was killed before it was in the ledger.
+#[test]
+fn an_answer_that_was_lost_is_no_restart() {
+    let Some(scene) = scene() else { return };
+    scene.ship();
+    let shipment = sqlite3(&scene.path(), "SELECT mark, process, leak FROM shipment");
+    let [mark, process, leak] = shipment.split('|').collect::<Vec<_>>()[..] else {
+        panic!("{shipment}")
+    };
+    scene.ledger.work();
+    scene.ship();
+    scene
+        .ledger
+        .sql(&format!("UPDATE shipment SET mark = '{mark}', process = {process}, leak = {leak}"));
+    scene.ledger.work();
+    scene.check();
+    assert_eq!(scene.stream("restarts, lost, gap"), "0|0|0");
+}
+
+/// What a fleet does not have is pruned only where the size limit wins; then it is counted.
+#[test]
+fn limit_size_wins_and_the_gap_is_counted() {
+    let Some(scene) = scene() else { return };
+    scene.ship();
+    scene.ledger.start(50);
+    scene.ledger.end(50);
+    scene.ledger.sql(
+        "UPDATE process SET ended_at = ended_at - 864000000, started_at = started_at - 864000000",
+    );
+    let pruned = scene.place.procledger(&["prune", "--older-than", "1day"]);
+    assert!(pruned.status.success(), "{}", String::from_utf8_lossy(&pruned.stderr));
+    assert_eq!(
+        sqlite3(&scene.path(), "SELECT count(*) FROM process WHERE task_id LIKE 'task-%'"),
+        "50"
+    );
+    // As the monitor of a host does whose ledger exceeds its limit.
+    scene.ledger.sql("DELETE FROM process WHERE id BETWEEN 11 AND 30");
+    scene.check();
+    assert_eq!(scene.stream("gap, lost"), "20|0");
+    scene.check();
+    assert_eq!(scene.stream("gap, lost"), "20|0", "counted once");
+}
+
+/// Neither `ended_at` nor `found_at` is an order.
+#[test]
+fn clock_steps_and_late_ends() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.start(6);
+    scene.ship();
+    for step in ["- 864000000", "+ 864000000", "- 315360000000"] {
+        scene.ledger.start(3);
+        scene.ledger.leak(3);
+        scene.ledger.end(4);
+        scene.ledger.sql(&format!(
+            "UPDATE process SET ended_at = ended_at {step} WHERE state = 'ended' AND id = (SELECT max(id) FROM process WHERE state = 'ended');
+             UPDATE leak SET found_at = found_at {step} WHERE id = (SELECT max(id) FROM leak)"
+        ));
+        scene.check();
+    }
+}
+
+#[test]
+fn hostile_text_is_shipped_as_data() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.start(2);
+    let hostile = "'; DROP SCHEMA fleet CASCADE; --\u{1b}[2J\u{202e}{a,\"b\",NULL}\\x00";
+    scene.ledger.sql(&format!(
+        "UPDATE process SET task_id = '{}' || id, command = json_array('{0}', 'NULL') WHERE state = 'running'",
+        hostile.replace('\'', "''")
+    ));
+    scene.ledger.leak(2);
+    scene.check();
+    let found =
+        scene.database.rows("SELECT count(*) FROM fleet.live WHERE task_id LIKE '%DROP SCHEMA%'");
+    assert_eq!(found, "2");
+}
+
+#[test]
+fn two_shippers_do_not_ship_one_ledger() {
+    let Some(scene) = scene() else { return };
+    scene.ship();
+    let lock =
+        std::fs::File::open(scene.place.path().join("ledger.db-ship.lock")).expect("it is there");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
+    let second = try_ship(&scene.database, &scene.path());
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another shipper has the ledger"));
+    drop(lock);
+    scene.check();
+}
+
+#[test]
+fn what_is_not_to_be_shipped_stays_at_home() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.work();
+    let url = scene.database.url();
+    let words =
+        ["ship", "--to", &url, "--once", "--no-commands", "--no-history", "--host", "web-1"];
+    assert!(scene.place.procledger(&words).status.success());
+    let count = |sql: &str| scene.database.rows(sql);
+    assert_eq!(count("SELECT count(*) FROM fleet.ended"), "0");
+    assert_eq!(count("SELECT DISTINCT command FROM fleet.live"), "[\"worker\"]");
+    assert_eq!(count("SELECT count(*) > 0 FROM fleet.leak"), "t");
+    assert_eq!(scene.stream("host"), "web-1");
+}
+
+/// As a program of the version before has made it, which would refuse a ledger that was migrated.
+#[test]
+fn a_ledger_of_an_older_schema_is_refused_and_left_as_it_is() {
+    let Some(database) = database() else { return };
+    init(&database);
+    let place = Place::new();
+    let older = rusqlite::Connection::open(place.ledger()).expect("opens");
+    for sql in [
+        "PRAGMA journal_mode = WAL; PRAGMA application_id = 1886151783; PRAGMA user_version = 3",
+        include_str!("../../../migrations/01-ledger/up.sql"),
+        include_str!("../../../migrations/02-cgroup/up.sql"),
+        include_str!("../../../migrations/03-views/up.sql"),
+        include_str!("../../../migrations/04-ledger/up.sql"),
+        include_str!("../../../migrations/05-keeper/up.sql"),
+        include_str!("../../../migrations/06-keys/up.sql"),
+        "UPDATE ledger SET schema = 6",
+    ] {
+        older.execute_batch(sql).expect("valid");
+    }
+    let refused = try_ship(&database, &place.ledger());
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && error.contains("has schema 6"), "{error}");
+    assert_eq!(sqlite3(&place.ledger(), "SELECT schema FROM ledger"), "6");
+    let url = database.url();
+    let migrated = place.procledger(&["ship", "--to", &url, "--once", "--migrate"]);
+    assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    assert_eq!(database.rows("SELECT count(*) FROM fleet.stream"), "1");
+}
+
+#[test]
+fn the_status_says_how_far_a_ledger_was_shipped() {
+    let Some(scene) = scene() else { return };
+    let status = |words: &[&str]| scene.place.procledger(&[&["ship", "--status"], words].concat());
+    let never = status(&[]);
+    assert_eq!(never.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&never.stdout).contains("was never shipped"));
+    scene.ship();
+    scene.ledger.start(3);
+    let shipped = status(&[]);
+    let text = String::from_utf8_lossy(&shipped.stdout).into_owned();
+    assert!(shipped.status.success() && text.contains("3 processes and 0 leaks to ship"), "{text}");
+    assert_eq!(status(&["--max-lag", "0s"]).status.code(), Some(1));
+    scene.database.client().batch_execute("ALTER SCHEMA fleet RENAME TO away").expect("renamed");
+    assert_eq!(try_ship(&scene.database, &scene.path()).status.code(), Some(1));
+    let json = String::from_utf8(status(&["--json"]).stdout).expect("text");
+    let lines: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let error = lines[0]["last_error"].as_str().expect("an error");
+    assert!(error.contains("fleet init"), "{error}");
+    assert_eq!(lines[0]["processes"], 3);
+}
