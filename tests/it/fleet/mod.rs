@@ -4,9 +4,13 @@ use std::process::{Command, Output, Stdio};
 
 mod equal;
 mod init;
+mod proxy;
 mod rights;
+mod scene;
 mod server;
 mod ship;
+mod ship_copies;
+mod ship_cut;
 mod tls;
 
 /// The subcommand `fleet`, without an address in its environment.

@@ -178,6 +178,11 @@ impl Database {
         format!("postgresql:///{}?host={}&user={user}", self.name, self.folder.display())
     }
 
+    /// The folder of its server's socket.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

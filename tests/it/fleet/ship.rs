@@ -1,56 +1,11 @@
 //! Shipping to a real database: each row once, whatever happens to either side.
 
-use std::path::{Path, PathBuf};
-
 use super::{
     equal::{Ledger, fleet_equals_ledger, init, ship, try_ship},
-    server::{Database, database},
+    scene::{copy, scene},
+    server::database,
 };
 use crate::support::{Place, sqlite3};
-
-/// A fleet with one ledger.
-struct Scene {
-    place: Place,
-    database: Database,
-    ledger: Ledger,
-}
-
-fn scene() -> Option<Scene> {
-    let database = database()?;
-    init(&database);
-    let place = Place::new();
-    let ledger = Ledger::create(&place.ledger());
-    Some(Scene { place, database, ledger })
-}
-
-impl Scene {
-    fn path(&self) -> PathBuf {
-        self.place.ledger()
-    }
-
-    #[track_caller]
-    fn ship(&self) {
-        ship(&self.database, &self.path());
-    }
-
-    #[track_caller]
-    fn check(&self) {
-        self.ship();
-        fleet_equals_ledger(&self.database, &self.path());
-    }
-
-    fn stream(&self, columns: &str) -> String {
-        self.database.rows(&format!("SELECT {columns} FROM fleet.stream ORDER BY stream"))
-    }
-
-    /// Copies the ledger, as a backup does.
-    fn copy(from: &Path, to: &Path) {
-        let mut to = rusqlite::Connection::open(to).expect("opens");
-        let from = rusqlite::Connection::open(from).expect("opens");
-        let copy = rusqlite::backup::Backup::new(&from, &mut to).expect("a backup");
-        copy.run_to_completion(1000, std::time::Duration::ZERO, None).expect("copied");
-    }
-}
 
 #[test]
 fn fleet_equals_ledgers() {
@@ -94,12 +49,12 @@ fn a_ledger_that_was_restored_is_shipped_again() {
         scene.ledger.work();
         scene.ship();
         let backup = scene.place.path().join(format!("backup-{batches}.db"));
-        Scene::copy(&scene.path(), &backup);
+        copy(&scene.path(), &backup);
         for _ in 0..batches {
             scene.ledger.work();
             scene.ship();
         }
-        Scene::copy(&backup, &scene.path());
+        copy(&backup, &scene.path());
         // The other time line goes on, and ends what the first one has ended.
         scene.ledger.end(2);
         scene.ledger.work();
@@ -128,12 +83,12 @@ fn a_fleet_that_was_restored_is_shipped_again() {
     // Both are set back, each to another moment.
     scene.ledger.work();
     let ledger = scene.place.path().join("backup.db");
-    Scene::copy(&scene.path(), &ledger);
+    copy(&scene.path(), &ledger);
     scene.ship();
     scene.ledger.work();
     scene.ship();
     scene.database.restore(&backup);
-    Scene::copy(&ledger, &scene.path());
+    copy(&ledger, &scene.path());
     scene.ledger.work();
     scene.check();
 }
@@ -144,10 +99,10 @@ fn a_ledger_that_is_set_back_by_one_batch_is_not_taken_for_a_lost_answer() {
     let Some(scene) = scene() else { return };
     scene.ship();
     let backup = scene.place.path().join("backup.db");
-    Scene::copy(&scene.path(), &backup);
+    copy(&scene.path(), &backup);
     scene.ledger.start(3);
     scene.ship();
-    Scene::copy(&backup, &scene.path());
+    copy(&backup, &scene.path());
     scene.ledger.start(7);
     scene.check();
     assert_eq!(scene.stream("restarts, lost"), "1|3");

@@ -1,0 +1,296 @@
+//! Copies of a ledger that are shipped beside the original, and the model: any sequence of work, restores, kills and copies.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use procledger::fleet::{Address, ShipOptions, Shipper};
+use proptest::prelude::*;
+
+use super::{
+    equal::{Ledger, fleet_equals_ledger, init, ship},
+    scene::{Scene, copy, scene},
+    server::{Database, database},
+};
+use crate::support::{Place, long, need, root, sqlite3};
+
+fn shipper(database: &Database, ledger: &Path) -> Shipper {
+    let address = Address::parse(&database.url()).expect("valid");
+    let mut options = ShipOptions::new("web-1");
+    options.interval = Duration::from_millis(100);
+    Shipper::open(ledger, None, address, options).expect("opens")
+}
+
+/// A copy of the ledger, with its shipment.
+fn copied(scene: &Scene) -> (PathBuf, Ledger) {
+    let path = scene.place.path().join("copy.db");
+    copy(&scene.path(), &path);
+    let ledger = Ledger::open(&path);
+    (path, ledger)
+}
+
+fn both_are_there(scene: &Scene, copy: &Path) {
+    fleet_equals_ledger(&scene.database, &scene.path());
+    fleet_equals_ledger(&scene.database, copy);
+    assert_eq!(scene.database.rows("SELECT count(*) FROM fleet.stream"), "2");
+    let forked =
+        "SELECT count(*) FROM fleet.stream AS s JOIN fleet.stream AS o ON o.ledger = s.forked_from";
+    assert_eq!(scene.database.rows(forked), "1");
+    assert_eq!(scene.database.rows("SELECT sum(gap) FROM fleet.stream"), "0");
+}
+
+/// As after a snapshot of a machine's memory: both shippers go on from the same batch.
+#[test]
+fn a_copy_in_the_same_boot_gets_a_stream_of_its_own() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.work();
+    let mut first = shipper(&scene.database, &scene.path());
+    first.ship().expect("shipped");
+    let (path, ledger) = copied(&scene);
+    let mut second = shipper(&scene.database, &path);
+    for _ in 0..3 {
+        ledger.work();
+        second.ship().expect("shipped");
+        scene.ledger.work();
+        first.ship().expect("shipped");
+    }
+    both_are_there(&scene, &path);
+    // What both had before the copy is in the fleet once.
+    assert_eq!(scene.database.rows("SELECT count(*) FROM fleet.ended WHERE id = 1"), "1");
+}
+
+#[test]
+fn a_copy_that_was_made_before_the_mark_was_recorded_gets_a_stream_of_its_own() {
+    let Some(scene) = scene() else { return };
+    scene.ship();
+    let before = sqlite3(&scene.path(), "SELECT mark, process, leak FROM shipment");
+    let [mark, process, leak] = before.split('|').collect::<Vec<_>>()[..] else {
+        panic!("{before}")
+    };
+    scene.ledger.work();
+    scene.ship();
+    scene
+        .ledger
+        .sql(&format!("UPDATE shipment SET mark = '{mark}', process = {process}, leak = {leak}"));
+    let (path, ledger) = copied(&scene);
+    let [mut first, mut second] = [&scene.path(), &path].map(|path| shipper(&scene.database, path));
+    for _ in 0..3 {
+        scene.ledger.work();
+        first.ship().expect("shipped");
+        ledger.work();
+        second.ship().expect("shipped");
+    }
+    both_are_there(&scene, &path);
+}
+
+#[test]
+fn a_copy_that_was_made_before_the_first_batch_gets_a_stream_of_its_own() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.work();
+    let (path, ledger) = copied(&scene);
+    let [mut first, mut second] = [&scene.path(), &path].map(|path| shipper(&scene.database, path));
+    for _ in 0..3 {
+        scene.ledger.work();
+        first.ship().expect("shipped");
+        ledger.work();
+        second.ship().expect("shipped");
+    }
+    both_are_there(&scene, &path);
+}
+
+/// Ships in a mount namespace where the machine seems to have been started anew.
+fn ship_in_another_boot(scene: &Scene, ledger: &Path, boot: &Path) -> Output {
+    let mut unshare = Command::new("unshare");
+    let script = "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && shift && exec \"$@\"";
+    unshare.args(["--mount", "sh", "-c", script, "sh"]).arg(boot);
+    unshare.arg(env!("CARGO_BIN_EXE_procledger")).arg("--db").arg(ledger);
+    unshare.args(["ship", "--once", "--interval", "200ms", "--to", &scene.database.url()]);
+    unshare.output().expect("unshare runs")
+}
+
+#[test]
+fn a_copy_in_another_boot_waits_whether_the_original_goes_on() {
+    need!("unshare", "mount");
+    if !root() {
+        return;
+    }
+    let Some(scene) = scene() else { return };
+    scene.ledger.work();
+    scene.ship();
+    let (path, ledger) = copied(&scene);
+    scene.ledger.work();
+    scene.ship();
+    let boot = scene.place.path().join("boot_id");
+    std::fs::write(&boot, format!("{}\n", uuid::Uuid::new_v4())).expect("written");
+    let done = AtomicBool::new(false);
+    let (database, original) = (&scene.database, scene.path());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                ship(database, &original);
+            }
+        });
+        ledger.work();
+        let copied = ship_in_another_boot(&scene, &path, &boot);
+        done.store(true, Ordering::SeqCst);
+        let error = String::from_utf8_lossy(&copied.stderr);
+        assert!(copied.status.success() && error.contains("a ledger of its own"), "{error}");
+    });
+    both_are_there(&scene, &path);
+    // A machine that was started anew with a ledger from a backup, and nothing else ships it.
+    let backup = scene.place.path().join("backup.db");
+    copy(&scene.path(), &backup);
+    scene.ledger.work();
+    scene.ship();
+    copy(&backup, &scene.path());
+    let restored = ship_in_another_boot(&scene, &scene.path(), &boot);
+    let error = String::from_utf8_lossy(&restored.stderr);
+    assert!(restored.status.success() && error.contains("was restored"), "{error}");
+    both_are_there(&scene, &path);
+}
+
+/// What happens to a ledger and its fleet.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Work,
+    Ship,
+    /// The shipper is killed, and another one is started.
+    Kill,
+    /// The answer to the last batch was lost, with the shipper.
+    LoseAnswer,
+    BackUpLedger,
+    RestoreLedger,
+    BackUpFleet,
+    RestoreFleet,
+    /// A copy is made, or the one that was made goes on.
+    Copy,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => Just(Step::Work),
+        6 => Just(Step::Ship),
+        2 => Just(Step::Kill),
+        2 => Just(Step::LoseAnswer),
+        1 => Just(Step::BackUpLedger),
+        1 => Just(Step::RestoreLedger),
+        1 => Just(Step::BackUpFleet),
+        1 => Just(Step::RestoreFleet),
+        1 => Just(Step::Copy),
+    ];
+    proptest::collection::vec(step, 1..30)
+}
+
+struct Model {
+    place: Place,
+    database: Database,
+    ledger: Ledger,
+    shipper: Option<Shipper>,
+    /// The shipment before the last batch.
+    before: Option<String>,
+    fleet: Option<String>,
+    copy: Option<(Ledger, Shipper)>,
+}
+
+impl Model {
+    fn path(&self) -> PathBuf {
+        self.place.ledger()
+    }
+
+    fn ship(&mut self) {
+        let path = self.path();
+        let (database, shipment) = (&self.database, "SELECT mark, process, leak FROM shipment");
+        self.before = Some(sqlite3(&path, shipment)).filter(|row| !row.is_empty());
+        let shipper = self.shipper.get_or_insert_with(|| shipper(database, &path));
+        // A database that was replaced ends the statements that were prepared.
+        if shipper.ship().is_err() {
+            shipper.ship().expect("shipped");
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        let [backup, copied] = ["backup.db", "copy.db"].map(|name| self.place.path().join(name));
+        match step {
+            Step::Work => self.ledger.work(),
+            Step::Ship => self.ship(),
+            Step::Kill => self.shipper = None,
+            Step::LoseAnswer => {
+                self.shipper = None;
+                let Some(before) = self.before.take() else { return };
+                let [mark, process, leak] = before.split('|').collect::<Vec<_>>()[..] else {
+                    panic!("{before}")
+                };
+                self.ledger.sql(&format!(
+                    "UPDATE shipment SET mark = '{mark}', process = {process}, leak = {leak}"
+                ));
+            }
+            Step::BackUpLedger => copy(&self.path(), &backup),
+            Step::RestoreLedger if backup.exists() => {
+                copy(&backup, &self.path());
+                self.before = None;
+            }
+            Step::BackUpFleet => self.fleet = Some(self.database.dump()),
+            Step::RestoreFleet => {
+                if let Some(fleet) = &self.fleet {
+                    self.database.restore(fleet);
+                }
+            }
+            Step::Copy => {
+                if self.copy.is_none() {
+                    copy(&self.path(), &copied);
+                    self.copy = Some((Ledger::open(&copied), shipper(&self.database, &copied)));
+                }
+                let (ledger, shipper) = self.copy.as_mut().expect("it was made");
+                ledger.work();
+                if shipper.ship().is_err() {
+                    shipper.ship().expect("shipped");
+                }
+            }
+            Step::RestoreLedger => {}
+        }
+    }
+}
+
+fn play(steps: &[Step]) {
+    let Some(database) = database() else { return };
+    init(&database);
+    let place = Place::new();
+    let ledger = Ledger::create(&place.ledger());
+    let (shipper, before, fleet, copy) = (None, None, None, None);
+    let mut model = Model { place, database, ledger, shipper, before, fleet, copy };
+    for step in steps {
+        model.take(*step);
+    }
+    // Whatever has happened: both are shipped once more, and then the fleet has all of both.
+    for _ in 0..2 {
+        model.ledger.work();
+        model.take(Step::Ship);
+        if model.copy.is_some() {
+            model.take(Step::Copy);
+        }
+    }
+    model.take(Step::Ship);
+    fleet_equals_ledger(&model.database, &model.path());
+    if model.copy.is_some() {
+        fleet_equals_ledger(&model.database, &model.place.path().join("copy.db"));
+    }
+    assert_eq!(model.database.rows("SELECT coalesce(sum(gap), 0) FROM fleet.stream"), "0");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if long() { 10_000 } else { 12 },
+        failure_persistence: None,
+        max_shrink_iters: 60,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_model(steps in steps()) {
+        play(&steps);
+    }
+}
