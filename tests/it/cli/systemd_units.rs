@@ -15,15 +15,16 @@ const NEW_KEY: (&str, u32) = ("DelegateSubgroup", 254);
 fn systemd_has_nothing_to_say_against_the_units() {
     need!("systemd-analyze");
     let place = Place::new();
-    let copies = ["procledger-watch.service", "my-api.service"].map(|name| {
-        let text = fs::read_to_string(unit(name)).expect("a unit");
-        let (before, after) = ("ExecStart=/usr/bin/", format!("ExecStart={PROCLEDGER} "));
-        assert!(text.contains(before), "{name}");
-        let copy = place.path().join(name);
-        // The programs have to exist.
-        fs::write(&copy, text.replace(before, &after)).expect("a copy");
-        copy
-    });
+    let copies =
+        ["procledger-watch.service", "procledger-ship.service", "my-api.service"].map(|name| {
+            let text = fs::read_to_string(unit(name)).expect("a unit");
+            let (before, after) = ("ExecStart=/usr/bin/", format!("ExecStart={PROCLEDGER} "));
+            assert!(text.contains(before), "{name}");
+            let copy = place.path().join(name);
+            // The programs have to exist.
+            fs::write(&copy, text.replace(before, &after)).expect("a copy");
+            copy
+        });
     let mut verify = Command::new("systemd-analyze");
     clean(&mut verify, &place);
     let answer = answer(verify.args(["verify", "--man=no"]).args(&copies)).expect(0);

@@ -1,6 +1,7 @@
 //! The pages and the layout of the source.
 
 pub(crate) mod callers;
+mod dependencies;
 pub(crate) mod faults;
 pub(crate) mod guarantees;
 pub(crate) mod imports;

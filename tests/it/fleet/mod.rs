@@ -11,6 +11,7 @@ mod server;
 mod ship;
 mod ship_copies;
 mod ship_cut;
+mod ship_service;
 mod tls;
 
 /// The subcommand `fleet`, without an address in its environment.

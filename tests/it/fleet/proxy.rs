@@ -48,7 +48,7 @@ impl Proxy {
         // It ends with the test process.
         thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
-                pass(client, &to, fault, &counters);
+                pass(&client, &to, fault, &counters);
             }
         });
         Self { folder, database: database.name().to_owned(), passed }
@@ -65,7 +65,7 @@ impl Proxy {
     }
 }
 
-fn pass(client: UnixStream, to: &Path, fault: Fault, passed: &Arc<[AtomicU64; 2]>) {
+fn pass(client: &UnixStream, to: &Path, fault: Fault, passed: &Arc<[AtomicU64; 2]>) {
     let Ok(server) = UnixStream::connect(to) else { return };
     let copies = || Some((client.try_clone().ok()?, server.try_clone().ok()?));
     let (Some(requests), Some(answers)) = (copies(), copies()) else { return };
