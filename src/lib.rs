@@ -162,6 +162,7 @@
 //! | [`Tracker::get`], [`Tracker::wait`] | none | none | none | by task, from any number of threads |
 //! | [`Process::kill`] | `kill` | `start_kill`; `kill` also waits | the whole group | the program alone, as in std; what it leaves is ended as strays |
 //! | [`Process::signal`], [`Process::signal_tree`] | none | none | `signal`, to the group | to the program by its pidfd; to the whole tree, also to what has left the group |
+//! | [`Process::suspend`], [`resume`](Process::resume) | none | none | by `signal`, to the group | the whole tree, until no process of it runs; whatever ends it makes it run first |
 //! | [`Process::terminate`], [`terminate_with`](Process::terminate_with) | none | none | none | SIGTERM or the [stop signals](Job::stop_signals), a grace, SIGKILL, to the whole tree, verified |
 //! | [`terminate_on_drop`](Job::terminate_on_drop) | none | `kill_on_drop` | `KillOnDrop` | the whole tree, with its grace; off by default |
 //! | `ProcessSet` | none | a `JoinSet` of waits | none | ends what it holds when it is dropped |

@@ -22,6 +22,7 @@
 //! - [`signal_tree`]: a signal to a tree that runs on;
 //! - [`spared`]: processes that are left running on purpose;
 //! - [`strays`]: what is left of trees whose roots' ends are recorded;
+//! - [`suspend`]: suspending trees, and resuming them;
 //! - [`terminate`]: ends that the owner, or a person, requested;
 //! - [`context`]: what an end acts for, and which processes it must not signal.
 
@@ -48,4 +49,5 @@ pub(super) mod shutdown;
 pub(super) mod signal_tree;
 pub(super) mod spared;
 pub(super) mod strays;
+pub(super) mod suspend;
 pub(super) mod terminate;

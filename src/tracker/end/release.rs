@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{adopted_zombies, exit_statuses, keeper_departure};
+use super::{adopted_zombies, exit_statuses, keeper_departure, suspend};
 use crate::{
     model::{ExitStatus, ProcessId, task_text},
     sys::PidFd,
@@ -32,6 +32,9 @@ pub(in crate::tracker) fn release(core: &Core, row: ProcessId) {
 }
 
 fn remove(core: &Core, row: ProcessId, leave: bool) {
+    if let Some(entry) = core.registry.get(row) {
+        suspend::resume_if_suspended(core, &entry);
+    }
     let Some(entry) = core.registry.untrack(row) else { return };
     // If the keeper has not reported yet how the program ended, see [`finish_late`].
     if entry.keeper.is_none() || !entry.lacks_status() || entry.status().is_some() {
@@ -44,6 +47,8 @@ pub(in crate::tracker) fn reap_and_untrack(
     entry: &Arc<Tracked>,
     pidfd: Option<&Arc<PidFd>>,
 ) {
+    // While its zombie still pins its session: its job may let strays run on.
+    suspend::resume_if_suspended(core, entry);
     adopted_zombies::remember_for_zombies(core, &entry.root);
     if (entry.child || entry.lacks_status())
         && let Some(fd) = pidfd.cloned().or_else(|| entry.open_pidfd(&core.proc, core.place()))

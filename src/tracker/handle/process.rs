@@ -23,6 +23,7 @@ use crate::{
             exit_statuses::{self, REAPED_WITHIN, STATUS_PAUSE},
             settle,
             signal_tree::signal_tree,
+            suspend,
         },
         runtime::{
             background_ends::Due,
@@ -231,6 +232,50 @@ impl Process {
     /// may not be signalled, after all others were.
     pub fn signal_tree(&self, signal: i32) -> Result<usize> {
         signal_tree(&self.core, &self.entry, signal)
+    }
+
+    /// Suspends the program and all processes that belong to its tree, and returns how many: its task cgroup is frozen, or each of
+    /// them gets SIGSTOP, until none appears that still runs. Protected programs run on.
+    ///
+    /// The suspension is that of the tree, not of this handle: it lasts until [`resume`](Self::resume), by any handle of the
+    /// tracker. Whatever ends the tree makes it run first, so that it can obey: [`terminate`](Self::terminate), a dropped handle
+    /// with [`terminate_on_drop`](crate::Job::terminate_on_drop), a shutdown, `kill`, or after a crash a keeper or the next
+    /// instance. What the tracker gives up is resumed: a program of [`survive`](crate::Job::survive) at shutdown, a task that is
+    /// unregistered, strays that the job keeps. The time of [`max_runtime`](crate::Job::max_runtime) goes on.
+    ///
+    /// It is no lock. Without a task cgroup, any process of the same user may send SIGCONT, and a process that has left the tree
+    /// unseen (see `docs/strays.md`) runs on; a program that waits for its children sees that they have stopped. It is not recorded:
+    /// a program of `survive` whose host has crashed meanwhile stays suspended until the instance that adopts it resumes it.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::Job;
+    ///
+    /// let process = tracker.spawn(Job::new("task-42", "sleep").arg("300"))?;
+    /// assert_eq!(process.suspend()?, 1);
+    /// assert_eq!(tracker.get("task-42")?.expect("it runs").resume()?, 1);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_gone`](Error::is_gone) when the program has ended; [`is_busy`](Error::is_busy) when it is being ended, or its tree forks
+    /// faster than it can be stopped; [`is_denied`](Error::is_denied) where a process of it may not be signalled; if the processes or
+    /// the ledger cannot be read. Each time the tree is resumed.
+    pub fn suspend(&self) -> Result<usize> {
+        suspend::suspend(&self.core, &self.entry)
+    }
+
+    /// Resumes all processes of the program's tree, however they were stopped, and returns how many there are.
+    ///
+    /// # Errors
+    ///
+    /// [`is_gone`](Error::is_gone) when the program has ended; if the processes or the ledger cannot be read;
+    /// [`is_denied`](Error::is_denied) where a process of the tree may not be signalled, after all others were.
+    pub fn resume(&self) -> Result<usize> {
+        suspend::resume(&self.core, &self.entry)
     }
 
     /// Sends SIGKILL to the program itself, as [`std::process::Child::kill`]: what it has started is ended by the tracker

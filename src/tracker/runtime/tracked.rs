@@ -135,6 +135,8 @@ struct Progress {
     dead: bool,
     /// Its end was recorded before its status was known: the row gets the status later.
     lacks_status: bool,
+    /// This instance has suspended its tree.
+    suspended: bool,
     /// It has dumped its core.
     dumped_core: bool,
     /// Its end was recorded by this instance, as one by itself.
@@ -329,6 +331,15 @@ impl Tracked {
     /// Returns whether this instance has recorded that it ended by itself.
     pub(in crate::tracker) fn has_ended_by_itself(&self) -> bool {
         self.progress().by_itself
+    }
+
+    /// Notes whether this instance has suspended its tree.
+    pub(in crate::tracker) fn set_suspended(&self, suspended: bool) {
+        self.progress().suspended = suspended;
+    }
+
+    pub(in crate::tracker) fn is_suspended(&self) -> bool {
+        self.progress().suspended
     }
 
     pub(in crate::tracker) fn has_dumped_core(&self) -> bool {

@@ -18,4 +18,5 @@ pub(crate) mod protected_names;
 pub(crate) mod stop_signals;
 pub(crate) mod strays;
 pub(crate) mod strays_that_fork_on;
+pub(crate) mod suspensions;
 pub(crate) mod traced_tasks;

@@ -27,14 +27,14 @@ const LISTENS: &str = "exec 3<>never; trap 'echo HUP $1 >> got' HUP; trap 'echo 
 /// A root, a child in its session, and a daemon in a session of its own whose parent has exited.
 const NAMES: [&str; 3] = ["root", "child", "daemon"];
 
-fn prepare(place: &Place) {
+pub(crate) fn prepare(place: &Place) {
     let fifo = place.path().join("never");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
     place.script("listens", LISTENS);
 }
 
 /// The tree of [`NAMES`], which is to be ended by [`STOP`].
-fn tree(folder: &std::path::Path, marker: &str) -> Job {
+pub(crate) fn tree(folder: &std::path::Path, marker: &str) -> Job {
     let script = "(setsid ./listens daemon &); ./listens child & exec ./listens root";
     Job::new("tree", "/bin/sh")
         .args(["-c", script, marker])
@@ -44,7 +44,7 @@ fn tree(folder: &std::path::Path, marker: &str) -> Job {
         .stop_signals(STOP)
 }
 
-fn all_watched(place: &Place) -> [PidfdWatch; 3] {
+pub(crate) fn all_watched(place: &Place) -> [PidfdWatch; 3] {
     NAMES.map(|name| {
         until(name, || fs::read(place.path().join(name)).is_ok_and(|pid| pid.ends_with(b"\n")));
         place.watch(name)
@@ -52,7 +52,11 @@ fn all_watched(place: &Place) -> [PidfdWatch; 3] {
 }
 
 /// Starts the tree with what `set` adds, and returns it when all of it listens.
-fn start(place: &Place, tracker: &Tracker, set: impl Fn(Job) -> Job) -> (Process, [PidfdWatch; 3]) {
+pub(crate) fn start(
+    place: &Place,
+    tracker: &Tracker,
+    set: impl Fn(Job) -> Job,
+) -> (Process, [PidfdWatch; 3]) {
     prepare(place);
     let process = tracker.spawn(set(tree(place.path(), place.marker()))).expect("spawned");
     (process, all_watched(place))
@@ -77,13 +81,13 @@ fn each_got(place: &Place, signals: &[&str], what: &str) {
 }
 
 #[track_caller]
-fn ended_by_both(place: &Place, all: &[PidfdWatch], what: &str) {
+pub(crate) fn ended_by_both(place: &Place, all: &[PidfdWatch], what: &str) {
     until("all are dead", || all.iter().all(PidfdWatch::is_dead));
     each_got(place, &["HUP", "TERM"], what);
 }
 
 /// Opens a tracker of another instance, in whatever containment.
-fn another(place: &Place) -> Tracker {
+pub(crate) fn another(place: &Place) -> Tracker {
     Tracker::builder(place.ledger()).keeper(KEEPER).open().expect("a ledger")
 }
 
@@ -130,11 +134,19 @@ fn a_tree_over_a_limit_is_ended_by_its_stop_signals() {
     for (place, tracker, containment) in trackers_with(|builder| builder.monitor(false)) {
         let limited = |job: Job| job.max_runtime(Duration::from_millis(1));
         let (mut process, all) = start(&place, &tracker, limited);
-        assert_eq!(tracker.health_pass().expect("a pass").survived(), 0);
+        enforce_limit(&tracker, "tree");
         ended_by_both(&place, &all, containment.as_str());
         let exit = process.wait().expect("ended");
         assert_eq!((exit.code(), exit.reason), (Some(7), EndReason::MaxRuntime), "{exit:?}");
     }
+}
+
+/// Makes passes until the task, which has a run time of next to nothing, is over its limit by the clock of processes, and has ended.
+pub(crate) fn enforce_limit(tracker: &Tracker, task: &str) {
+    until("its limit is enforced", || {
+        assert_eq!(tracker.health_pass().expect("a pass").survived(), 0);
+        tracker.get(task).expect("a look").is_none()
+    });
 }
 
 #[test]

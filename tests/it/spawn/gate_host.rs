@@ -83,6 +83,7 @@ fn gate_host() {
         "crosswise" => crate::spawn::clean_program::crosswise(&given),
         "closed" => crate::spawn::clean_program::closed(&given),
         "not-started" => crate::spawn::not_started::body(&given),
+        "suspended" => crate::end::suspensions::leave(&given),
         "thread-ends" => crate::handle::thread_ends::body(&given),
         "clone2-enosys" => crate::spawn::clone2_fallback::body(&given, libc::ENOSYS),
         "clone2-eperm" => crate::spawn::clone2_fallback::body(&given, libc::EPERM),

@@ -51,6 +51,8 @@ pub(super) enum Stage {
     Asking { step: usize, since: Instant },
     /// The last grace is over. It was frozen and killed so often.
     Killing { rounds: u32 },
+    /// It is being suspended, and is not to end.
+    Suspending,
     /// It was interrupted in a grace: nothing more is done to it.
     Interrupted,
 }
@@ -65,6 +67,11 @@ impl Stage {
         matches!(self, Self::Killing { .. })
     }
 
+    /// Returns whether all its members are to be stopped.
+    pub(super) fn freezes(self) -> bool {
+        matches!(self, Self::Killing { .. } | Self::Suspending)
+    }
+
     /// Returns whether another round of kills is allowed.
     pub(super) fn may_kill(self) -> bool {
         matches!(self, Self::Killing { rounds } if rounds < KILL_ROUNDS)
@@ -74,7 +81,7 @@ impl Stage {
     pub(super) fn step(self, steps: &[Step]) -> Option<(usize, Step)> {
         match self {
             Self::Asking { step, .. } => Some((step, *steps.get(step)?)),
-            Self::Killing { .. } | Self::Interrupted => None,
+            Self::Killing { .. } | Self::Suspending | Self::Interrupted => None,
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Member {
     pub(super) pinned: Option<Pinned>,
     /// The first step of the tree's end plan whose signal it has not had.
     pub(super) next_step: usize,
+    /// It got SIGCONT without having been asked to end.
+    pub(super) is_continued: bool,
     /// Its death is reported without polling it.
     pub(super) watched: bool,
     /// It is spared, and no more than a suspect or a descendant of one.
@@ -78,6 +80,7 @@ impl Member {
             is_listed: false,
             pinned,
             next_step: 0,
+            is_continued: false,
             watched: false,
             is_suspect: false,
             descends: false,

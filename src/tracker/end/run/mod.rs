@@ -24,7 +24,8 @@
 //! Where the tree has a keeper, the tree has ended only when the keeper has no children left that are to be ended
 //! ([`keeper_children`]).
 //!
-//! A signal to a tree that runs on goes to the same members ([`signal_tree`](mod@signal_tree)).
+//! A signal to a tree that runs on goes to the same members ([`signal_tree`](mod@signal_tree)), and so does its suspension
+//! ([`suspend_tree`](mod@suspend_tree)).
 //!
 //! A session counts as evidence only while a verified member pins its ID: the kernel reuses the ID of a session once its last
 //! member is reaped.
@@ -43,6 +44,7 @@ mod signal_tree;
 mod state;
 mod survival_reason;
 mod suspects;
+mod suspend_tree;
 mod task_cgroup;
 mod tree_outcome;
 mod wait;
@@ -52,6 +54,7 @@ pub(in crate::tracker) use joining::{Feed, end_as_they_come};
 pub(in crate::tracker) use phases::{end_trees, end_trees_unless, previews, strays};
 pub(in crate::tracker) use signal_tree::signal_tree;
 pub(in crate::tracker) use state::{EndContext, Exemptions, TreeTarget};
+pub(in crate::tracker) use suspend_tree::{resume_tree, suspend_tree};
 pub(in crate::tracker) use tree_outcome::{
     Fate, MemberOutcome, Preview, Seen, Suspected, TreeOutcome,
 };

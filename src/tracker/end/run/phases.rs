@@ -403,13 +403,14 @@ impl<'a, 'b> Run<'a, 'b> {
         self.scan();
     }
 
-    fn freeze(&mut self) {
+    /// Stops all members of the trees that are to be frozen, until no new one appears; returns whether that was reached.
+    pub(super) fn freeze(&mut self) -> bool {
         let start = Instant::now();
         for _ in 0..FREEZE_SCANS {
             if start.elapsed() > FREEZE_LIMIT {
-                return;
+                return false;
             }
-            self.trees.iter_mut().filter(|tree| tree.stage.is_killing()).for_each(TreeRun::stop);
+            self.trees.iter_mut().filter(|tree| tree.stage.freezes()).for_each(TreeRun::stop);
             let stopped = stop_on_sight(&self.context, &self.trees);
             let any_new = self.scan() || !stopped.is_empty();
             resume(&self.trees, stopped);
@@ -417,12 +418,13 @@ impl<'a, 'b> Run<'a, 'b> {
             let still = self
                 .trees
                 .iter()
-                .filter(|tree| tree.stage.is_killing())
+                .filter(|tree| tree.stage.freezes())
                 .all(|tree| tree.is_still(&self.last));
             if still && !any_new {
-                return;
+                return true;
             }
             std::thread::sleep(FREEZE_PAUSE);
         }
+        false
     }
 }

@@ -7,7 +7,7 @@ use super::{
     member::{Death, Member, Phase},
     state::TreeRun,
 };
-use crate::sys::Signal;
+use crate::sys::{Pinned, Signal};
 
 impl TreeRun {
     /// Sends the signal of the current step, then SIGCONT, to each of its recipients that has not had it yet.
@@ -34,6 +34,23 @@ impl TreeRun {
                 member.phase = Phase::Dead(Death::Asked(Duration::ZERO));
             }
             begun |= member.was_signalled();
+        }
+        if step.to == Recipients::Root {
+            self.continue_helpers();
+        }
+    }
+
+    /// Continues the descendants that were stopped, as those of a suspended tree are: the root may wait for them in order to end.
+    fn continue_helpers(&mut self) {
+        for member in self.alive().filter(|member| !member.is_root && !member.is_continued) {
+            // One that was waiting for its child to execute, as vfork(2) does, stops once that has run.
+            let may_be_stopped =
+                |pinned: &&Pinned| pinned.stat.is_stopped() || pinned.stat.is_uninterruptible();
+            if let Some(pinned) = member.pinned.as_ref().filter(may_be_stopped) {
+                // One that may not be signalled is reported when it is asked to end.
+                let _ = pinned.signal(Signal::CONT);
+                member.is_continued = true;
+            }
         }
     }
 
@@ -69,7 +86,7 @@ mod tests {
         identity::{Identity, Pid},
         model::Evidence,
         model::{EndPlan, Limits, Observer, Origin, Outcome, ProcessId},
-        sys::{Pinned, Proc, current_place, snapshot::Snapshot},
+        sys::{Proc, current_place, snapshot::Snapshot},
         tracker::{
             end::run::{EndContext, Exemptions, TreeTarget, state::TreeRun},
             membership::process_info::ProcessInfo,

@@ -22,7 +22,7 @@ use crate::{
 /// rounds.
 const ROUNDS: u32 = 50;
 
-/// Stops what looks like a member of a tree that is being killed, and returns the processes that it stopped.
+/// Stops what looks like a member of a tree that is being frozen, and returns the processes that it stopped.
 pub(super) fn stop_on_sight(context: &EndContext<'_>, trees: &[TreeRun]) -> Vec<Pinned> {
     let evidence = LiveEvidence::of(context, trees);
     let mut seen = spared(context, trees);
@@ -70,7 +70,7 @@ fn spared(context: &EndContext<'_>, trees: &[TreeRun]) -> HashSet<Pid> {
     spared
 }
 
-/// Evidence that leads to unknown members of all trees that are being killed; each process is read once, however many trees there are.
+/// Evidence that leads to unknown members of all trees that are being frozen; each process is read once, however many trees there are.
 struct LiveEvidence {
     /// Sessions and process groups that a verified member pins.
     sessions: HashSet<u32>,
@@ -79,9 +79,9 @@ struct LiveEvidence {
 
 impl LiveEvidence {
     fn of(context: &EndContext<'_>, trees: &[TreeRun]) -> Self {
-        let killed = || trees.iter().filter(|tree| tree.stage.is_killing());
-        let sessions = killed().filter_map(|tree| pinned_session(context, tree)).map(Pid::get);
-        let tokens = killed().filter_map(TreeRun::token_owner);
+        let frozen = || trees.iter().filter(|tree| tree.stage.freezes());
+        let sessions = frozen().filter_map(|tree| pinned_session(context, tree)).map(Pid::get);
+        let tokens = frozen().filter_map(TreeRun::token_owner);
         Self { sessions: sessions.collect(), tokens: tokens.collect() }
     }
 

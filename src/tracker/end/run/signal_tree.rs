@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A tree in which processes appear during each scan is scanned this often.
-const SCANS: u32 = 10;
+pub(super) const SCANS: u32 = 10;
 
 /// Sends the signal once to each member that an end would signal now, the root first, and returns how many got it. All members are
 /// found before the first of them gets it: what a program starts in response to it gets none.
@@ -36,11 +36,19 @@ pub(in crate::tracker) fn signal_tree(
         }
     }
     run.trees.iter_mut().flat_map(TreeRun::alive).for_each(|member| member.signal(signal));
-    let mut members: Vec<Member> = run.trees.into_iter().flat_map(|tree| tree.members).collect();
-    let count = members.iter().filter(|member| member.was_signalled()).count();
-    let refused = members.drain(..).find_map(|member| match member.phase {
-        Phase::Refused(error, _) => Some(error),
-        _ => None,
-    });
-    refused.map_or(Ok(count), Err)
+    run.signalled()
+}
+
+impl Run<'_, '_> {
+    /// Returns how many members were signalled, or why one of them could not be.
+    pub(super) fn signalled(self) -> Result<usize> {
+        let members = self.trees.into_iter().flat_map(|tree| tree.members);
+        let mut members: Vec<Member> = members.collect();
+        let count = members.iter().filter(|member| member.was_signalled()).count();
+        let refused = members.drain(..).find_map(|member| match member.phase {
+            Phase::Refused(error, _) => Some(error),
+            _ => None,
+        });
+        refused.map_or(Ok(count), Err)
+    }
 }

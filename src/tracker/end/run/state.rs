@@ -271,7 +271,7 @@ impl TreeRun {
         match self.stage {
             Stage::Asking { .. } => self.is_pending(),
             Stage::Killing { .. } => self.must_be_killed(),
-            Stage::Interrupted => false,
+            Stage::Suspending | Stage::Interrupted => false,
         }
     }
 

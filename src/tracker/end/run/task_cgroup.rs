@@ -170,7 +170,7 @@ impl TreeRun {
     }
 
     /// Thaws what we have frozen.
-    fn thaw(&self) {
+    pub(super) fn thaw(&self) {
         // Done whether it is shared or not: only this program freezes it, and processes that must be left running must not stay
         // frozen.
         if let Some(task_cgroup) = &self.task_cgroup {

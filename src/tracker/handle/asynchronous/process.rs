@@ -25,6 +25,7 @@ use crate::{
             exit_statuses::{self, REAPED_WITHIN, STATUS_PAUSE},
             settle,
             signal_tree::signal_tree,
+            suspend,
         },
         handle::{
             exit::{Exit, exit_of, exit_without_reading},
@@ -231,6 +232,26 @@ impl AsyncProcess {
     pub async fn signal_tree(&self, signal: i32) -> Result<usize> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
         aside(move || signal_tree(&core, &entry, signal)).await?
+    }
+
+    /// Suspends all processes of the program's tree, as [`Process::suspend`], even if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::suspend`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    pub async fn suspend(&self) -> Result<usize> {
+        let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
+        aside(move || suspend::suspend(&core, &entry)).await?
+    }
+
+    /// Resumes all processes of the program's tree, as [`Process::resume`], even if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::resume`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    pub async fn resume(&self) -> Result<usize> {
+        let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
+        aside(move || suspend::resume(&core, &entry)).await?
     }
 
     /// Sends SIGKILL to the program itself, as [`Process::kill`], and waits for it.
