@@ -165,7 +165,7 @@
 //! | [`Process::suspend`], [`resume`](Process::resume) | none | none | by `signal`, to the group | the whole tree, until no process of it runs; whatever ends it makes it run first |
 //! | [`Process::terminate`], [`terminate_with`](Process::terminate_with) | none | none | none | SIGTERM or the [stop signals](Job::stop_signals), a grace, SIGKILL, to the whole tree, verified |
 //! | [`terminate_on_drop`](Job::terminate_on_drop) | none | `kill_on_drop` | `KillOnDrop` | the whole tree, with its grace; off by default |
-//! | `ProcessSet` | none | a `JoinSet` of waits | none | ends what it holds when it is dropped |
+//! | `ProcessSet` | none | a `JoinSet` of waits | none | ends what it holds when it is dropped, unless `detach_all` was called |
 //! | [`Tracker::subscribe`] | none | none | none | ends and leaks, in the order of the ledger |
 //! | [`ExitStatus`] | `ExitStatus` | std's | std's | has `Unobserved`; converts from and to std's |
 //! | a program of a host that has ended | runs on | runs on | runs on | is ended by its keeper, by `procledger watch` or by the next host |

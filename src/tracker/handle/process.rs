@@ -3,7 +3,10 @@
 use std::{
     os::fd::{AsFd, BorrowedFd},
     process::{ChildStderr, ChildStdin, ChildStdout},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -57,8 +60,12 @@ pub struct Process {
 
 impl Process {
     pub(in crate::tracker) fn new(core: Arc<Core>, entry: Arc<Tracked>, pidfd: Arc<PidFd>) -> Self {
-        let terminate =
-            TerminateOnDrop { armed: false, core: Arc::clone(&core), entry: Arc::clone(&entry) };
+        let terminate = TerminateOnDrop {
+            armed: false,
+            in_set: None,
+            core: Arc::clone(&core),
+            entry: Arc::clone(&entry),
+        };
         Self {
             stdin: None,
             stdout: None,
@@ -308,6 +315,8 @@ impl AsFd for Process {
 #[derive(Debug)]
 pub(in crate::tracker) struct TerminateOnDrop {
     pub(in crate::tracker) armed: bool,
+    /// Whether the set that the handle is in still ends its programs; `None` outside of a set.
+    pub(in crate::tracker) in_set: Option<Arc<AtomicBool>>,
     core: Arc<Core>,
     entry: Arc<Tracked>,
 }
@@ -333,7 +342,8 @@ impl TerminateOnDrop {
 
 impl Drop for TerminateOnDrop {
     fn drop(&mut self) {
-        if self.armed {
+        let is_detached = |set: &Arc<AtomicBool>| !set.load(Ordering::Acquire);
+        if self.armed && !self.in_set.as_ref().is_some_and(is_detached) {
             self.end_aside(RuleKey::HandleDropped);
         }
     }

@@ -6,7 +6,7 @@ use procledger::{AsyncTracker, EndReason, ProcessSet};
 
 use crate::{
     spawn::attributes::trackers,
-    support::{PidfdWatch, Place, until},
+    support::{PidfdWatch, Place, stays, until},
 };
 
 fn asynchronous() -> impl Iterator<Item = (Place, AsyncTracker)> {
@@ -103,6 +103,60 @@ async fn a_set_that_is_shut_down_returns_how_its_programs_ended() {
         set.spawn(&tracker, place.job("again", "exit 4")).await.expect("spawned");
         let (_, exit) = set.join_next().await.expect("it ends");
         assert_eq!(exit.expect("waited").code(), Some(4));
+        tracker.shutdown().await.expect("an orderly end");
+    }
+}
+
+#[test]
+fn programs_that_are_detached_run_on_whatever_becomes_of_the_set_and_its_runtime() {
+    for (place, tracker) in asynchronous() {
+        for workers in [1, 2] {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            let runtime = builder.worker_threads(workers).enable_all().build().expect("a runtime");
+            let all_watched = runtime.block_on(async {
+                let mut set = ProcessSet::new();
+                let all_watched = fill(&place, &tracker, &mut set).await;
+                set.detach_all();
+                assert!(set.is_empty() && set.join_next().await.is_none());
+                // The set can be used further, and ends what is added to it.
+                let job = place.job("again", "exec sleep 3600").terminate_on_drop(true);
+                set.spawn(&tracker, job).await.expect("spawned");
+                let mut again = tracker.get("again").expect("a look").expect("it runs");
+                drop(set);
+                assert_eq!(again.wait().await.expect("ended").reason, EndReason::Terminated);
+                all_watched
+            });
+            // The tasks that have not been dropped yet are dropped now.
+            drop(runtime);
+            stays("they run", || !all_watched.iter().any(PidfdWatch::is_dead));
+            for number in 0..3 {
+                let task = format!("task{number}");
+                assert_eq!(tracker.tracker().terminate(&task).expect("ended").survived(), 0);
+            }
+            assert!(all_watched.iter().all(PidfdWatch::is_dead));
+            for number in 0..3 {
+                std::fs::remove_file(place.path().join(format!("below{number}"))).expect("removed");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_shutdown_that_is_given_up_ends_no_program_that_is_added_later() {
+    for (place, tracker) in asynchronous() {
+        let mut set = ProcessSet::new();
+        let job = place.job("first", "trap '' TERM; : > ready; while :; do sleep 0.01; done");
+        set.spawn(&tracker, job.grace(Duration::from_millis(300))).await.expect("spawned");
+        place.wait_for("ready");
+        assert!(tokio::time::timeout(Duration::from_millis(50), set.shutdown()).await.is_err());
+        set.spawn(&tracker, place.job("later", "until [ -e go ]; do sleep 0.01; done; exit 9"))
+            .await
+            .expect("spawned");
+        let (task, exit) = set.join_next().await.expect("one has ended");
+        assert_eq!((task.as_str(), exit.expect("waited").signal()), ("first", Some(libc::SIGKILL)));
+        std::fs::write(place.path().join("go"), "").expect("a file");
+        let (task, exit) = set.join_next().await.expect("the other has ended");
+        assert_eq!((task.as_str(), exit.expect("waited").code()), ("later", Some(9)));
         tracker.shutdown().await.expect("an orderly end");
     }
 }

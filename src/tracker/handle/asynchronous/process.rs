@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll},
     time::Instant,
 };
@@ -141,6 +141,12 @@ impl AsyncProcess {
     pub fn terminate_on_drop(mut self, on: bool) -> Self {
         self.process.on_drop.armed = on;
         self
+    }
+
+    /// Makes its tree end when the handle is dropped while `in_set` is true.
+    pub(super) fn put_in_set(mut self, in_set: Arc<AtomicBool>) -> Self {
+        self.process.on_drop.in_set = Some(in_set);
+        self.terminate_on_drop(true)
     }
 
     /// Registers the pipes that are still here with the current runtime.

@@ -1,8 +1,12 @@
 //! A set of programs that ends what it holds when it is dropped.
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
 };
 
@@ -39,12 +43,22 @@ use crate::{
 /// # tracker.shutdown().await?;
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ProcessSet {
     // Each task owns its handle, which ends its program when the task is aborted.
     waits: JoinSet<(TaskId, Result<Exit>)>,
     /// Whether the waits are to end their programs.
     stop: watch::Sender<bool>,
+    /// Whether its programs end with their handles. Read when a handle is dropped, wherever that happens: an order to the tasks
+    /// would be lost where their runtime ends first.
+    attached: Arc<AtomicBool>,
+}
+
+impl Default for ProcessSet {
+    fn default() -> Self {
+        let attached = Arc::new(AtomicBool::new(true));
+        Self { waits: JoinSet::new(), stop: watch::Sender::default(), attached }
+    }
 }
 
 impl ProcessSet {
@@ -76,7 +90,7 @@ impl ProcessSet {
     ///
     /// Outside of a tokio runtime.
     pub fn add(&mut self, process: AsyncProcess) {
-        let mut process = process.terminate_on_drop(true);
+        let mut process = process.put_in_set(Arc::clone(&self.attached));
         let stop = self.stop.subscribe();
         self.waits.spawn(async move {
             let exit = wait(&mut process, stop).await;
@@ -122,13 +136,41 @@ impl ProcessSet {
     ///
     /// As [`join_next`](Self::join_next).
     pub async fn shutdown(&mut self) -> Vec<(TaskId, Result<Exit>)> {
-        self.stop.send_replace(true);
+        // Programs that are added after a future that was dropped are not ended by it.
+        std::mem::take(&mut self.stop).send_replace(true);
         let mut ended = Vec::with_capacity(self.len());
         while let Some(one) = self.join_next().await {
             ended.push(one);
         }
-        self.stop.send_replace(false);
         ended
+    }
+
+    /// Removes all programs from the set without ending them, as [`tokio::task::JoinSet::detach_all`]; it can be used further.
+    ///
+    /// They run on as programs whose handles were dropped, also when the set is dropped or the runtime ends right after this: the
+    /// tracker ends them at its shutdown, and [`AsyncTracker::get`] returns handles on them. A
+    /// [`terminate_on_drop`](crate::Job::terminate_on_drop) of their jobs applies no more. What a [`shutdown`](Self::shutdown)
+    /// whose future was dropped has begun to end is ended.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?.into_async();
+    /// use procledger::{Job, ProcessSet};
+    ///
+    /// let mut set = ProcessSet::new();
+    /// set.spawn(&tracker, Job::new("task-42", "sleep").arg("300")).await?;
+    /// set.detach_all();
+    /// drop(set);
+    /// let mut process = tracker.get("task-42")?.expect("it runs");
+    /// process.terminate().await?;
+    /// # tracker.shutdown().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn detach_all(&mut self) {
+        self.attached.store(false, Ordering::Release);
+        *self = Self::default();
     }
 }
 
@@ -136,11 +178,15 @@ impl ProcessSet {
 async fn wait(process: &mut AsyncProcess, mut stop: watch::Receiver<bool>) -> Result<Exit> {
     {
         let mut ended = pin!(process.wait());
-        let mut stopped = pin!(stop.wait_for(|stop| *stop));
+        let mut stopped = pin!(async {
+            if stop.wait_for(|stop| *stop).await.is_err() {
+                // The set is gone, or has detached its programs: this task is aborted, and drops its handle.
+                pending::<()>().await;
+            }
+        });
         let first = poll_fn(|cx| match ended.as_mut().poll(cx) {
             Poll::Ready(exit) => Poll::Ready(Some(exit)),
-            // It fails where the set is gone, which aborts this task as well.
-            Poll::Pending => stopped.as_mut().poll(cx).map(|_| None),
+            Poll::Pending => stopped.as_mut().poll(cx).map(|()| None),
         });
         if let Some(exit) = first.await {
             return exit;
