@@ -23,15 +23,22 @@
 
 mod connection;
 mod enroll;
+mod reader;
 mod schema;
 mod secret;
 mod ship;
 mod stream;
 mod tls;
+mod upkeep;
 
-pub use crate::model::{Batch, LostRow, OpenProcess, Position, StreamLeak, StreamProcess};
+pub use crate::model::{
+    Batch, FleetHost, FleetLeak, FleetProcess, LostRow, OpenProcess, Position, StreamLeak,
+    StreamProcess,
+};
 pub use connection::Address;
 pub use enroll::{Enrollment, enroll};
+pub use reader::{Fleet, FleetGrouping};
 pub use schema::{Engine, Init, Meta};
 pub use ship::{ShipOptions, ShipmentStatus, Shipped, Shipper, statuses};
 pub use stream::Stream;
+pub use upkeep::{Forgotten, Maintenance, forget, maintain};

@@ -68,3 +68,18 @@ families! {
     LEDGER_SIZE: Gauge = "procledger_ledger_size_bytes", "Size of the ledger's file.";
     LEDGER_WAL: Gauge = "procledger_ledger_wal_size_bytes", "Size of the ledger's write-ahead log.";
 }
+
+// Read from the database of a fleet, one sample a ledger.
+#[cfg(feature = "fleet")]
+families! {
+    FLEET_SEEN: Gauge = "procledger_fleet_seen_timestamp_seconds", "Unix time at which the last batch of the ledger arrived.";
+    FLEET_SILENT: Gauge = "procledger_fleet_silent_seconds", "Time since the last batch of the ledger, by the clock of the database.";
+    FLEET_SKEW: Gauge = "procledger_fleet_skew_seconds", "By how much the clock of the host was ahead of that of the database.";
+    FLEET_LIVE: Gauge = "procledger_fleet_live", "Processes that had not ended at the last batch.";
+    FLEET_SURVIVORS: Gauge = "procledger_fleet_survivors", "Processes that could not be ended at the last batch.";
+    FLEET_GAP: Gauge = "procledger_fleet_gap_rows", "Rows that were pruned before they were shipped.";
+    FLEET_LOST: Gauge = "procledger_fleet_lost_rows", "Rows that were open, and that the ledger does not have any more.";
+    FLEET_RESTARTS: Gauge = "procledger_fleet_restarts", "How often the ledger was shipped again from its start.";
+    FLEET_LEAKS: Gauge = "procledger_fleet_leaks", "Leaks of the host within the window.";
+    FLEET_WINDOW: Gauge = "procledger_fleet_window_seconds", "The window in which leaks are counted.";
+}

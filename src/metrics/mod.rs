@@ -9,8 +9,12 @@
 mod counts;
 mod facade;
 mod families;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod latency;
 mod prometheus;
 mod text_format;
 
 pub(crate) use counts::Counters;
+#[cfg(feature = "fleet")]
+pub(crate) use fleet::fleet_page;

@@ -3,6 +3,8 @@
 //! Times are [`SystemTime`](std::time::SystemTime)s of whole milliseconds, as the ledger stores them.
 
 mod evidence;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod ids;
 mod instance;
 mod ledger_event;
@@ -26,6 +28,8 @@ pub use crate::sys::{
 };
 pub(crate) use evidence::Evidence;
 pub use evidence::EvidenceKey;
+#[cfg(feature = "fleet")]
+pub use fleet::{FleetHost, FleetLeak, FleetProcess};
 pub use ids::{InstanceId, ProcessId, TASK_ID_MAX, TaskId};
 pub(crate) use ids::{Millis, millis, task_text};
 pub(crate) use instance::{DeadInstance, InstanceRecord, NewInstance, Observer, OrphanClaim};

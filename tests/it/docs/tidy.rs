@@ -22,7 +22,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
         &["identity", "error", "sys", "redact", "model", "policy", "metrics", "store", "export"],
     ),
     // Reads a ledger for a receiver in another place; it knows no process.
-    ("fleet", &["identity", "error", "sys", "model", "store"]),
+    ("fleet", &["identity", "error", "sys", "metrics", "model", "store"]),
     // The public face of the tracker's keeper.
     ("keeper", &["tracker"]),
     // What the command needs of paths.

@@ -2,9 +2,11 @@
 
 use std::process::{Command, Output, Stdio};
 
+mod dialect;
 mod equal;
 mod init;
 mod proxy;
+mod reading;
 mod rights;
 mod scene;
 mod server;

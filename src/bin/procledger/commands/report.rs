@@ -237,23 +237,20 @@ pub(super) fn leak_table(leaks: &[LeakRecord]) -> String {
 }
 
 fn group_table(groups: &[LeakGroup], by: By) -> String {
-    let header = [
-        match by {
-            By::Hour => "HOUR",
-            By::Day => "DAY",
-            By::Task => "TASK",
-            By::Rule => "RULE",
-            By::Program => "PROGRAM",
-        },
-        "LEAKS",
-        "ORPHANS",
-        "STRAYS",
-        "UNREG.",
-        "SURVIVED",
-        "HOURS",
-        "MEMORY",
-        "LAST FOUND",
-    ];
+    let by = match by {
+        By::Hour => "HOUR",
+        By::Day => "DAY",
+        By::Task => "TASK",
+        By::Rule => "RULE",
+        By::Program => "PROGRAM",
+    };
+    sum_table(groups, by)
+}
+
+/// Formats sums as a table; the first column has this heading.
+pub(super) fn sum_table(groups: &[LeakGroup], by: &str) -> String {
+    let header =
+        [by, "LEAKS", "ORPHANS", "STRAYS", "UNREG.", "SURVIVED", "HOURS", "MEMORY", "LAST FOUND"];
     let mut table = (1..8).fold(Table::new(&header, 0), Table::right);
     let now = SystemTime::now();
     for group in groups {

@@ -5,9 +5,11 @@
 //! therefore unknown when the text was recorded, keeps the browser from running any other script or applying any other style.
 
 mod chart;
+mod fleet;
 mod format;
 mod report;
 mod rows;
 mod time_bucket;
 
+pub(crate) use fleet::{FleetPage, of_fleet};
 pub(crate) use report::{LEAKS_SHOWN, page};

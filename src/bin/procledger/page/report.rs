@@ -23,10 +23,18 @@ const GROUPS_SHOWN: usize = 500;
 
 #[derive(Template)]
 #[template(path = "report.html")]
-struct Page {
+pub(super) struct Page {
     nonce: String,
     version: &'static str,
-    ledger: Shown,
+    /// What the report is of: a ledger or a fleet.
+    of: &'static str,
+    name: Shown,
+    /// The subcommand that shows more.
+    command: &'static str,
+    /// Of a fleet: which hosts are silent, and what was lost. Empty for a ledger.
+    pub(super) lines: Vec<Shown>,
+    /// Whether these lines report nothing.
+    pub(super) complete: bool,
     window: String,
     made: Figure,
     verdict: Verdict,
@@ -35,9 +43,18 @@ struct Page {
     any: bool,
     tiles: Vec<Tile>,
     charts: Vec<Chart>,
-    groups: Vec<Group>,
-    leaks: Vec<LeakRow>,
-    hidden: u64,
+    pub(super) groups: Vec<Group>,
+    pub(super) leaks: Vec<LeakRow>,
+    pub(super) hidden: u64,
+}
+
+/// What a report is of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) of: &'static str,
+    pub(super) name: &'a str,
+    /// The window without a start.
+    pub(super) everything: &'static str,
 }
 
 struct Verdict {
@@ -62,16 +79,44 @@ pub(crate) fn page(
     since: Option<SystemTime>,
     first: Option<LeakGrouping>,
 ) -> Result<String> {
+    let subject = Subject {
+        of: "Ledger",
+        name: ledger,
+        everything: "everything that is still in the ledger",
+    };
+    let page = page_of(report, subject, since);
+    Page { groups: groups(report, first), ..page }.text()
+}
+
+impl Page {
+    pub(super) fn text(&self) -> Result<String> {
+        self.render().map_err(|error| Failure::because("failed to make the page", &error))
+    }
+}
+
+/// Returns the number of leaks of the whole window.
+pub(super) fn sum_of_leaks(report: &LeakReport) -> u64 {
+    Sums::of(&report.by_rule).leaks
+}
+
+/// Returns the page of a report, without its tables of sums.
+pub(super) fn page_of(
+    report: &LeakReport,
+    subject: Subject<'_>,
+    since: Option<SystemTime>,
+) -> Page {
     let now = SystemTime::now();
     let all = Sums::of(&report.by_rule);
-    let window = since.map_or_else(
-        || "everything that is still in the ledger".to_owned(),
-        |since| format!("since {}", clock(since)),
-    );
-    let page = Page {
+    let window = since
+        .map_or_else(|| subject.everything.to_owned(), |since| format!("since {}", clock(since)));
+    Page {
         nonce: Uuid::new_v4().simple().to_string(),
         version: env!("CARGO_PKG_VERSION"),
-        ledger: Shown::new(ledger),
+        of: subject.of,
+        name: Shown::new(subject.name),
+        command: if subject.of == "Fleet" { "fleet report" } else { "report" },
+        lines: Vec::new(),
+        complete: true,
         window,
         made: Figure { raw: rfc3339(now), shown: clock(now) },
         verdict: verdict(&all, &report.passes),
@@ -80,11 +125,10 @@ pub(crate) fn page(
         any: all.leaks > 0,
         tiles: tiles(&all, report),
         charts: charts(&report.by_hour, since, now),
-        groups: groups(report, first),
+        groups: Vec::new(),
         leaks: report.newest.iter().map(LeakRow::from).collect(),
         hidden: all.leaks.saturating_sub(report.newest.len() as u64),
-    };
-    page.render().map_err(|error| Failure::because("failed to make the page", &error))
+    }
 }
 
 /// The sums over all leaks of the window.
@@ -222,7 +266,7 @@ fn tiles(all: &Sums, report: &LeakReport) -> Vec<Tile> {
     ]
 }
 
-fn groups(report: &LeakReport, first: Option<LeakGrouping>) -> Vec<Group> {
+pub(super) fn groups(report: &LeakReport, first: Option<LeakGrouping>) -> Vec<Group> {
     let group = |id, title, key, none, option, groups: &[LeakGroup]| Group {
         id,
         title,

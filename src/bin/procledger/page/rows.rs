@@ -1,9 +1,9 @@
 //! Tables of the page.
 
-use procledger::{LeakGroup, LeakRecord, Outcome};
+use procledger::{LeakGroup, LeakRecord, Outcome, fleet::FleetLeak};
 
 use super::format::{Figure, Shown};
-use crate::render::{Tense, after, outcome, shell_words};
+use crate::render::{Tense, after, fleet_outcome, outcome, shell_words};
 
 /// A table of leaks counted by group.
 #[derive(Debug)]
@@ -55,14 +55,16 @@ impl From<&LeakGroup> for GroupRow {
 /// One leak.
 #[derive(Debug)]
 pub(super) struct LeakRow {
+    /// Empty in the report of a single ledger.
+    pub(super) host: Shown,
     pub(super) found: Figure,
     pub(super) task: Shown,
-    pub(super) pid: u32,
-    pub(super) kind: &'static str,
+    pub(super) pid: String,
+    pub(super) kind: Shown,
     pub(super) age: Figure,
     pub(super) memory: Figure,
     pub(super) survived: bool,
-    pub(super) outcome: String,
+    pub(super) outcome: Shown,
     pub(super) why: Shown,
     pub(super) command: String,
 }
@@ -70,16 +72,35 @@ pub(super) struct LeakRow {
 impl From<&LeakRecord> for LeakRow {
     fn from(leak: &LeakRecord) -> Self {
         Self {
+            host: Shown::default(),
             found: Figure::time(leak.found_at),
             task: Shown::new(leak.task_id.as_ref().map_or("", |task| task.as_str())),
-            pid: leak.pid.get(),
-            kind: leak.kind.as_str(),
+            pid: leak.pid.to_string(),
+            kind: Shown::new(leak.kind.as_str()),
             age: Figure::age(leak.age),
             memory: Figure::memory(leak.rss_bytes),
             survived: leak.outcome == Outcome::Survived,
-            outcome: after(outcome(leak.outcome, Tense::Done), leak.died_after),
+            outcome: Shown::new(&after(outcome(leak.outcome, Tense::Done), leak.died_after)),
             why: Shown::new(&format!("{}: {}", leak.rule, leak.evidence)),
             // Escaped already.
+            command: shell_words(&leak.command),
+        }
+    }
+}
+
+impl From<&FleetLeak> for LeakRow {
+    fn from(leak: &FleetLeak) -> Self {
+        Self {
+            host: Shown::new(&leak.host),
+            found: Figure::time(leak.found_at),
+            task: Shown::new(leak.task_id.as_deref().unwrap_or_default()),
+            pid: leak.pid.to_string(),
+            kind: Shown::new(&leak.kind),
+            age: Figure::age(leak.age),
+            memory: Figure::memory(leak.rss_bytes),
+            survived: leak.outcome == Outcome::Survived.as_str(),
+            outcome: Shown::new(&fleet_outcome(leak)),
+            why: Shown::new(&format!("{}: {}", leak.rule, leak.evidence)),
             command: shell_words(&leak.command),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use procledger::{Ending, Outcome, Report, Suspect, TaskId};
+use procledger::{Ending, Outcome, Report, Suspect, TaskId, fleet::FleetLeak};
 
 use super::{Table, escape, shell_words};
 use crate::{exit::Exit, output::complain};
@@ -27,6 +27,15 @@ pub(crate) fn outcome(outcome: Outcome, tense: Tense) -> &'static str {
         (Tense::Planned, Outcome::Survived) => "try again",
         (Tense::Planned, Outcome::Kept) => "leave running",
     }
+}
+
+/// Returns how the process of a leak ended, on whichever host that was: it may have shipped any text.
+pub(crate) fn fleet_outcome(leak: &FleetLeak) -> String {
+    let how = match Outcome::parse(&leak.outcome) {
+        Some(known) => outcome(known, Tense::Done),
+        None => &leak.outcome,
+    };
+    after(how, leak.died_after_ms.map(Duration::from_millis))
 }
 
 /// Formats tables of the processes that were ended and that were left running, then a line of figures.

@@ -1,8 +1,12 @@
 //! `fleet`: the database of a fleet, and what all its ledgers say together. It opens no ledger.
 
 pub(super) mod address;
+mod check;
 mod enroll;
 mod init;
+mod listing;
+mod report;
+mod upkeep;
 
 use clap::{Args, Subcommand};
 
@@ -18,6 +22,8 @@ use crate::{
 Examples:
   procledger fleet init --to postgresql://owner@db.example/fleet
   procledger fleet enroll web-1 -o fleet.env
+  procledger fleet report --since 7days --by host
+  procledger fleet check --max-silence 10min
 
 The address is a URL as psql(1) takes it, without a password: that is in $PGPASSWORD, in the file
 $PGPASSFILE (mode 600), or in the systemd credential `pgpass`. $PROCLEDGER_FLEET is the address for
@@ -32,6 +38,14 @@ pub(crate) struct FleetArgs {
 enum Command {
     Init(init::InitArgs),
     Enroll(enroll::EnrollArgs),
+    Ps(listing::PsArgs),
+    Hosts(listing::HostsArgs),
+    Leaks(listing::LeaksArgs),
+    Report(report::ReportArgs),
+    Check(check::CheckArgs),
+    Metrics(check::MetricsArgs),
+    Maintain(upkeep::MaintainArgs),
+    Forget(upkeep::ForgetArgs),
 }
 
 impl FleetArgs {
@@ -41,6 +55,14 @@ impl FleetArgs {
         match self.command {
             Command::Init(args) => args.run(),
             Command::Enroll(args) => args.run(),
+            Command::Ps(args) => args.run(),
+            Command::Hosts(args) => args.run(),
+            Command::Leaks(args) => args.run(),
+            Command::Report(args) => args.run(),
+            Command::Check(args) => args.run(),
+            Command::Metrics(args) => args.run(),
+            Command::Maintain(args) => args.run(),
+            Command::Forget(args) => args.run(),
         }
     }
 }

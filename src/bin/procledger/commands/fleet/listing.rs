@@ -1,0 +1,196 @@
+//! `fleet ps`, `fleet hosts` and `fleet leaks`: what is in the fleet's database, row by row.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use procledger::{
+    LeakKind,
+    fleet::{FleetHost, FleetLeak, FleetProcess},
+};
+
+use super::address::From;
+use crate::{
+    exit::{Exit, Result},
+    output,
+    render::{Table, bytes, fleet_outcome, shell_words, short_span, since, span},
+    units,
+};
+
+/// A host that has been silent for longer than this is not known to run anything. Shippers send every 30 seconds by default.
+pub(super) const SILENT: Duration = Duration::from_mins(5);
+/// A clock that is further off is mentioned.
+const SKEWED_MS: u64 = 5_000;
+
+/// List what runs on all hosts, as of the last batch of each
+#[derive(Debug, Args)]
+#[command(after_help = "\
+STATE is `as of` a time where the host has been silent for 5 minutes: whether the process still runs is
+unknown. --json: an array of objects {host, stream, id, root, task_id, pid, state, origin, containment,
+owner, uid, survive, command, started_at, peak_rss_bytes, cpu_ms, last_error, seen_at, silent_ms}.")]
+pub(super) struct PsArgs {
+    #[command(flatten)]
+    from: From,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Show commands in full
+    #[arg(long)]
+    wide: bool,
+}
+
+impl PsArgs {
+    pub(super) fn run(self) -> Result<Exit> {
+        let live = self.from.open()?.live()?;
+        let text = if self.json { output::json(&live)? } else { processes(&live, self.wide) };
+        output::print(text)?;
+        Ok(Exit::DONE)
+    }
+}
+
+fn processes(live: &[FleetProcess], wide: bool) -> String {
+    let mut table = Table::cut(&["HOST", "TASK", "PID", "STATE", "AGE", "COMMAND"], wide).right(2);
+    for process in live {
+        // The time from the last batch is by the clock of the database.
+        let age = since(process.seen_at, process.started_at) + process.silent;
+        table.row([
+            process.host.clone(),
+            process.task_id.clone().unwrap_or_else(|| "-".to_owned()),
+            process.pid.to_string(),
+            if process.silent > SILENT {
+                format!("as of {} ago", short_span(process.silent))
+            } else {
+                process.state.clone()
+            },
+            short_span(age),
+            shell_words(&process.command),
+        ]);
+    }
+    table.text()
+}
+
+/// List all ledgers of the fleet: when each was last heard of, and what was lost
+#[derive(Debug, Args)]
+#[command(after_help = "\
+--json: an array of objects {host, stream, ledger, login, made_at, seen_at, silent_ms, skew_ms, live,
+survivors, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version, copy_of, forgotten}.")]
+pub(super) struct HostsArgs {
+    #[command(flatten)]
+    from: From,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl HostsArgs {
+    pub(super) fn run(self) -> Result<Exit> {
+        let hosts = self.from.open()?.hosts()?;
+        let text = if self.json { output::json(&hosts)? } else { host_table(&hosts) };
+        output::print(text)?;
+        Ok(Exit::DONE)
+    }
+}
+
+fn host_table(hosts: &[FleetHost]) -> String {
+    let header = ["HOST", "LEDGER", "LIVE", "SURVIVED", "SEEN", "VERSION", "NOTES"];
+    let mut table = Table::new(&header, 1).right(2).right(3);
+    for host in hosts {
+        let mut ledger = host.ledger.simple().to_string();
+        ledger.truncate(8);
+        table.row([
+            host.host.clone(),
+            ledger,
+            host.live.to_string(),
+            host.survivors.to_string(),
+            format!("{} ago", short_span(host.silent)),
+            host.version.clone(),
+            notes(host).join("; "),
+        ]);
+    }
+    table.text()
+}
+
+fn notes(host: &FleetHost) -> Vec<String> {
+    let mut notes = Vec::new();
+    if host.forgotten {
+        notes.push("given up".to_owned());
+    } else if host.is_silent(SILENT) {
+        notes.push(format!("silent since {}", crate::render::clock(host.seen_at)));
+    }
+    if let Some(original) = &host.copy_of {
+        notes.push(format!("copy of {original}"));
+    }
+    if host.skew_ms.unsigned_abs() > SKEWED_MS {
+        let by = short_span(Duration::from_millis(host.skew_ms.unsigned_abs()));
+        notes.push(format!("clock {by} {}", if host.skew_ms > 0 { "ahead" } else { "behind" }));
+    }
+    if host.gap + host.leak_gap > 0 {
+        let rows = host.gap + host.leak_gap;
+        notes.push(format!("gap: {rows} rows were pruned before they were shipped"));
+    }
+    if host.lost + host.lost_leaks > 0 {
+        notes.push(format!("{} open rows were lost", host.lost + host.lost_leaks));
+    }
+    if host.restarts > 0 {
+        notes.push("shipped again from the start: nothing is counted twice".to_owned());
+    }
+    notes
+}
+
+/// List the newest leaks of all hosts
+#[derive(Debug, Args)]
+#[command(after_help = "\
+--json: an array of objects {host, stream, id, process, root, verified, task_id, pid, kind, rule,
+rule_key, evidence, evidence_key, found_at, age_ms, rss_bytes, outcome, died_after_ms, command}.")]
+pub(super) struct LeaksArgs {
+    #[command(flatten)]
+    from: From,
+    /// Include only leaks that were found within this time, or since this date (2026-11-01, UTC)
+    #[arg(long, value_name = "D", value_parser = units::age)]
+    since: Option<Duration>,
+    /// Show at most N leaks
+    #[arg(long, value_name = "N", default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl LeaksArgs {
+    pub(super) fn run(self) -> Result<Exit> {
+        let since = self.since.and_then(|span| SystemTime::now().checked_sub(span));
+        let leaks = self.from.open()?.leaks(since, self.limit)?;
+        let text = if self.json { output::json(&leaks)? } else { leak_table(&leaks) };
+        output::print(text)?;
+        if u32::try_from(leaks.len()) == Ok(self.limit) {
+            output::to_stderr(&format!(
+                "showing the newest {} leaks: --limit N shows more",
+                self.limit
+            ));
+        }
+        Ok(Exit::DONE)
+    }
+}
+
+/// Formats leaks as the table of `report`, with a column for the host.
+pub(super) fn leak_table(leaks: &[FleetLeak]) -> String {
+    let header = ["HOST", "TASK", "PID", "KIND", "FOUND", "OUTCOME", "WHY", "COMMAND"];
+    let mut table = Table::new(&header, 2).right(2);
+    let now = SystemTime::now();
+    for leak in leaks {
+        let memory =
+            leak.rss_bytes.map_or_else(String::new, |rss| format!(", {}", bytes(Some(rss))));
+        table.row([
+            leak.host.clone(),
+            leak.task_id.clone().unwrap_or_else(|| "-".to_owned()),
+            leak.pid.to_string(),
+            // A host may have shipped anything.
+            LeakKind::parse(&leak.kind).map_or(leak.kind.clone(), |kind| kind.to_string()),
+            format!("{} ago", span(since(now, leak.found_at))),
+            fleet_outcome(leak),
+            format!("{}: {} ({} old{memory})", leak.rule, leak.evidence, span(leak.age)),
+            shell_words(&leak.command),
+        ]);
+    }
+    table.text()
+}

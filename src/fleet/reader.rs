@@ -1,0 +1,337 @@
+//! What all ledgers of a fleet say together.
+
+use std::time::{Duration, SystemTime};
+
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use postgres::{Client, Row, types::ToSql};
+
+use super::{
+    connection::{Address, failed},
+    schema::{self, Meta},
+};
+use crate::{
+    error::{Error, Result},
+    metrics,
+    model::{FleetHost, FleetLeak, FleetProcess, PassKind, PassSummary, RuleKey},
+    store::LeakGroup,
+};
+
+/// The key of the sum over all tasks or programs that are not among the 20 largest of a host's day.
+const OTHERS: &str = "(all others)";
+
+/// A key by which the leaks of a fleet are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FleetGrouping {
+    /// The day they were found, in UTC.
+    Day,
+    /// The hour they were found, in UTC. Read leak by leak: ask for a few days.
+    Hour,
+    /// The host.
+    Host,
+    /// The task they belonged to: the 20 largest of each host and day by name, and the others together.
+    Task,
+    /// Why they count as leaks.
+    Rule,
+    /// The program that leaked, as for tasks.
+    Program,
+}
+
+/// A fleet, open for reading. It needs the role `fleet_read`.
+pub struct Fleet {
+    client: Client,
+    meta: Meta,
+}
+
+impl Fleet {
+    /// Connects to the fleet's database.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be reached, has no schema, or has one of a newer version.
+    pub fn open(address: &Address) -> Result<Self> {
+        let mut client = address.connect()?;
+        let meta = schema::meta(&mut client)?;
+        if meta.version > schema::VERSION {
+            return Err(schema::newer(meta.version));
+        }
+        Ok(Self { client, meta })
+    }
+
+    /// Returns what the database says of the fleet.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Returns every ledger, by host.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn hosts(&mut self) -> Result<Vec<FleetHost>> {
+        let rows = self.query("read the hosts", include_str!("statements/hosts.sql"), &[])?;
+        Ok(rows.iter().map(host).collect())
+    }
+
+    /// Returns every process that had not ended at the last batch of its host.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn live(&mut self) -> Result<Vec<FleetProcess>> {
+        let rows =
+            self.query("read the live processes", include_str!("statements/live.sql"), &[])?;
+        Ok(rows.iter().map(process).collect())
+    }
+
+    /// Returns the newest leaks since a time, newest first.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn leaks(&mut self, since: Option<SystemTime>, limit: u32) -> Result<Vec<FleetLeak>> {
+        let since = Window::since(since).from;
+        let sql = include_str!("statements/leaks.sql");
+        let rows = self.query("read the leaks", sql, &[&since, &i64::from(limit)])?;
+        Ok(rows.iter().map(leak).collect())
+    }
+
+    /// Returns how many leaks were found since a time.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn count_leaks(&mut self, since: Option<SystemTime>) -> Result<u64> {
+        let since = Window::since(since).from;
+        let sql = include_str!("statements/leaks_since.sql");
+        let rows = self.query("count the leaks", sql, &[&since])?;
+        Ok(rows.first().map_or(0, |row| count(row, 0)))
+    }
+
+    /// Returns the leaks since a time, counted by a key: days and hours newest first, all others largest first.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn groups(
+        &mut self,
+        since: Option<SystemTime>,
+        by: FleetGrouping,
+    ) -> Result<Vec<LeakGroup>> {
+        use FleetGrouping::{Day, Host, Hour, Program, Rule, Task};
+        let Window { from, first_day, first_midnight } = Window::since(since);
+        let day = include_str!("statements/groups_by_day.sql");
+        let top = include_str!("statements/groups_by_top.sql");
+        let of = |sql: &str, of_day: &str, of_leak: &str| {
+            sql.replace("{key_of_day}", of_day)
+                .replace("{dimension}", of_day)
+                .replace("{key_of_leak}", of_leak)
+        };
+        let sql = match by {
+            Hour => include_str!("statements/groups_by_hour.sql").to_owned(),
+            Day => of(
+                day,
+                "to_char(d.day, 'YYYY-MM-DD')",
+                "to_char(l.found_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+            ),
+            Host => of(day, "s.host", "s.host"),
+            Rule => of(day, "d.rule_key", "l.rule_key"),
+            Task => of(top, "task", "coalesce(l.task_id, '')"),
+            Program => of(top, "program", "l.program"),
+        };
+        let all: [&(dyn ToSql + Sync); 3] = [&from, &first_day, &first_midnight];
+        let parameters = if by == Hour { &all[..1] } else { &all[..] };
+        let rows = self.query("count the leaks", &sql, parameters)?;
+        let mut groups: Vec<LeakGroup> = rows.iter().map(|row| group(row, by)).collect();
+        match by {
+            Day | Hour => groups.sort_by(|a, b| b.key.cmp(&a.key)),
+            _ => groups.sort_by(|a, b| (b.leaks, &a.key).cmp(&(a.leaks, &b.key))),
+        }
+        Ok(groups)
+    }
+
+    /// Returns how many passes of each kind all hosts have made since the day of a time.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn pass_summaries(&mut self, since: Option<SystemTime>) -> Result<Vec<PassSummary>> {
+        let day = DateTime::<Utc>::from(Window::since(since).from).date_naive();
+        let sql = include_str!("statements/passes.sql");
+        let rows = self.query("read the passes", sql, &[&day])?;
+        let summary = |row: &Row| {
+            Some(PassSummary {
+                kind: PassKind::parse(row.get(0))?,
+                passes: count(row, 1),
+                failed: count(row, 2),
+                longest_gap: span(row.get(3)),
+                last_at: row.get(4),
+                first_at: row.get(5),
+            })
+        };
+        Ok(rows.iter().filter_map(summary).collect())
+    }
+
+    /// Returns the figures of all hosts as a page for Prometheus, with the leaks of a window.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn to_prometheus(&mut self, window: Duration) -> Result<String> {
+        let hosts = self.hosts()?;
+        let since = SystemTime::now().checked_sub(window);
+        let leaks = self.groups(since, FleetGrouping::Host)?;
+        let leaks = leaks.iter().map(|group| (group.key.as_str(), group.leaks));
+        Ok(metrics::fleet_page(&hosts, leaks, window))
+    }
+
+    fn query(
+        &mut self,
+        what: &str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>> {
+        self.client.query(sql, parameters).map_err(|error| failed(what, error))
+    }
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+/// The time since which leaks are counted: a part of a day, and whole days after it.
+struct Window {
+    from: SystemTime,
+    first_day: NaiveDate,
+    first_midnight: SystemTime,
+}
+
+impl Window {
+    fn since(since: Option<SystemTime>) -> Self {
+        let from = since.unwrap_or(SystemTime::UNIX_EPOCH);
+        let time = DateTime::<Utc>::from(from);
+        let starts_at_midnight = time.time() == NaiveTime::MIN;
+        let first_day = time.date_naive() + Days::new(u64::from(!starts_at_midnight));
+        let first_midnight = first_day.and_time(NaiveTime::MIN).and_utc().into();
+        Self { from, first_day, first_midnight }
+    }
+}
+
+fn count(row: &Row, column: usize) -> u64 {
+    u64::try_from(row.get::<_, i64>(column)).unwrap_or(0)
+}
+
+fn named(row: &Row, column: &str) -> u64 {
+    u64::try_from(row.get::<_, i64>(column)).unwrap_or(0)
+}
+
+fn span(milliseconds: i64) -> Duration {
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0))
+}
+
+/// Reads the JSON array of a command; as one word where a host has shipped something else.
+fn command(text: &str) -> Vec<String> {
+    serde_json::from_str(text).unwrap_or_else(|_| vec![text.to_owned()])
+}
+
+fn host(row: &Row) -> FleetHost {
+    FleetHost {
+        host: row.get("host"),
+        stream: row.get("stream"),
+        ledger: row.get("ledger"),
+        login: row.get("login"),
+        made_at: row.get("made_at"),
+        seen_at: row.get("seen_at"),
+        silent: span(row.get("silent_ms")),
+        skew_ms: row.get("skew_ms"),
+        live: named(row, "live"),
+        survivors: named(row, "survivors"),
+        gap: named(row, "gap"),
+        leak_gap: named(row, "leak_gap"),
+        lost: named(row, "lost"),
+        lost_leaks: named(row, "lost_leaks"),
+        restarts: named(row, "restarts"),
+        health_at: row.get("health_at"),
+        orphan_at: row.get("orphan_at"),
+        version: row.get("version"),
+        copy_of: row.get("copy_of"),
+        forgotten: row.get("forgotten"),
+    }
+}
+
+fn process(row: &Row) -> FleetProcess {
+    FleetProcess {
+        host: row.get("host"),
+        stream: row.get("stream"),
+        id: row.get("id"),
+        root: row.get("root"),
+        task_id: row.get("task_id"),
+        pid: row.get("pid"),
+        state: row.get("state"),
+        origin: row.get("origin"),
+        containment: row.get("containment"),
+        owner: row.get("owner"),
+        uid: row.get("uid"),
+        survive: row.get("survive"),
+        command: command(row.get("command")),
+        started_at: row.get("started_at"),
+        peak_rss_bytes: row.get("peak_rss_bytes"),
+        cpu_ms: row.get("cpu_ms"),
+        last_error: row.get("last_error"),
+        seen_at: row.get("seen_at"),
+        silent: span(row.get("silent_ms")),
+    }
+}
+
+fn leak(row: &Row) -> FleetLeak {
+    let number = |name| row.get::<_, Option<i64>>(name).and_then(|number| number.try_into().ok());
+    FleetLeak {
+        host: row.get("host"),
+        stream: row.get("stream"),
+        id: row.get("id"),
+        process: row.get("process"),
+        root: row.get("root"),
+        verified: row.get("verified"),
+        task_id: row.get("task_id"),
+        pid: row.get("pid"),
+        kind: row.get("kind"),
+        rule: row.get("rule"),
+        rule_key: row.get("rule_key"),
+        evidence: row.get("evidence"),
+        evidence_key: row.get("evidence_key"),
+        found_at: row.get("found_at"),
+        age: span(row.get("age_ms")),
+        rss_bytes: number("rss_bytes"),
+        outcome: row.get("outcome"),
+        died_after_ms: number("died_after_ms"),
+        command: command(row.get("command")),
+    }
+}
+
+fn group(row: &Row, by: FleetGrouping) -> LeakGroup {
+    let key: String = row.get(0);
+    let is_rest = matches!(by, FleetGrouping::Task | FleetGrouping::Program) && row.get("rest");
+    LeakGroup {
+        key: match by {
+            _ if is_rest => OTHERS.to_owned(),
+            FleetGrouping::Rule => {
+                RuleKey::parse(&key).map_or(key, |rule| rule.sentence().to_owned())
+            }
+            _ => key,
+        },
+        leaks: count(row, 1),
+        orphans: count(row, 2),
+        strays: count(row, 3),
+        unregistered: count(row, 4),
+        survived: count(row, 5),
+        process_hours: span(row.get(6)).as_secs_f64() / 3600.0,
+        rss_bytes: count(row, 7),
+        last_found_at: row.get(8),
+    }
+}
+
+/// Returns an error for a host that the fleet does not have.
+pub(super) fn no_host(host: &str) -> Error {
+    Error::new(crate::error::Kind::NotFound, format!("the fleet has no host `{host}`"))
+}

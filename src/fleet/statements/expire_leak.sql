@@ -1,0 +1,1 @@
+DELETE FROM fleet.leak WHERE found_at < $1 AND outcome <> 'survived'

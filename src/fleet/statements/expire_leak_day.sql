@@ -1,0 +1,1 @@
+DELETE FROM fleet.leak_day WHERE day < $1

@@ -1,0 +1,1 @@
+DELETE FROM fleet.leak_top WHERE day < $1

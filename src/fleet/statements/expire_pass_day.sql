@@ -1,0 +1,1 @@
+DELETE FROM fleet.pass_day WHERE day < $1

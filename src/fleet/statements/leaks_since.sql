@@ -1,0 +1,1 @@
+SELECT count(*) FROM fleet.leak WHERE found_at >= $1

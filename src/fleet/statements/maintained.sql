@@ -1,0 +1,1 @@
+UPDATE fleet.meta SET maintained_at = now() WHERE one = 1

@@ -1,0 +1,1 @@
+SELECT stream FROM fleet.stream ORDER BY stream

@@ -1,0 +1,206 @@
+//! What the owner of a fleet's database does from time to time: partitions, retention, and hosts that are gone.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use postgres::{Client, GenericClient};
+use uuid::Uuid;
+
+use super::{
+    connection::{Address, failed},
+    reader::no_host,
+    schema::{self, partition, weeks},
+};
+use crate::error::Result;
+
+/// Sums are made anew for this many days: longer than a leak usually stays open.
+const DAYS_OF_SUMS: u64 = 14;
+
+/// What [`maintain`] has done.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Maintenance {
+    /// Partitions that were created.
+    pub created: Vec<String>,
+    /// Partitions that were dropped, since all of their rows were too old.
+    pub dropped: Vec<String>,
+    /// Rows that were deleted one by one.
+    pub deleted: u64,
+    /// Streams whose sums were made anew.
+    pub streams: u64,
+}
+
+/// What [`forget`] has closed.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Forgotten {
+    /// Ledgers of the host.
+    pub ledgers: u64,
+    /// Processes that were live at the last batch, and are lost now.
+    pub processes: u64,
+    /// Leaks that had survived, and are lost now.
+    pub leaks: u64,
+}
+
+/// Creates the partitions of the coming weeks, deletes history that is older than the fleet keeps, and makes the sums of the last
+/// two weeks anew. Run it once a day, as the owner.
+///
+/// # Errors
+///
+/// If the database cannot be reached, or the user does not own the schema.
+pub fn maintain(address: &Address) -> Result<Maintenance> {
+    let mut client = address.connect()?;
+    let meta = schema::meta(&mut client)?;
+    let mut done = Maintenance::default();
+    let now = SystemTime::now();
+    let oldest = now.checked_sub(meta.keep).unwrap_or(SystemTime::UNIX_EPOCH);
+    // A statement that waits for a lock makes all later ones wait behind it: better to fail, and be run again.
+    let lock = "SET lock_timeout = '5s'; SET statement_timeout = 0";
+    client.batch_execute(lock).map_err(|error| failed("maintain the fleet", error))?;
+    if meta.engine.has_partitions() {
+        create(&mut client, now.into(), &meta, &mut done)?;
+        drop_old(&mut client, oldest, &mut done)?;
+    }
+    let day = DateTime::<Utc>::from(oldest).date_naive();
+    for (statement, by_day) in [
+        (include_str!("statements/expire_ended.sql"), false),
+        (include_str!("statements/expire_leak.sql"), false),
+        (include_str!("statements/expire_leak_day.sql"), true),
+        (include_str!("statements/expire_leak_top.sql"), true),
+        (include_str!("statements/expire_pass_day.sql"), true),
+    ] {
+        let deleted = if by_day {
+            client.execute(statement, &[&day])
+        } else {
+            client.execute(statement, &[&oldest])
+        };
+        done.deleted += deleted.map_err(|error| failed("delete old history", error))?;
+    }
+    let today = DateTime::<Utc>::from(now).date_naive();
+    let days: Vec<NaiveDate> = (0..DAYS_OF_SUMS).map(|back| today - Days::new(back)).collect();
+    let streams = client.query(include_str!("statements/streams.sql"), &[]);
+    for row in streams.map_err(|error| failed("read the streams", error))? {
+        let mut transaction =
+            client.transaction().map_err(|error| failed("make the sums anew", error))?;
+        sums(&mut transaction, row.get(0), &days)?;
+        transaction.commit().map_err(|error| failed("make the sums anew", error))?;
+        done.streams += 1;
+    }
+    let done_at = client.execute(include_str!("statements/maintained.sql"), &[]);
+    done_at.map_err(|error| failed("maintain the fleet", error))?;
+    Ok(done)
+}
+
+fn create(
+    client: &mut Client,
+    now: DateTime<Utc>,
+    meta: &schema::Meta,
+    done: &mut Maintenance,
+) -> Result<()> {
+    let what = "create a partition";
+    let existing = partitions(client)?;
+    for monday in weeks(now, meta.keep) {
+        let name = format!("ended_{}", monday.format("%Y%m%d"));
+        if existing.contains(&name) {
+            continue;
+        }
+        // Rows that the default partition has already cannot move, and stay there.
+        let range = [monday, monday + Days::new(7)].map(midnight);
+        let found =
+            client.query_one(include_str!("schema/partition_default.sql"), &[&range[0], &range[1]]);
+        if found.map_err(|error| failed(what, error))?.get::<_, i64>(0) == 0 {
+            client.batch_execute(&partition(monday)).map_err(|error| failed(what, error))?;
+            done.created.push(name);
+        }
+    }
+    Ok(())
+}
+
+fn drop_old(client: &mut Client, oldest: SystemTime, done: &mut Maintenance) -> Result<()> {
+    let what = "drop a partition";
+    for name in partitions(client)? {
+        let monday = name
+            .strip_prefix("ended_")
+            .and_then(|date| NaiveDate::parse_from_str(date, "%Y%m%d").ok());
+        if monday.is_none_or(|monday| midnight(monday + Days::new(7)) > oldest) {
+            continue;
+        }
+        // A process that has run for long ended much later than it had started.
+        let recent = include_str!("schema/partition_recent.sql").replace("{partition}", &name);
+        let found = client.query_one(&recent, &[&oldest]).map_err(|error| failed(what, error))?;
+        if found.get::<_, i64>(0) == 0 {
+            let dropped = client.batch_execute(&format!("DROP TABLE fleet.{name}"));
+            dropped.map_err(|error| failed(what, error))?;
+            done.dropped.push(name);
+        }
+    }
+    Ok(())
+}
+
+fn partitions(client: &mut Client) -> Result<Vec<String>> {
+    let rows = client.query(include_str!("schema/partition_list.sql"), &[]);
+    let rows = rows.map_err(|error| failed("list the partitions", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+fn midnight(day: NaiveDate) -> SystemTime {
+    day.and_time(NaiveTime::MIN).and_utc().into()
+}
+
+/// Makes the sums over the leaks of a stream's days anew, from the leaks.
+pub(crate) fn sums(client: &mut impl GenericClient, stream: i32, days: &[NaiveDate]) -> Result<()> {
+    let (Some(first), Some(last)) = (days.iter().min(), days.iter().max()) else { return Ok(()) };
+    let (from, until) = (midnight(*first), midnight(*last + Days::new(1)));
+    let what = |error| failed("make the sums anew", error);
+    for statement in [
+        include_str!("statements/leak_day_clear.sql"),
+        include_str!("statements/leak_top_clear.sql"),
+    ] {
+        client.execute(statement, &[&stream, &days]).map_err(what)?;
+    }
+    for statement in
+        [include_str!("statements/leak_day.sql"), include_str!("statements/leak_top.sql")]
+    {
+        client.execute(statement, &[&stream, &days, &from, &until]).map_err(what)?;
+    }
+    Ok(())
+}
+
+/// Gives a host up: what was live at its last batch is lost, and its silence is expected. Its history stays. If it ships again, it
+/// is shipped from the start, and is an ordinary host again.
+///
+/// # Errors
+///
+/// Not found if the fleet has no such host; if the database cannot be reached, or the user does not own the schema.
+pub fn forget(address: &Address, host: &str) -> Result<Forgotten> {
+    let what = |error| failed("forget the host", error);
+    let mut client = address.connect()?;
+    schema::meta(&mut client)?;
+    let mut transaction = client.transaction().map_err(what)?;
+    let streams =
+        transaction.query(include_str!("statements/forget_streams.sql"), &[&host]).map_err(what)?;
+    if streams.is_empty() {
+        return Err(no_host(host));
+    }
+    for row in &streams {
+        let stream: i32 = row.get(0);
+        // A shipper that still runs loses its compare and swap, and begins again.
+        let mark = Uuid::new_v4();
+        transaction
+            .execute(include_str!("statements/forget_stream.sql"), &[&stream, &mark])
+            .map_err(what)?;
+    }
+    let processes =
+        transaction.execute(include_str!("statements/forget_live.sql"), &[&host]).map_err(what)?;
+    let leaks =
+        transaction.query(include_str!("statements/forget_leaks.sql"), &[&host]).map_err(what)?;
+    let mut touched: BTreeMap<i32, Vec<NaiveDate>> = BTreeMap::new();
+    for row in &leaks {
+        touched.entry(row.get(0)).or_default().push(row.get(1));
+    }
+    for (stream, days) in touched {
+        sums(&mut transaction, stream, &days)?;
+    }
+    transaction.commit().map_err(what)?;
+    Ok(Forgotten { ledgers: streams.len() as u64, processes, leaks: leaks.len() as u64 })
+}
