@@ -39,6 +39,8 @@ pub struct End {
     pub at: SystemTime,
     /// Its exit status.
     pub status: ExitStatus,
+    /// Whether it dumped its core; `false` as well where that is not known.
+    pub core_dumped: bool,
     /// Why it is no longer running.
     pub reason: EndReason,
     /// Why and on what evidence it was ended; `None` where it ended by itself.
@@ -156,7 +158,7 @@ mod tests {
 
     fn end() -> End {
         let (status, reason) = (ExitStatus::Unobserved, EndReason::Gone);
-        End { at: SystemTime::UNIX_EPOCH, status, reason, because: None }
+        End { at: SystemTime::UNIX_EPOCH, status, core_dumped: false, reason, because: None }
     }
 
     fn events() -> [Event; 5] {

@@ -13,7 +13,7 @@ use super::{
     commit_counts::CommitCounts,
     instances, process,
     transaction::Transaction,
-    transition::{Live, Note, apply, live},
+    transition::{Live, Note, apply, live, write_core_dump},
 };
 use crate::{
     error::Result,
@@ -160,8 +160,9 @@ impl Store {
         id: ProcessId,
         owner: InstanceId,
         status: ExitStatus,
+        core_dumped: bool,
     ) -> Result<bool> {
-        self.write("record an exit status", |tx| note_status(tx, id, owner, status))
+        self.write("record an exit status", |tx| note_status(tx, id, owner, status, core_dumped))
     }
 
     /// Reports whether a row has an exit status.
@@ -218,7 +219,7 @@ impl Store {
 
 /// The end of a row whose process may still run.
 fn closed(reason: EndReason, at: Millis) -> End {
-    End { at: at.into(), status: ExitStatus::Unobserved, reason, because: None }
+    End { at: at.into(), status: ExitStatus::Unobserved, core_dumped: false, reason, because: None }
 }
 
 /// Gives back the claims that a query finds; returns how many.
@@ -285,17 +286,23 @@ pub(super) fn note_status(
     id: ProcessId,
     owner: InstanceId,
     status: ExitStatus,
+    core_dumped: bool,
 ) -> rusqlite::Result<bool> {
     if status == ExitStatus::Unobserved {
         return Ok(false);
     }
-    tx.prepare_cached(
-        "UPDATE process
+    let noted = tx
+        .prepare_cached(
+            "UPDATE process
          SET exit_code = ?1, exit_signal = ?2,
            end_reason = CASE end_reason WHEN 'gone' THEN 'exited' ELSE end_reason END
          WHERE id = ?3 AND owner = ?4 AND exit_code IS NULL AND exit_signal IS NULL
            AND end_reason IS NOT 'released'",
-    )?
-    .execute((status.code(), status.signal(), id.0, owner.0))
-    .map(|changed| changed == 1)
+        )?
+        .execute((status.code(), status.signal(), id.0, owner.0))?
+        == 1;
+    if noted {
+        write_core_dump(tx, id, core_dumped)?;
+    }
+    Ok(noted)
 }

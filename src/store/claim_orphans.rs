@@ -138,7 +138,13 @@ fn apply(
         Fate::Leave => return Ok(()),
         Fate::GiveBack => return make(&[Event::GiveBack], Note::default()).map(|_| ()),
         Fate::Gone(reason) => {
-            let end = End { at: at.into(), status: ExitStatus::Unobserved, reason, because: None };
+            let end = End {
+                at: at.into(),
+                status: ExitStatus::Unobserved,
+                core_dumped: false,
+                reason,
+                because: None,
+            };
             (make(&[Event::Died(end)], Note::default())?, &mut claim.gone)
         }
         Fate::Adopt => {

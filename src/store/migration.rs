@@ -35,7 +35,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use crate::error::{Error, Kind, Result};
 
 /// The migrations in their order: the first one leads to schema 1.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("../../migrations/01-ledger/up.sql"),
     include_str!("../../migrations/02-cgroup/up.sql"),
     include_str!("../../migrations/03-views/up.sql"),
@@ -44,6 +44,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("../../migrations/06-keys/up.sql"),
     include_str!("../../migrations/07-shipment/up.sql"),
     include_str!("../../migrations/08-end-plan/up.sql"),
+    include_str!("../../migrations/09-core-dump/up.sql"),
 ];
 
 /// The last migration that older programs cannot work with, and the first release that contains it.
@@ -70,6 +71,8 @@ impl Schema {
     pub(super) const SHIPMENT: Self = Self(7);
     /// `process.end_plan`.
     pub(super) const END_PLAN: Self = Self(8);
+    /// `process.core_dumped`.
+    pub(super) const CORE_DUMP: Self = Self(9);
 
     /// Returns the schema of a new ledger: that of all migrations.
     pub(crate) fn latest() -> Self {

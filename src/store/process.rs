@@ -63,6 +63,7 @@ table! {
         ended_at = None::<Millis>;
         exit_code = None::<i32>;
         exit_signal = None::<i32>;
+        core_dumped since CORE_DUMP = None::<bool>;
         end_reason = None::<String>;
         end_rule = None::<String>;
         end_evidence = None::<String>;
@@ -119,6 +120,7 @@ table! {
             (State::Ended, _, Some((at, reason))) => Life::Ended(End {
                 at,
                 status: status(exit_code, exit_signal),
+                core_dumped: Option::<bool>::unwrap_or_default(core_dumped),
                 reason,
                 because: Option::zip(end_rule, end_evidence).map(|(rule, evidence)| {
                     Justification::recorded((rule, end_rule_key), (evidence, end_evidence_key))

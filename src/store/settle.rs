@@ -32,7 +32,8 @@ impl Store {
             let mut ended = HashMap::new();
             for root in ends {
                 if !end_own(tx, counts, by, root)? {
-                    claim::note_status(tx, root.process, by, root.end.status)?;
+                    let End { status, core_dumped, .. } = root.end;
+                    claim::note_status(tx, root.process, by, status, core_dumped)?;
                     continue;
                 }
                 for kept in &root.kept {
@@ -151,7 +152,7 @@ fn settle(
     {
         // Another instance has taken the claim over, or has ended the row: the status of our own child is recorded all the
         // same.
-        claim::note_status(tx, id, by, end.status)?;
+        claim::note_status(tx, id, by, end.status, end.core_dumped)?;
     }
     if took && let Some(leak) = &settled.leak {
         leaks::upsert(tx, counts, pass, id, leak)?;

@@ -155,9 +155,23 @@ fn write_end(
             leaks::survives_no_more(tx, row.id)?;
         }
         write_keys(tx, row.id, end)?;
+        write_core_dump(tx, row.id, end.core_dumped)?;
         counts.ended(end.reason);
     }
     Ok(changed == 1)
+}
+
+/// Writes that a process of a row dumped its core, where it did and the ledger has a column for it.
+pub(super) fn write_core_dump(
+    tx: &Transaction<'_>,
+    id: ProcessId,
+    core_dumped: bool,
+) -> rusqlite::Result<()> {
+    if !core_dumped || tx.schema() < Schema::CORE_DUMP {
+        return Ok(());
+    }
+    let signalled = "UPDATE process SET core_dumped = 1 WHERE id = ?1 AND exit_signal IS NOT NULL";
+    tx.prepare_cached(signalled)?.execute([id.0]).map(|_| ())
 }
 
 /// Writes the keys of rule and evidence of a row that was ended, where the ledger has columns for them.

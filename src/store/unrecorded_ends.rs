@@ -11,7 +11,7 @@ use super::{
     Store,
     cell::{Cell, Cells},
     transaction::Transaction,
-    transition::write_keys,
+    transition::{write_core_dump, write_keys},
 };
 use crate::{
     error::Result,
@@ -89,6 +89,7 @@ fn add(tx: &Transaction<'_>, late: &LateEnd) -> rusqlite::Result<u64> {
         ?;
     if changed > 0 {
         write_keys(tx, late.process, end)?;
+        write_core_dump(tx, late.process, end.core_dumped)?;
     }
     Ok(changed as u64)
 }

@@ -268,9 +268,10 @@ fn the_status_that_the_owner_observed_reaches_the_row_before_and_after_it_is_end
             let id = f.row(f.me, 10, State::Running);
             f.store.claim(&[id], other, None, asked_by).expect("claimed");
             let unseen = End { status: ExitStatus::Unobserved, ..end(EndReason::Gone) };
-            let note = || f.store.note_status(id, f.me, ExitStatus::Signaled(15)).expect("written");
+            let note =
+                || f.store.note_status(id, f.me, ExitStatus::Signaled(15), false).expect("written");
             assert!(
-                !f.store.note_status(id, other, ExitStatus::Exited(1)).expect("written"),
+                !f.store.note_status(id, other, ExitStatus::Exited(1), false).expect("written"),
                 "not its own"
             );
             if !first {

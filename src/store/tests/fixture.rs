@@ -196,7 +196,13 @@ pub(super) fn kept(owner: InstanceId, root: ProcessId, pid: i64) -> Settled {
 }
 
 pub(super) fn end(reason: EndReason) -> End {
-    End { reason, status: ExitStatus::Exited(3), at: Millis(9_000).into(), because: None }
+    End {
+        reason,
+        status: ExitStatus::Exited(3),
+        core_dumped: false,
+        at: Millis(9_000).into(),
+        because: None,
+    }
 }
 
 /// Returns how a row has ended.

@@ -250,6 +250,7 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
             let end = End {
                 reason: cause.reason,
                 status: fate.status,
+                core_dumped: false,
                 at: at.into(),
                 because: Some(because),
             };

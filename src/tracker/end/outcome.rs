@@ -17,6 +17,7 @@ use crate::{
         task_text,
     },
     store::Store,
+    sys::Death,
     tracker::{
         core::Core,
         membership::process_info::ProcessInfo,
@@ -172,7 +173,7 @@ pub(in crate::tracker) fn conclude_tree(
             publish_root(core, cause, &root, &member, began);
         }
         settled.extend(
-            member.row.map(|row| settle(cause, row, &member, status_of(core, &root, &member))),
+            member.row.map(|row| settle(cause, row, &member, death_of(core, &root, &member))),
         );
         log_survivor(&root, &member);
         member.fate.died_after().into_iter().for_each(|after| core.counters().reaped(after));
@@ -226,9 +227,11 @@ fn publish_root(core: &Core, cause: &Cause, root: &Root, member: &MemberOutcome,
     }
 }
 
-fn status_of(core: &Core, root: &Root, member: &MemberOutcome) -> ExitStatus {
-    let known = member.is_root.then(|| core.registry.get(root.row)?.status()).flatten();
-    known.unwrap_or(member.status)
+fn death_of(core: &Core, root: &Root, member: &MemberOutcome) -> Death {
+    let entry = core.registry.get(root.row).filter(|_| member.is_root);
+    let known = entry.as_ref().and_then(|entry| entry.status());
+    let dumped_core = member.core_dumped || entry.is_some_and(|entry| entry.has_dumped_core());
+    Death { status: known.unwrap_or(member.status), dumped_core }
 }
 
 /// Gives the claim on a row back, since it could not be handled.
@@ -236,14 +239,15 @@ pub(in crate::tracker) fn given_back(row: ProcessId, error: &crate::error::Error
     Settled::new(row, Verdict::Unknown(error.to_string()))
 }
 
-fn settle(cause: &Cause, row: ProcessId, member: &MemberOutcome, status: ExitStatus) -> Settled {
+fn settle(cause: &Cause, row: ProcessId, member: &MemberOutcome, death: Death) -> Settled {
     let now = member.at.unwrap_or_else(Millis::now);
     let verdict = if let Fate::Survived { why, .. } = &member.fate {
         Verdict::Survived(why.clone())
     } else {
         Verdict::Ended(End {
-            reason: reason(cause, member, status),
-            status,
+            reason: reason(cause, member, death.status),
+            status: death.status,
+            core_dumped: death.dumped_core,
             at: now.into(),
             because: because(cause, member),
         })

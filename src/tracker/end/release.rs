@@ -109,7 +109,12 @@ fn finish(core: &Core, Unfinished { entry, pidfd, since }: &Unfinished) -> bool 
     };
     // 2. Its row, before the zombie is reaped: if we die in between, nothing in the ledger becomes less accurate.
     if entry.lacks_status() {
-        if let Err(error) = core.store.note_status(entry.root.row, core.instance.id, status) {
+        if let Err(error) = core.store.note_status(
+            entry.root.row,
+            core.instance.id,
+            status,
+            entry.has_dumped_core(),
+        ) {
             tracing::debug!("{error}; will be retried");
             return false;
         }

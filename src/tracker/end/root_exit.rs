@@ -227,7 +227,8 @@ fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
         || Some((EndReason::Oom, Some(core.cgroups.oom_because(&entry.root, status)?)));
     let (reason, because) =
         entry.cause().or_else(by_the_kernel).unwrap_or((EndReason::Exited, None));
-    End { reason, status, at: Millis::now().into(), because }
+    let core_dumped = entry.has_dumped_core();
+    End { reason, status, core_dumped, at: Millis::now().into(), because }
 }
 
 /// Removes from the tree what is left running on purpose; and, where everything is left, what has already exited.
@@ -338,6 +339,7 @@ fn gone(row: ProcessId) -> Settled {
     let end = End {
         reason: EndReason::Gone,
         status: ExitStatus::Unobserved,
+        core_dumped: false,
         at: Millis::now().into(),
         because: None,
     };

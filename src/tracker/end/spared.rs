@@ -42,6 +42,7 @@ pub(in crate::tracker) fn settle_spared(
     let end = End {
         reason: EndReason::Released,
         status: ExitStatus::Unobserved,
+        core_dumped: false,
         at: now.into(),
         because: Some(Justification::new(&rule, info.evidence)),
     };

@@ -36,8 +36,7 @@ pub struct Exit {
     pub because: Option<Justification>,
     /// The person who requested its end, where the reason is [`Killed`](EndReason::Killed).
     pub requested_by: Option<String>,
-    /// Whether it dumped its core; `false` as well where that is not known, as for a program that was not observed until its end,
-    /// and for a status that is read from the ledger.
+    /// Whether it dumped its core; `false` as well where that is not known, as for a program that was not observed until its end.
     pub core_dumped: bool,
 }
 
@@ -75,7 +74,7 @@ impl Exit {
             reason: end.reason,
             because: end.because,
             requested_by: row.requested_by,
-            core_dumped: false,
+            core_dumped: end.core_dumped,
         })
     }
 }
@@ -138,7 +137,7 @@ pub(in crate::tracker) fn exit_of(core: &Core, entry: &Tracked, status: ExitStat
     let requested_by = row.as_ref().filter(is_being_ended).and_then(|row| row.requested_by.clone());
     let core_dumped = entry.has_dumped_core();
     if let Some(exit) = row.and_then(Exit::of_row) {
-        return Exit { status, core_dumped, ..exit };
+        return Exit { status, core_dumped: core_dumped || exit.core_dumped, ..exit };
     }
     let known = entry.cause().or_else(|| {
         let (reason, rule) = entry.ending()?;

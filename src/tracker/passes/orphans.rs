@@ -219,6 +219,7 @@ pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord) -> Re
     let end = End {
         reason: EndReason::Gone,
         status: ExitStatus::Unobserved,
+        core_dumped: false,
         at: Millis::now().into(),
         because: None,
     };

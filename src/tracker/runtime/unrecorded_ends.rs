@@ -46,6 +46,8 @@ struct SavedEnd {
     reason: String,
     exit_code: Option<i32>,
     exit_signal: Option<i32>,
+    #[serde(default)]
+    core_dumped: bool,
     rule: Option<String>,
     evidence: Option<String>,
 }
@@ -61,6 +63,7 @@ impl From<&LateEnd> for SavedEnd {
             reason: end.reason.as_str().to_owned(),
             exit_code: end.status.code(),
             exit_signal: end.status.signal(),
+            core_dumped: end.core_dumped,
             rule: end.because.as_ref().map(|because| because.rule.clone()),
             evidence: end.because.as_ref().map(|because| because.evidence.clone()),
         }
@@ -91,7 +94,7 @@ impl SavedEnd {
             pid: Pid::new(self.pid)?,
             start_tick: self.start_tick,
             task: None,
-            end: End { at: at.into(), status, reason, because },
+            end: End { at: at.into(), status, core_dumped: self.core_dumped, reason, because },
         })
     }
 }

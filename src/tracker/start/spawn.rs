@@ -159,6 +159,7 @@ fn refused(
         let end = End {
             reason: EndReason::Failed,
             status: ExitStatus::Unobserved,
+            core_dumped: false,
             at: Millis::now().into(),
             because: None,
         };

@@ -207,7 +207,7 @@ fn a_pidfd_of_a_handle_can_be_polled() {
 }
 
 #[test]
-fn a_core_dump_is_noticed_as_by_std() {
+fn a_core_dump_is_noticed_as_by_std_and_recorded() {
     let crash = "ulimit -c unlimited 2>/dev/null; kill -SEGV $$";
     for (place, tracker, containment) in trackers() {
         let std = Command::new("/bin/sh")
@@ -219,7 +219,27 @@ fn a_core_dump_is_noticed_as_by_std() {
         let exit = tracker.spawn(place.job("task", crash)).expect("spawned").wait().expect("ended");
         assert_eq!(exit, ExitStatus::from(std));
         assert_eq!(exit.core_dumped, std.core_dumped(), "{containment}");
-        assert_eq!(std::process::ExitStatus::try_from(exit).expect("observed"), std);
+        assert_eq!(std::process::ExitStatus::try_from(exit.clone()).expect("observed"), std);
+        // The ledger has it as well: for a waiter that comes later, in the row, and in JSON.
+        assert_eq!(tracker.wait("task").expect("it has ended"), exit);
+        let rows = tracker.ledger().history(procledger::Query::new().task_id("task"));
+        let end = rows.expect("rows")[0].life.end().cloned().expect("it has ended");
+        assert_eq!(end.core_dumped, std.core_dumped(), "{containment}");
+        let shown = place.procledger(&["ps", "--all", "--json"]);
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        assert_eq!(shown[0]["core_dumped"], std.core_dumped(), "{shown:#}");
+        // So has one that is ended here, by a signal that dumps.
+        let abort = |job: Job| job.stop_signals([(libc::SIGABRT, Duration::from_mins(1))]);
+        let script = "ulimit -c unlimited 2>/dev/null; : > ready; exec sleep 3600";
+        let mut process = tracker.spawn(abort(place.job("aborted", script))).expect("spawned");
+        place.wait_for("ready");
+        process.terminate().expect("ended");
+        let exit = process.wait().expect("ended");
+        assert_eq!((exit.signal(), exit.core_dumped), (Some(libc::SIGABRT), std.core_dumped()));
+        assert_eq!(tracker.wait("aborted").expect("it has ended"), exit);
+        let row = "SELECT exit_signal, core_dumped IS 1 FROM process WHERE task_id = 'aborted'";
+        assert_eq!(place.sqlite3(row), format!("6|{}", u8::from(std.core_dumped())));
+        std::fs::remove_file(place.path().join("ready")).expect("removed");
         // A limit of one byte prevents it (core(5)), in a pipe as well.
         let job = place.job("none", "kill -SEGV $$").rlimit(Resource::Core, 1, 1);
         let exit = tracker.spawn(job).expect("spawned").wait().expect("ended");

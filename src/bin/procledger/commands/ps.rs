@@ -42,7 +42,7 @@ Colors: on a terminal, unless $NO_COLOR is set, and everywhere if $CLICOLOR_FORC
 --json: an array of objects, always with all of these:
   id, task_id, pid, state (running, ending, survived, ended), owner (program), owner_instance,
   root (id of the root that it descends from, null for a root), origin, containment, command
-  (array), cwd, uid, attributes (object: what it did not inherit from its host), started_at, ended_at (RFC 3339, UTC), exit_code, exit_signal, end_reason,
+  (array), cwd, uid, attributes (object: what it did not inherit from its host), started_at, ended_at (RFC 3339, UTC), exit_code, exit_signal, core_dumped, end_reason,
   end_rule, end_evidence (why it was ended, and why it belongs to its task), peak_rss_bytes, cpu_ms, survive, grace_ms, end_plan (object: stop_signals, root_first), max_runtime_ms, max_rss_bytes, asked_by, last_error,
   alive, owner_alive, tree_rss_bytes, tree_cpu_ms, descendants, figures (live, recorded): of roots
   that have not ended, what was looked up now, otherwise null; alive and owner_alive are null where

@@ -26,6 +26,7 @@ pub(super) struct Line<'a> {
     ended_at: Option<String>,
     exit_code: Option<i32>,
     exit_signal: Option<i32>,
+    core_dumped: bool,
     end_reason: Option<&'static str>,
     end_rule: Option<&'a str>,
     end_evidence: Option<&'a str>,
@@ -70,6 +71,7 @@ impl<'a> Line<'a> {
             ended_at: end.map(|end| rfc3339(end.at)),
             exit_code: end.and_then(|end| end.status.code()),
             exit_signal: end.and_then(|end| end.status.signal()),
+            core_dumped: end.is_some_and(|end| end.core_dumped),
             end_reason: end.map(|end| end.reason.as_str()),
             end_rule: because.map(|it| it.rule.as_str()),
             end_evidence: because.map(|it| it.evidence.as_str()),
@@ -114,6 +116,7 @@ pub(super) mod tests {
         row.life = Life::Ended(End {
             at: start + Duration::from_secs(4),
             status: ExitStatus::Exited(1),
+            core_dumped: false,
             reason: EndReason::Exited,
             because: None,
         });

@@ -204,6 +204,8 @@ impl Member {
         let fd: Option<&PidFd> = self.pinned.as_ref().map(Pinned::fd);
         let own = fd.filter(|_| is_dead).and_then(|fd| fd.child_status(false).ok().flatten());
         let status = own.or_else(|| fd?.exit_info()).unwrap_or(ExitStatus::Unobserved);
+        let core_dumped =
+            status.signal().is_some() && fd.is_some_and(|fd| fd.has_dumped_core() == Some(true));
         let kill_pending = self.is_dying();
         let fate = match self.phase {
             Phase::Dead(Death::Before) => Fate::Gone,
@@ -225,6 +227,7 @@ impl Member {
             info: self.info,
             fate,
             status,
+            core_dumped,
             own_child: self.pinned.filter(|_| own.is_some()).map(Pinned::into_fd),
             rule: None,
             at: None,

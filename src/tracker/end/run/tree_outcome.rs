@@ -38,6 +38,7 @@ pub(in crate::tracker) struct MemberOutcome {
     pub(in crate::tracker) info: ProcessInfo,
     pub(in crate::tracker) fate: Fate,
     pub(in crate::tracker) status: ExitStatus,
+    pub(in crate::tracker) core_dumped: bool,
     /// Its pidfd, where it is a zombie of this process.
     pub(in crate::tracker) own_child: Option<Arc<PidFd>>,
     /// The rule by which another process, a keeper, has ended it: the rule of the call does not apply.
