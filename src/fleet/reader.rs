@@ -47,11 +47,11 @@ impl Fleet {
     ///
     /// # Errors
     ///
-    /// If it cannot be reached, has no schema, or has one of a newer version.
+    /// Newer if its schema has changed so much that this version may not use it; if it cannot be reached, or has no schema.
     pub fn open(address: &Address) -> Result<Self> {
         let mut client = address.connect()?;
         let meta = schema::meta(&mut client)?;
-        if meta.version > schema::VERSION {
+        if meta.oldest_shipper > schema::VERSION {
             return Err(schema::newer(meta.version));
         }
         Ok(Self { client, meta })
