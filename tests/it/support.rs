@@ -2,6 +2,7 @@
 //! not use the ledger.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Write},
     os::fd::AsFd,
@@ -63,10 +64,8 @@ impl Place {
 
     /// An executable shell script of this name in the folder.
     pub(crate) fn script(&self, name: &str, body: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let path = self.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("a script");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        write_program(&path, &format!("#!/bin/sh\n{body}\n"));
         path
     }
 
@@ -74,7 +73,7 @@ impl Place {
     pub(crate) fn elevated(&self) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = self.path().join("elevated");
-        fs::copy(tool("setpriv").expect("it is there"), &path).expect("copied");
+        copy_program(tool("setpriv").expect("it is there"), &path);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).expect("its mode");
         path
     }
@@ -181,6 +180,20 @@ pub(crate) fn procledger(ledger: &Path, args: &[&str]) -> process::Output {
         .stdin(process::Stdio::null())
         .output()
         .expect("the command runs")
+}
+
+/// Copies a program, by cp(1). With a descriptor of this process that may write to the copy, a child that another test forks at
+/// that moment would hold it too, and until that child executes its program the copy is busy (ETXTBSY of execve(2)).
+pub(crate) fn copy_program(program: impl AsRef<OsStr>, copy: impl AsRef<OsStr>) {
+    let copied = Command::new("cp").arg("--").args([program.as_ref(), copy.as_ref()]).status();
+    assert!(copied.expect("cp").success());
+}
+
+/// Writes a program that is text; as [`copy_program`], without a descriptor of this process.
+pub(crate) fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", text]);
+    assert!(shell.arg(path).status().expect("a shell").success());
 }
 
 /// Runs a test again, alone in a new PID namespace with its own `/proc`; `true` inside of it, where the test continues.

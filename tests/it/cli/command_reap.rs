@@ -10,7 +10,9 @@ use std::{
 use crate::{
     cli::command::{Answer, PROCLEDGER, Running, answer, bytes_of, clean, on_ledger, run},
     cli::command_queries::rows_of,
-    support::{Host, Place, canary, is_alive, namespaced, need, root, skipped, sqlite3, tool},
+    support::{
+        Host, Place, canary, copy_program, is_alive, namespaced, need, root, skipped, sqlite3, tool,
+    },
 };
 
 #[test]
@@ -232,7 +234,7 @@ pub(crate) fn nobodys_place(place: &Place) -> Option<std::path::PathBuf> {
     fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("a mode");
     // The built command may be in a folder that this user may not read.
     let copy = place.path().join("procledger");
-    fs::copy(PROCLEDGER, copy).expect("a copy");
+    copy_program(PROCLEDGER, copy);
     let folder = place.path().join("theirs");
     fs::create_dir(&folder).expect("a folder");
     chown(&folder, Some(NOBODY), Some(NOBODY)).expect("a gift");

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::{
     cli::command::{Answer, Running, answer, bytes_of, procledger, run},
-    support::{Place, until},
+    support::{Place, until, write_program},
 };
 
 /// Obeys SIGTERM and reports success.
@@ -149,9 +149,7 @@ fn variables_and_a_directory_are_for_the_program_alone() {
     let place = Place::new();
     let folder = place.path().join("folder");
     fs::create_dir(&folder).expect("a folder");
-    fs::write(folder.join("prog"), "#!/bin/sh\npwd; echo \"$A-$B-$PATH\"\n").expect("a program");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(folder.join("prog"), mode).expect("a mode");
+    write_program(&folder.join("prog"), "#!/bin/sh\npwd; echo \"$A-$B-$PATH\"\n");
     let args = ["run", "--env", "A=1=2", "--env", "B=", "--cwd", "folder", "--", "./prog"];
     let mut command = procledger(&place);
     let answer = answer(command.args(args).current_dir(place.path()).env("B", "set")).expect(0);

@@ -6,17 +6,17 @@ use serde_json::Value;
 
 use crate::{
     containment::keepers::KEEPER,
-    support::{Place, in_namespace_as_a_user},
+    support::{Place, copy_program, in_namespace_as_a_user},
 };
 
 /// The findings of a `procledger` in a folder of its own, next to `keeper`, or without one.
 fn findings(keeper: Option<&Path>) -> (Value, Value) {
     let place = Place::new();
     let own = place.path().join("procledger");
-    fs::copy(env!("CARGO_BIN_EXE_procledger"), &own).expect("a copy");
+    copy_program(env!("CARGO_BIN_EXE_procledger"), &own);
     if let Some(keeper) = keeper {
         let beside = place.path().join("procledger-keeper");
-        fs::copy(keeper, &beside).expect("a copy");
+        copy_program(keeper, &beside);
         fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)).expect("a mode");
     }
     let mut command = Command::new(own);

@@ -12,7 +12,7 @@ use procledger::Tracker;
 
 use crate::{
     docs::faults::{SmallDisk, run},
-    support::{Host, Place, eventually, in_namespace, need, root, until},
+    support::{Host, Place, copy_program, eventually, in_namespace, need, root, until},
 };
 
 /// A host that opens at once and tracks, with that export; returns the error that it reported if it could not be written.
@@ -85,7 +85,7 @@ fn another_users_file_in_a_sticky_folder_is_left_and_reported() {
     let mut command = std::process::Command::new("setpriv");
     command.args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"]);
     let binary = place.path().join("host");
-    fs::copy(std::env::current_exe().expect("this binary"), &binary).expect("copied");
+    copy_program(std::env::current_exe().expect("this binary"), &binary);
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).expect("its mode");
     command.arg(binary);
     let options = format!("export={} log={}", export.display(), log.display());

@@ -9,7 +9,9 @@ use std::{
 
 use procledger::{Error, Job, Tracker};
 
-use crate::support::{Host, PidfdWatch, Place, is_alive, is_only, need, root, status, tool, until};
+use crate::support::{
+    Host, PidfdWatch, Place, copy_program, is_alive, is_only, need, root, status, tool, until,
+};
 
 fn nothing_is_recorded(place: &Place) {
     assert_eq!(place.sqlite3("SELECT count(*) FROM process"), "0");
@@ -102,7 +104,7 @@ pub(crate) fn grounds_of_nobody(place: &Place) -> Option<(PathBuf, PathBuf)> {
     fs::create_dir(&folder).expect("a folder");
     chown(&folder, Some(65534), Some(65534)).expect("root may");
     let binary = place.path().join("host");
-    fs::copy(std::env::current_exe().expect("this binary"), &binary).expect("copied");
+    copy_program(std::env::current_exe().expect("this binary"), &binary);
     Some((folder.join("ledger.db"), binary))
 }
 

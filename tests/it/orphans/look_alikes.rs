@@ -13,7 +13,10 @@ use std::{
 use crate::{
     cli::command::{Answer, PROCLEDGER, answer, clean, run},
     cli::pty::Pty,
-    support::{Guard, Host, PidfdWatch, Place, in_namespace, need, root, tool, until},
+    support::{
+        Guard, Host, PidfdWatch, Place, copy_program, in_namespace, need, root, tool, until,
+        write_program,
+    },
 };
 
 /// The expected fate of a member.
@@ -65,14 +68,13 @@ impl Fixture {
     fn program(&self, file: &str) -> PathBuf {
         let sleep = tool("sleep").expect("sleep");
         fs::create_dir_all(self.path(file).parent().expect("a folder")).expect("a folder");
-        fs::copy(sleep, self.path(file)).expect("a copy");
+        copy_program(sleep, self.path(file));
         self.path(file)
     }
 
     fn text(&self, file: &str, text: &str) -> PathBuf {
         fs::create_dir_all(self.path(file).parent().expect("a folder")).expect("a folder");
-        fs::write(self.path(file), text).expect("a file");
-        fs::set_permissions(self.path(file), fs::Permissions::from_mode(0o755)).expect("a mode");
+        write_program(&self.path(file), text);
         self.path(file)
     }
 
@@ -382,7 +384,7 @@ fn root_leaves_another_users_match_and_a_user_leaves_roots() {
     let folder = fixture.path("theirs.d");
     fs::create_dir(&folder).expect("a folder");
     std::os::unix::fs::chown(&folder, Some(12345), Some(12345)).expect("a gift");
-    fs::copy(PROCLEDGER, fixture.path("procledger")).expect("a copy");
+    copy_program(PROCLEDGER, fixture.path("procledger"));
     let as_user = |args: &[&str]| {
         let mut command = Command::new("setpriv");
         clean(&mut command, &fixture.place);

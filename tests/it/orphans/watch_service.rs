@@ -24,8 +24,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::{
     cli::command::{Answer, PROCLEDGER, Running, bare, clean, finish, run},
     support::{
-        Host, PATIENCE, PidfdWatch, Place, alone, eventually, in_namespace, is_alive, is_only,
-        need, parent, pidfd, pids, root, until,
+        Host, PATIENCE, PidfdWatch, Place, alone, copy_program, eventually, in_namespace, is_alive,
+        is_only, need, parent, pidfd, pids, root, until,
     },
 };
 
@@ -376,7 +376,7 @@ pub(crate) fn users_place(place: &Place, uid: u32) -> PathBuf {
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
     let copy = place.path().join("procledger");
     if !copy.exists() {
-        fs::copy(PROCLEDGER, copy).expect("a copy");
+        copy_program(PROCLEDGER, copy);
     }
     let folder = place.path().join(uid.to_string());
     fs::create_dir(&folder).expect("a folder");

@@ -24,7 +24,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, inotify, renameat_with
 
 use crate::{
     cli::command::{PROCLEDGER, answer, bytes_of, clean, on_ledger},
-    support::{Place, root, tool},
+    support::{Place, copy_program, root, tool},
 };
 
 /// A uid without an account.
@@ -120,7 +120,7 @@ impl Scene {
     fn user_command(&self) -> Command {
         let copy = self.place.path().join("procledger");
         if !copy.exists() {
-            fs::copy(PROCLEDGER, &copy).expect("a copy");
+            copy_program(PROCLEDGER, &copy);
         }
         let mut command = Command::new("setpriv");
         clean(&mut command, &self.place);

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     cli::command::{Answer, PROCLEDGER, answer, clean, on_ledger},
-    support::{Place, in_namespace, need, root, tool},
+    support::{Place, copy_program, in_namespace, need, root, tool},
 };
 
 /// Uids without accounts.
@@ -37,7 +37,7 @@ impl Volume {
         tool("setpriv")?;
         let place = Place::new();
         fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("a mode");
-        fs::copy(PROCLEDGER, place.path().join("procledger")).expect("a copy");
+        copy_program(PROCLEDGER, place.path().join("procledger"));
         let folder = place.path().join("volume");
         fs::create_dir(&folder).expect("a folder");
         chown(&folder, Some(owner), Some(group)).expect("an owner");
