@@ -2,6 +2,7 @@
 
 use super::{
     equal::{Ledger, fleet_equals_ledger, init, ship, try_ship},
+    fleet, printed,
     scene::{copy, scene},
     server::database,
 };
@@ -241,6 +242,33 @@ fn a_ledger_of_an_older_schema_is_refused_and_left_as_it_is() {
     let migrated = place.procledger(&["ship", "--to", &url, "--once", "--migrate"]);
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
     assert_eq!(database.rows("SELECT count(*) FROM fleet.stream"), "1");
+}
+
+/// With the rights of a host alone, through all that a shipper does.
+#[test]
+fn an_enrolled_host_ships_with_its_own_rights() {
+    let Some(scene) = scene() else { return };
+    let host = format!("web-{}", scene.database.name());
+    printed(fleet(&["enroll", "--to", &scene.database.url(), &host]));
+    let url = scene.database.url_as(&format!("procledger-{host}"));
+    let ship = || {
+        let shipped = scene.ship_to(&url);
+        assert!(shipped.status.success(), "{}", String::from_utf8_lossy(&shipped.stderr));
+    };
+    scene.ledger.work();
+    ship();
+    let backup = scene.place.path().join("backup.db");
+    copy(&scene.path(), &backup);
+    for _ in 0..3 {
+        scene.ledger.work();
+        ship();
+    }
+    // What ran and what had survived is lost.
+    copy(&backup, &scene.path());
+    scene.ledger.work();
+    ship();
+    fleet_equals_ledger(&scene.database, &scene.path());
+    assert_eq!(scene.stream("restarts, lost > 0, lost_leaks > 0"), "1|t|t");
 }
 
 #[test]

@@ -1,0 +1,72 @@
+//! A PostgreSQL server in a temporary folder, which ends with the benchmark.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use postgres::{Client, NoTls};
+
+pub(crate) struct Server {
+    folder: tempfile::TempDir,
+    process: Child,
+}
+
+impl Server {
+    /// Returns `None` where there is no PostgreSQL.
+    pub(crate) fn start() -> Option<Self> {
+        let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+        let bins = versions.map(|version| version.path().join("bin"));
+        let bin = bins.filter(|bin| bin.join("initdb").is_file()).max()?;
+        let folder = tempfile::Builder::new().prefix("procledger-pg-").tempdir_in("/tmp").ok()?;
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534)).ok()?;
+        }
+        let data = folder.path().join("data");
+        let made = program(bin.join("initdb"))
+            .args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--username=owner", "--pgdata"])
+            .arg(&data)
+            .output()
+            .ok()?;
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut server = program(bin.join("postgres"));
+        server.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c"]);
+        server.arg(format!("unix_socket_directories={}", folder.path().display()));
+        let process = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let server = Self { folder, process };
+        while Client::connect(&server.url(), NoTls).is_err() {
+            thread::sleep(Duration::from_millis(50));
+        }
+        Some(server)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgresql:///postgres?host={}&user=owner", self.folder.path().display())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGQUIT: at once, with its own processes.
+        if let Some(pid) =
+            i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw)
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
+        }
+        let _ = self.process.wait();
+    }
+}
+
+/// PostgreSQL refuses to be run by root.
+fn program(program: PathBuf) -> Command {
+    if !rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
+    command.current_dir("/");
+    command
+}
