@@ -17,7 +17,7 @@ use std::{
 
 use postgres::{Client, NoTls};
 
-use crate::support::{eventually, find, skipped};
+use crate::support::{eventually, find, skipped, until};
 
 /// The superuser of each server, and the owner of each database.
 pub(super) const OWNER: &str = "owner";
@@ -119,17 +119,26 @@ impl Server {
     /// Kills the server as a power failure would, except for what the kernel has.
     pub(super) fn crash(&self) {
         self.order("crash");
+        until("the server is gone", || self.ready().is_none());
     }
 
-    /// Starts a server that has crashed.
+    /// Starts a server that has crashed. Processes of the former one may still be exiting, and then it refuses to start; but it
+    /// is not started twice, as only the last one is stopped at the end.
     pub(super) fn start_again(&self) {
-        // Processes of the former server may still be exiting, and then it refuses to start.
+        let log = self.folder.join("log");
+        let refusals = || {
+            let text = fs::read_to_string(&log).expect("a log");
+            text.matches("lock file \"").count()
+                + text.matches("pre-existing shared memory").count()
+        };
         eventually("the server has recovered", || {
+            let before = refusals();
             self.order("start");
-            self.ready().or_else(|| {
-                std::thread::sleep(std::time::Duration::from_millis(200));
-                self.ready()
+            eventually("it has started, or refused to", || {
+                let is_ready = self.ready().is_some();
+                (is_ready || refusals() > before).then_some(is_ready)
             })
+            .then_some(())
         });
     }
 
