@@ -68,8 +68,10 @@ fn gate_host() {
     };
     match role.as_str() {
         "invariant-01" => crate::spawn::invariant_01_recorded_before_it_runs::host(&given),
-        "other-user" => crate::spawn::other_user::body(&given),
-        "other-user-dies" => crate::spawn::other_user::leave(&given),
+        "other-user" => crate::spawn::other_user::body(&given, false),
+        "other-user-async" => crate::spawn::other_user::body(&given, true),
+        "other-user-dies" => crate::spawn::other_user::leave(&given, false),
+        "other-user-dies-async" => crate::spawn::other_user::leave(&given, true),
         "storm" => crate::spawn::storm::body(&given, 4, crate::spawn::storm::spawns()),
         "out-of-descriptors" => crate::end::out_of_descriptors::body(&given),
         "few-descriptors" => crate::end::out_of_descriptors::few(&given),

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use procledger::{Containment, EndReason, Job, Outcome, Stdio, Tracker};
+use procledger::{
+    AsyncTracker, Containment, EndReason, Exit, Job, Outcome, Output, Pid, ProcessId, Report,
+    Result, Stdio, Tracker,
+};
 
 use rustix::{
     process::{Resource, getrlimit},
@@ -51,6 +54,74 @@ fn job(given: &Given, task: &str, script: &str) -> Job {
         .gid(GROUP)
 }
 
+/// A tracker as a host uses it: by its own methods, or by futures.
+enum Host {
+    Sync(Tracker),
+    Async(tokio::runtime::Runtime, AsyncTracker),
+}
+
+impl Host {
+    fn open(given: &Given, by_futures: bool) -> Self {
+        let tracker = given.builder().open().expect("a ledger");
+        if !by_futures {
+            return Self::Sync(tracker);
+        }
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        Self::Async(builder.enable_all().build().expect("a runtime"), tracker.into_async())
+    }
+
+    fn tracker(&self) -> &Tracker {
+        match self {
+            Self::Sync(tracker) => tracker,
+            Self::Async(_, tracker) => tracker.tracker(),
+        }
+    }
+
+    fn spawn(&self, job: Job) -> Result<(ProcessId, Pid)> {
+        match self {
+            Self::Sync(tracker) => tracker.spawn(job).map(|process| (process.id(), process.pid())),
+            Self::Async(runtime, tracker) => {
+                let process = runtime.block_on(tracker.spawn(job));
+                process.map(|process| (process.id(), process.pid()))
+            }
+        }
+    }
+
+    fn output(&self, job: Job) -> Result<Output> {
+        match self {
+            Self::Sync(tracker) => tracker.output(job),
+            Self::Async(runtime, tracker) => runtime.block_on(tracker.output(job)),
+        }
+    }
+
+    fn status(&self, job: Job) -> Result<Exit> {
+        match self {
+            Self::Sync(tracker) => tracker.status(job),
+            Self::Async(runtime, tracker) => runtime.block_on(tracker.status(job)),
+        }
+    }
+
+    fn terminate(&self, task: &str) -> Result<Report> {
+        match self {
+            Self::Sync(tracker) => tracker.terminate(task),
+            Self::Async(runtime, tracker) => runtime.block_on(tracker.terminate(task)),
+        }
+    }
+
+    fn shutdown(&self) -> Result<Report> {
+        match self {
+            Self::Sync(tracker) => tracker.shutdown(),
+            Self::Async(runtime, tracker) => runtime.block_on(tracker.shutdown()),
+        }
+    }
+}
+
+/// The roles of a host, in each containment.
+fn hosts(role: &'static str, by_futures: &'static str) -> Vec<(&'static str, &'static str)> {
+    let both = |containment| [(containment, role), (containment, by_futures)];
+    containments().into_iter().flat_map(both).collect()
+}
+
 fn read_pid(given: &Given, name: &str) -> PidfdWatch {
     let path = given.folder.join("theirs").join(name);
     until(name, || fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n')));
@@ -63,41 +134,40 @@ fn a_program_of_another_user_has_nothing_of_root_and_is_ended_as_any_other() {
     if !root() {
         return;
     }
-    for containment in containments() {
+    for (containment, role) in hosts("other-user", "other-user-async") {
         let place = place();
-        let mut host = gate_host::command(&place, "other-user");
+        let mut host = gate_host::command(&place, role);
         host.env("PROCLEDGER_CONTAINMENT", containment);
-        run_command(host, &place, "other-user", Duration::from_mins(1));
-        assert_eq!(place.alive(), [0_u32; 0], "{containment}");
+        run_command(host, &place, role, Duration::from_mins(1));
+        assert_eq!(place.alive(), [0_u32; 0], "{role}, {containment}");
         let row = "SELECT min(uid), max(uid) FROM process WHERE task_id <> 'group'";
         assert_eq!(place.sqlite3(row), "61777|61777");
     }
 }
 
-pub(crate) fn body(given: &Given) {
+pub(crate) fn body(given: &Given, by_futures: bool) {
     // What a program of root's must not keep.
     rustix::thread::set_thread_groups(&[rustix::process::Gid::from_raw(4)]).expect("a group");
     let secret = fs::File::open("/etc/shadow").or_else(|_| fs::File::open("/dev/null"));
     rustix::io::fcntl_setfd(secret.as_ref().expect("a file"), rustix::io::FdFlags::empty())
         .expect("inherited by any other program");
     assert!(nix::sys::prctl::get_dumpable().expect("a flag"));
-    let tracker = given.builder().open().expect("a ledger");
-    has_nothing_of_root(given, &tracker);
+    let host = Host::open(given, by_futures);
+    has_nothing_of_root(given, &host);
     // In the keeper's memory instead.
     assert_eq!(nix::sys::prctl::get_dumpable().expect("a flag"), is_kept());
-    is_refused(given, &tracker);
-    is_ended(given, &tracker);
-    leaves_no_strays(given, &tracker);
-    tracker.shutdown().expect("an orderly end");
+    is_refused(given, &host);
+    is_ended(given, &host);
+    leaves_no_strays(given, &host);
+    host.shutdown().expect("an orderly end");
 }
 
-fn has_nothing_of_root(given: &Given, tracker: &Tracker) {
+fn has_nothing_of_root(given: &Given, host: &Host) {
     let script = "cat /proc/self/status; echo; echo fds; ls /proc/$$/fd; pwd; kill -0 $PPID \
                   2>/dev/null && echo signals its parent; cat /proc/$PPID/environ 2>/dev/null && \
                   echo reads its parent; true";
     let report = |job: Job| {
-        let process = tracker.spawn(job.stdout(Stdio::piped())).expect("spawned");
-        let output = process.wait_with_output().expect("ended");
+        let output = host.output(job.stderr(Stdio::inherit())).expect("ended");
         assert!(output.exit.success());
         String::from_utf8(output.stdout).expect("text")
     };
@@ -128,7 +198,7 @@ fn has_nothing_of_root(given: &Given, tracker: &Tracker) {
 }
 
 /// Its folder and its program are those that the user may use, not root.
-fn is_refused(given: &Given, tracker: &Tracker) {
+fn is_refused(given: &Given, host: &Host) {
     let forbidden = given.folder.join("forbidden");
     fs::create_dir(&forbidden).expect("a folder");
     fs::set_permissions(&forbidden, fs::Permissions::from_mode(0o700)).expect("its mode");
@@ -137,20 +207,21 @@ fn is_refused(given: &Given, tracker: &Tracker) {
         job.clone().current_dir(&forbidden),
         Job::new("refused", forbidden.join("program")).uid(USER).gid(GROUP),
     ] {
-        let error = tracker.spawn(job).expect_err("refused");
+        let error = host.spawn(job).expect_err("refused");
         assert!(error.is_not_started(), "{error:?}");
         assert_eq!(error.raw_os_error(), Some(libc::EACCES));
     }
-    let error = tracker.spawn(Job::new("refused", "true").uid(USER)).expect_err("refused");
+    let error = host.spawn(Job::new("refused", "true").uid(USER)).expect_err("refused");
     assert!(error.is_invalid_input() && error.to_string().contains("needs a gid"), "{error}");
 }
 
-fn is_ended(given: &Given, tracker: &Tracker) {
+fn is_ended(given: &Given, host: &Host) {
+    let tracker = host.tracker();
     let script = "setsid sleep 3600 & echo $! > below; trap '' TERM; sleep 3600";
-    let process = tracker.spawn(job(given, "tree", script)).expect("spawned");
-    let (top, below) = (PidfdWatch::on(process.pid().get()), read_pid(given, "below"));
+    let (id, pid) = host.spawn(job(given, "tree", script)).expect("spawned");
+    let (top, below) = (PidfdWatch::on(pid.get()), read_pid(given, "below"));
     assert!(is_only(top.pid(), USER) && is_only(below.pid(), USER));
-    let row = tracker.ledger().process(process.id()).expect("read").expect("a row");
+    let row = tracker.ledger().process(id).expect("read").expect("a row");
     assert_eq!((row.spec.uid, row.spec.attributes.uid), (USER, Some(USER)));
     if is_kept() {
         assert_eq!(row.spec.containment, Containment::Keeper);
@@ -163,14 +234,13 @@ fn is_ended(given: &Given, tracker: &Tracker) {
     });
     assert_eq!(recorded.spec.uid, USER);
     assert!(!top.is_dead() && !below.is_dead());
-    let report = tracker.terminate("tree").expect("ended");
+    let report = host.terminate("tree").expect("ended");
     assert!(report.survived() == 0 && top.is_dead() && below.is_dead(), "{report:?}");
 }
 
-fn leaves_no_strays(given: &Given, tracker: &Tracker) {
+fn leaves_no_strays(given: &Given, host: &Host) {
     let script = "setsid sleep 3600 & echo $! > stray";
-    let mut process = tracker.spawn(job(given, "strays", script)).expect("spawned");
-    assert!(process.wait().expect("ended").success());
+    assert!(host.status(job(given, "strays", script)).expect("ended").success());
     let stray = read_pid(given, "stray");
     until("the stray is ended", || stray.is_dead());
 }
@@ -180,10 +250,10 @@ fn a_program_of_another_user_does_not_outlive_a_host_that_is_killed() {
     if !root() {
         return;
     }
-    for containment in containments() {
+    for (containment, role) in hosts("other-user-dies", "other-user-dies-async") {
         let place = place();
         let given = Given { folder: place.path().to_owned(), marker: place.marker().to_owned() };
-        let mut host = gate_host::command(&place, "other-user-dies");
+        let mut host = gate_host::command(&place, role);
         host.env("PROCLEDGER_CONTAINMENT", containment).stdin(std::process::Stdio::null());
         let mut host = Guard(host.spawn().expect("a host"));
         place.wait_for("theirs/ready");
@@ -206,10 +276,10 @@ fn a_program_of_another_user_does_not_outlive_a_host_that_is_killed() {
     }
 }
 
-pub(crate) fn leave(given: &Given) {
-    let tracker = given.builder().open().expect("a ledger");
+pub(crate) fn leave(given: &Given, by_futures: bool) {
+    let host = Host::open(given, by_futures);
     let script = "echo $$ > top; setsid sleep 3600 & echo $! > below; : > ready; wait";
-    tracker.spawn(job(given, "task", script)).expect("spawned");
+    host.spawn(job(given, "task", script)).expect("spawned");
     loop {
         std::thread::park();
     }
