@@ -20,7 +20,7 @@ fn a_schema_is_created_once() {
     let again = init(&[]);
     assert!(again.contains("is up to date"), "{again}");
     assert_eq!(database.rows(meta), first, "the fleet stays the same one");
-    assert!(init(&["--keep", "31days"]).contains("kept for 1month"));
+    assert!(init(&["--keep", "31days"]).contains("kept for 31days"));
     assert_ne!(database.rows(meta), first);
     let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'fleet.ended'::regclass";
     // The default one, four weeks of history, this week and four weeks ahead.

@@ -67,9 +67,19 @@ impl InitArgs {
             "{done} {address}: fleet {}, {}, history is kept for {}",
             now.fleet.simple(),
             now.engine.as_str(),
-            humantime::format_duration(now.keep)
+            kept(now.keep)
         ))?;
         Ok(Exit::DONE)
+    }
+}
+
+/// Formats a time as it is written for `--keep`: `90days`.
+fn kept(keep: Duration) -> String {
+    const DAY: u64 = 86_400;
+    if keep.as_secs().is_multiple_of(DAY) {
+        format!("{}days", keep.as_secs() / DAY)
+    } else {
+        humantime::format_duration(keep).to_string()
     }
 }
 
