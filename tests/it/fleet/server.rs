@@ -25,6 +25,8 @@ pub(super) const OWNER: &str = "owner";
 const NOBODY: &str = "65534";
 
 const KEEPER: &str = r#"
+# A signal to the whole group ends the wait for orders, and the folder is removed all the same.
+trap : INT TERM HUP
 start() { "$bin/postgres" -D "$folder/data" >> "$folder/log" 2>&1 & pid=$!; }
 while read -r order; do
   case $order in
