@@ -48,6 +48,9 @@ const BECOMES_A_ROOT: Duration = Duration::from_secs(5);
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 /// Events that are read in one turn, before processes that are due are checked.
 const TURN: usize = 4096;
+/// How long events are collected after the first one: a program is at least four, and each would wake the thread. A fraction of
+/// the delay before a process is checked, and short enough that the socket's buffer has room for what happens meanwhile.
+const COLLECT: Duration = Duration::from_millis(5);
 /// The kernel notes a start, then reports it; a parent that loses its processor in between reports it later.
 const REPORTED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -129,8 +132,11 @@ impl Listener<'_> {
         let next = [self.forks.next_due(), look].into_iter().flatten().min();
         let limit = next.map_or(LINGER, |next| next.saturating_duration_since(now).min(LINGER));
         let (connector, woken) = (self.connector.as_fd(), self.core.fork_listener.woken());
-        let mut fds = [PollFd::new(&connector, PollFlags::IN), PollFd::new(&woken, PollFlags::IN)];
+        let mut fds = [PollFd::new(&woken, PollFlags::IN), PollFd::new(&connector, PollFlags::IN)];
         let _ = poll(&mut fds, Some(&timespec(limit)));
+        if fds[0].revents().is_empty() && !fds[1].revents().is_empty() {
+            let _ = poll(&mut fds[..1], Some(&timespec(COLLECT)));
+        }
     }
 
     fn take(&mut self) -> Result<()> {
