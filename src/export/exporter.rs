@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     metrics::Counters,
-    model::ExportEntry,
+    model::ExportUpdate,
 };
 
 /// Keeps a JSON file equal to the data of its source, from a thread of its own.
@@ -31,6 +31,7 @@ pub(crate) struct Exporter {
 impl Exporter {
     /// Takes the lock, or stays passive where another instance has it, and starts the thread, which writes at once.
     ///
+    /// `source` returns what has changed since its last call that succeeded; the first time, and after an error, all rows.
     /// `owner_uid` owns the ledger: the lock and the file are given to it where root acts on its behalf. `counters` counts the
     /// writes.
     ///
@@ -41,7 +42,7 @@ impl Exporter {
         path: PathBuf,
         owner_uid: u32,
         counters: Arc<Counters>,
-        source: impl Fn() -> Result<Vec<ExportEntry>> + Send + 'static,
+        source: impl FnMut() -> Result<ExportUpdate> + Send + 'static,
     ) -> Result<Self> {
         let target = Target::new(&path, owner_uid)?;
         let lock = target.act(|| target.lock())?;

@@ -2,7 +2,7 @@
 //!
 //! The file is an array of `{"task_id", "process_id", "start_time"}`, `[]` while nothing runs. The ledger is authoritative; a
 //! reader that needs certainty reads that. `exporter` is the handle on the thread in `writer_thread` that follows the ledger,
-//! `json_file` replaces the file, `lock` decides which instance may do so, and `legacy` reads the file of the former implementation.
+//! `list` is the list in memory, `json_file` replaces the file, `lock` decides which instance may do so, and `legacy` reads the file of the former implementation.
 //!
 //! # At a crash
 //!
@@ -31,6 +31,7 @@ mod exporter;
 mod in_place;
 mod json_file;
 mod legacy;
+mod list;
 mod lock;
 #[cfg(test)]
 mod tests;

@@ -8,13 +8,14 @@ use std::{
 };
 
 use super::{
-    json_file::{Target, Written, to_json},
+    json_file::{Target, Written},
+    list::EntryList,
     lock::Lock,
 };
 use crate::{
     error::{Error, Kind, Result},
     metrics::Counters,
-    model::ExportEntry,
+    model::ExportUpdate,
 };
 
 /// A change is written at once; one that follows a write waits for further changes, this many times as long as the write took:
@@ -38,7 +39,7 @@ const TAKEOVER: Duration = Duration::from_secs(1);
 /// Distinct errors that are remembered as logged until a write succeeds.
 const COMPLAINTS_MAX: usize = 16;
 
-pub(super) type Source = Box<dyn Fn() -> Result<Vec<ExportEntry>> + Send>;
+pub(super) type Source = Box<dyn FnMut() -> Result<ExportUpdate> + Send>;
 
 /// What the thread holds when it ends.
 pub(super) struct Held {
@@ -183,6 +184,7 @@ enum Attempt {
 pub(super) struct Writer {
     held: Held,
     source: Source,
+    list: EntryList,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
     pace: Pace,
@@ -211,6 +213,7 @@ impl Writer {
         Self {
             held,
             source,
+            list: EntryList::default(),
             shared,
             counters,
             pace,
@@ -264,7 +267,9 @@ impl Writer {
         if !self.hold_lock()? {
             return Ok(Attempt::Passive);
         }
-        let text = to_json(&self.ask_source()?);
+        let update = self.ask_source()?;
+        self.list.apply(update);
+        let text = self.list.to_json();
         let target = &self.held.target;
         if self.held.written.as_ref().is_some_and(|written| written.holds(&text, &target.path)) {
             return Ok(Attempt::Unchanged);
@@ -287,8 +292,8 @@ impl Writer {
         Ok(self.held.lock.is_some())
     }
 
-    /// Reads the list from the source. A source that panics is handled like any other error: the thread goes on.
-    fn ask_source(&self) -> Result<Vec<ExportEntry>> {
+    /// Reads what has changed from the source. A source that panics is handled like any other error: the thread goes on.
+    fn ask_source(&mut self) -> Result<ExportUpdate> {
         catch_unwind(AssertUnwindSafe(|| (self.source)())).unwrap_or_else(|_| {
             Err(Error::new(
                 Kind::Other,

@@ -43,7 +43,8 @@ pub use metrics::{
 };
 pub use orphan_scan::{OrphanMember, OrphanScan, OrphanTree, OrphansLeftOut};
 pub(crate) use process::{
-    CPU_STEP, ExportEntry, LateEnd, NewProcess, RootEnd, Row, Settled, Sighting, Verdict,
+    CPU_STEP, ExportEntry, ExportRow, ExportUpdate, LateEnd, NewProcess, RootEnd, Row, Settled,
+    Sighting, Verdict,
 };
 pub use process::{Limits, ProcessRecord, ProcessSpec};
 pub use query::Query;

@@ -234,3 +234,20 @@ pub(crate) struct ExportEntry {
     /// RFC 3339 in UTC.
     pub(crate) start_time: String,
 }
+
+/// A row of the export: in this order, the longest-running first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExportRow {
+    pub(crate) started: Millis,
+    pub(crate) id: ProcessId,
+    pub(crate) entry: ExportEntry,
+}
+
+/// What has changed in the list of the export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ExportUpdate {
+    /// These rows are the list, in no order.
+    All(Vec<ExportRow>),
+    /// Rows that may have changed; `None` for one that is not exported, or not any more.
+    Rows(Vec<(ProcessId, Option<ExportRow>)>),
+}

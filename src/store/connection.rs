@@ -412,12 +412,33 @@ impl Store {
         let none = self.0.readers.state().connections == 0;
         let writer = self.0.writer.as_ref().filter(|_| none).and_then(Pool::try_get);
         let Some(connection) = writer else { return self.read(doing, work) };
+        self.read_on(&connection, doing, work)
+    }
+
+    fn read_on<T>(
+        &self,
+        connection: &Connection,
+        doing: &str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         let _acting = self.act_as_owner()?;
         self.check_in_place()?;
         let _budget = self.reading();
-        work(&connection).map_err(|e| {
-            self.check_in_place().err().unwrap_or_else(|| self.explained(&connection, doing, e))
+        work(connection).map_err(|e| {
+            self.check_in_place().err().unwrap_or_else(|| self.explained(connection, doing, e))
         })
+    }
+
+    /// Runs a query on the connection that writes, while no transaction is open there; `None` where it was not free within
+    /// `patience`.
+    pub(super) fn on_idle_writer<T>(
+        &self,
+        patience: Duration,
+        doing: &str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>> {
+        let Ok(connection) = self.writers(doing)?.get_timeout(patience) else { return Ok(None) };
+        self.read_on(&connection, doing, work).map(Some)
     }
 
     /// Reports whether a write would neither wait nor fail for lack of the lock.

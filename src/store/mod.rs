@@ -42,6 +42,7 @@ mod commit_counts;
 mod connection;
 mod connector;
 mod descendants;
+mod exported;
 mod failure;
 mod filesystem;
 mod in_place;

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Identity,
-    model::{ExportEntry, InstanceId, Millis, ProcessId, ProcessRecord, TaskId},
+    model::{InstanceId, Millis, ProcessId, ProcessRecord, TaskId},
 };
 
 /// A query of processes: what follows FROM, and the rest.
@@ -41,9 +41,6 @@ pub(super) const KEPT_BELOW: &str =
      FROM process AS p INDEXED BY process_root
      CROSS JOIN instance AS f ON f.id = p.first_owner
      WHERE p.root = ?1 AND p.end_reason = 'released'";
-pub(super) const EXPORTED: &str =
-    "SELECT task_id, pid, started_at, id FROM process INDEXED BY process_live_owner
-     WHERE state <> 'ended' AND root IS NULL AND task_id IS NOT NULL";
 pub(super) const HISTORY_OF: Select = Select(
     "process AS p INDEXED BY process_task",
     "WHERE p.task_id = ?1 AND p.ended_at >= ?2
@@ -68,27 +65,6 @@ impl Store {
     /// Does the same as [`Store::live`] for one task.
     pub(crate) fn live_of_task(&self, task: &TaskId) -> Result<Vec<ProcessRecord>> {
         self.processes("list the processes of a task", LIVE_OF_TASK, [task.as_str()])
-    }
-
-    /// Returns the entries of the export: live roots that have a task, the longest-running first.
-    pub(crate) fn export_entries(&self) -> Result<Vec<ExportEntry>> {
-        let mut entries = self.read("list the exported processes", |connection| {
-            connection
-                .prepare_cached(EXPORTED)?
-                .query_map([], |row| {
-                    let started = Millis(row.get(2)?);
-                    let entry = ExportEntry {
-                        task_id: row.get(0)?,
-                        process_id: row.get(1)?,
-                        start_time: started.to_rfc3339(),
-                    };
-                    Ok(((started, row.get::<_, i64>(3)?), entry))
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        // They are almost in order; SQLite would not take advantage of that.
-        entries.sort_by_key(|(age, _)| *age);
-        Ok(entries.into_iter().map(|(_, entry)| entry).collect())
     }
 
     /// Returns how many orphans another instance has taken over and is still ending.

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::{PATIENCE, entry, make_fifo, my_uid, names_in};
+use super::{PATIENCE, all, entry, make_fifo, my_uid, names_in};
 use crate::{
     export::{Exporter, json_file::Target, to_json, write_once},
     sys::plain_file::try_flock,
@@ -139,8 +139,10 @@ fn the_mode_is_0644_whatever_the_umask() {
         let path = Path::new(&path);
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o777));
         let exporter =
-            Exporter::start(path.to_owned(), my_uid(), std::sync::Arc::default(), || Ok(vec![]))
-                .unwrap();
+            Exporter::start(path.to_owned(), my_uid(), std::sync::Arc::default(), || {
+                Ok(all(vec![]))
+            })
+            .unwrap();
         exporter.flush(PATIENCE).unwrap();
         return;
     }

@@ -2,6 +2,7 @@
 
 mod json_file;
 mod legacy;
+mod list;
 mod lock;
 mod writer_thread;
 
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::model::ExportEntry;
+use crate::model::{ExportEntry, ExportRow, ExportUpdate, Millis, ProcessId};
 
 /// Far longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,6 +22,12 @@ fn entry(task: &str, pid: u32) -> ExportEntry {
         process_id: pid,
         start_time: "2025-01-10T12:34:56.000Z".to_owned(),
     }
+}
+
+/// An update with these entries, in this order.
+fn all(entries: Vec<ExportEntry>) -> ExportUpdate {
+    let rows = (1..).map(ProcessId).zip(entries);
+    ExportUpdate::All(rows.map(|(id, entry)| ExportRow { started: Millis(0), id, entry }).collect())
 }
 
 fn my_uid() -> u32 {

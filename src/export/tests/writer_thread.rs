@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{PATIENCE, entry, my_uid, names_in, until};
+use super::{PATIENCE, all, entry, my_uid, names_in, until};
 use crate::{
     error::Error,
     export::{Exporter, lock::Lock, to_json, writer_thread::Complaints},
@@ -32,8 +32,8 @@ impl Scene {
     fn start(&self) -> Exporter {
         let pid = Arc::clone(&self.pid);
         let source = move || match pid.load(Ordering::SeqCst) {
-            0 => Ok(vec![]),
-            pid => Ok(vec![entry("t", pid)]),
+            0 => Ok(all(vec![])),
+            pid => Ok(all(vec![entry("t", pid)])),
         };
         Exporter::start(self.path.clone(), my_uid(), Arc::default(), source).unwrap()
     }
@@ -127,7 +127,7 @@ fn invariant_9_a_reader_never_sees_half_a_file_nor_none() {
     let calls = AtomicU64::new(0);
     let source = move || {
         let count = calls.fetch_add(1, Ordering::SeqCst) % 300;
-        Ok((0..=u32::try_from(count).unwrap()).map(|pid| entry("task", pid + 1)).collect())
+        Ok(all((0..=u32::try_from(count).unwrap()).map(|pid| entry("task", pid + 1)).collect()))
     };
     let exporter = Exporter::start(path.clone(), my_uid(), Arc::default(), source).unwrap();
     exporter.flush(PATIENCE).unwrap();
@@ -162,7 +162,7 @@ fn of_two_instances_on_one_path_one_writes_and_the_other_takes_over() {
     let first = scene.start();
     first.flush(PATIENCE).unwrap();
     let pid = AtomicU32::new(1_000);
-    let source = move || Ok(vec![entry("second", pid.fetch_add(1, Ordering::SeqCst))]);
+    let source = move || Ok(all(vec![entry("second", pid.fetch_add(1, Ordering::SeqCst))]));
     let second = Exporter::start(scene.path.clone(), my_uid(), Arc::default(), source).unwrap();
     second.notify();
     assert!(second.flush(PATIENCE).unwrap_err().is_busy());
@@ -269,7 +269,7 @@ fn a_source_that_fails_or_panics_is_an_error_and_the_thread_goes_on() {
     let source = move || match seen.load(Ordering::SeqCst) {
         0 => Err(Error::invalid("the ledger is away")),
         1 => panic!("on purpose"),
-        _ => Ok(vec![]),
+        _ => Ok(all(vec![])),
     };
     let exporter = Exporter::start(path.clone(), my_uid(), Arc::default(), source).unwrap();
     let shows = |text: &str| exporter.last_error().is_some_and(|error| error.contains(text));
@@ -301,7 +301,7 @@ fn the_source_may_drop_the_last_handle() {
     let source = move || {
         let taken = inner.lock().unwrap().take();
         drop(taken);
-        Ok(vec![])
+        Ok(all(vec![]))
     };
     let mut guard = slot.lock().unwrap();
     *guard = Some(Exporter::start(scene.path.clone(), my_uid(), Arc::default(), source).unwrap());
@@ -313,8 +313,9 @@ fn the_source_may_drop_the_last_handle() {
 #[test]
 fn a_path_that_cannot_be_a_file_is_refused_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
-    let start =
-        |path: PathBuf| Exporter::start(path, my_uid(), Arc::default(), || Ok(vec![])).map(drop);
+    let start = |path: PathBuf| {
+        Exporter::start(path, my_uid(), Arc::default(), || Ok(all(vec![]))).map(drop)
+    };
     let error = start(folder.path().to_owned()).unwrap_err();
     assert!(error.is_invalid_input(), "{error:?}");
     let error = start(folder.path().join("missing/x.json")).unwrap_err();
@@ -349,7 +350,8 @@ fn another_users_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
         let uid = rustix::process::Uid::from_raw(NOBODY);
         rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
         let exporter =
-            Exporter::start(scene.path.clone(), NOBODY, Arc::default(), || Ok(vec![])).unwrap();
+            Exporter::start(scene.path.clone(), NOBODY, Arc::default(), || Ok(all(vec![])))
+                .unwrap();
         until("the error is known", || exporter.last_error().is_some());
         let error = exporter.last_error().unwrap();
         assert!(error.contains("belongs to uid 0") && error.contains("sticky"), "{error}");
@@ -369,7 +371,7 @@ fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
     }
     let scene = Scene::new();
     let exporter =
-        Exporter::start(scene.path.clone(), NOBODY, Arc::default(), || Ok(vec![])).unwrap();
+        Exporter::start(scene.path.clone(), NOBODY, Arc::default(), || Ok(all(vec![]))).unwrap();
     exporter.flush(PATIENCE).unwrap();
     let uid = |path: &Path| path.metadata().unwrap().uid();
     assert_eq!(uid(&scene.path), NOBODY);

@@ -3,6 +3,7 @@
 mod admit;
 mod changes;
 mod claims;
+mod exported;
 mod fixture;
 mod history;
 mod keys;

@@ -8,8 +8,8 @@ use super::fixture::*;
 use crate::{
     model::{End, EndReason, Millis, RootEnd, State},
     store::{
-        Schema, changes, claim, claim_orphans, descendants, insert, instances, leaks, metrics,
-        passes, prune, query, settle,
+        Schema, changes, claim, claim_orphans, descendants, exported, insert, instances, leaks,
+        metrics, passes, prune, query, settle,
     },
 };
 
@@ -38,7 +38,7 @@ fn no_recurring_query_reads_all_history() {
         ("live_below", descendants::LIVE_BELOW, "process_root"),
         ("changes", changes::OPEN, "process_live_owner"),
         ("settle_alone", settle::HAS_DESCENDANTS, "process_root"),
-        ("export_entries", query::EXPORTED, "process_live_owner"),
+        ("export_entries", exported::EXPORTED, "process_live_owner"),
         ("kept_below", query::KEPT_BELOW, "process_root"),
         ("admit", insert::ALIVE, "process_live_task"),
         ("claim_orphans", claim_orphans::LIVE_ROWS, "process_live_owner"),

@@ -21,9 +21,11 @@ pub(in crate::tracker) struct ExportNotifier(Mutex<Option<Arc<Exporter>>>);
 impl ExportNotifier {
     /// Starts the export. One that cannot be written is an error in the log and in `doctor`; tracking goes on.
     pub(in crate::tracker) fn start(&self, path: PathBuf, store: &Store) {
-        let (theirs, counters) = (store.clone(), Arc::clone(store.counters()));
-        let entries = move || theirs.export_entries();
-        match Exporter::start(path, store.owner_uid(), counters, entries) {
+        let counters = Arc::clone(store.counters());
+        let exporter = store.export_reader().and_then(|mut rows| {
+            Exporter::start(path, store.owner_uid(), counters, move || rows.update())
+        });
+        match exporter {
             Ok(exporter) => {
                 exporter.notify();
                 *lock(&self.0) = Some(Arc::new(exporter));
