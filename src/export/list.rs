@@ -16,7 +16,9 @@ impl EntryList {
         match update {
             ExportUpdate::All(rows) => {
                 *self = Self::default();
-                rows.into_iter().for_each(|row| self.insert(&row));
+                for row in &rows {
+                    self.insert(row);
+                }
             }
             ExportUpdate::Rows(rows) => {
                 for (id, row) in rows {
