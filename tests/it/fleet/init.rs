@@ -22,6 +22,9 @@ fn a_schema_is_created_once() {
     assert_eq!(database.rows(meta), first, "the fleet stays the same one");
     assert!(init(&["--keep", "31days"]).contains("kept for 31days"));
     assert_ne!(database.rows(meta), first);
+    let error = refused(2, fleet(&["init", "--to", &database.url(), "--keep", "0s"]));
+    assert!(error.contains("write 1day or more"), "{error}");
+    assert!(init(&[]).contains("kept for 31days"), "history is not deleted by an oversight");
     let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'fleet.ended'::regclass";
     // The default one, four weeks of history, this week and four weeks ahead.
     assert_eq!(database.rows(partitions), "10");

@@ -11,6 +11,8 @@ use crate::{
     output, units,
 };
 
+const DAY: Duration = Duration::from_hours(24);
+
 /// Create the schema `fleet` in a database, with its roles and rights, or upgrade it
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -27,7 +29,7 @@ pub(super) struct InitArgs {
     #[arg(long)]
     engine: Option<EngineName>,
     /// Keep history for this long [default: 90days]
-    #[arg(long, value_name = "D", value_parser = units::duration)]
+    #[arg(long, value_name = "D", value_parser = days)]
     keep: Option<Duration>,
     /// Only print the SQL that creates the schema
     #[arg(long)]
@@ -39,6 +41,13 @@ enum EngineName {
     Postgres,
     Citus,
     Cockroach,
+}
+
+fn days(text: &str) -> Result<Duration, String> {
+    match units::duration(text)? {
+        keep if keep < DAY => Err("history is deleted by the day: write 1day or more".to_owned()),
+        keep => Ok(keep),
+    }
 }
 
 impl InitArgs {
@@ -75,9 +84,9 @@ impl InitArgs {
 
 /// Formats a time as it is written for `--keep`: `90days`.
 fn kept(keep: Duration) -> String {
-    const DAY: u64 = 86_400;
-    if keep.as_secs().is_multiple_of(DAY) {
-        format!("{}days", keep.as_secs() / DAY)
+    let day = DAY.as_secs();
+    if keep.as_secs().is_multiple_of(day) {
+        format!("{}days", keep.as_secs() / day)
     } else {
         humantime::format_duration(keep).to_string()
     }
