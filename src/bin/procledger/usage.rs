@@ -45,22 +45,36 @@ pub(crate) fn parse() -> Result<Cli> {
 
 /// Returns the error in one line. `words` is the command line without the program.
 fn line(error: &clap::Error, words: &[String]) -> String {
-    let command = Cli::command();
-    let visible = command.get_subcommands().filter(|command| !command.is_hide_set());
-    let names: Vec<&str> = visible.map(clap::Command::get_name).collect();
-    let subcommand = words.iter().map(String::as_str).find(|word| names.contains(word));
+    let root = Cli::command();
+    let (mut command, mut path) = (&root, Vec::new());
+    for word in words {
+        if let Some(inner) = visible(command).find(|inner| inner.get_name() == word) {
+            path.push(word.as_str());
+            command = inner;
+        }
+    }
     let what = match (error.kind(), invalid(error)) {
         (ErrorKind::InvalidSubcommand, Some(word)) => {
-            let advice = similar(&word, &names)
-                .map_or_else(String::new, |name| format!(", did you mean `procledger {name}`?"));
+            let names: Vec<&str> = visible(command).map(clap::Command::get_name).collect();
+            let synonym = if path.is_empty() { synonym(&word) } else { None };
+            let advice = synonym.or_else(|| near(&word, &names)).map_or_else(String::new, |name| {
+                format!(
+                    ", did you mean `{}`?",
+                    [&["procledger"], &path[..], &[name]].concat().join(" ")
+                )
+            });
             format!("there is no subcommand `{word}`{advice}")
         }
         _ => in_one_line(&error.render().to_string()),
     };
-    match subcommand {
-        Some(name) => format!("{name}: {what}: see `procledger {name} --help`"),
-        None => format!("{what}: see `procledger --help`"),
+    match path.join(" ").as_str() {
+        "" => format!("{what}: see `procledger --help`"),
+        path => format!("{path}: {what}: see `procledger {path} --help`"),
     }
+}
+
+fn visible(command: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+    command.get_subcommands().filter(|command| !command.is_hide_set())
 }
 
 fn invalid(error: &clap::Error) -> Option<String> {
@@ -79,15 +93,16 @@ fn in_one_line(text: &str) -> String {
     paragraphs.filter(|paragraph| !paragraph.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the subcommand that was meant: a synonym, or the nearest name that is at most a third of its letters away.
-fn similar<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
-    let synonym = SYNONYMS.iter().find(|(other, _)| *other == word).map(|(_, name)| *name);
-    let near = || {
-        let distances = names.iter().map(|name| (distance(word, name), *name));
-        let near = distances.filter(|(distance, name)| *distance <= (name.len() / 3).max(1));
-        near.min().map(|(_, name)| name)
-    };
-    synonym.or_else(near)
+/// Returns the subcommand that this word means in other programs.
+fn synonym(word: &str) -> Option<&'static str> {
+    SYNONYMS.iter().find(|(other, _)| *other == word).map(|(_, name)| *name)
+}
+
+/// Returns the nearest name that is at most a third of its letters away.
+fn near<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
+    let distances = names.iter().map(|name| (distance(word, name), *name));
+    let near = distances.filter(|(distance, name)| *distance <= (name.len() / 3).max(1));
+    near.min().map(|(_, name)| name)
 }
 
 /// Counts the letters to insert, delete, replace or exchange with their neighbour (optimal string alignment).
@@ -132,6 +147,11 @@ mod tests {
             "reap: unexpected argument '--min-agee' found; tip: a similar argument exists: '--min-age': \
              see `procledger reap --help`"
         );
+        assert_eq!(
+            said(&["fleet", "leaks", "--limit", "0"]),
+            "fleet leaks: invalid value '0' for '--limit <N>': 0 is not in 1..=4294967295: \
+             see `procledger fleet leaks --help`"
+        );
         let value = said(&["report", "--by", "a\n\nb"]);
         assert!(value.contains("[possible values: hour, day,"), "{value}");
     }
@@ -152,6 +172,15 @@ mod tests {
                 said(&[typed]),
                 format!(
                     "there is no subcommand `{typed}`, did you mean `procledger {meant}`?: see `procledger --help`"
+                )
+            );
+        }
+        for (typed, advice) in [("hsots", ", did you mean `procledger fleet hosts`?"), ("stop", "")]
+        {
+            assert_eq!(
+                said(&["fleet", typed]),
+                format!(
+                    "fleet: there is no subcommand `{typed}`{advice}: see `procledger fleet --help`"
                 )
             );
         }
