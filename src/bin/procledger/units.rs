@@ -143,6 +143,14 @@ pub(crate) fn program_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Parses the name of a host of a fleet.
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err("write a name: not empty, without control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 fn factor(unit: &str) -> Option<u64> {
     Some(match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,

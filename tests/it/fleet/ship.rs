@@ -215,6 +215,27 @@ fn what_is_not_to_be_shipped_stays_at_home() {
     assert_eq!(scene.stream("host"), "web-1");
 }
 
+#[test]
+fn all_ledgers_that_are_named_are_shipped() {
+    let Some(scene) = scene() else { return };
+    let other = scene.place.path().join("other.db");
+    drop(Ledger::create(&other));
+    let other = other.display().to_string();
+    let url = scene.database.url();
+    // Besides that of `--db`.
+    let shipped = scene.place.procledger(&["ship", "--to", &url, "--once", &other]);
+    assert!(shipped.status.success(), "{}", String::from_utf8_lossy(&shipped.stderr));
+    assert_eq!(scene.stream("count(*) OVER ()"), "2\n2");
+    let printed = scene.place.procledger(&["ship", "--to", "-", "--once", &other]);
+    assert_eq!(printed.status.code(), Some(2));
+    assert!(printed.stdout.is_empty());
+    for host in ["", "a\nb"] {
+        let words = ["ship", "--to", &url, "--once", "--host", host];
+        assert_eq!(scene.place.procledger(&words).status.code(), Some(2), "{host:?}");
+    }
+    assert_eq!(scene.stream("count(*) OVER ()"), "2\n2");
+}
+
 /// As a program of the version before has made it, which would refuse a ledger that was migrated.
 #[test]
 fn a_ledger_of_an_older_schema_is_refused_and_left_as_it_is() {
@@ -284,6 +305,11 @@ fn the_status_says_how_far_a_ledger_was_shipped() {
     let text = String::from_utf8_lossy(&shipped.stdout).into_owned();
     assert!(shipped.status.success() && text.contains("3 processes and 0 leaks to ship"), "{text}");
     assert_eq!(status(&["--max-lag", "0s"]).status.code(), Some(1));
+    // One that cannot be read hides no other.
+    let missing = status(&["missing.db"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&missing.stdout).lines().count(), 1);
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("missing.db"));
     scene.database.client().batch_execute("ALTER SCHEMA fleet RENAME TO away").expect("renamed");
     assert_eq!(try_ship(&scene.database, &scene.path()).status.code(), Some(1));
     let json = String::from_utf8(status(&["--json"]).stdout).expect("text");

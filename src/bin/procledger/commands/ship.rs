@@ -10,6 +10,7 @@ use crate::{
     context::{Access, Context},
     exit::{Exit, Failure, Result},
     global_args::GlobalArgs,
+    ledger_path::{Environment, LedgerPath},
     logging, units,
 };
 
@@ -72,7 +73,7 @@ pub(crate) struct ShipArgs {
 #[derive(Debug, Args)]
 struct ContentArgs {
     /// Host name to ship under [default: that of the machine]
-    #[arg(long, value_name = "NAME", value_parser = units::program_name)]
+    #[arg(long, value_name = "NAME", value_parser = units::host_name)]
     host: Option<String>,
     /// Ship the names of programs instead of their commands
     #[arg(long)]
@@ -102,9 +103,9 @@ impl ShipArgs {
             return ship_fleet::work(&self.dir, global, &self.to, self.options());
         }
         if self.status.status {
-            let mut ledgers = self.ledgers;
-            ledgers.extend(ship_fleet::ledgers_of(&self.dir)?);
-            return ship_status::run(&ledgers, global, self.status.max_lag, self.status.json);
+            let ledgers = self.named(global)?;
+            logging::start(global.verbose, None)?;
+            return ship_status::run(&ledgers, self.status.max_lag, self.status.json);
         }
         if self.to.to.as_deref() == Some("-") {
             return self.ship_lines(global);
@@ -119,11 +120,9 @@ impl ShipArgs {
         if !self.once {
             return self.supervise(global);
         }
-        let mut ledgers = self.ledgers.clone();
-        ledgers.extend(ship_fleet::ledgers_of(&self.dir)?);
+        let ledgers = self.named(global)?;
         match &ledgers[..] {
-            [] if !self.dir.is_empty() => Ok(Exit::DONE),
-            [] => ship_fleet::once(global, address, self.options()),
+            [] => Ok(Exit::DONE),
             [ledger] => ship_fleet::once(&global.on(ledger), address, self.options()),
             ledgers => {
                 logging::start(global.verbose, None)?;
@@ -133,9 +132,9 @@ impl ShipArgs {
     }
 
     fn ship_lines(self, global: &GlobalArgs) -> Result<Exit> {
-        let global = match (&self.ledgers[..], &self.dir[..]) {
-            ([], []) => global.clone(),
-            ([ledger], []) => global.on(ledger),
+        let global = match (&self.ledgers[..], &self.dir[..], &global.db) {
+            ([], [], _) => global.clone(),
+            ([ledger], [], None) => global.on(ledger),
             _ => {
                 return Err(Failure::usage(
                     "--to - prints one ledger, as its owner: run one process for each",
@@ -151,6 +150,17 @@ impl ShipArgs {
             no_commands: self.content.no_commands,
         };
         ship_lines::ship(&context, &options)
+    }
+
+    /// Returns all ledgers that were named, and those of the directories, or else the default ledger.
+    fn named(&self, global: &GlobalArgs) -> Result<Vec<PathBuf>> {
+        let mut ledgers = self.ledgers.clone();
+        ledgers.extend(global.db.clone());
+        ledgers.extend(ship_fleet::ledgers_of(&self.dir)?);
+        if ledgers.is_empty() && self.dir.is_empty() {
+            ledgers.push(LedgerPath::resolve(None, &Environment::read())?.file);
+        }
+        Ok(ledgers)
     }
 
     fn supervise(self, global: &GlobalArgs) -> Result<Exit> {

@@ -9,10 +9,8 @@ use procledger::fleet::{ShipmentStatus, statuses};
 use serde::Serialize;
 
 use crate::{
-    exit::{Exit, Result},
-    global_args::GlobalArgs,
-    ledger_path::{Environment, LedgerPath},
-    logging, output,
+    exit::{Exit, Failure, Result},
+    output,
     render::{escape, rfc3339, short_span},
 };
 
@@ -29,20 +27,17 @@ struct Line {
     last_error: Option<String>,
 }
 
-pub(super) fn run(
-    ledgers: &[PathBuf],
-    global: &GlobalArgs,
-    max_lag: Duration,
-    json: bool,
-) -> Result<Exit> {
-    logging::start(global.verbose, None)?;
-    let mut ledgers = ledgers.to_vec();
-    if ledgers.is_empty() {
-        ledgers.push(LedgerPath::resolve(global.db.as_deref(), &Environment::read())?.file);
-    }
+pub(super) fn run(ledgers: &[PathBuf], max_lag: Duration, json: bool) -> Result<Exit> {
     let (mut lines, mut texts, mut exit) = (Vec::new(), Vec::new(), Exit::DONE);
-    for ledger in &ledgers {
-        let found = statuses(ledger)?;
+    for ledger in ledgers {
+        let found = match statuses(ledger) {
+            Ok(found) => found,
+            Err(error) => {
+                output::complain(&Failure::from(error).message);
+                exit = Exit::FAILED;
+                continue;
+            }
+        };
         if found.is_empty() {
             texts.push(format!("{}: was never shipped", ledger.display()));
             exit = Exit::FAILED;
@@ -57,7 +52,7 @@ pub(super) fn run(
     }
     if json {
         output::print(output::json(&lines)?)?;
-    } else {
+    } else if !texts.is_empty() {
         let texts: Vec<String> = texts.iter().map(|text| escape(text)).collect();
         output::print_line(&texts.join("\n"))?;
     }
