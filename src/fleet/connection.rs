@@ -147,20 +147,30 @@ impl Address {
 
     fn not_connected(&self, error: postgres::Error) -> Error {
         let code = error.code().map_or("", SqlState::code);
+        let reason = cause(&error);
         let user = quoted(self.config.get_user().unwrap_or_default());
         let (kind, advice) = match code.get(..2) {
-            Some("28") => {
+            Some("28") if code == SqlState::INVALID_PASSWORD.code() => {
                 let advice = format!(
-                    "; check PGPASSWORD or PGPASSFILE and pg_hba.conf, or as the owner: ALTER ROLE {user} PASSWORD '…'"
+                    "; check PGPASSWORD or PGPASSFILE, or as the owner: ALTER ROLE {user} PASSWORD '…'"
                 );
                 (Kind::Denied, advice)
+            }
+            Some("28") => {
+                let advice = "; check pg_hba.conf, and that the role exists: `procledger fleet enroll` creates that of a host";
+                (Kind::Denied, advice.to_owned())
+            }
+            // A configuration that the `postgres` crate reports by this text alone.
+            None if reason.ends_with("password missing") => {
+                let advice = "; pass it in PGPASSWORD, in a line for this login in the file that PGPASSFILE names, or as the \
+                     systemd credential `pgpass`";
+                (Kind::Denied, advice.to_owned())
             }
             Some("3D") => (Kind::NotFound, "; create it with createdb(1)".to_owned()),
             // A cause of another kind: the network, or a server that is starting or full.
             _ => (Kind::Busy, String::new()),
         };
-        Error::new(kind, format!("cannot connect to {}: {}{advice}", self.shown, cause(&error)))
-            .with_source(error)
+        with_cause(kind, format!("cannot connect to {}: {reason}{advice}", self.shown), error)
     }
 }
 
@@ -176,7 +186,8 @@ pub(crate) fn failed(what: &str, error: postgres::Error) -> Error {
     let (kind, advice) = match code {
         Some(SqlState::INSUFFICIENT_PRIVILEGE) => (
             Kind::Denied,
-            "; grant the role that it needs, as the owner: GRANT fleet_read TO … (to read), GRANT fleet_ship TO … (to ship)",
+            "; as the owner: GRANT fleet_read TO … (to read) or GRANT fleet_ship TO … (to ship); init, enroll, maintain and \
+             forget are for the owner alone, a user that may create schemas and roles",
         ),
         Some(
             SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME,
@@ -187,7 +198,13 @@ pub(crate) fn failed(what: &str, error: postgres::Error) -> Error {
         Some(_) => (Kind::Other, ""),
         None => (Kind::Busy, ""),
     };
-    Error::new(kind, format!("failed to {what}: {}{advice}", cause(&error))).with_source(error)
+    with_cause(kind, format!("failed to {what}: {}{advice}", cause(&error)), error)
+}
+
+/// Returns an error whose message contains its cause. The server's own is not repeated as a source: it would follow the advice.
+fn with_cause(kind: Kind, message: String, cause: postgres::Error) -> Error {
+    let error = Error::new(kind, message);
+    if cause.as_db_error().is_some() { error } else { error.with_source(cause) }
 }
 
 /// Returns the reason in one line: that of the server, or that of the connection.

@@ -71,13 +71,18 @@ fn an_address_that_cannot_be_used_is_refused_in_one_line() {
         (2, "postgresql://u:secret@127.0.0.1/d", "PGPASSFILE"),
         (2, "postgresql://u@db.example/d?sslmode=prefer", "sslmode=prefer is refused"),
         (1, "postgresql://u@127.0.0.1:1/d", "database `d` at 127.0.0.1:1 as `u`"),
-        (1, &database.url_as("no_such_login"), "ALTER ROLE \"no_such_login\""),
+        (1, &database.url_as("no_such_login"), "; check pg_hba.conf, and that the role exists"),
         (1, &database.url().replacen("fleet_", "no_such_", 1), "createdb(1)"),
     ] {
         let error = refused(code, fleet(&["init", "--to", url]));
         assert!(error.contains(reason), "{url}: {error}");
         assert!(error.lines().count() == 1 && !error.contains("secret"), "{url}: {error}");
+        assert!(!error.contains("db error"), "the cause is there once: {error}");
     }
+    let error = refused(1, fleet(&["hosts", "--from", &database.url()]));
+    let cause = "procledger: failed to read the fleet's version: relation \"fleet.meta\" does not exist; create or upgrade the \
+                 schema with `procledger fleet init`\n";
+    assert_eq!(error, cause);
     let error = refused(2, fleet(&["init"]));
     assert!(error.contains("$PROCLEDGER_FLEET"), "{error}");
 }

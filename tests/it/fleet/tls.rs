@@ -120,6 +120,8 @@ fn a_server_is_verified_and_a_host_has_a_password() {
     assert!(
         wrong.contains("ALTER ROLE \"procledger-web-1\" PASSWORD") && wrong.lines().count() == 1
     );
+    let none = refused(1, fleet(&["init", "--to", &host_url]));
+    assert!(none.contains("password missing; pass it in PGPASSWORD"), "{none}");
     // In a file, for which the mode counts.
     let pass = folder.join("pgpass");
     fs::write(&pass, format!("{NAME}:5432:*:procledger-web-1:{password}\n")).expect("written");
