@@ -194,7 +194,7 @@ fn a_login_that_is_no_host_of_the_fleet_is_left_as_it_is() {
     assert!(error.contains("is no login of a host"), "{error}");
     let long = "h".repeat(53);
     for name in ["", "a\nb", &long] {
-        refused(1, fleet(&["enroll", "--to", &database.url(), name]));
+        refused(2, fleet(&["enroll", "--to", &database.url(), name]));
     }
     let error = refused(
         1,
@@ -230,5 +230,16 @@ fn the_file_of_a_host_is_private() {
         "SELECT rolpassword FROM pg_authid WHERE rolname = 'procledger-{}'",
         host.replace('\'', "''")
     );
-    assert!(database.rows(&hash).starts_with("SCRAM-SHA-256$4096:"));
+    let before = database.rows(&hash);
+    assert!(before.starts_with("SCRAM-SHA-256$4096:"));
+    // The host keeps its password where the file with a new one cannot be written.
+    for file in [place.path().join("missing/fleet.env"), place.path().to_owned()] {
+        let mut enroll = fleet(&["enroll", "--to", &database.url(), &host, "-o"]);
+        enroll.arg(&file);
+        let error = refused(1, enroll);
+        let what = format!("procledger: failed to write {}: ", file.display());
+        assert!(error.starts_with(&what) && error.lines().count() == 1, "{error}");
+        assert!(!error.contains(".tmp"), "{error}");
+    }
+    assert_eq!(database.rows(&hash), before);
 }

@@ -1,9 +1,13 @@
 //! `fleet enroll`: a login of its own for a host.
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use procledger::fleet;
+use tempfile::NamedTempFile;
 
 use super::address::To;
 use crate::{
@@ -33,7 +37,15 @@ pub(super) struct EnrollArgs {
 
 impl EnrollArgs {
     pub(super) fn run(self) -> Result<Exit> {
-        let made = fleet::enroll(&self.to.address()?, &self.host)?;
+        let address = self.to.address()?;
+        // A file that cannot be written must not cost the host its password. It is never readable by others, not even for a
+        // moment, whatever was there before.
+        let file = self.output.as_deref().map(|file| create_beside(file).map(|new| (file, new)));
+        let file = file.transpose()?;
+        let made = fleet::enroll(&address, &self.host).map_err(|error| {
+            let exit = if error.is_invalid_input() { Exit::USAGE } else { Exit::FAILED };
+            Failure::from(error).with_exit(exit)
+        })?;
         let text = format!(
             "# The fleet's database for the login {}. Mode 600.\nPROCLEDGER_FLEET='{}'\nPGPASSWORD={}\n",
             made.login, made.url, made.password
@@ -41,22 +53,30 @@ impl EnrollArgs {
         if made.existed {
             output::to_stderr(&format!("{}: a new password, the former one is void", made.login));
         }
-        match &self.output {
+        match file {
             None => output::print(text).map(drop)?,
-            Some(file) => {
-                // Never readable by others, not even for a moment, whatever was there before.
-                let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-                let written = tempfile::NamedTempFile::new_in(folder.unwrap_or(".".as_ref()))
-                    .and_then(|mut new| {
-                        new.write_all(text.as_bytes())?;
-                        new.persist(file).map_err(|error| error.error)
-                    });
-                written.map_err(|error| {
-                    let what = format!("failed to write {}", file.display());
-                    Failure::because(what, &error)
-                })?;
+            Some((file, mut new)) => {
+                let written = new
+                    .write_all(text.as_bytes())
+                    .and_then(|()| new.persist(file).map_err(|error| error.error));
+                written.map_err(|error| not_written(file, &error))?;
             }
         }
         Ok(Exit::DONE)
     }
+}
+
+fn create_beside(file: &Path) -> Result<NamedTempFile> {
+    if file.is_dir() {
+        return Err(Failure::new(format!("failed to write {}: it is a folder", file.display())));
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    NamedTempFile::new_in(folder.unwrap_or(".".as_ref())).map_err(|error| not_written(file, &error))
+}
+
+fn not_written(file: &Path, error: &io::Error) -> Failure {
+    // The crate adds the temporary name to the text of the error.
+    let error =
+        error.raw_os_error().map(io::Error::from_raw_os_error).unwrap_or(error.kind().into());
+    Failure::because(format!("failed to write {}", file.display()), &error)
 }
