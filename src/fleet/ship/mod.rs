@@ -255,8 +255,8 @@ impl Shipper {
                 }
                 (Claim::Restart, Some(row)) => {
                     tracing::warn!(
-                        "the ledger or the fleet's database was restored: the ledger is shipped again from the start, and \
-                         nothing is counted twice"
+                        "the ledger or the fleet's database was restored, or the host was given up: the ledger is shipped again \
+                         from the start, and nothing is counted twice"
                     );
                     self.begin_again(&mut transaction, &row, fleet, start)
                 }

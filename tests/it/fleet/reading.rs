@@ -74,8 +74,8 @@ fn hosts_say_what_is_not_as_it_should_be() {
     for note in [
         "copy of web-1",
         "clock 1m00s behind",
-        "gap: 1204 rows were pruned before they were shipped",
-        "3 open rows were lost",
+        "gap: rows pruned before they were shipped: 1204",
+        "open rows lost: 3",
         "shipped again from the start: nothing is counted twice",
     ] {
         assert!(line("db-1").contains(note), "{note}: {table}");
@@ -195,7 +195,7 @@ fn a_report_always_says_who_is_silent_and_what_was_lost() {
         "UPDATE fleet.stream SET seen_at = now(), gap = 0, leak_gap = 0, lost = 0, restarts = 0";
     database.client().batch_execute(clear).expect("set");
     let text = printed(from(&database, &["report", "--by", "day"]));
-    assert!(text.ends_with("\nSilent: none of 3 ledgers.\nLost: nothing.\n"), "{text}");
+    assert!(text.ends_with("\nSilent: none (ledgers: 3).\nLost: nothing.\n"), "{text}");
     database.client().batch_execute("DELETE FROM fleet.stream").expect("deleted");
     let text = printed(from(&database, &["report"]));
     assert!(text.contains("Silent: no host ships to this fleet, so nothing is known."), "{text}");
@@ -266,7 +266,7 @@ fn history_is_kept_as_long_as_the_fleet_keeps_it() {
     database.client().batch_execute("DELETE FROM fleet.leak_day").expect("deleted");
     let sums = "SELECT sum(leaks) FROM fleet.leak_day";
     let done = printed(fleet(&["maintain", "--to", &database.url()]));
-    assert!(done.contains("sums were made anew: 3"), "{done}");
+    assert!(done.contains("sums were recomputed: 3"), "{done}");
     assert_eq!(database.rows("SELECT id FROM fleet.ended ORDER BY id"), "2\n4\n5");
     assert_eq!(database.rows(sums), "120");
     let after: u32 = database.rows(partitions).parse().expect("a number");
@@ -285,7 +285,7 @@ fn a_host_that_is_given_up_is_closed_and_keeps_its_history() {
     let mark = "SELECT mark FROM fleet.stream WHERE host = 'web-2'";
     let before = database.rows(mark);
     let done = printed(fleet(&["forget", "web-2", "--to", &database.url()]));
-    assert_eq!(done, "gave web-2 up: ledgers 1; lost: processes 3, leaks 1; the history stays\n");
+    assert_eq!(done, "gave up web-2: ledgers 1; lost: processes 3, leaks 1; the history stays\n");
     assert_ne!(database.rows(mark), before, "a shipper begins again");
     let counts =
         "SELECT lost, lost_leaks, (SELECT count(*) FROM fleet.live AS l WHERE l.stream = s.stream),
@@ -295,14 +295,14 @@ fn a_host_that_is_given_up_is_closed_and_keeps_its_history() {
     let lost = "SELECT sum(leaks) FROM fleet.leak_day WHERE outcome = 'lost'";
     assert_eq!(database.rows(lost), "1", "the sums follow");
     let text = printed(from(&database, &["report", "--by", "host"]));
-    assert!(text.contains("Silent: none of 2 ledgers."), "{text}");
+    assert!(text.contains("Silent: none (ledgers: 2)."), "{text}");
     assert!(printed(from(&database, &["hosts"])).contains("given up"));
     // A later batch makes it an ordinary host again.
     database
         .client()
         .batch_execute("UPDATE fleet.stream SET seen_at = clock_timestamp()")
         .expect("set");
-    assert!(printed(from(&database, &["report"])).contains("Silent: none of 3 ledgers."));
+    assert!(printed(from(&database, &["report"])).contains("Silent: none (ledgers: 3)."));
     let error = refused(1, fleet(&["forget", "web-9", "--to", &database.url()]));
     assert!(error.contains("the fleet has no host `web-9`"), "{error}");
 }

@@ -125,10 +125,10 @@ fn notes(host: &FleetHost) -> Vec<String> {
     }
     if host.gap + host.leak_gap > 0 {
         let rows = host.gap + host.leak_gap;
-        notes.push(format!("gap: {rows} rows were pruned before they were shipped"));
+        notes.push(format!("gap: rows pruned before they were shipped: {rows}"));
     }
     if host.lost + host.lost_leaks > 0 {
-        notes.push(format!("{} open rows were lost", host.lost + host.lost_leaks));
+        notes.push(format!("open rows lost: {}", host.lost + host.lost_leaks));
     }
     if host.restarts > 0 {
         notes.push("shipped again from the start: nothing is counted twice".to_owned());

@@ -195,7 +195,7 @@ fn sentences(hosts: &[FleetHost]) -> [String; 2] {
     let silent = unheard(hosts);
     let silent = match (expected, silent.as_slice()) {
         (0, _) => "Silent: no host ships to this fleet, so nothing is known.".to_owned(),
-        (_, []) => format!("Silent: none of {expected} ledgers."),
+        (_, []) => format!("Silent: none (ledgers: {expected})."),
         (_, silent) => {
             let names: Vec<String> = silent
                 .iter()

@@ -10,7 +10,7 @@ use crate::{
     render::escape,
 };
 
-/// Create partitions ahead, delete old history, and make the sums of two weeks anew
+/// Create partitions ahead, delete old history, and recompute the sums of two weeks
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Run it once a day as the owner of the schema: `procledger fleet maintain` in a cron job or a timer.
@@ -24,7 +24,7 @@ impl MaintainArgs {
     pub(super) fn run(self) -> Result<Exit> {
         let done = fleet::maintain(&self.to.address()?)?;
         output::print_line(&format!(
-            "partitions created: {}, dropped: {}; rows deleted: {}; ledgers whose sums were made anew: {}",
+            "partitions created: {}, dropped: {}; rows deleted: {}; ledgers whose sums were recomputed: {}",
             done.created.len(),
             done.dropped.len(),
             done.deleted,
@@ -34,7 +34,7 @@ impl MaintainArgs {
     }
 }
 
-/// Give a host up that will not come back: what ran there is lost, its history stays
+/// Give up a host that will not come back: what ran there is lost, its history stays
 #[derive(Debug, Args)]
 #[command(after_help = "\
 If the host ships again it is shipped from the start, and counts as any other: nothing is counted twice.")]
@@ -50,7 +50,7 @@ impl ForgetArgs {
     pub(super) fn run(self) -> Result<Exit> {
         let done = fleet::forget(&self.to.address()?, &self.host)?;
         output::print_line(&escape(&format!(
-            "gave {} up: ledgers {}; lost: processes {}, leaks {}; the history stays",
+            "gave up {}: ledgers {}; lost: processes {}, leaks {}; the history stays",
             self.host, done.ledgers, done.processes, done.leaks
         )))?;
         Ok(Exit::DONE)
