@@ -1,6 +1,7 @@
 //! `fleet enroll`: a login of its own for a host.
 
 use std::{
+    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -71,12 +72,12 @@ fn create_beside(file: &Path) -> Result<NamedTempFile> {
         return Err(Failure::new(format!("failed to write {}: it is a folder", file.display())));
     }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    NamedTempFile::new_in(folder.unwrap_or(".".as_ref())).map_err(|error| not_written(file, &error))
+    let folder = folder.unwrap_or(".".as_ref());
+    fs::metadata(folder)
+        .and_then(|_| NamedTempFile::new_in(folder))
+        .map_err(|error| not_written(file, &error))
 }
 
 fn not_written(file: &Path, error: &io::Error) -> Failure {
-    // The crate adds the temporary name to the text of the error.
-    let error =
-        error.raw_os_error().map(io::Error::from_raw_os_error).unwrap_or(error.kind().into());
-    Failure::because(format!("failed to write {}", file.display()), &error)
+    Failure::because(format!("failed to write {}", file.display()), error)
 }
