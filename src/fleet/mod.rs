@@ -39,6 +39,6 @@ pub use connection::Address;
 pub use enroll::{Enrollment, enroll};
 pub use reader::{Fleet, FleetGrouping};
 pub use schema::{Engine, Init, Meta};
-pub use ship::{ShipOptions, ShipmentStatus, Shipped, Shipper, statuses};
+pub use ship::{ShipOptions, ShipmentStatus, Shipped, Shipper, last_error, statuses};
 pub use stream::Stream;
 pub use upkeep::{Forgotten, Maintenance, forget, maintain};

@@ -18,7 +18,7 @@ mod columns;
 mod status;
 mod write;
 
-pub use status::{ShipmentStatus, statuses};
+pub use status::{ShipmentStatus, last_error, statuses};
 
 use std::{
     fs::File,

@@ -35,6 +35,16 @@ impl ShipmentStatus {
     }
 }
 
+/// Returns the error of the last attempt to ship a ledger, which no fleet may have acknowledged yet; `None` if it succeeded, or if
+/// there was none.
+///
+/// # Errors
+///
+/// As [`Ledger::open`](crate::Ledger::open).
+pub fn last_error(ledger: impl AsRef<Path>) -> Result<Option<String>> {
+    Store::open_read_only(ledger.as_ref())?.last_ship_error()
+}
+
 /// Returns how far a ledger was shipped, by fleet.
 ///
 /// # Errors

@@ -299,6 +299,9 @@ fn the_status_says_how_far_a_ledger_was_shipped() {
     let never = status(&[]);
     assert_eq!(never.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&never.stdout).contains("was never shipped"));
+    assert_eq!(scene.ship_to("postgresql://u@127.0.0.1:1/d").status.code(), Some(1));
+    let never = String::from_utf8(status(&[]).stdout).expect("text");
+    assert!(never.contains("was never shipped; last error: cannot connect to"), "{never}");
     scene.ship();
     scene.ledger.start(3);
     let shipped = status(&[]);

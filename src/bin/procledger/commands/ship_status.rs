@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use procledger::fleet::{ShipmentStatus, statuses};
+use procledger::fleet::{ShipmentStatus, last_error, statuses};
 use serde::Serialize;
 
 use crate::{
@@ -30,16 +30,18 @@ struct Line {
 pub(super) fn run(ledgers: &[PathBuf], max_lag: Duration, json: bool) -> Result<Exit> {
     let (mut lines, mut texts, mut exit) = (Vec::new(), Vec::new(), Exit::DONE);
     for ledger in ledgers {
-        let found = match statuses(ledger) {
-            Ok(found) => found,
-            Err(error) => {
-                output::complain(&Failure::from(error).message);
-                exit = Exit::FAILED;
-                continue;
-            }
-        };
+        let (found, error) =
+            match statuses(ledger).and_then(|found| Ok((found, last_error(ledger)?))) {
+                Ok(both) => both,
+                Err(error) => {
+                    output::complain(&Failure::from(error).message);
+                    exit = Exit::FAILED;
+                    continue;
+                }
+            };
         if found.is_empty() {
-            texts.push(format!("{}: was never shipped", ledger.display()));
+            let error = and_error(error.as_deref());
+            texts.push(format!("{}: was never shipped{error}", ledger.display()));
             exit = Exit::FAILED;
         }
         for status in found {
@@ -77,13 +79,16 @@ fn text(ledger: &Path, status: &ShipmentStatus) -> String {
         Some(lag) => format!("behind by {}", short_span(lag)),
         None => "not caught up yet".to_owned(),
     };
-    let error = status.last_error.as_ref().map(|error| format!("; last error: {error}"));
     format!(
         "{}: fleet {}: {behind}, {} processes and {} leaks to ship{}",
         ledger.display(),
         status.fleet.simple(),
         status.processes,
         status.leaks,
-        error.unwrap_or_default()
+        and_error(status.last_error.as_deref())
     )
+}
+
+fn and_error(error: Option<&str>) -> String {
+    error.map_or_else(String::new, |error| format!("; last error: {error}"))
 }
