@@ -248,8 +248,9 @@ fn limit_size_wins() {
     fill(&place.ledger(), 20_000, 1);
     let ledger = Connection::open(place.ledger()).expect("opens");
     let shipment =
-        "INSERT INTO shipment VALUES (lower(hex(randomblob(16))), lower(hex(randomblob(16))), 0, 0,
-           (CAST(strftime('%s', 'now') AS INTEGER) - 20 * 86400) * 1000, 30 * 86400000)";
+        "INSERT INTO shipment (fleet, mark, process, leak, acked_at, shipped_at, give_up_ms)
+         VALUES (lower(hex(randomblob(16))), lower(hex(randomblob(16))), 0, 0,
+           (CAST(strftime('%s', 'now') AS INTEGER) - 20 * 86400) * 1000, 0, 30 * 86400000)";
     ledger.execute(shipment, []).expect("written");
     drop(ledger);
     let left = || sqlite3(&place.ledger(), "SELECT count(*) FROM process");
