@@ -18,6 +18,7 @@ use super::{
     budget,
     connector::connector,
     failure::{failed, no_connection},
+    in_place::Files,
     manager::Manager,
     trust::{self, Located, beside},
 };
@@ -103,6 +104,7 @@ pub(super) fn pool(
     size: u32,
     first: Option<Connection>,
     account: Option<Account>,
+    files: Option<Arc<Files>>,
 ) -> Result<Pool> {
     let others = SqliteConnectionManager::file(access.name(path))
         .with_flags(access.flags())
@@ -116,7 +118,7 @@ pub(super) fn pool(
         .connection_timeout(CONNECTION_TIMEOUT)
         .thread_pool(Arc::clone(connector()?))
         .error_handler(Box::new(NopErrorHandler))
-        .build(Manager::new(first, others, account))
+        .build(Manager::new(first, others, account, files))
         .map_err(|e| no_connection(path, "open", e))
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    files: Files,
+    files: Arc<Files>,
     owner: u32,
     /// The owner, where that is a user other than root and we are root.
     account: Option<Account>,
@@ -123,7 +123,7 @@ impl Store {
         first
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
             .map_err(|e| failed(&located.path, "open a connection", e))?;
-        let writer = pool(&located.path, Access::Write, 1, Some(first), located.account())?;
+        let writer = pool(&located.path, Access::Write, 1, Some(first), located.account(), None)?;
         Self::with(located, schema, (Access::Read, None), Some(writer))
     }
 
@@ -195,9 +195,10 @@ impl Store {
             return Err(Error::new(Kind::Other, message));
         };
         let account = located.account();
-        let readers = pool(&located.path, readers, READERS, first, account)?;
+        let files = Arc::new(Files::of(&located.path, found.file));
+        let known = Some(Arc::clone(&files));
+        let readers = pool(&located.path, readers, READERS, first, account, known)?;
         let Located { path, .. } = located;
-        let files = Files::of(&path, found.file);
         let owner = found.owner;
         let inner = Inner {
             path,
@@ -388,7 +389,9 @@ impl Store {
             // It would open whatever the path names now, where the same row numbers mean other rows.
             self.check_in_place()?;
         }
-        let connection = self.0.readers.get().map_err(|e| no_connection(self.path(), doing, e))?;
+        let connection = self.0.readers.get().map_err(|e| {
+            self.check_in_place().err().unwrap_or_else(|| no_connection(self.path(), doing, e))
+        })?;
         let _acting = self.act_as_owner()?;
         let _budget = self.reading();
         work(&connection).map_err(|e| {
@@ -400,6 +403,15 @@ impl Store {
     /// Opens a connection that reads, where there is none yet: it keeps reading whatever happens to the ledger's name.
     pub(crate) fn open_reader(&self) -> Result<()> {
         self.read("open a connection", |_| Ok(()))
+    }
+
+    /// Opens another reader, as the pool does when all of its connections are in use.
+    #[cfg(test)]
+    pub(super) fn another_reader(
+        &self,
+        patience: Duration,
+    ) -> std::result::Result<(), r2d2::Error> {
+        self.0.readers.get_timeout(patience).map(drop)
     }
 
     /// Runs a query of a few rows: where no reader is open yet, as while the ledger is opened, on the writer's connection if

@@ -91,9 +91,16 @@ impl Files {
         self.check_companions()
     }
 
+    /// The same, without relying on an earlier check.
+    pub(super) fn check_again(&self) -> Result<()> {
+        self.seen.store(0, Ordering::Relaxed);
+        self.check()
+    }
+
     fn check_companions(&self) -> Result<()> {
         let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if now.saturating_sub(self.seen.load(Ordering::Relaxed)) < LOOK_AGAIN_MS {
+        let seen = self.seen.load(Ordering::Relaxed);
+        if seen > 0 && now.saturating_sub(seen) < LOOK_AGAIN_MS {
             return Ok(());
         }
         self.companions.iter().try_for_each(|(path, id)| match find(path, *id) {

@@ -2,13 +2,14 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, Error};
 
+use super::in_place::Files;
 use crate::sys::fs_user::Account;
 
 /// Begins with an existing connection: each one that is opened anew reads and parses the whole schema.
@@ -17,6 +18,7 @@ pub(super) struct Manager {
     others: SqliteConnectionManager,
     first: Mutex<Option<Connection>>,
     account: Option<Account>,
+    files: Option<Arc<Files>>,
 }
 
 /// A connection that is also closed as the ledger's owner: the last one to close removes `-wal` and `-shm` by path.
@@ -63,8 +65,18 @@ impl Manager {
         first: Option<Connection>,
         others: SqliteConnectionManager,
         account: Option<Account>,
+        files: Option<Arc<Files>>,
     ) -> Self {
-        Self { others, first: Mutex::new(first), account }
+        Self { others, first: Mutex::new(first), account, files }
+    }
+
+    /// Refuses to open what is in the place of the ledger that the other connections have open. SQLite would read another
+    /// ledger's rows; beside an emptied file it would remove the WAL, and without a WAL create a new one.
+    fn check_in_place(&self) -> rusqlite::Result<()> {
+        self.files.as_ref().map_or(Ok(()), |files| files.check_again()).map_err(|error| {
+            let not_opened = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+            Error::SqliteFailure(not_opened, Some(error.to_string()))
+        })
     }
 }
 
@@ -81,7 +93,11 @@ impl ManageConnection for Manager {
             let denied = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_PERM);
             Error::SqliteFailure(denied, Some(error.to_string()))
         })?;
-        Ok(Owned::new(self.others.connect()?, self.account))
+        self.check_in_place()?;
+        let opened = Owned::new(self.others.connect()?, self.account);
+        // Again: it may have been exchanged in between.
+        self.check_in_place()?;
+        Ok(opened)
     }
 
     fn is_valid(&self, connection: &mut Owned) -> rusqlite::Result<()> {

@@ -8,6 +8,7 @@ use std::{
     },
     path::Path,
     process::Command,
+    time::Duration,
 };
 
 use rusqlite::Connection;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use super::fixture::*;
 use crate::{
     error::Kind,
-    store::Store,
+    store::{Store, trust::beside},
     tests::{root, skipped},
 };
 
@@ -322,4 +323,35 @@ fn as_nobody(test: &str) -> Option<(TempDir, Command)> {
     }
     let command = as_nobody(test);
     Some((folder, command))
+}
+
+/// The pool opens a connection on another thread, some time after the check of the caller that needs it. On a busy machine a
+/// reader was opened on an emptied file, where SQLite removes the WAL; on another ledger, whose rows it then returned; and
+/// without a WAL, where it created a new one.
+#[test]
+fn a_reader_is_not_opened_on_what_has_replaced_the_ledger_since_the_check() {
+    let without_wal = |path: &Path| {
+        for suffix in ["-wal", "-shm"] {
+            fs::remove_file(beside(path, suffix)).expect("removed");
+        }
+    };
+    let replace = |path: &Path| {
+        let other = path.with_extension("other");
+        ledger(&other);
+        fs::rename(other, path).expect("replaced");
+    };
+    not_opened("emptied", |path| fs::write(path, "").expect("emptied"));
+    not_opened("removed", |path| fs::remove_file(path).expect("removed"));
+    not_opened("replaced", replace);
+    not_opened("without its WAL", without_wal);
+}
+
+fn not_opened(what: &str, change: impl FnOnce(&Path)) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = file(folder.path(), "");
+    let store = open(&path).expect("created");
+    change(&path);
+    let before = snapshot(folder.path());
+    store.another_reader(Duration::from_millis(100)).expect_err(what);
+    assert_eq!(snapshot(folder.path()), before, "{what}: the folder was touched");
 }
