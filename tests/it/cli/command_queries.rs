@@ -9,9 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Signal, pidfd_send_signal};
+
 use crate::{
     cli::command::{Running, answer, bare, bytes_of, on_ledger, procledger, run},
-    support::{Host, PidfdWatch, Place, canary, is_alive, need, until},
+    support::{Host, PidfdWatch, Place, canary, is_alive, need, pidfd, state, until},
 };
 
 const UP: &str = "echo $$; exec sleep 300";
@@ -514,6 +516,10 @@ fn output_that_cannot_be_written_is_a_failure() {
 fn looking_changes_nothing() {
     let place = Place::new();
     let running = Running::start(&place, "t", &[], UP);
+    // Stopped, its owner writes nothing meanwhile: a health pass follows soon after a fork.
+    let owner = pidfd(running.child.id()).expect("alive");
+    pidfd_send_signal(&owner, Signal::STOP).expect("stopped");
+    until("it has stopped", || state(running.child.id()) == Some('T'));
     let before = rows_of(&place);
     let files = fs::read(place.ledger()).expect("a ledger");
     for args in [
@@ -531,6 +537,7 @@ fn looking_changes_nothing() {
         assert_eq!(rows_of(&place), before, "{args:?}");
         assert_eq!(fs::read(place.ledger()).expect("a ledger"), files, "{args:?}");
     }
+    pidfd_send_signal(&owner, Signal::CONT).expect("continued");
     drop(running.said);
 }
 
