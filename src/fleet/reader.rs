@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
-use postgres::{Client, Row, types::ToSql};
+use postgres::{Client, Row, fallible_iterator::FallibleIterator, types::ToSql};
 
 use super::{
     connection::{Address, failed},
@@ -16,8 +16,11 @@ use crate::{
     store::LeakGroup,
 };
 
-/// The key of the sum over all tasks or programs that are not among the 20 largest of a host's day.
+/// The key of the sum over all tasks or programs that are not among the 20 largest of a host's day, or not among the largest of
+/// the fleet.
 const OTHERS: &str = "(all others)";
+/// How many tasks or programs are named.
+const NAMED: &str = "1000";
 
 /// A key by which the leaks of a fleet are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub enum FleetGrouping {
     Hour,
     /// The host.
     Host,
-    /// The task they belonged to: the 20 largest of each host and day by name, and the others together.
+    /// The task they belonged to: of the 20 largest of each host and day the 1,000 largest by name, and the others together.
     Task,
     /// Why they count as leaks.
     Rule,
@@ -72,15 +75,21 @@ impl Fleet {
         Ok(rows.iter().map(host).collect())
     }
 
-    /// Returns every process that had not ended at the last batch of its host.
+    /// Returns every process that had not ended at the last batch of its host, by host and age.
     ///
     /// # Errors
     ///
     /// If the database cannot be read.
     pub fn live(&mut self) -> Result<Vec<FleetProcess>> {
-        let rows =
-            self.query("read the live processes", include_str!("statements/live.sql"), &[])?;
-        Ok(rows.iter().map(process).collect())
+        let what = |error| failed("read the live processes", error);
+        let none: [&(dyn ToSql + Sync); 0] = [];
+        let rows = self.client.query_raw(include_str!("statements/live.sql"), none);
+        // They are taken as they come and sorted here: the server would keep them in a file to sort them.
+        let mut live: Vec<FleetProcess> =
+            rows.map_err(what)?.map(|row| Ok(process(&row))).collect().map_err(what)?;
+        let by = |process: &FleetProcess| (process.started_at, process.stream, process.id);
+        live.sort_unstable_by(|a, b| a.host.cmp(&b.host).then_with(|| by(a).cmp(&by(b))));
+        Ok(live)
     }
 
     /// Returns the newest leaks since a time, newest first.
@@ -122,7 +131,9 @@ impl Fleet {
         let day = include_str!("statements/groups_by_day.sql");
         let top = include_str!("statements/groups_by_top.sql");
         let of = |sql: &str, of_day: &str, of_leak: &str| {
-            sql.replace("{key_of_day}", of_day)
+            sql.replace("{parts}", include_str!("statements/parts_by_top.sql").trim_end())
+                .replace("{named}", NAMED)
+                .replace("{key_of_day}", of_day)
                 .replace("{dimension}", of_day)
                 .replace("{key_of_leak}", of_leak)
         };
@@ -260,27 +271,29 @@ fn host(row: &Row) -> FleetHost {
     }
 }
 
+/// Reads a row of `live.sql`, by position: there may be many.
 fn process(row: &Row) -> FleetProcess {
+    let (seen_at, now): (SystemTime, SystemTime) = (row.get(17), row.get(18));
     FleetProcess {
-        host: row.get("host"),
-        stream: row.get("stream"),
-        id: row.get("id"),
-        root: row.get("root"),
-        task_id: row.get("task_id"),
-        pid: row.get("pid"),
-        state: row.get("state"),
-        origin: row.get("origin"),
-        containment: row.get("containment"),
-        owner: row.get("owner"),
-        uid: row.get("uid"),
-        survive: row.get("survive"),
-        command: command(row.get("command")),
-        started_at: row.get("started_at"),
-        peak_rss_bytes: row.get("peak_rss_bytes"),
-        cpu_ms: row.get("cpu_ms"),
-        last_error: row.get("last_error"),
-        seen_at: row.get("seen_at"),
-        silent: span(row.get("silent_ms")),
+        host: row.get(0),
+        stream: row.get(1),
+        id: row.get(2),
+        root: row.get(3),
+        task_id: row.get(4),
+        pid: row.get(5),
+        state: row.get(6),
+        origin: row.get(7),
+        containment: row.get(8),
+        owner: row.get(9),
+        uid: row.get(10),
+        survive: row.get(11),
+        command: command(row.get(12)),
+        started_at: row.get(13),
+        peak_rss_bytes: row.get(14),
+        cpu_ms: row.get(15),
+        last_error: row.get(16),
+        seen_at,
+        silent: now.duration_since(seen_at).unwrap_or_default(),
     }
 }
 

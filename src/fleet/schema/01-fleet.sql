@@ -131,7 +131,7 @@ CREATE TABLE fleet.leak_day (
   kind          text        NOT NULL,
   rule_key      text        NOT NULL,
   outcome       text        NOT NULL,
-  leaks         bigint      NOT NULL,
+  leaks         integer     NOT NULL,
   age_ms        bigint      NOT NULL,
   rss_bytes     bigint      NOT NULL,
   last_found_at timestamptz NOT NULL,
@@ -142,14 +142,14 @@ CREATE TABLE fleet.leak_top (
   -- The same by task and by program: the 20 largest of a stream's day, and the others as one row.
   stream        integer     NOT NULL,
   day           date        NOT NULL,
-  dimension      text        NOT NULL, -- task or program
+  dimension     text        NOT NULL, -- task or program
   rest          boolean     NOT NULL, -- whether this row is the sum of all others
   key           text        NOT NULL, -- empty for no task, and for the others
-  leaks         bigint      NOT NULL,
-  orphans       bigint      NOT NULL,
-  strays        bigint      NOT NULL,
-  unregistered  bigint      NOT NULL,
-  survived      bigint      NOT NULL,
+  leaks         integer     NOT NULL,
+  orphans       integer     NOT NULL,
+  strays        integer     NOT NULL,
+  unregistered  integer     NOT NULL,
+  survived      integer     NOT NULL,
   age_ms        bigint      NOT NULL,
   rss_bytes     bigint      NOT NULL,
   last_found_at timestamptz NOT NULL,

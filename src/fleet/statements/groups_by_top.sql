@@ -1,15 +1,17 @@
-SELECT key, CAST(sum(leaks) AS bigint), CAST(sum(orphans) AS bigint), CAST(sum(strays) AS bigint),
+SELECT coalesce(largest.key, ''), CAST(sum(leaks) AS bigint), CAST(sum(orphans) AS bigint), CAST(sum(strays) AS bigint),
   CAST(sum(unregistered) AS bigint), CAST(sum(survived) AS bigint), CAST(sum(age_ms) AS bigint), CAST(sum(rss_bytes) AS bigint),
-  max(last_found_at), rest
+  max(last_found_at), largest.key IS NULL AS rest
 FROM (
-  SELECT t.key, t.rest, t.leaks, t.orphans, t.strays, t.unregistered, t.survived, t.age_ms, t.rss_bytes, t.last_found_at
-  FROM fleet.leak_top AS t
-  WHERE t.day >= $2 AND t.dimension = '{dimension}'
-  UNION ALL
-  SELECT {key_of_leak}, false, 1, CASE l.kind WHEN 'orphan' THEN 1 ELSE 0 END, CASE l.kind WHEN 'stray' THEN 1 ELSE 0 END,
-    CASE l.kind WHEN 'unregistered' THEN 1 ELSE 0 END, CASE l.outcome WHEN 'survived' THEN 1 ELSE 0 END, l.age_ms,
-    coalesce(l.rss_bytes, 0), l.found_at
-  FROM fleet.leak AS l
-  WHERE l.found_at >= $1 AND l.found_at < $3
+  {parts}
 ) AS parts
-GROUP BY key, rest
+-- Which are the largest is found by one sum: with all sums for each of a million tasks, a hash table does not fit into memory.
+LEFT JOIN (
+  SELECT key FROM (
+  {parts}
+  ) AS named
+  WHERE NOT rest
+  GROUP BY key
+  ORDER BY sum(leaks) DESC, key
+  LIMIT {named}
+) AS largest ON NOT parts.rest AND largest.key = parts.key
+GROUP BY largest.key
