@@ -171,3 +171,9 @@ texts! {
     RuleKey: |it| text(it.as_str()), |text| Some(Self::parse(text).unwrap_or(Self::Other));
     EvidenceKey: |it| text(it.as_str()), |text| Some(Self::parse(text).unwrap_or(Self::Other));
 }
+
+/// Returns the numbers of rows as the JSON that `json_each` reads.
+pub(super) fn json(ids: &[ProcessId]) -> String {
+    let numbers: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
+    format!("[{}]", numbers.join(","))
+}

@@ -4,7 +4,7 @@
 //! that claims; that of a live one only where a person, or the owner of the row, requested it ([`TakeOver`]). The former
 //! claimant then records nothing more: each of its updates is conditional on its claim.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -13,7 +13,7 @@ use super::{
     commit_counts::CommitCounts,
     instances, process,
     transaction::Transaction,
-    transition::{Live, Note, apply, live, write_core_dump},
+    transition::{Change, Live, Note, all_live, apply, apply_each, live, write_core_dump},
 };
 use crate::{
     error::Result,
@@ -68,13 +68,11 @@ impl Store {
         over: TakeOver<'_>,
     ) -> Result<Vec<(ProcessRecord, Option<InstanceId>)>> {
         self.write_counted("claim processes", |tx, counts| {
-            let mut claimed = Vec::with_capacity(ids.len());
-            for id in ids {
-                if let Some(claim) = claim_one(tx, counts, *id, by, owner, requested_by, over)? {
-                    claimed.push((process::one(tx, tx.schema(), *id)?, claim.former));
-                }
-            }
-            Ok(claimed)
+            let request = Request { by, owner, requested_by, over };
+            let claimed = claim_all(tx, counts, ids, request)?;
+            let record =
+                |claim: Claimed| Ok((process::one(tx, tx.schema(), claim.id)?, claim.former));
+            claimed.into_iter().map(record).collect()
         })
     }
 
@@ -87,16 +85,19 @@ impl Store {
         over: TakeOver<'_>,
     ) -> Result<Vec<ProcessId>> {
         self.write_counted("claim processes", |tx, counts| {
-            let mut claimed = Vec::with_capacity(trees.len());
-            for tree in trees {
-                for (index, id) in tree.iter().enumerate() {
-                    if claim_one(tx, counts, *id, owner, Some(owner), None, over)?.is_some() {
-                        claimed.push(*id);
-                    } else if index == 0 {
-                        break;
-                    }
-                }
-            }
+            let request = Request { by: owner, owner: Some(owner), requested_by: None, over };
+            let roots: Vec<ProcessId> =
+                trees.iter().filter_map(|tree| tree.first().copied()).collect();
+            let mut claimed: Vec<ProcessId> =
+                claim_all(tx, counts, &roots, request)?.into_iter().map(|claim| claim.id).collect();
+            let roots: HashSet<ProcessId> = claimed.iter().copied().collect();
+            let with_root =
+                trees.iter().filter(|tree| tree.first().is_some_and(|root| roots.contains(root)));
+            let descendants: Vec<ProcessId> =
+                with_root.flat_map(|tree| &tree[1..]).copied().collect();
+            claimed.extend(
+                claim_all(tx, counts, &descendants, request)?.into_iter().map(|claim| claim.id),
+            );
             Ok(claimed)
         })
     }
@@ -247,30 +248,44 @@ pub(super) const OTHER_CLAIMANTS: &str =
     "SELECT DISTINCT claimed_by FROM process INDEXED BY process_live_owner
      WHERE state <> 'ended' AND state = 'ending' AND claimed_by <> ?1";
 
+/// Who claims rows, and whose.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    by: InstanceId,
+    owner: Option<InstanceId>,
+    requested_by: Option<&'a str>,
+    over: TakeOver<'a>,
+}
+
 /// A row that was claimed.
 struct Claimed {
+    id: ProcessId,
     former: Option<InstanceId>,
 }
 
-/// Claims a row; `None` where it has ended, belongs to another owner, or stays with its claimant.
-fn claim_one(
+/// Claims rows; returns them in the same order, without one that has ended, belongs to another owner, or stays with its
+/// claimant.
+fn claim_all(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
-    id: ProcessId,
-    by: InstanceId,
-    owner: Option<InstanceId>,
-    requested_by: Option<&str>,
-    over: TakeOver<'_>,
-) -> rusqlite::Result<Option<Claimed>> {
-    let Some(row) = live(tx, id)?.filter(|row| owner.is_none_or(|owner| owner == row.owner)) else {
-        return Ok(None);
+    ids: &[ProcessId],
+    request: Request<'_>,
+) -> rusqlite::Result<Vec<Claimed>> {
+    let Request { by, owner, requested_by, over } = request;
+    let may_claim = |row: &Live| {
+        let former = row.life.claimed_by();
+        owner.is_none_or(|owner| owner == row.owner)
+            && former.is_none_or(|former| over.covers(former))
     };
-    let former = row.life.claimed_by();
-    if former.is_some_and(|former| !over.covers(former)) {
-        return Ok(None);
-    }
+    let mut rows = all_live(tx, ids)?;
+    rows.retain(may_claim);
+    let mut claims: Vec<Claimed> =
+        rows.iter().map(|row| Claimed { id: row.id, former: row.life.claimed_by() }).collect();
     let note = Note { requested_by, ..Note::default() };
-    Ok(apply(tx, counts, &row, [Event::Claim(by)], note)?.then_some(Claimed { former }))
+    let changes = rows.into_iter().map(|row| Change { row, event: Event::Claim(by), note });
+    let claimed = apply_each(tx, counts, changes)?;
+    claims.retain(|claim| claimed.contains(&claim.id));
+    Ok(claims)
 }
 
 fn claimant(connection: &Connection, id: ProcessId) -> rusqlite::Result<Option<InstanceId>> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Store,
-    cell::Cells,
+    cell::{Cells, json},
     commit_counts::CommitCounts,
     migration::Schema,
     table::{self, table},
@@ -360,12 +360,24 @@ impl Store {
     }
 }
 
-/// Ends the survivor state of a leak whose process has ended; an instance that saw it end records more with [`upsert`].
-pub(super) fn survives_no_more(tx: &Transaction<'_>, process: ProcessId) -> rusqlite::Result<()> {
+/// Ends the survivor state of leaks whose processes have ended; an instance that saw them end records more with [`upsert`].
+pub(super) fn survive_no_more(
+    tx: &Transaction<'_>,
+    processes: &[ProcessId],
+) -> rusqlite::Result<()> {
+    if let [process] = processes {
+        return tx
+            .prepare_cached(
+                "UPDATE leak SET outcome = 'gone' WHERE process = ?1 AND outcome = 'survived'",
+            )?
+            .execute([process.0])
+            .map(|_| ());
+    }
     tx.prepare_cached(
-        "UPDATE leak SET outcome = 'gone' WHERE process = ?1 AND outcome = 'survived'",
+        "UPDATE leak SET outcome = 'gone'
+         WHERE process IN (SELECT value FROM json_each(?1)) AND outcome = 'survived'",
     )?
-    .execute([process.0])
+    .execute([json(processes)])
     .map(|_| ())
 }
 

@@ -7,7 +7,7 @@ use super::{
     commit_counts::CommitCounts,
     leaks, passes, process,
     transaction::Transaction,
-    transition::{Live, Note, apply, live},
+    transition::{Change, Live, Note, all_live, apply, apply_each, live},
 };
 use crate::{
     error::Result,
@@ -36,9 +36,7 @@ impl Store {
                     claim::note_status(tx, root.process, by, status, core_dumped)?;
                     continue;
                 }
-                for kept in &root.kept {
-                    settle(tx, counts, by, None, kept)?;
-                }
+                settle(tx, counts, by, None, &root.kept)?;
                 let strays = root.strays.iter();
                 let strays = strays.map(|it| Ok((process::insert(tx, it)?, it.spec.identity)));
                 ended.insert(root.process, strays.collect::<rusqlite::Result<_>>()?);
@@ -95,11 +93,7 @@ impl Store {
     ) -> Result<usize> {
         let took = self.write_counted("record a pass", |tx, counts| {
             let pass = pass.map(|pass| passes::insert(tx, by, pass)).transpose()?;
-            let mut took = 0;
-            for settled in settled {
-                took += usize::from(settle(tx, counts, by, pass, settled)?);
-            }
-            Ok(took)
+            settle(tx, counts, by, pass, settled)
         })?;
         if let Some(pass) = pass {
             self.counters().passed(pass);
@@ -125,39 +119,46 @@ fn end_own(
     row.map_or(Ok(false), |row| apply(tx, counts, &row, [died()], Note::default()))
 }
 
-/// Settles one row, which is inserted first where there is none yet.
+/// Settles rows, of which those are inserted first that do not exist yet; returns how many it has settled.
 fn settle(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
     by: InstanceId,
     pass: Option<i64>,
-    settled: &Settled,
-) -> rusqlite::Result<bool> {
-    let id = match &settled.row {
-        Row::New(new) => process::insert(tx, new)?,
-        Row::Existing(id) => *id,
+    settled: &[Settled],
+) -> rusqlite::Result<usize> {
+    let id = |settled: &Settled| match &settled.row {
+        Row::New(new) => process::insert(tx, new),
+        Row::Existing(id) => Ok(*id),
     };
-    let (event, error) = match &settled.verdict {
-        Verdict::Ended(end) | Verdict::Kept(end) => (Event::Died(end.clone()), None),
-        Verdict::Survived(why) => (Event::Survived, Some(why.as_str())),
-        Verdict::Unknown(why) => (Event::GiveBack, Some(why.as_str())),
-        Verdict::Interrupted => (Event::GiveBack, None),
-    };
-    let took = match live(tx, id)?.filter(|row| may_settle(row, by)) {
-        Some(row) => apply(tx, counts, &row, [event], Note { error, ..Note::default() })?,
-        None => false,
-    };
-    if let Verdict::Ended(end) = &settled.verdict
-        && !took
-    {
-        // Another instance has taken the claim over, or has ended the row: the status of our own child is recorded all the
-        // same.
-        claim::note_status(tx, id, by, end.status, end.core_dumped)?;
+    let ids: Vec<ProcessId> = settled.iter().map(id).collect::<rusqlite::Result<_>>()?;
+    let rows = all_live(tx, &ids)?.into_iter().filter(|row| may_settle(row, by));
+    let mut rows: HashMap<ProcessId, Live> = rows.map(|row| (row.id, row)).collect();
+    let changes = ids.iter().zip(settled).filter_map(|(id, settled)| {
+        let (event, error) = match &settled.verdict {
+            Verdict::Ended(end) | Verdict::Kept(end) => (Event::Died(end.clone()), None),
+            Verdict::Survived(why) => (Event::Survived, Some(why.as_str())),
+            Verdict::Unknown(why) => (Event::GiveBack, Some(why.as_str())),
+            Verdict::Interrupted => (Event::GiveBack, None),
+        };
+        Some(Change { row: rows.remove(id)?, event, note: Note { error, ..Note::default() } })
+    });
+    let mut took = apply_each(tx, counts, changes)?;
+    let count = took.len();
+    for (id, settled) in ids.into_iter().zip(settled) {
+        let took = took.remove(&id);
+        if let Verdict::Ended(end) = &settled.verdict
+            && !took
+        {
+            // Another instance has taken the claim over, or has ended the row: the status of our own child is recorded all the
+            // same.
+            claim::note_status(tx, id, by, end.status, end.core_dumped)?;
+        }
+        if took && let Some(leak) = &settled.leak {
+            leaks::upsert(tx, counts, pass, id, leak)?;
+        }
     }
-    if took && let Some(leak) = &settled.leak {
-        leaks::upsert(tx, counts, pass, id, leak)?;
-    }
-    Ok(took)
+    Ok(count)
 }
 
 /// Whether `by` is ending a row, or it is its own and is not being ended: an owner ends its processes even when its claim could

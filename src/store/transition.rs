@@ -3,10 +3,12 @@
 //! An event is applied to the life that the row has now ([`Life::apply`]); what follows from it is written by an update that is
 //! conditional on that life. Reading and writing are one immediate transaction.
 
-use rusqlite::{OptionalExtension, named_params};
+use std::collections::HashSet;
+
+use rusqlite::{OptionalExtension, ToSql};
 
 use super::{
-    cell::{Cell, Cells},
+    cell::{Cell, Cells, json},
     commit_counts::CommitCounts,
     leaks,
     migration::Schema,
@@ -26,7 +28,7 @@ pub(super) struct Live {
 }
 
 /// What a transition writes besides the life; `None` leaves a column as it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Note<'a> {
     pub(super) owner: Option<InstanceId>,
     pub(super) requested_by: Option<&'a str>,
@@ -55,6 +57,26 @@ pub(super) fn life(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<Life>> 
     })
 }
 
+/// Returns these rows, in the same order, without those that have ended or do not exist.
+pub(super) fn all_live(tx: &Transaction<'_>, ids: &[ProcessId]) -> rusqlite::Result<Vec<Live>> {
+    if ids.len() < MANY {
+        return ids.iter().filter_map(|id| live(tx, *id).transpose()).collect();
+    }
+    let mut statement = tx.prepare_cached(LIVE_AMONG)?;
+    let rows = statement.query_map([json(ids)], |row| {
+        let mut cells = Cells::of(row);
+        let (id, owner) = (cells.take()?, cells.take()?);
+        Ok(life(&mut cells)?.map(|life| Live { id, owner, life }))
+    })?;
+    rows.filter_map(Result::transpose).collect()
+}
+
+/// From this number of rows on, one statement for all of them is cheaper than one for each.
+const MANY: usize = 4;
+
+pub(super) const LIVE_AMONG: &str = "SELECT p.id, p.owner, p.state, p.claimed_by
+     FROM json_each(?1) AS wanted CROSS JOIN process AS p ON p.id = wanted.value";
+
 /// Applies events to a row, one after the other. Returns `false`, and writes nothing, where one of them does not fit, or the
 /// row is not as it was read any more.
 pub(super) fn apply(
@@ -64,101 +86,183 @@ pub(super) fn apply(
     events: impl IntoIterator<Item = Event>,
     note: Note<'_>,
 ) -> rusqlite::Result<bool> {
-    let life = events.into_iter().try_fold(row.life.clone(), |life, event| life.apply(event));
-    match life {
-        Ok(Life::Ended(end)) => write_end(tx, counts, row, &end, note),
-        Ok(life) => write_live(tx, row, &life, note),
-        Err(illegal) => {
-            tracing::debug!("row {} stays as it is: {illegal}", row.id.0);
-            Ok(false)
+    let Some(next) = next_life(row, events) else { return Ok(false) };
+    write(tx, counts, &[row.id], (&row.life, &next), note).map(|took| !took.is_empty())
+}
+
+/// What becomes of a row.
+#[derive(Debug)]
+pub(super) struct Change<'a> {
+    pub(super) row: Live,
+    pub(super) event: Event,
+    pub(super) note: Note<'a>,
+}
+
+/// Applies an event to each row, as [`apply`] does, with one statement for all rows to which the same happens; returns those
+/// that were changed.
+pub(super) fn apply_each<'a>(
+    tx: &Transaction<'_>,
+    counts: &mut CommitCounts,
+    changes: impl IntoIterator<Item = Change<'a>>,
+) -> rusqlite::Result<HashSet<ProcessId>> {
+    let mut groups: Vec<(Life, Life, Note<'_>, Vec<ProcessId>)> = Vec::new();
+    for Change { row, event, note } in changes {
+        let Some(next) = next_life(&row, [event]) else { continue };
+        // Those that follow each other are alike as a rule.
+        let same = groups
+            .iter_mut()
+            .rev()
+            .find(|group| (&group.0, &group.1, &group.2) == (&row.life, &next, &note));
+        match same {
+            Some((.., rows)) => rows.push(row.id),
+            None => groups.push((row.life, next, note, vec![row.id])),
         }
+    }
+    let mut written = HashSet::new();
+    for (was, next, note, rows) in groups {
+        written.extend(write(tx, counts, &rows, (&was, &next), note)?);
+    }
+    Ok(written)
+}
+
+/// Returns the life of a row after these events; `None` where one of them does not fit.
+fn next_life(row: &Live, events: impl IntoIterator<Item = Event>) -> Option<Life> {
+    let next = events.into_iter().try_fold(row.life.clone(), |life, event| life.apply(event));
+    next.inspect_err(|illegal| {
+        tracing::debug!("row {} stays as it is: {illegal}", row.id.0);
+    })
+    .ok()
+}
+
+/// Changes rows that have the same life; returns those that still had it.
+fn write(
+    tx: &Transaction<'_>,
+    counts: &mut CommitCounts,
+    rows: &[ProcessId],
+    (was, next): (&Life, &Life),
+    note: Note<'_>,
+) -> rusqlite::Result<Vec<ProcessId>> {
+    match next {
+        Life::Ended(end) => write_end(tx, counts, rows, (was, end), note),
+        next => write_live(tx, rows, (was, next), note),
     }
 }
 
 fn write_live(
     tx: &Transaction<'_>,
-    row: &Live,
-    life: &Life,
+    rows: &[ProcessId],
+    (was, next): (&Life, &Life),
     note: Note<'_>,
-) -> rusqlite::Result<bool> {
-    tx.prepare_cached(
-        "UPDATE process
-         SET state = :state, claimed_by = :claimed_by, owner = coalesce(:owner, owner),
-           asked_by = coalesce(:requested_by, asked_by), last_error = coalesce(:error, last_error)
-         WHERE id = :id AND state = :was AND claimed_by IS :was_claimed_by",
-    )?
-    .execute(named_params! {
-        ":state": life.state().as_str(),
-        ":claimed_by": life.claimed_by().write(),
-        ":owner": note.owner.write(),
-        ":requested_by": note.requested_by,
-        ":error": note.error.map(mask_text),
-        ":id": row.id.0,
-        ":was": row.life.state().as_str(),
-        ":was_claimed_by": row.life.claimed_by().write(),
-    })
-    .map(|changed| changed == 1)
+) -> rusqlite::Result<Vec<ProcessId>> {
+    // A column that names an instance is written only where it has to change: each is a foreign key, for which SQLite keeps a
+    // journal of the statement.
+    let owner = if note.owner.is_some() { ", owner = :owner" } else { "" };
+    let assignments = format!(
+        "state = :state, claimed_by = :claimed_by, asked_by = coalesce(:requested_by, asked_by),
+           last_error = coalesce(:error, last_error){owner}"
+    );
+    let (state, claimed_by) = (next.state(), next.claimed_by());
+    let (state, claimed_by) = (state.as_str(), claimed_by.write());
+    let (owner, error) = (note.owner.write(), note.error.map(mask_text));
+    let mut params: Vec<(&str, &dyn ToSql)> = vec![
+        (":state", &state),
+        (":claimed_by", &claimed_by),
+        (":requested_by", &note.requested_by),
+        (":error", &error),
+    ];
+    if note.owner.is_some() {
+        params.push((":owner", &owner));
+    }
+    update(tx, &assignments, rows, was, &params)
+}
+
+/// Updates rows that still have this life; returns them.
+fn update(
+    tx: &Transaction<'_>,
+    assignments: &str,
+    rows: &[ProcessId],
+    was: &Life,
+    params: &[(&str, &dyn ToSql)],
+) -> rusqlite::Result<Vec<ProcessId>> {
+    // By the number of the row, never by the index of claims.
+    let which = "state = :was AND +claimed_by IS :was_claimed_by AND id";
+    let (state, claimed_by) = (was.state(), was.claimed_by());
+    let (state, claimed_by) = (state.as_str(), claimed_by.write());
+    let (single, ids) = match rows {
+        [row] => (Some(row), String::new()),
+        rows => (None, json(rows)),
+    };
+    let mut params = params.to_vec();
+    params.extend([(":was", &state as &dyn ToSql), (":was_claimed_by", &claimed_by)]);
+    if let Some(row) = single {
+        params.push((":id", &row.0));
+        let mut statement =
+            tx.prepare_cached(&format!("UPDATE process SET {assignments} WHERE {which} = :id"))?;
+        let changed = statement.execute(params.as_slice())?;
+        return Ok(if changed == 1 { vec![*row] } else { Vec::new() });
+    }
+    params.push((":ids", &ids));
+    tx.prepare_cached(&format!(
+        "UPDATE process SET {assignments} WHERE {which} IN (SELECT value FROM json_each(:ids)) RETURNING id"
+    ))?
+    .query_map(params.as_slice(), |row| row.get(0).map(ProcessId))?
+    .collect()
 }
 
 /// The end of a row with what is known of it. A status that its owner has recorded before stays where the instance that ends
-/// the row could not observe it; then the process was not `gone`, but exited, or was killed as a person had requested. A column
-/// that names an instance is written only where it has to change: each is a foreign key, for which SQLite keeps a journal of
-/// the statement.
-macro_rules! end_where {
-    ($also:literal, $condition:literal) => {
-        concat!(
-            "UPDATE process
-             SET state = 'ended', ended_at = max(:at, started_at),
-               end_reason = CASE
-                 WHEN :reason <> 'gone' OR coalesce(:code, :signal, exit_code, exit_signal) IS NULL THEN :reason
-                 WHEN asked_by IS NULL THEN 'exited' ELSE 'killed' END,
-               exit_code = CASE WHEN coalesce(:code, :signal) IS NULL THEN exit_code ELSE :code END,
-               exit_signal = CASE WHEN coalesce(:code, :signal) IS NULL THEN exit_signal ELSE :signal END,
-               asked_by = coalesce(:requested_by, asked_by),
-               last_error = CASE WHEN :reason IN ('released', 'forgotten') THEN last_error ELSE :error END,
-               end_rule = :rule, end_evidence = :evidence",
-            $also,
-            " WHERE id = :id AND state = :was AND ",
-            $condition
-        )
-    };
-}
-
-const END_UNCLAIMED: &str = end_where!("", "claimed_by IS :was_claimed_by");
-const END_CLAIMED: &str = end_where!(", claimed_by = NULL", "claimed_by = :was_claimed_by");
+/// the row could not observe it; then the process was not `gone`, but exited, or was killed as a person had requested.
+const END: &str = "state = 'ended', ended_at = max(:at, started_at),
+   end_reason = CASE
+     WHEN :reason <> 'gone' OR coalesce(:code, :signal, exit_code, exit_signal) IS NULL THEN :reason
+     WHEN asked_by IS NULL THEN 'exited' ELSE 'killed' END,
+   exit_code = CASE WHEN coalesce(:code, :signal) IS NULL THEN exit_code ELSE :code END,
+   exit_signal = CASE WHEN coalesce(:code, :signal) IS NULL THEN exit_signal ELSE :signal END,
+   asked_by = coalesce(:requested_by, asked_by),
+   last_error = CASE WHEN :reason IN ('released', 'forgotten') THEN last_error ELSE :error END,
+   end_rule = :rule, end_evidence = :evidence";
+/// Of a row that an instance had claimed; written only there, as above.
+const END_CLAIM: &str = ", claimed_by = NULL";
+/// Of a row that was ended, where the ledger has columns for the keys of rule and evidence.
+const END_KEYS: &str = ", end_rule_key = :rule_key, end_evidence_key = :evidence_key";
 
 fn write_end(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
-    row: &Live,
-    end: &End,
+    rows: &[ProcessId],
+    (was, end): (&Life, &End),
     note: Note<'_>,
-) -> rusqlite::Result<bool> {
-    let claimed_by = row.life.claimed_by();
-    let statement = if claimed_by.is_some() { END_CLAIMED } else { END_UNCLAIMED };
-    let changed = tx.prepare_cached(statement)?.execute(named_params! {
-        ":id": row.id.0,
-        ":was": row.life.state().as_str(),
-        ":was_claimed_by": claimed_by.write(),
-        ":at": end.at.write(),
-        ":reason": end.reason.as_str(),
-        ":code": end.status.code(),
-        ":signal": end.status.signal(),
-        ":requested_by": note.requested_by,
-        ":error": note.error.map(mask_text),
-        ":rule": end.because.as_ref().map(|because| &because.rule),
-        ":evidence": end.because.as_ref().map(|because| &because.evidence),
-    })?;
-    if changed == 1 {
-        // One that was released or forgotten may still run.
-        if !matches!(end.reason, EndReason::Released | EndReason::Forgotten) {
-            leaks::survives_no_more(tx, row.id)?;
-        }
-        write_keys(tx, row.id, end)?;
-        write_core_dump(tx, row.id, end.core_dumped)?;
+) -> rusqlite::Result<Vec<ProcessId>> {
+    let because = end.because.as_ref();
+    let keys = because.filter(|_| tx.schema() >= Schema::KEYS);
+    let claim = if was.claimed_by().is_some() { END_CLAIM } else { "" };
+    let assignments = [END, claim, if keys.is_some() { END_KEYS } else { "" }].concat();
+    let (at, reason, error) = (end.at.write(), end.reason.as_str(), note.error.map(mask_text));
+    let (code, signal) = (end.status.code(), end.status.signal());
+    let (rule, evidence) = (because.map(|it| &it.rule), because.map(|it| &it.evidence));
+    let mut params: Vec<(&str, &dyn ToSql)> = vec![
+        (":at", &at),
+        (":reason", &reason),
+        (":code", &code),
+        (":signal", &signal),
+        (":requested_by", &note.requested_by),
+        (":error", &error),
+        (":rule", &rule),
+        (":evidence", &evidence),
+    ];
+    let keys = keys.map(|it| (it.rule_key.as_str(), it.evidence_key.as_str()));
+    if let Some((rule, evidence)) = &keys {
+        params.extend([(":rule_key", rule as &dyn ToSql), (":evidence_key", evidence)]);
+    }
+    let changed = update(tx, &assignments, rows, was, &params)?;
+    // One that was released or forgotten may still run.
+    if !changed.is_empty() && !matches!(end.reason, EndReason::Released | EndReason::Forgotten) {
+        leaks::survive_no_more(tx, &changed)?;
+    }
+    for id in &changed {
+        write_core_dump(tx, *id, end.core_dumped)?;
         counts.ended(end.reason);
     }
-    Ok(changed == 1)
+    Ok(changed)
 }
 
 /// Writes that a process of a row dumped its core, where it did and the ledger has a column for it.
@@ -172,14 +276,4 @@ pub(super) fn write_core_dump(
     }
     let signalled = "UPDATE process SET core_dumped = 1 WHERE id = ?1 AND exit_signal IS NOT NULL";
     tx.prepare_cached(signalled)?.execute([id.0]).map(|_| ())
-}
-
-/// Writes the keys of rule and evidence of a row that was ended, where the ledger has columns for them.
-pub(super) fn write_keys(tx: &Transaction<'_>, id: ProcessId, end: &End) -> rusqlite::Result<()> {
-    let Some(because) = end.because.as_ref().filter(|_| tx.schema() >= Schema::KEYS) else {
-        return Ok(());
-    };
-    tx.prepare_cached("UPDATE process SET end_rule_key = ?1, end_evidence_key = ?2 WHERE id = ?3")?
-        .execute((because.rule_key.as_str(), because.evidence_key.as_str(), id.0))
-        .map(|_| ())
 }

@@ -10,8 +10,9 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use super::{
     Store,
     cell::{Cell, Cells},
+    migration::Schema,
     transaction::Transaction,
-    transition::{write_core_dump, write_keys},
+    transition::write_core_dump,
 };
 use crate::{
     error::Result,
@@ -103,4 +104,14 @@ fn is_live(connection: &Connection, late: &LateEnd) -> rusqlite::Result<bool> {
         .query_one((late.process.0, late.pid.get(), late.start_tick.cast_signed()), |row| {
             row.get(0)
         })
+}
+
+/// Writes the keys of rule and evidence, where the ledger has columns for them.
+fn write_keys(tx: &Transaction<'_>, id: ProcessId, end: &End) -> rusqlite::Result<()> {
+    let Some(because) = end.because.as_ref().filter(|_| tx.schema() >= Schema::KEYS) else {
+        return Ok(());
+    };
+    tx.prepare_cached("UPDATE process SET end_rule_key = ?1, end_evidence_key = ?2 WHERE id = ?3")?
+        .execute((because.rule_key.as_str(), because.evidence_key.as_str(), id.0))
+        .map(|_| ())
 }

@@ -9,7 +9,7 @@ use crate::{
     model::{End, EndReason, Millis, RootEnd, State},
     store::{
         Schema, changes, claim, claim_orphans, descendants, exported, insert, instances, leaks,
-        metrics, passes, prune, query, settle,
+        metrics, passes, prune, query, settle, transition,
     },
 };
 
@@ -63,6 +63,14 @@ fn no_recurring_query_reads_all_history() {
         }
         assert!(lines.iter().any(|line| line.contains(index)), "{name}: {lines:?}");
     }
+}
+
+#[test]
+fn rows_that_are_named_are_read_by_their_numbers() {
+    let f = Fixture::new();
+    let lines = plan(&f, transition::LIVE_AMONG);
+    assert!(lines[0].contains("VIRTUAL TABLE"), "{lines:?}");
+    assert_eq!(lines[1..], ["SEARCH p USING INTEGER PRIMARY KEY (rowid=?)"]);
 }
 
 /// A window of 30 days costs only its own rows, however many years of history precede it.
