@@ -145,6 +145,8 @@ struct Progress {
     ending: Option<Box<(EndReason, Rule)>>,
     /// Why it was ended, where that could not be recorded with the attempt.
     cause: Option<Box<(EndReason, Option<Justification>)>>,
+    /// How many threads wait for a change.
+    waiting: u32,
 }
 
 /// How a process came to this tracker, and how the processes it leaves are to be treated.
@@ -250,6 +252,16 @@ impl Tracked {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes the threads that wait for a change, where there are any: thousands may end at once, and as a rule none is waited
+    /// for.
+    fn notify(&self, progress: MutexGuard<'_, Progress>) {
+        let is_awaited = progress.waiting > 0;
+        drop(progress);
+        if is_awaited {
+            self.changed.notify_all();
+        }
+    }
+
     pub(in crate::tracker) fn status(&self) -> Option<ExitStatus> {
         self.progress().status
     }
@@ -268,16 +280,14 @@ impl Tracked {
         progress.busy = false;
         progress.given_up = true;
         progress.ending = None;
-        drop(progress);
-        self.changed.notify_all();
+        self.notify(progress);
     }
 
     pub(in crate::tracker) fn publish(&self, status: ExitStatus) -> ExitStatus {
         let mut progress = self.progress();
         progress.dead = true;
         let status = *progress.status.get_or_insert(status);
-        drop(progress);
-        self.changed.notify_all();
+        self.notify(progress);
         status
     }
 
@@ -312,8 +322,7 @@ impl Tracked {
         let mut progress = self.progress();
         progress.recorded = true;
         progress.busy = false;
-        drop(progress);
-        self.changed.notify_all();
+        self.notify(progress);
         #[cfg(feature = "tokio")]
         self.written.notify_waiters();
     }
@@ -369,8 +378,9 @@ impl Tracked {
 
     /// Notes that no thread is at work on its tree any more.
     pub(in crate::tracker) fn mark_over(&self) {
-        self.progress().over = true;
-        self.changed.notify_all();
+        let mut progress = self.progress();
+        progress.over = true;
+        self.notify(progress);
     }
 
     /// Remembers why it has ended, for the thread that records its end later; `None` where it is about to be recorded.
@@ -407,8 +417,10 @@ impl Tracked {
             if left.is_zero() {
                 return false;
             }
+            progress.waiting += 1;
             progress =
                 self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+            progress.waiting -= 1;
         }
         true
     }
@@ -432,7 +444,7 @@ impl Tracked {
             Some(KeeperReport::Gone) | None => unrelated_status(pidfd, deadline),
         };
         if let Learned::Status(status) = learned {
-            if status.signal().is_some() && pidfd.has_dumped_core() == Some(true) {
+            if status.signal().is_some_and(may_dump_core) && pidfd.has_dumped_core() == Some(true) {
                 self.progress().dumped_core = true;
             }
             return Learned::Status(self.publish(status));
@@ -449,6 +461,11 @@ pub(in crate::tracker) enum Learned {
     NotYet,
     /// Its parent, which is not this process, has not reaped it, and may never do so.
     Unreaped,
+}
+
+/// Returns whether the kernel may have dumped the core of a process that this signal has ended (signal(7)).
+fn may_dump_core(signal: i32) -> bool {
+    !matches!(signal, libc::SIGTERM | libc::SIGKILL | libc::SIGINT | libc::SIGHUP)
 }
 
 /// While a tracer has not released a dead child, waitid(2) reports nothing for it (ptrace(2)). That differs from the case in
