@@ -45,8 +45,15 @@ struct Waiter {
     new: Mutex<Option<NewProcess>>,
     /// The gate at which its child waits; `None`: it waits elsewhere.
     gate: Option<Arc<Gate>>,
-    result: Mutex<Option<CommitResult>>,
+    answer: Mutex<Answer>,
     answered: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Answer {
+    result: Option<CommitResult>,
+    /// The caller sleeps until there is a result.
+    is_awaited: bool,
 }
 
 /// The answer to a waiting caller.
@@ -137,23 +144,28 @@ impl Drop for Leader<'_> {
 
 impl Waiter {
     fn new(new: NewProcess, gate: Option<Arc<Gate>>) -> Self {
-        let (new, result) = (Mutex::new(Some(new)), Mutex::default());
-        Self { new, gate, result, answered: Condvar::new() }
+        let (new, answer) = (Mutex::new(Some(new)), Mutex::default());
+        Self { new, gate, answer, answered: Condvar::new() }
     }
 
     /// Sets the answer, unless there is one already.
     fn answer_once(&self, result: impl FnOnce() -> CommitResult) {
-        lock(&self.result).get_or_insert_with(result);
-        self.answered.notify_one();
+        let mut answer = lock(&self.answer);
+        answer.result.get_or_insert_with(result);
+        if answer.is_awaited {
+            self.answered.notify_one();
+        }
     }
 
     fn wait(&self) -> CommitResult {
-        let mut result = lock(&self.result);
+        let mut answer = lock(&self.answer);
         loop {
-            if let Some(result) = result.take() {
+            if let Some(result) = answer.result.take() {
+                answer.is_awaited = false;
                 return result;
             }
-            result = self.answered.wait(result).unwrap_or_else(PoisonError::into_inner);
+            answer.is_awaited = true;
+            answer = self.answered.wait(answer).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
