@@ -74,6 +74,9 @@ pub(super) fn all_live(tx: &Transaction<'_>, ids: &[ProcessId]) -> rusqlite::Res
 /// From this number of rows on, one statement for all of them is cheaper than one for each.
 const MANY: usize = 4;
 
+/// How many groups of equal changes a change is compared with.
+const LAST_GROUPS: usize = 8;
+
 pub(super) const LIVE_AMONG: &str = "SELECT p.id, p.owner, p.state, p.claimed_by
      FROM json_each(?1) AS wanted CROSS JOIN process AS p ON p.id = wanted.value";
 
@@ -108,10 +111,11 @@ pub(super) fn apply_each<'a>(
     let mut groups: Vec<(Life, Life, Note<'_>, Vec<ProcessId>)> = Vec::new();
     for Change { row, event, note } in changes {
         let Some(next) = next_life(&row, [event]) else { continue };
-        // Those that follow each other are alike as a rule.
+        // Those that follow each other are alike as a rule; thousands that all differ must not be compared with one another.
         let same = groups
             .iter_mut()
             .rev()
+            .take(LAST_GROUPS)
             .find(|group| (&group.0, &group.1, &group.2) == (&row.life, &next, &note));
         match same {
             Some((.., rows)) => rows.push(row.id),
