@@ -1,7 +1,9 @@
 //! A real PostgreSQL: one server for all tests of a run, with a database for each test, and servers of a test's own.
 //!
 //! A shell holds each server and reads its orders from a pipe: at the end of the pipe, which comes with the end of the test
-//! process however that ends, it stops the server and removes its folder.
+//! process however that ends, it stops the server and removes its folder. A test process that ends by itself waits for that,
+//! since whoever ran it may look at once for processes that it left.
+#![expect(unsafe_code, reason = "statics are not dropped; only atexit(3) runs something for them")]
 
 use std::{
     fs,
@@ -63,8 +65,20 @@ pub(super) struct Database {
 
 /// A new database on the server of this run; `None` where there is no PostgreSQL, which is printed.
 pub(super) fn database() -> Option<Database> {
-    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    SERVER.get_or_init(|| Server::start(&Setup::default())).as_ref().map(Server::database)
+    let server = SHARED.get_or_init(|| {
+        // SAFETY: the handler unwinds into nothing: it neither panics nor expects anything of other threads.
+        assert_eq!(unsafe { libc::atexit(stop_shared) }, 0, "atexit has room for it");
+        Server::start(&Setup::default())
+    });
+    server.as_ref().map(Server::database)
+}
+
+static SHARED: OnceLock<Option<Server>> = OnceLock::new();
+
+extern "C" fn stop_shared() {
+    if let Some(Some(server)) = SHARED.get() {
+        server.stop();
+    }
 }
 
 impl Server {
@@ -154,6 +168,12 @@ impl Server {
         Database { folder: self.folder.clone(), name }
     }
 
+    fn stop(&self) {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(keeper.stdin.take());
+        let _ = keeper.wait();
+    }
+
     fn order(&self, order: &str) {
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         let stdin = keeper.stdin.as_mut().expect("open until the end");
@@ -172,9 +192,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let keeper = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner);
-        drop(keeper.stdin.take());
-        let _ = keeper.wait();
+        self.stop();
     }
 }
 
