@@ -85,8 +85,7 @@ impl Server {
     /// Starts a server.
     pub(super) fn start(setup: &Setup) -> Option<Self> {
         let bin = programs()?;
-        // Not below TMPDIR: the path of a socket may have 107 bytes.
-        let folder = tempfile::Builder::new().prefix("procledger-pg-").tempdir_in("/tmp");
+        let folder = tempfile::Builder::new().prefix("procledger-pg-").tempdir_in(place());
         let folder = folder.expect("a folder").keep();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("its mode");
         if rustix::process::geteuid().is_root() {
@@ -95,7 +94,7 @@ impl Server {
         }
         let data = folder.join("data");
         let initialized = as_nobody(bin.join("initdb"))
-            .args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C"])
+            .args(["--no-sync", "--wal-segsize=1", "--auth=trust", "--encoding=UTF8", "--locale=C"])
             .args(["--username", OWNER, "--pgdata"])
             .arg(&data)
             .output()
@@ -112,7 +111,8 @@ impl Server {
             .expect("a shell");
         let lines = format!(
             "listen_addresses = '{}'\nunix_socket_directories = '{}'\nfsync = off\nmax_connections = 200\n\
-             shared_buffers = '64MB'\ntimezone = 'Asia/Kathmandu'\nssl = {}\nssl_ca_file = '{}'\n",
+             max_wal_size = '32MB'\nmin_wal_size = '2MB'\nshared_buffers = '64MB'\n\
+             timezone = 'Asia/Kathmandu'\nssl = {}\nssl_ca_file = '{}'\n",
             setup.address,
             folder.display(),
             if setup.files.is_empty() { "off" } else { "on" },
@@ -259,6 +259,17 @@ impl Database {
         });
         rows.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Where the folder of a server is made. Not below TMPDIR: the path of a socket may have 107 bytes. In memory where there is
+/// room: a database has some 300 files, and a file system that trims removed blocks takes half a minute to remove those of
+/// fifty.
+fn place() -> &'static str {
+    const ROOM: u64 = 2 << 30;
+    let memory = "/dev/shm";
+    let has_room = rustix::fs::statvfs(memory)
+        .is_ok_and(|space| space.f_bavail.saturating_mul(space.f_frsize) >= ROOM);
+    if has_room { memory } else { "/tmp" }
 }
 
 /// The folder with the programs of the server.
