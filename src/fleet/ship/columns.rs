@@ -13,6 +13,9 @@ use crate::model::{
 const EARLIEST: i64 = -62_135_596_800_000;
 const LATEST: i64 = 253_402_300_799_999;
 
+/// Length of the longest name of a file. A process may call itself by any text, and the sums by program have an index on it.
+const PROGRAM_MAX: usize = 255;
+
 /// A parameter of a statement.
 pub(super) type Column = Box<dyn ToSql + Sync + Send>;
 
@@ -56,10 +59,12 @@ fn pid(pid: crate::identity::Pid) -> i32 {
 }
 
 impl Commands {
-    /// Returns the last part of a command's first word.
+    /// Returns the last part of a command's first word, cut off where it cannot be the name of a file.
     fn program(command: &[String]) -> String {
         let word = command.first().map_or("", String::as_str);
-        text(word.rsplit('/').next().unwrap_or_default())
+        let mut program = text(word.rsplit('/').next().unwrap_or_default());
+        program.truncate(program.floor_char_boundary(PROGRAM_MAX));
+        program
     }
 
     /// Returns a command as a JSON array.

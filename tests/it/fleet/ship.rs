@@ -186,6 +186,23 @@ fn hostile_text_is_shipped_as_data() {
     assert_eq!(found, "2");
 }
 
+/// A process may call itself by any text, which is longer than what an index can hold.
+#[test]
+fn a_leak_of_a_program_with_a_name_of_many_bytes_is_shipped() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.start(2);
+    // Random, since PostgreSQL compresses what it stores.
+    scene.ledger.sql(
+        "UPDATE process SET command = json_array('/bin/' || hex(randomblob(127)) || 'é' || hex(randomblob(9000)), 'x') WHERE state = 'running'",
+    );
+    scene.ledger.leak(2);
+    scene.check();
+    let names = "SELECT DISTINCT octet_length(key) FROM fleet.leak_top WHERE dimension = 'program'";
+    assert_eq!(scene.database.rows(names), "254");
+    let whole = "SELECT min(octet_length(command)) > 18000 FROM fleet.leak";
+    assert_eq!(scene.database.rows(whole), "t");
+}
+
 #[test]
 fn two_shippers_do_not_ship_one_ledger() {
     let Some(scene) = scene() else { return };
