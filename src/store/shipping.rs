@@ -22,7 +22,6 @@ use crate::{
 const DAY_MS: i64 = 86_400_000;
 /// A lock file that is being created has no permissions yet.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-
 /// More of an error is not shown.
 const LONGEST_ERROR: u64 = 4096;
 
@@ -71,15 +70,16 @@ impl Store {
     pub(crate) fn last_ship_error(&self) -> Result<Option<String>> {
         let path = self.beside("-ship.lock");
         let _acting = self.act_as_owner()?;
-        let mut text = String::new();
+        let mut text = Vec::new();
         match open_plain(&path, OFlags::RDONLY, self.owner_uid()) {
-            Ok(file) => file.take(LONGEST_ERROR).read_to_string(&mut text).map_err(|error| {
+            Ok(file) => file.take(LONGEST_ERROR).read_to_end(&mut text).map_err(|error| {
                 Error::os(format!("failed to read `{}`", path.display()), error)
             })?,
             Err(error) if error.is_not_found() => 0,
             Err(error) => return Err(error),
         };
-        Ok(Some(text).filter(|text| !text.is_empty()))
+        // A character may be cut in two.
+        Ok(Some(String::from_utf8_lossy(&text).into_owned()).filter(|text| !text.is_empty()))
     }
 
     /// Returns the uuid of the ledger of which this one is a copy.
