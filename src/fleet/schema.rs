@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Datelike, Days, NaiveDate, Utc};
-use postgres::{Client, error::SqlState};
+use postgres::{Client, GenericClient, error::SqlState};
 use uuid::Uuid;
 
 use super::connection::{Address, failed};
@@ -133,7 +133,7 @@ impl Init {
         let mut transaction =
             client.transaction().map_err(|error| failed("create the schema", error))?;
         if before < VERSION {
-            let steps = self.steps(before, Utc::now());
+            let steps = self.steps(before, now(&mut transaction)?);
             transaction
                 .batch_execute(&steps)
                 .map_err(|error| failed("create the schema", error))?;
@@ -197,6 +197,12 @@ pub(super) fn partition(monday: NaiveDate) -> String {
         .replace("{from}", &monday.format("%Y%m%d").to_string())
         .replace("{from_day}", &monday.to_string())
         .replace("{to_day}", &next.to_string())
+}
+
+/// Returns the time by the clock of the database: that of this machine must not decide which history is old.
+pub(super) fn now(client: &mut impl GenericClient) -> Result<DateTime<Utc>> {
+    let row = client.query_one(include_str!("statements/now.sql"), &[]);
+    Ok(row.map_err(|error| failed("read the clock of the database", error))?.get(0))
 }
 
 pub(super) fn milliseconds(span: Duration) -> i64 {

@@ -52,13 +52,13 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
     let mut client = address.connect()?;
     let meta = schema::meta(&mut client)?;
     let mut done = Maintenance::default();
-    let now = SystemTime::now();
-    let oldest = now.checked_sub(meta.keep).unwrap_or(SystemTime::UNIX_EPOCH);
+    let now = schema::now(&mut client)?;
+    let oldest = SystemTime::from(now).checked_sub(meta.keep).unwrap_or(SystemTime::UNIX_EPOCH);
     // A statement that waits for a lock makes all later ones wait behind it: better to fail, and be run again.
     let lock = "SET lock_timeout = '5s'; SET statement_timeout = 0";
     client.batch_execute(lock).map_err(|error| failed("maintain the fleet", error))?;
     if meta.engine.has_partitions() {
-        create(&mut client, now.into(), &meta, &mut done)?;
+        create(&mut client, now, &meta, &mut done)?;
         drop_old(&mut client, oldest, &mut done)?;
     }
     let day = DateTime::<Utc>::from(oldest).date_naive();
@@ -76,14 +76,19 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
         };
         done.deleted += deleted.map_err(|error| failed("delete old history", error))?;
     }
-    let today = DateTime::<Utc>::from(now).date_naive();
+    let today = now.date_naive();
     let days: Vec<NaiveDate> = (0..DAYS_OF_SUMS).map(|back| today - Days::new(back)).collect();
     let streams = client.query(include_str!("statements/streams.sql"), &[]);
     for row in streams.map_err(|error| failed("read the streams", error))? {
-        let mut transaction =
-            client.transaction().map_err(|error| failed("make the sums anew", error))?;
-        sums(&mut transaction, row.get(0), &days)?;
-        transaction.commit().map_err(|error| failed("make the sums anew", error))?;
+        let what = |error| failed("make the sums anew", error);
+        let stream: i32 = row.get(0);
+        let mut transaction = client.transaction().map_err(what)?;
+        // Its shipper locks the row first as well: the sums that it makes would be made twice.
+        transaction
+            .execute(include_str!("statements/lock_stream.sql"), &[&stream])
+            .map_err(what)?;
+        sums(&mut transaction, stream, &days)?;
+        transaction.commit().map_err(what)?;
         done.streams += 1;
     }
     let done_at = client.execute(include_str!("statements/maintained.sql"), &[]);

@@ -15,6 +15,7 @@ mod ship_copies;
 mod ship_cut;
 mod ship_service;
 mod tls;
+mod upkeep;
 mod versions;
 
 /// The subcommand `fleet`, without an address in its environment.

@@ -1,0 +1,1 @@
+SELECT stream FROM fleet.stream WHERE stream = $1 FOR UPDATE
