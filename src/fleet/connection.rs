@@ -19,8 +19,11 @@ use crate::error::{Error, Kind, Result};
 
 const CONNECT: Duration = Duration::from_secs(10);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
-/// For each connection. Times are shown in UTC, and a statement that hangs is given up.
-const SESSION: &str = "SET statement_timeout = '60s'; SET TIME ZONE 'UTC'";
+/// For each connection. Times are shown in UTC; a statement that hangs is given up, and so is a transaction whose client is gone
+/// without a word, since it holds the row of its stream; functions and operators are PostgreSQL's own, whatever another user has
+/// created in `public`.
+const SESSION: &str = "SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '20s'; SET TIME ZONE 'UTC';
+    SET search_path = pg_catalog";
 
 /// The address of a fleet's database.
 ///

@@ -21,7 +21,7 @@ pub(super) enum Fault {
     Cut(u64),
     /// The connection ends after this many bytes of answers; requests still arrive.
     LoseAnswer(u64),
-    /// Nothing passes after this many bytes of answers, and the connection stays open.
+    /// Nothing passes after this many bytes of answers, the end of the connection neither.
     Hang(u64),
     /// No fault: the bytes are counted.
     None,
@@ -97,13 +97,11 @@ fn copy(
             return;
         }
         if rest < length {
-            if let Fault::Hang(_) = fault {
-                loop {
-                    thread::park();
-                }
-            }
             break;
         }
+    }
+    while matches!(fault, Fault::Hang(_)) && left(way, fault, passed) == Some(0) {
+        thread::park();
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }

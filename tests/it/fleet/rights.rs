@@ -184,6 +184,19 @@ fn a_reader_reads_all_and_changes_nothing() {
     assert!(is_denied(&mut client, "UPDATE fleet.meta SET version = 2"));
 }
 
+/// Before PostgreSQL 15 every user may create in `public`, where an operator may suit a statement better than the server's own.
+#[test]
+fn what_another_user_has_created_in_public_is_not_called() {
+    let Some(database) = database() else { return };
+    two_hosts(&database);
+    let better = "CREATE FUNCTION public.taken(numeric, integer) RETURNS numeric LANGUAGE plpgsql AS 'BEGIN RAISE ''taken''; END';
+        CREATE OPERATOR public.* (LEFTARG = numeric, RIGHTARG = integer, FUNCTION = public.taken)";
+    database.client().batch_execute(better).expect("made");
+    let silence = "SELECT extract(epoch FROM now() - seen_at) * 1000 FROM fleet.stream";
+    assert!(database.client().batch_execute(silence).is_err(), "it would be called");
+    assert_eq!(printed(fleet(&["hosts", "--from", &database.url()])).lines().count(), 3);
+}
+
 #[test]
 fn a_login_that_is_no_host_of_the_fleet_is_left_as_it_is() {
     let Some(database) = database() else { return };

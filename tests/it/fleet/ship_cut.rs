@@ -172,6 +172,12 @@ fn a_hanging_network_holds_nothing_of_the_ledger() {
     assert!(began.elapsed() < Duration::from_secs(20));
     assert!(shipper.is_running(), "it hangs all the time");
     drop(shipper);
+    // The database does not notice that, and its transaction holds the stream: another shipper waits until it is given up.
+    let open = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND state = 'idle in transaction'",
+        scene.database.name()
+    );
+    assert_eq!(scene.database.rows(&open), "1");
     scene.check();
     assert_eq!(scene.stream("restarts, lost, gap"), "0|0|0");
 }
