@@ -38,6 +38,8 @@ pub struct Address {
     shown: String,
     /// The address without a user and without what belongs to this client alone.
     url: Url,
+    /// Whether there is no other place to look for a password.
+    has_looked_for_secret: bool,
 }
 
 impl Address {
@@ -86,7 +88,7 @@ impl Address {
             .keepalives_idle(UNACKNOWLEDGED)
             .application_name("procledger");
         let shown = shown(&config);
-        Ok(Self { config, tls, shown, url })
+        Ok(Self { config, tls, shown, url, has_looked_for_secret: false })
     }
 
     /// Reads the password now, before this process becomes a user that cannot read it.
@@ -98,13 +100,14 @@ impl Address {
         if let Some(password) = self.password()? {
             self.config.password(password);
         }
+        self.has_looked_for_secret = true;
         Ok(self)
     }
 
     /// Connects.
     pub(crate) fn connect(&self) -> Result<Client> {
         let mut config = self.config.clone();
-        if config.get_password().is_none()
+        if !self.has_looked_for_secret
             && let Some(password) = self.password()?
         {
             config.password(password);
