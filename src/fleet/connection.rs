@@ -318,11 +318,8 @@ fn stays_on_the_machine(config: &mut Config) -> Result<bool> {
     if addresses.is_empty() && config.get_hosts() == [Host::Tcp("localhost".to_owned())] {
         let found = ("localhost", port(config)).to_socket_addrs();
         let found = found.map_err(|error| Error::os("failed to look up localhost", error))?;
-        // One host, one address.
-        if let Some(address) = found.map(|found| found.ip()).find(IpAddr::is_loopback) {
-            config.hostaddr(address);
-            addresses.push(address);
-        }
+        addresses.extend(found.map(|found| found.ip()).filter(IpAddr::is_loopback));
+        use_addresses(config, &addresses);
     }
     if config.get_hosts().is_empty() && addresses.is_empty() {
         return Err(Error::invalid("the address names no host: postgresql://USER@HOST/DATABASE"));
@@ -336,6 +333,18 @@ fn stays_on_the_machine(config: &mut Config) -> Result<bool> {
     } else {
         addresses.iter().all(IpAddr::is_loopback)
     })
+}
+
+/// Sets the addresses of a single host, which are tried one after the other: a server may listen on one of them alone.
+fn use_addresses(config: &mut Config, addresses: &[IpAddr]) {
+    let host = config.get_hosts().first().cloned();
+    for (index, address) in addresses.iter().enumerate() {
+        // Each address has a host of its own.
+        if let (1.., Some(Host::Tcp(name))) = (index, &host) {
+            config.host(name);
+        }
+        config.hostaddr(*address);
+    }
 }
 
 fn port(config: &Config) -> u16 {
@@ -376,6 +385,18 @@ mod tests {
             let verified = address.tls.is_none_or(|tls| !tls.unverified);
             assert!(verified, "{url}");
         }
+    }
+
+    #[test]
+    fn each_address_of_a_host_is_tried() {
+        let addresses = ["::1", "127.0.0.1"].map(|address| address.parse().expect("valid"));
+        let mut config: Config = "postgresql://u@localhost:1/fleet".parse().expect("valid");
+        use_addresses(&mut config, &addresses);
+        assert_eq!(config.get_hostaddrs(), addresses);
+        assert_eq!(config.get_hosts(), ["localhost"; 2].map(|name| Host::Tcp(name.to_owned())));
+        let tried = config.connect_timeout(CONNECT).connect(NoTls).map(drop);
+        let error = cause(&tried.expect_err("nothing listens"));
+        assert!(error.contains("os error"), "as many hosts as addresses: {error}");
     }
 
     #[test]
