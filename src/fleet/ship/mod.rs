@@ -271,6 +271,13 @@ impl Shipper {
                     continue;
                 }
                 (_, row) => {
+                    if self.watched.is_none() {
+                        let wait = self.options.interval * WATCHED_INTERVALS;
+                        tracing::warn!(
+                            "another machine, or this one before it was restarted, has shipped the ledger further: nothing is \
+                             shipped until it is known, in {wait:?}, whether that goes on elsewhere"
+                        );
+                    }
                     let row = row.map(|row| (row, Instant::now()));
                     self.watched = self.watched.take().or(row);
                     return Ok(false);

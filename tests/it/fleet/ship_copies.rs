@@ -139,6 +139,7 @@ fn a_copy_in_another_boot_waits_whether_the_original_goes_on() {
         done.store(true, Ordering::SeqCst);
         let error = String::from_utf8_lossy(&copied.stderr);
         assert!(copied.status.success() && error.contains("a ledger of its own"), "{error}");
+        assert_eq!(error.matches("nothing is shipped until it is known").count(), 1, "{error}");
     });
     both_are_there(&scene, &path);
     // A machine that was started anew with a ledger from a backup, and nothing else ships it.
