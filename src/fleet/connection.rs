@@ -121,6 +121,11 @@ impl Address {
         Ok(client)
     }
 
+    /// Returns the login.
+    pub(super) fn user(&self) -> &str {
+        self.config.get_user().unwrap_or_default()
+    }
+
     /// Returns the same address for another user, as a URL.
     pub(crate) fn url_of(&self, user: &str) -> String {
         let (scheme, place) = self.url.rest.split_once("://").unwrap_or_default();
@@ -142,7 +147,7 @@ impl Address {
             Some(Host::Tcp(name)) => name,
             _ => "localhost",
         };
-        let user = self.config.get_user().unwrap_or_default();
+        let user = self.user();
         secret::password(Login {
             host,
             port: port(&self.config),
@@ -154,7 +159,7 @@ impl Address {
     fn not_connected(&self, error: postgres::Error) -> Error {
         let code = error.code().map_or("", SqlState::code);
         let reason = cause(&error);
-        let user = quoted(self.config.get_user().unwrap_or_default());
+        let user = quoted(self.user());
         let (kind, advice) = match code.get(..2) {
             Some("28") if code == SqlState::INVALID_PASSWORD.code() => {
                 let advice = format!(

@@ -29,7 +29,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use postgres::{Client, Transaction, types::ToSql};
+use postgres::{Client, Transaction, error::SqlState, types::ToSql};
 use uuid::Uuid;
 
 use self::{
@@ -232,6 +232,7 @@ impl Shipper {
     fn claim(&mut self) -> Result<bool> {
         let mut client = self.address.connect()?;
         let fleet = schema::shippable(&mut client)?;
+        let mut is_taken = false;
         loop {
             let claiming = |error| failed("claim the stream of the ledger", error);
             let (uuid, start) = self.store.stream_start()?;
@@ -245,7 +246,17 @@ impl Shipper {
             let passes = self.store.passes_before(fleet)?;
             let state = match (decision, row) {
                 (Claim::New, _) => {
-                    self.begin(&mut transaction, (ledger, forked_from), fleet, start)
+                    let made = self.begin(&mut transaction, (ledger, forked_from), fleet, start);
+                    match made {
+                        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                            if std::mem::replace(&mut is_taken, true) {
+                                return Err(self.belongs_to_another_login(ledger));
+                            }
+                            // Or a copy of the ledger has just been faster.
+                            continue;
+                        }
+                        made => made,
+                    }
                 }
                 (Claim::Continue, Some(row)) => self.go_on(&mut transaction, &row, (fleet, passes)),
                 (Claim::AnswerLost, Some(row)) => {
@@ -294,6 +305,19 @@ impl Shipper {
             self.session = Some(Session { client, statements: Statements::default() });
             return Ok(true);
         }
+    }
+
+    /// Returns the error for a stream that exists, and that this login does not see.
+    fn belongs_to_another_login(&self, ledger: Uuid) -> Error {
+        let statement = include_str!("../statements/move_stream.sql")
+            .trim_end()
+            .replace("{login}", &self.address.user().replace('\'', "''"))
+            .replace("{ledger}", &ledger.to_string());
+        let message = format!(
+            "the stream of the ledger belongs to another login; if this host has a new one, as the owner: {statement}; a copy of \
+             another machine's ledger has to be shipped by the login of that machine first"
+        );
+        Error::new(Kind::Denied, message)
     }
 
     fn acknowledge(

@@ -309,6 +309,30 @@ fn an_enrolled_host_ships_with_its_own_rights() {
     assert_eq!(scene.stream("restarts, lost > 0, lost_leaks > 0"), "1|t|t");
 }
 
+/// Its stream belongs to the login that has shipped it before, and no other login sees it.
+#[test]
+fn a_host_with_another_login_says_how_its_stream_is_moved() {
+    let Some(scene) = scene() else { return };
+    let urls = ["web'1", "web-2"].map(|host| {
+        let host = format!("{host}-{}", scene.database.name());
+        printed(fleet(&["enroll", "--to", &scene.database.url(), &host]));
+        scene.database.url_as(&format!("procledger-{}", host.replace('\'', "%27")))
+    });
+    let [first, second] = &urls;
+    scene.ledger.work();
+    assert!(scene.ship_to(second).status.success());
+    let refused = scene.ship_to(first);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    let (_, advice) = error.split_once("as the owner: ").expect("what helps");
+    let (statement, _) = advice.split_once(';').expect("a statement");
+    scene.database.client().batch_execute(statement).unwrap_or_else(|error| panic!("{error:?}"));
+    scene.ledger.work();
+    assert!(scene.ship_to(first).status.success());
+    fleet_equals_ledger(&scene.database, &scene.path());
+    assert_eq!(scene.stream("restarts, lost, gap"), "0|0|0");
+}
+
 #[test]
 fn the_status_says_how_far_a_ledger_was_shipped() {
     let Some(scene) = scene() else { return };

@@ -1,0 +1,1 @@
+UPDATE fleet.stream SET login = '{login}' WHERE ledger = '{ledger}'
