@@ -13,6 +13,7 @@ mod server;
 mod ship;
 mod ship_copies;
 mod ship_cut;
+mod ship_lines;
 mod ship_service;
 mod tls;
 mod upkeep;

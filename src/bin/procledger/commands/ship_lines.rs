@@ -76,7 +76,7 @@ pub(super) fn ship(context: &Context, options: &Options) -> Result<Exit> {
     if let Some(file) = &options.cursor {
         refuse_as_output(&context.ledger, file, "the cursor")?;
     }
-    let stream = Stream::open(&context.ledger)?;
+    let mut stream = Stream::open(&context.ledger)?;
     let mut position = match &options.cursor {
         Some(file) => read(file, &stream)?,
         None => stream.start().clone(),
@@ -86,7 +86,8 @@ pub(super) fn ship(context: &Context, options: &Options) -> Result<Exit> {
             output::complain(
                 "the ledger does not continue what was shipped: it was restored; shipping it again from the start",
             );
-            position = Position { open: position.open, ..stream.start().clone() };
+            let Position { open, open_leaks, .. } = position;
+            position = Position { open, open_leaks, ..stream.start().clone() };
         }
         let batch = stream.next(&position)?;
         let text = lines(&stream, options, &batch)?;
@@ -102,6 +103,14 @@ pub(super) fn ship(context: &Context, options: &Options) -> Result<Exit> {
             (true, _) => {}
             (false, true) => return Ok(Exit::DONE),
             (false, false) => thread::sleep(options.interval),
+        }
+        // A backup may have taken its place.
+        let before = std::mem::replace(&mut stream, Stream::open(&context.ledger)?);
+        if stream.uuid() != before.uuid() {
+            output::complain(
+                "another ledger has taken the place of this one; shipping that from the start",
+            );
+            position = stream.start().clone();
         }
     }
 }
