@@ -80,6 +80,8 @@ fn what_cannot_be_shipped_is_refused() {
     let missing = place.procledger(&["ship", "--to", "-"]);
     assert!(String::from_utf8_lossy(&missing.stderr).contains("no ledger at"), "{missing:?}");
     run(&place, "a", "true");
+    let ended_are_lines = place.procledger(&["ship", "--to", "-", "--no-history"]);
+    assert_eq!(ended_are_lines.status.code(), Some(2));
     let ledger = place.ledger();
     let over = place.procledger(&["ship", "--to", "-", "--cursor", ledger.to_str().expect("text")]);
     assert!(!over.status.success());

@@ -132,6 +132,11 @@ impl ShipArgs {
     }
 
     fn ship_lines(self, global: &GlobalArgs) -> Result<Exit> {
+        if self.content.no_history {
+            return Err(Failure::usage(
+                "--no-history belongs to --to URL: select the lines by their `state`",
+            ));
+        }
         let global = match (&self.ledgers[..], &self.dir[..], &global.db) {
             ([], [], _) => global.clone(),
             ([ledger], [], None) => global.on(ledger),
