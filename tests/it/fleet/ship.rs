@@ -343,6 +343,18 @@ fn the_status_says_how_far_a_ledger_was_shipped() {
     assert_eq!(scene.ship_to("postgresql://u@127.0.0.1:1/d").status.code(), Some(1));
     let never = String::from_utf8(status(&[]).stdout).expect("text");
     assert!(never.contains("was never shipped; last error: cannot connect to"), "{never}");
+    let json = |words: &[&str]| -> serde_json::Value {
+        let printed =
+            String::from_utf8(status(&[&["--json"], words].concat()).stdout).expect("text");
+        serde_json::from_str(&printed).expect("JSON")
+    };
+    let never = &json(&[])[0];
+    assert!(never["fleet"].is_null() && never["processes"].is_null(), "{never}");
+    assert!(never["last_error"].as_str().expect("an error").contains("cannot connect to"));
+    // An error that is cut in the middle of a character.
+    let lock = scene.place.path().join("ledger.db-ship.lock");
+    std::fs::write(&lock, &"é".repeat(3000).as_bytes()[1..]).expect("written");
+    assert!(String::from_utf8_lossy(&status(&[]).stdout).contains("last error: "));
     scene.ship();
     scene.ledger.start(3);
     let shipped = status(&[]);
@@ -356,8 +368,7 @@ fn the_status_says_how_far_a_ledger_was_shipped() {
     assert!(String::from_utf8_lossy(&missing.stderr).contains("missing.db"));
     scene.database.client().batch_execute("ALTER SCHEMA fleet RENAME TO away").expect("renamed");
     assert_eq!(try_ship(&scene.database, &scene.path()).status.code(), Some(1));
-    let json = String::from_utf8(status(&["--json"]).stdout).expect("text");
-    let lines: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let lines = json(&[]);
     let error = lines[0]["last_error"].as_str().expect("an error");
     assert!(error.contains("fleet init"), "{error}");
     assert_eq!(lines[0]["processes"], 3);

@@ -38,7 +38,8 @@ batch were written: without it each start begins with the oldest row.
 
 --status prints how far each ledger was shipped, and exits with 1 if one of them is further behind
 than --max-lag. --json: an array of objects {ledger, fleet, acknowledged_at, shipped_until, lag_ms,
-processes, leaks, last_error}.")]
+processes, leaks, last_error}; of a ledger that was never shipped, all but ledger and last_error are
+null.")]
 pub(crate) struct ShipArgs {
     /// Ledgers to ship [default: the default ledger]
     #[arg(value_name = "LEDGER")]

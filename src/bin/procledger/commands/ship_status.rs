@@ -18,12 +18,12 @@ use crate::{
 #[derive(Debug, Serialize)]
 struct Line {
     ledger: String,
-    fleet: String,
-    acknowledged_at: String,
+    fleet: Option<String>,
+    acknowledged_at: Option<String>,
     shipped_until: Option<String>,
     lag_ms: Option<u128>,
-    processes: u64,
-    leaks: u64,
+    processes: Option<u64>,
+    leaks: Option<u64>,
     last_error: Option<String>,
 }
 
@@ -40,8 +40,9 @@ pub(super) fn run(ledgers: &[PathBuf], max_lag: Duration, json: bool) -> Result<
                 }
             };
         if found.is_empty() {
-            let error = and_error(error.as_deref());
-            texts.push(format!("{}: was never shipped{error}", ledger.display()));
+            let shown = and_error(error.as_deref());
+            texts.push(format!("{}: was never shipped{shown}", ledger.display()));
+            lines.push(line(ledger, None, error));
             exit = Exit::FAILED;
         }
         for status in found {
@@ -49,7 +50,7 @@ pub(super) fn run(ledgers: &[PathBuf], max_lag: Duration, json: bool) -> Result<
                 exit = Exit::FAILED;
             }
             texts.push(text(ledger, &status));
-            lines.push(line(ledger, &status));
+            lines.push(line(ledger, Some(&status), status.last_error.clone()));
         }
     }
     if json {
@@ -61,16 +62,16 @@ pub(super) fn run(ledgers: &[PathBuf], max_lag: Duration, json: bool) -> Result<
     Ok(exit)
 }
 
-fn line(ledger: &Path, status: &ShipmentStatus) -> Line {
+fn line(ledger: &Path, status: Option<&ShipmentStatus>, last_error: Option<String>) -> Line {
     Line {
         ledger: ledger.display().to_string(),
-        fleet: status.fleet.to_string(),
-        acknowledged_at: rfc3339(status.acknowledged_at),
-        shipped_until: status.shipped_until.map(rfc3339),
-        lag_ms: status.lag().map(|lag| lag.as_millis()),
-        processes: status.processes,
-        leaks: status.leaks,
-        last_error: status.last_error.clone(),
+        fleet: status.map(|status| status.fleet.to_string()),
+        acknowledged_at: status.map(|status| rfc3339(status.acknowledged_at)),
+        shipped_until: status.and_then(|status| status.shipped_until).map(rfc3339),
+        lag_ms: status.and_then(ShipmentStatus::lag).map(|lag| lag.as_millis()),
+        processes: status.map(|status| status.processes),
+        leaks: status.map(|status| status.leaks),
+        last_error,
     }
 }
 
