@@ -37,7 +37,8 @@ impl MaintainArgs {
 /// Give up a host that will not come back: what ran there is lost, its history stays
 #[derive(Debug, Args)]
 #[command(after_help = "\
-If the host ships again it is shipped from the start, and counts as any other: nothing is counted twice.")]
+If the host ships again it is shipped from the start, and counts as any other: nothing is counted twice.
+What it ran when it was given up stays counted as lost.")]
 pub(super) struct ForgetArgs {
     /// Name of the host
     #[arg(value_name = "HOST")]
