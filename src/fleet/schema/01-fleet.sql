@@ -40,7 +40,14 @@ CREATE TABLE fleet.stream (
   orphan_at     timestamptz,          -- last orphan pass
   version       text        NOT NULL, -- of the program that shipped the last batch
   forked_from   uuid,                 -- uuid of the ledger that this one is a copy of
-  forgotten_at  timestamptz           -- `fleet forget`; void once a later batch has come
+  forgotten_at  timestamptz,          -- `fleet forget`; void once a later batch has come
+  -- One host must not make the sums over all of them impossible.
+  CHECK (seen_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'),
+  CHECK (made_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'),
+  CHECK (health_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'),
+  CHECK (orphan_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'),
+  CHECK (least(gap, leak_gap, lost, lost_leaks, restarts) >= 0),
+  CHECK (greatest(gap, leak_gap, lost, lost_leaks, restarts) < 1000000000000000)
 ){fillfactor};
 
 CREATE TABLE fleet.live (
@@ -63,7 +70,8 @@ CREATE TABLE fleet.live (
   peak_rss_bytes bigint,
   cpu_ms         bigint,
   last_error     text,                 -- why it could not be ended
-  PRIMARY KEY (stream, id)
+  PRIMARY KEY (stream, id),
+  CHECK (started_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00')
 ){fillfactor};
 
 CREATE TABLE fleet.ended (
@@ -93,7 +101,9 @@ CREATE TABLE fleet.ended (
   cpu_ms         bigint,
   last_error     text,
   -- Not ended_at: with it in the key a process could end twice after a restore.
-  PRIMARY KEY (stream, id, print, started_at)
+  PRIMARY KEY (stream, id, print, started_at),
+  CHECK (started_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'),
+  CHECK (ended_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00')
 ){partitioned};
 
 CREATE TABLE fleet.leak (
@@ -118,7 +128,9 @@ CREATE TABLE fleet.leak (
   died_after_ms bigint,
   program       text        NOT NULL,
   command       text        NOT NULL,
-  PRIMARY KEY (stream, found_at, id, print)
+  PRIMARY KEY (stream, found_at, id, print),
+  CHECK (found_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'),
+  CHECK (least(age_ms, rss_bytes) >= 0)
 );
 -- Survivors are few and are asked for every minute.
 CREATE INDEX leak_open ON fleet.leak (stream, id) WHERE outcome = 'survived';
@@ -135,7 +147,10 @@ CREATE TABLE fleet.leak_day (
   age_ms        bigint      NOT NULL,
   rss_bytes     bigint      NOT NULL,
   last_found_at timestamptz NOT NULL,
-  PRIMARY KEY (stream, day, kind, rule_key, outcome)
+  PRIMARY KEY (stream, day, kind, rule_key, outcome),
+  CHECK (day BETWEEN '0001-01-01' AND '9999-12-31'),
+  CHECK (last_found_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'),
+  CHECK (least(age_ms, rss_bytes) >= 0)
 );
 
 CREATE TABLE fleet.leak_top (
@@ -153,7 +168,10 @@ CREATE TABLE fleet.leak_top (
   age_ms        bigint      NOT NULL,
   rss_bytes     bigint      NOT NULL,
   last_found_at timestamptz NOT NULL,
-  PRIMARY KEY (stream, day, dimension, rest, key)
+  PRIMARY KEY (stream, day, dimension, rest, key),
+  CHECK (day BETWEEN '0001-01-01' AND '9999-12-31'),
+  CHECK (last_found_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'),
+  CHECK (least(age_ms, rss_bytes) >= 0)
 );
 
 CREATE TABLE fleet.pass_day (
@@ -165,7 +183,9 @@ CREATE TABLE fleet.pass_day (
   failed         bigint      NOT NULL,
   longest_gap_ms bigint      NOT NULL,
   last_at        timestamptz NOT NULL,
-  PRIMARY KEY (stream, day, kind)
+  PRIMARY KEY (stream, day, kind),
+  CHECK (day BETWEEN '0001-01-01' AND '9999-12-31'),
+  CHECK (last_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00')
 );
 
 INSERT INTO fleet.meta (one, fleet, version, oldest_shipper, engine, keep_ms)

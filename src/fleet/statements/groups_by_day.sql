@@ -1,8 +1,8 @@
 SELECT key, CAST(sum(leaks) AS bigint), CAST(sum(CASE kind WHEN 'orphan' THEN leaks ELSE 0 END) AS bigint),
   CAST(sum(CASE kind WHEN 'stray' THEN leaks ELSE 0 END) AS bigint),
   CAST(sum(CASE kind WHEN 'unregistered' THEN leaks ELSE 0 END) AS bigint),
-  CAST(sum(CASE outcome WHEN 'survived' THEN leaks ELSE 0 END) AS bigint), CAST(sum(age_ms) AS bigint),
-  CAST(sum(rss_bytes) AS bigint), max(last_found_at)
+  CAST(sum(CASE outcome WHEN 'survived' THEN leaks ELSE 0 END) AS bigint), CAST(least(sum(age_ms), 9223372036854775807) AS bigint),
+  CAST(least(sum(rss_bytes), 9223372036854775807) AS bigint), max(last_found_at)
 FROM (
   -- Whole days by their sums, and the part of a day before them leak by leak.
   SELECT {key_of_day} AS key, d.kind, d.outcome, d.leaks, d.age_ms, d.rss_bytes, d.last_found_at

@@ -1,5 +1,5 @@
 SELECT coalesce(largest.key, ''), CAST(sum(leaks) AS bigint), CAST(sum(orphans) AS bigint), CAST(sum(strays) AS bigint),
-  CAST(sum(unregistered) AS bigint), CAST(sum(survived) AS bigint), CAST(sum(age_ms) AS bigint), CAST(sum(rss_bytes) AS bigint),
+  CAST(sum(unregistered) AS bigint), CAST(sum(survived) AS bigint), CAST(least(sum(age_ms), 9223372036854775807) AS bigint), CAST(least(sum(rss_bytes), 9223372036854775807) AS bigint),
   max(last_found_at), largest.key IS NULL AS rest
 FROM (
   {parts}

@@ -2,7 +2,7 @@ INSERT INTO fleet.leak_top (stream, day, dimension, rest, key, leaks, orphans, s
   last_found_at)
 SELECT $1, day, dimension, place > 20, CASE WHEN place > 20 THEN '' ELSE key END, CAST(sum(leaks) AS bigint),
   CAST(sum(orphans) AS bigint), CAST(sum(strays) AS bigint), CAST(sum(unregistered) AS bigint), CAST(sum(survived) AS bigint),
-  CAST(sum(age_ms) AS bigint), CAST(sum(rss_bytes) AS bigint), max(last_found_at)
+  CAST(least(sum(age_ms), 9223372036854775807) AS bigint), CAST(least(sum(rss_bytes), 9223372036854775807) AS bigint), max(last_found_at)
 FROM (
   SELECT day, dimension, key, leaks, orphans, strays, unregistered, survived, age_ms, rss_bytes, last_found_at,
     row_number() OVER (PARTITION BY day, dimension ORDER BY leaks DESC, key) AS place

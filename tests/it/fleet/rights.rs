@@ -184,6 +184,67 @@ fn a_reader_reads_all_and_changes_nothing() {
     assert!(is_denied(&mut client, "UPDATE fleet.meta SET version = 2"));
 }
 
+/// A host may write what it likes of itself, and the reports on all hosts go on.
+#[test]
+fn what_a_hostile_host_ships_breaks_no_report() {
+    let Some(database) = database() else { return };
+    let [login, _] = two_hosts(&database);
+    let mut host = database.client_as(&login);
+    let with = |row: &str, from: &str, to: &str| {
+        assert!(row.contains(from), "{row}");
+        format!("{} ON CONFLICT DO NOTHING", row.replace(from, to))
+    };
+    let leak_day = "INSERT INTO fleet.leak_day SELECT stream, '2026-11-02', 'orphan', 'r', 'term', 1, 2, 3, now() FROM fleet.stream";
+    let leak_top = "INSERT INTO fleet.leak_top SELECT stream, '2026-11-02', 'task', false, '', 1, 1, 0, 0, 1, 2, 3, now() FROM fleet.stream";
+    for statement in [
+        "UPDATE fleet.stream SET seen_at = 'infinity'".to_owned(),
+        "UPDATE fleet.stream SET health_at = '-infinity', orphan_at = 'infinity'".to_owned(),
+        "UPDATE fleet.stream SET gap = -1".to_owned(),
+        "UPDATE fleet.stream SET lost = 9223372036854775807".to_owned(),
+        with(&format!("INSERT INTO fleet.live {LIVE}"), "now()", "'infinity'"),
+        with(&format!("INSERT INTO fleet.ended {ENDED}"), "now()", "'infinity'"),
+        with(&format!("INSERT INTO fleet.leak {LEAK}"), "TIMESTAMPTZ '2026-11-01'", "'infinity'"),
+        with(&format!("INSERT INTO fleet.leak {LEAK}"), "TIMESTAMPTZ '2026-11-01', 1", "now(), -1"),
+        with(leak_day, "'2026-11-02'", "'infinity'"),
+        with(leak_day, "now()", "'-infinity'"),
+        with(leak_top, "'2026-11-02'", "'infinity'"),
+        with(leak_top, "2, 3", "-2, 3"),
+        "UPDATE fleet.pass_day SET last_at = 'infinity'".to_owned(),
+    ] {
+        let error = host.batch_execute(&statement).expect_err(&statement);
+        assert_eq!(error.code(), Some(&SqlState::CHECK_VIOLATION), "{statement}: {error:?}");
+    }
+    // Each may be, and their sum is larger than any number.
+    let largest = format!(
+        "INSERT INTO fleet.leak {};
+         INSERT INTO fleet.leak_day SELECT stream, '2026-11-02', 'orphan', 'r', 'term', 1, 9223372036854775807, 9223372036854775807,
+           now() FROM fleet.stream;
+         INSERT INTO fleet.leak_top SELECT stream, '2026-11-02', dimension, false, '', 1, 1, 0, 0, 1, 9223372036854775807, 9223372036854775807,
+           now() FROM fleet.stream, (VALUES ('task'), ('program')) AS of (dimension)",
+        LEAK.replace("stream, 1, 1, 1, 1, true", "stream, n, 1, 1, 1, true")
+            .replace("TIMESTAMPTZ '2026-11-01', 1,", "now(), 9223372036854775807,")
+            .replace("FROM fleet.stream", "FROM fleet.stream, generate_series(2, 4) AS n"),
+    );
+    host.batch_execute(&largest.replace("'2026-11-02'", "'2026-11-03'")).expect("allowed");
+    host.batch_execute(&largest.replace("generate_series(2, 4)", "generate_series(5, 7)"))
+        .expect("allowed");
+    let url = database.url();
+    let report = |words: &[&str]| printed(fleet(&[words, &["--from", &url]].concat()));
+    let all = || {
+        for by in ["day", "hour", "host", "task", "rule", "program"] {
+            assert!(report(&["report", "--by", by]).contains("LEAKS"));
+        }
+        for words in
+            [&["hosts"][..], &["ps"], &["leaks"], &["metrics"], &["report", "--format", "html"]]
+        {
+            assert!(!report(words).is_empty());
+        }
+    };
+    all();
+    printed(fleet(&["maintain", "--to", &url]));
+    all();
+}
+
 /// Before PostgreSQL 15 every user may create in `public`, where an operator may suit a statement better than the server's own.
 #[test]
 fn what_another_user_has_created_in_public_is_not_called() {
