@@ -28,6 +28,7 @@ mod export;
 mod former;
 mod growth;
 mod history;
+mod instead;
 mod memory;
 mod namespace;
 mod opening;
@@ -51,7 +52,7 @@ use score::Board;
 /// A group of lines that one process measures.
 type Group = (&'static str, fn(&mut Board));
 
-const GROUPS: [Group; 12] = [
+const GROUPS: [Group; 13] = [
     ("spawn", spawns::measure),
     ("concurrent", concurrent::measure),
     ("rows", rows::measure),
@@ -61,6 +62,7 @@ const GROUPS: [Group; 12] = [
     ("export", export::measure),
     ("opening", opening::measure),
     ("prefix", prefix::measure),
+    ("instead", instead::measure),
     ("memory", memory::measure),
     ("growth", growth::measure),
     ("history", history::measure),

@@ -90,7 +90,8 @@ fn other(prefix: &[&str]) -> Command {
     command
 }
 
-fn once(command: &mut Command) -> Duration {
+/// Runs a program that succeeds.
+pub(crate) fn once(command: &mut Command) -> Duration {
     let (took, status) = timed(|| command.stdout(Stdio::null()).status().expect("it runs"));
     assert!(status.success(), "{command:?}: {status}");
     took
