@@ -28,6 +28,7 @@ mod schema;
 mod secret;
 mod ship;
 mod stream;
+mod sums;
 mod tls;
 mod upkeep;
 

@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
-use postgres::{Client, GenericClient};
+use postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use super::{
     connection::{Address, failed},
     reader::no_host,
     schema::{self, partition, weeks},
+    sums,
 };
 use crate::error::Result;
 
@@ -87,7 +88,7 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
         transaction
             .execute(include_str!("statements/lock_stream.sql"), &[&stream])
             .map_err(what)?;
-        sums(&mut transaction, stream, &days)?;
+        recompute(&mut transaction, stream, &days).map_err(what)?;
         transaction.commit().map_err(what)?;
         done.streams += 1;
     }
@@ -148,27 +149,16 @@ fn partitions(client: &mut Client) -> Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-fn midnight(day: NaiveDate) -> SystemTime {
-    day.and_time(NaiveTime::MIN).and_utc().into()
+fn recompute(
+    transaction: &mut Transaction<'_>,
+    stream: i32,
+    days: &[NaiveDate],
+) -> Result<(), postgres::Error> {
+    sums::recompute(stream, days, |sql, parameters| transaction.execute(sql, parameters))
 }
 
-/// Makes the sums over the leaks of a stream's days anew, from the leaks.
-pub(crate) fn sums(client: &mut impl GenericClient, stream: i32, days: &[NaiveDate]) -> Result<()> {
-    let (Some(first), Some(last)) = (days.iter().min(), days.iter().max()) else { return Ok(()) };
-    let (from, until) = (midnight(*first), midnight(*last + Days::new(1)));
-    let what = |error| failed("make the sums anew", error);
-    for statement in [
-        include_str!("statements/leak_day_clear.sql"),
-        include_str!("statements/leak_top_clear.sql"),
-    ] {
-        client.execute(statement, &[&stream, &days]).map_err(what)?;
-    }
-    for statement in
-        [include_str!("statements/leak_day.sql"), include_str!("statements/leak_top.sql")]
-    {
-        client.execute(statement, &[&stream, &days, &from, &until]).map_err(what)?;
-    }
-    Ok(())
+fn midnight(day: NaiveDate) -> SystemTime {
+    day.and_time(NaiveTime::MIN).and_utc().into()
 }
 
 /// Gives a host up: what was live at its last batch is lost, and its silence is expected. Its history stays. If it ships again, it
@@ -204,7 +194,7 @@ pub fn forget(address: &Address, host: &str) -> Result<Forgotten> {
         touched.entry(row.get(0)).or_default().push(row.get(1));
     }
     for (stream, days) in touched {
-        sums(&mut transaction, stream, &days)?;
+        recompute(&mut transaction, stream, &days).map_err(what)?;
     }
     transaction.commit().map_err(what)?;
     Ok(Forgotten { ledgers: streams.len() as u64, processes, leaks: leaks.len() as u64 })

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use postgres::types::ToSql;
 
 use crate::model::{
@@ -30,12 +30,6 @@ pub(super) struct Commands {
 pub(super) fn at(time: impl Into<Millis>) -> DateTime<Utc> {
     let time = time.into().0.clamp(EARLIEST, LATEST);
     DateTime::from_timestamp_millis(time).unwrap_or_default()
-}
-
-/// Returns the beginning of a day, and its end.
-pub(super) fn bounds(day: NaiveDate) -> (DateTime<Utc>, DateTime<Utc>) {
-    let next = day.checked_add_days(Days::new(1)).unwrap_or(day);
-    (day.and_time(NaiveTime::MIN).and_utc(), next.and_time(NaiveTime::MIN).and_utc())
 }
 
 /// PostgreSQL has no text with a NUL.

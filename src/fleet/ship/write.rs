@@ -12,7 +12,10 @@ use chrono::{DateTime, NaiveDate, Utc};
 use postgres::{Client, Row, Statement, Transaction, error::SqlState, types::ToSql};
 use uuid::Uuid;
 
-use super::columns::{self, Column, Commands, at, bounds};
+use super::{
+    super::sums,
+    columns::{self, Column, Commands, at},
+};
 use crate::model::{Batch, PassDay, PassKind, Position};
 
 /// A batch that a transaction ships.
@@ -174,23 +177,10 @@ impl Writing<'_, '_> {
 
     /// Makes the sums of these days anew.
     fn sums(&mut self, days: &BTreeSet<NaiveDate>) -> Result<(), postgres::Error> {
-        let (Some(first), Some(last)) = (days.first(), days.last()) else { return Ok(()) };
-        let (from, to) = (bounds(*first).0, bounds(*last).1);
         let days: Vec<NaiveDate> = days.iter().copied().collect();
-        let clear = [
-            include_str!("../statements/leak_day_clear.sql"),
-            include_str!("../statements/leak_top_clear.sql"),
-        ];
-        for sql in clear {
-            self.run(sql, &[Box::new(days.clone())])?;
-        }
-        let sums = [
-            include_str!("../statements/leak_day.sql"),
-            include_str!("../statements/leak_top.sql"),
-        ];
-        for sql in sums {
-            self.run(sql, &[Box::new(days.clone()), Box::new(from), Box::new(to)])?;
-        }
-        Ok(())
+        sums::recompute(self.it.stream, &days, |sql, parameters| {
+            let statement = self.statements.get(&mut self.transaction, sql)?;
+            self.transaction.execute(&statement, parameters)
+        })
     }
 }
