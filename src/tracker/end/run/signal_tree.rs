@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A tree in which processes appear during each scan is scanned this often.
-pub(super) const SCANS: u32 = 10;
+const SCANS: u32 = 10;
 
 /// Sends the signal once to each member that an end would signal now, the root first, and returns how many got it. All members are
 /// found before the first of them gets it: what a program starts in response to it gets none.
@@ -28,18 +28,25 @@ pub(in crate::tracker) fn signal_tree(
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
     let trees = vec![TreeRun::new(context, tree)];
     let mut run = Run::new(Cow::Borrowed(context), trees, &mut recorder);
-    for _ in 0..SCANS {
-        let before = context.proc.last_allocated();
-        run.try_scan()?;
-        if !run.is_open(before) {
-            break;
-        }
-    }
+    run.scan_until_still(|_| {})?;
     run.trees.iter_mut().flat_map(TreeRun::alive).for_each(|member| member.signal(signal));
     run.signalled()
 }
 
 impl Run<'_, '_> {
+    /// Scans until no process appears during a scan, with an action after each.
+    pub(super) fn scan_until_still(&mut self, mut after_each: impl FnMut(&mut Self)) -> Result<()> {
+        for _ in 0..SCANS {
+            let before = self.context.proc.last_allocated();
+            self.try_scan()?;
+            after_each(self);
+            if !self.is_open(before) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns how many members were signalled, or why one of them could not be.
     pub(super) fn signalled(self) -> Result<usize> {
         let members = self.trees.into_iter().flat_map(|tree| tree.members);

@@ -9,7 +9,6 @@ use super::{
     end_plan::Stage,
     member::{Member, Phase},
     phases::Run,
-    signal_tree::SCANS,
     state::{EndContext, TreeRun, TreeTarget},
 };
 use crate::{
@@ -61,14 +60,7 @@ pub(in crate::tracker) fn resume_tree(context: &EndContext<'_>, tree: TreeTarget
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
     let trees = vec![TreeRun::new(context, tree)];
     let mut run = Run::new(Cow::Borrowed(context), trees, &mut recorder);
-    for _ in 0..SCANS {
-        let before = context.proc.last_allocated();
-        run.try_scan()?;
-        run.resume();
-        if !run.is_open(before) {
-            break;
-        }
-    }
+    run.scan_until_still(Run::resume)?;
     run.signalled()
 }
 
