@@ -41,6 +41,16 @@ impl GlobalArgs {
         Self { db: Some(ledger.to_owned()), ..self.clone() }
     }
 
+    /// Returns those of these options that the workers of a supervisor need, as arguments.
+    pub(crate) fn words(&self) -> Result<Vec<String>> {
+        let mut words: Vec<String> = (0..self.verbose).map(|_| "-v".to_owned()).collect();
+        words.extend(self.migrate.then(|| "--migrate".to_owned()));
+        if let Some(dir) = self.trust_folder()? {
+            words.extend(["--trust-folder".to_owned(), dir.to_string_lossy().into_owned()]);
+        }
+        Ok(words)
+    }
+
     /// Returns the trusted folder as an absolute path. Fails if `--trust-folder`, or else its environment variable, which the
     /// library reads, does not name a folder: it would have no effect.
     pub(crate) fn trust_folder(&self) -> Result<Option<PathBuf>> {

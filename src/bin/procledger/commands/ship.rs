@@ -187,22 +187,19 @@ impl ShipArgs {
 
     /// Returns the arguments of a process that ships one of several ledgers in the same way.
     fn words(&self, global: &GlobalArgs) -> Result<Vec<String>> {
-        let mut words: Vec<String> = (0..global.verbose).map(|_| "-v".to_owned()).collect();
+        let mut words = global.words()?;
         let flags = [
-            ("--migrate", global.migrate),
             ("--insecure-tls", self.to.insecure_tls),
             ("--no-commands", self.content.no_commands),
             ("--no-history", self.content.no_history),
         ];
         words.extend(flags.iter().filter(|(_, given)| *given).map(|(flag, _)| (*flag).to_owned()));
         let span = |span: Duration| format!("{}ms", span.as_millis());
-        let trust = global.trust_folder()?.map(|folder| folder.to_string_lossy().into_owned());
         let options = [
             ("--to", self.to.to.clone()),
             ("--host", self.content.host.clone()),
             ("--interval", Some(span(self.interval))),
             ("--give-up-after", Some(span(self.give_up_after))),
-            ("--trust-folder", trust),
         ];
         for (option, value) in options {
             words.extend(value.map(|value| [option.to_owned(), value]).into_iter().flatten());

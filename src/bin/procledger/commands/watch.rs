@@ -116,14 +116,9 @@ impl WatchArgs {
         global.refuse_options_of_one_ledger()?;
         logging::start(global.verbose, None)?;
         let named = self.ledgers.into_iter().chain(global.db.clone()).collect();
-        let verbose = (0..global.verbose).map(|_| "-v".to_owned());
-        let migrate = global.migrate.then(|| "--migrate".to_owned());
         let protect = self.protect.into_iter().flat_map(|name| ["--protect".to_owned(), name]);
-        let trust = global.trust_folder()?.into_iter();
-        let trust =
-            trust.flat_map(|dir| ["--trust-folder".to_owned(), dir.to_string_lossy().into_owned()]);
-        let words = verbose.chain(migrate).chain(protect).chain(trust).chain(self.keeping.words());
-        let words = words.chain(self.hook.words());
+        let words = global.words()?.into_iter().chain(protect);
+        let words = words.chain(self.keeping.words()).chain(self.hook.words());
         let metrics = match self.metrics {
             Some(address) => Some((address, scraper(global)?)),
             None => None,
