@@ -5,65 +5,52 @@ use procledger::fleet::{Address, Fleet};
 
 use crate::exit::{Failure, Result};
 
-/// The address to change or ship to.
-#[derive(Debug, Args)]
-pub(crate) struct To {
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "PROCLEDGER_FLEET",
-        hide_env_values = true,
-        help = "Database, as postgresql://USER@HOST/DATABASE"
-    )]
-    pub(crate) to: Option<String>,
-    /// Accept any certificate of the server: encrypted, but an attacker in between is not noticed
-    #[arg(long)]
-    pub(crate) insecure_tls: bool,
+/// `Name, field: "what for";` The option has the name of the field.
+macro_rules! options_with_an_address {
+    ($($name:ident, $option:ident: $what_for:literal;)+) => { $(
+        #[doc = $what_for]
+        #[derive(Debug, Args)]
+        pub(crate) struct $name {
+            #[arg(
+                long,
+                value_name = "URL",
+                env = "PROCLEDGER_FLEET",
+                hide_env_values = true,
+                help = "Database, as postgresql://USER@HOST/DATABASE"
+            )]
+            pub(crate) $option: Option<String>,
+            /// Accept any certificate of the server: encrypted, but an attacker in between is not noticed
+            #[arg(long)]
+            pub(crate) insecure_tls: bool,
+        }
+
+        impl $name {
+            /// Returns the address, or fails with a usage error.
+            pub(crate) fn address(&self) -> Result<Address> {
+                parse(self.$option.as_deref(), self.insecure_tls, stringify!($option))
+            }
+        }
+    )+ };
 }
 
-impl To {
-    /// Returns the address, if one was given.
-    pub(crate) fn optional(&self) -> Result<Option<Address>> {
-        self.to.as_deref().map(|url| parse(url, self.insecure_tls)).transpose()
-    }
-
-    /// Returns the address, or fails with a usage error.
-    pub(crate) fn address(&self) -> Result<Address> {
-        self.optional()?.ok_or_else(|| missing("--to"))
-    }
-}
-
-/// The address to read from.
-#[derive(Debug, Args)]
-pub(super) struct From {
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "PROCLEDGER_FLEET",
-        hide_env_values = true,
-        help = "Database, as postgresql://USER@HOST/DATABASE"
-    )]
-    from: Option<String>,
-    /// Accept any certificate of the server: encrypted, but an attacker in between is not noticed
-    #[arg(long)]
-    insecure_tls: bool,
+options_with_an_address! {
+    To, to: "The address to change or ship to.";
+    From, from: "The address to read from.";
 }
 
 impl From {
     /// Connects, or fails with a usage error.
     pub(super) fn open(&self) -> Result<Fleet> {
-        let url = self.from.as_deref().ok_or_else(|| missing("--from"))?;
-        Ok(Fleet::open(&parse(url, self.insecure_tls)?)?)
+        Ok(Fleet::open(&self.address()?)?)
     }
 }
 
-fn missing(option: &str) -> Failure {
-    Failure::usage(format!(
-        "the fleet's database is missing: {option} postgresql://USER@HOST/DATABASE, or $PROCLEDGER_FLEET"
-    ))
-}
-
-fn parse(url: &str, insecure_tls: bool) -> Result<Address> {
+fn parse(url: Option<&str>, insecure_tls: bool, option: &str) -> Result<Address> {
+    let url = url.ok_or_else(|| {
+        Failure::usage(format!(
+            "the fleet's database is missing: --{option} postgresql://USER@HOST/DATABASE, or $PROCLEDGER_FLEET"
+        ))
+    })?;
     let parsed = if insecure_tls { Address::parse_unverified(url) } else { Address::parse(url) };
     parsed.map_err(|error| {
         let failure: Failure = error.into();
