@@ -43,6 +43,19 @@ fn both_are_there(scene: &Scene, copy: &Path) {
     assert_eq!(scene.database.rows("SELECT sum(gap) FROM fleet.stream"), "0");
 }
 
+/// Copies the ledger, and ships both in turn.
+fn copied_and_both_go_on(scene: &Scene) {
+    let (path, ledger) = copied(scene);
+    let [mut first, mut second] = [&scene.path(), &path].map(|path| shipper(&scene.database, path));
+    for _ in 0..3 {
+        scene.ledger.work();
+        first.ship().expect("shipped");
+        ledger.work();
+        second.ship().expect("shipped");
+    }
+    both_are_there(scene, &path);
+}
+
 /// As after a snapshot of a machine's memory: both shippers go on from the same batch.
 #[test]
 fn a_copy_in_the_same_boot_gets_a_stream_of_its_own() {
@@ -76,30 +89,14 @@ fn a_copy_that_was_made_before_the_mark_was_recorded_gets_a_stream_of_its_own() 
     scene
         .ledger
         .sql(&format!("UPDATE shipment SET mark = '{mark}', process = {process}, leak = {leak}"));
-    let (path, ledger) = copied(&scene);
-    let [mut first, mut second] = [&scene.path(), &path].map(|path| shipper(&scene.database, path));
-    for _ in 0..3 {
-        scene.ledger.work();
-        first.ship().expect("shipped");
-        ledger.work();
-        second.ship().expect("shipped");
-    }
-    both_are_there(&scene, &path);
+    copied_and_both_go_on(&scene);
 }
 
 #[test]
 fn a_copy_that_was_made_before_the_first_batch_gets_a_stream_of_its_own() {
     let Some(scene) = scene() else { return };
     scene.ledger.work();
-    let (path, ledger) = copied(&scene);
-    let [mut first, mut second] = [&scene.path(), &path].map(|path| shipper(&scene.database, path));
-    for _ in 0..3 {
-        scene.ledger.work();
-        first.ship().expect("shipped");
-        ledger.work();
-        second.ship().expect("shipped");
-    }
-    both_are_there(&scene, &path);
+    copied_and_both_go_on(&scene);
 }
 
 /// Ships in a mount namespace where the machine seems to have been started anew.
