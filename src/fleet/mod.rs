@@ -38,7 +38,7 @@ pub use crate::model::{
 };
 pub use connection::Address;
 pub use enroll::{Enrollment, enroll};
-pub use reader::{Fleet, FleetGrouping};
+pub use reader::Fleet;
 pub use schema::{Engine, Init, Meta};
 pub use ship::{ShipOptions, ShipmentStatus, Shipped, Shipper, last_error, statuses};
 pub use stream::Stream;

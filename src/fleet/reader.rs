@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     metrics,
     model::{FleetHost, FleetLeak, FleetProcess, PassKind, PassSummary, RuleKey},
-    store::LeakGroup,
+    store::{LeakGroup, LeakGrouping},
 };
 
 /// The key of the sum over all tasks or programs that are not among the 20 largest of a host's day, or not among the largest of
@@ -21,23 +21,6 @@ use crate::{
 const OTHERS: &str = "(all others)";
 /// How many tasks or programs are named.
 const NAMED: &str = "1000";
-
-/// A key by which the leaks of a fleet are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FleetGrouping {
-    /// The day they were found, in UTC.
-    Day,
-    /// The hour they were found, in UTC. Read leak by leak: ask for a few days.
-    Hour,
-    /// The host.
-    Host,
-    /// The task they belonged to: of the 20 largest of each host and day the 1,000 largest by name, and the others together.
-    Task,
-    /// Why they count as leaks.
-    Rule,
-    /// The program that leaked, as for tasks.
-    Program,
-}
 
 /// A fleet, open for reading. It needs the role `fleet_read`.
 pub struct Fleet {
@@ -118,15 +101,36 @@ impl Fleet {
 
     /// Returns the leaks since a time, counted by a key: days and hours newest first, all others largest first.
     ///
+    /// Tasks and programs: of the 20 largest of each host and day the 1,000 largest by name, and the others together. Hours are
+    /// read leak by leak: ask for a few days.
+    ///
     /// # Errors
     ///
     /// If the database cannot be read.
     pub fn groups(
         &mut self,
         since: Option<SystemTime>,
-        by: FleetGrouping,
+        by: LeakGrouping,
     ) -> Result<Vec<LeakGroup>> {
-        use FleetGrouping::{Day, Host, Hour, Program, Rule, Task};
+        self.counted(since, Some(by))
+    }
+
+    /// Returns the leaks since a time, counted by host, the largest first.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn groups_by_host(&mut self, since: Option<SystemTime>) -> Result<Vec<LeakGroup>> {
+        self.counted(since, None)
+    }
+
+    /// Counts leaks, by host where nothing else is given.
+    fn counted(
+        &mut self,
+        since: Option<SystemTime>,
+        by: Option<LeakGrouping>,
+    ) -> Result<Vec<LeakGroup>> {
+        use LeakGrouping::{Day, Hour, Program, Rule, Task};
         let Window { from, first_day, first_midnight } = Window::since(since);
         let day = include_str!("statements/groups_by_day.sql");
         let top = include_str!("statements/groups_by_top.sql");
@@ -138,23 +142,23 @@ impl Fleet {
                 .replace("{key_of_leak}", of_leak)
         };
         let sql = match by {
-            Hour => include_str!("statements/groups_by_hour.sql").to_owned(),
-            Day => of(
+            Some(Hour) => include_str!("statements/groups_by_hour.sql").to_owned(),
+            Some(Day) => of(
                 day,
                 "to_char(d.day, 'YYYY-MM-DD')",
                 "to_char(l.found_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
             ),
-            Host => of(day, "s.host", "s.host"),
-            Rule => of(day, "d.rule_key", "l.rule_key"),
-            Task => of(top, "task", "coalesce(l.task_id, '')"),
-            Program => of(top, "program", "l.program"),
+            Some(Rule) => of(day, "d.rule_key", "l.rule_key"),
+            Some(Task) => of(top, "task", "coalesce(l.task_id, '')"),
+            Some(Program) => of(top, "program", "l.program"),
+            None => of(day, "s.host", "s.host"),
         };
         let all: [&(dyn ToSql + Sync); 3] = [&from, &first_day, &first_midnight];
-        let parameters = if by == Hour { &all[..1] } else { &all[..] };
+        let parameters = if by == Some(Hour) { &all[..1] } else { &all[..] };
         let rows = self.query("count the leaks", &sql, parameters)?;
         let mut groups: Vec<LeakGroup> = rows.iter().map(|row| group(row, by)).collect();
         match by {
-            Day | Hour => groups.sort_by(|a, b| b.key.cmp(&a.key)),
+            Some(Day | Hour) => groups.sort_by(|a, b| b.key.cmp(&a.key)),
             _ => groups.sort_by(|a, b| (b.leaks, &a.key).cmp(&(a.leaks, &b.key))),
         }
         Ok(groups)
@@ -190,7 +194,7 @@ impl Fleet {
     pub fn to_prometheus(&mut self, window: Duration) -> Result<String> {
         let hosts = self.hosts()?;
         let since = SystemTime::now().checked_sub(window);
-        let leaks = self.groups(since, FleetGrouping::Host)?;
+        let leaks = self.groups_by_host(since)?;
         let leaks = leaks.iter().map(|group| (group.key.as_str(), group.leaks));
         Ok(metrics::fleet_page(&hosts, leaks, window))
     }
@@ -322,15 +326,14 @@ fn leak(row: &Row) -> FleetLeak {
     }
 }
 
-fn group(row: &Row, by: FleetGrouping) -> LeakGroup {
+fn group(row: &Row, by: Option<LeakGrouping>) -> LeakGroup {
+    use LeakGrouping::{Program, Rule, Task};
     let key: String = row.get(0);
-    let is_rest = matches!(by, FleetGrouping::Task | FleetGrouping::Program) && row.get("rest");
+    let is_rest = matches!(by, Some(Task | Program)) && row.get("rest");
     LeakGroup {
         key: match by {
             _ if is_rest => OTHERS.to_owned(),
-            FleetGrouping::Rule => {
-                RuleKey::parse(&key).map_or(key, |rule| rule.sentence().to_owned())
-            }
+            Some(Rule) => RuleKey::parse(&key).map_or(key, |rule| rule.sentence().to_owned()),
             _ => key,
         },
         leaks: count(row, 1),

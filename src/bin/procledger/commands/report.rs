@@ -46,9 +46,8 @@ raw data: import them as text, because a spreadsheet takes a leading `=` for a f
 On stderr: how many of these trees were contained by a session only, so that a daemon
 may have escaped unseen.")]
 pub(crate) struct ReportArgs {
-    /// Include only leaks that were found within this time, or since this date (2026-11-01, UTC)
-    #[arg(long, value_name = "D", value_parser = units::age)]
-    since: Option<Duration>,
+    #[command(flatten)]
+    window: Window,
     /// Include only leaks of this task, or of the tasks that match this pattern, as of `kill`
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
@@ -62,8 +61,29 @@ pub(crate) struct ReportArgs {
     output: Option<PathBuf>,
 }
 
+/// Which leaks a report includes.
+#[derive(Debug, Args)]
+pub(super) struct Window {
+    /// Include only leaks that were found within this time, or since this date (2026-11-01, UTC)
+    #[arg(long, value_name = "D", value_parser = units::age)]
+    since: Option<Duration>,
+}
+
+impl Window {
+    /// Returns its length, if it has a start.
+    pub(super) fn length(&self) -> Option<Duration> {
+        self.since
+    }
+
+    /// Returns its start; one that is further back than the clock reaches includes everything.
+    pub(super) fn start(&self) -> Option<SystemTime> {
+        self.since.and_then(|span| SystemTime::now().checked_sub(span))
+    }
+}
+
+/// The key of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum By {
+pub(super) enum By {
     Hour,
     Day,
     Task,
@@ -81,8 +101,7 @@ enum Format {
 
 impl ReportArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        // If it is further back than the clock reaches, include everything.
-        let since = self.since.and_then(|span| SystemTime::now().checked_sub(span));
+        let since = self.window.start();
         let ledger = context.read()?;
         let (text, unverified) = match &self.task {
             Some(task) => self.of_task(&ledger, since, task)?,
@@ -173,7 +192,7 @@ fn sums(
         Format::Json => output::json(&lines().collect::<Vec<_>>()),
         Format::Csv => Ok(csv(&GroupLine::HEADER, lines().map(|line| line.fields()))),
         _ if groups.is_empty() => Ok(nothing(&ledger.pass_summaries(since)?)),
-        _ => Ok(group_table(groups, by)),
+        _ => Ok(sum_table(groups, &by)),
     }
 }
 
@@ -236,21 +255,11 @@ pub(super) fn leak_table(leaks: &[LeakRecord]) -> String {
     table.text()
 }
 
-fn group_table(groups: &[LeakGroup], by: By) -> String {
-    let by = match by {
-        By::Hour => "HOUR",
-        By::Day => "DAY",
-        By::Task => "TASK",
-        By::Rule => "RULE",
-        By::Program => "PROGRAM",
-    };
-    sum_table(groups, by)
-}
-
-/// Formats sums as a table; the first column has this heading.
-pub(super) fn sum_table(groups: &[LeakGroup], by: &str) -> String {
+/// Formats sums as a table; the first column is headed by the key.
+pub(super) fn sum_table(groups: &[LeakGroup], by: &impl ValueEnum) -> String {
+    let by = by.to_possible_value().map_or_else(String::new, |by| by.get_name().to_uppercase());
     let header =
-        [by, "LEAKS", "ORPHANS", "STRAYS", "UNREG.", "SURVIVED", "HOURS", "MEMORY", "LAST FOUND"];
+        [&*by, "LEAKS", "ORPHANS", "STRAYS", "UNREG.", "SURVIVED", "HOURS", "MEMORY", "LAST FOUND"];
     let mut table = (1..8).fold(Table::new(&header, 0), Table::right);
     let now = SystemTime::now();
     for group in groups {

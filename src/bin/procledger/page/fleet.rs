@@ -27,21 +27,13 @@ pub(crate) struct FleetPage {
     /// Whether no host is silent, and nothing was lost.
     pub(crate) complete: bool,
     pub(crate) since: Option<SystemTime>,
-    /// The grouping of the first table.
-    pub(crate) first: Option<&'static str>,
+    /// The grouping of the first table; by host where nothing else is given.
+    pub(crate) first: Option<LeakGrouping>,
 }
 
 /// Renders the page.
 pub(crate) fn of_fleet(fleet: &FleetPage) -> Result<String> {
-    let first = match fleet.first {
-        Some("day") => Some(LeakGrouping::Day),
-        Some("hour") => Some(LeakGrouping::Hour),
-        Some("task") => Some(LeakGrouping::Task),
-        Some("rule") => Some(LeakGrouping::Rule),
-        Some("program") => Some(LeakGrouping::Program),
-        _ => None,
-    };
-    let mut tables = groups(&fleet.report, first);
+    let mut tables = groups(&fleet.report, fleet.first);
     let by_host = Group {
         id: "by-host",
         title: "By host",
@@ -52,7 +44,7 @@ pub(crate) fn of_fleet(fleet: &FleetPage) -> Result<String> {
         rows: fleet.by_host.iter().map(GroupRow::from).collect(),
         hidden: 0,
     };
-    tables.insert(usize::from(first.is_some()), by_host);
+    tables.insert(usize::from(fleet.first.is_some()), by_host);
     let subject =
         Subject { of: "Fleet", name: &fleet.name, everything: "everything that the fleet keeps" };
     let mut page = page_of(&fleet.report, subject, fleet.since);

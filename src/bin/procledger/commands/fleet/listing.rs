@@ -10,10 +10,10 @@ use procledger::{
 
 use super::address::From;
 use crate::{
+    commands::report::Window,
     exit::{Exit, Result},
     output,
     render::{Table, bytes, fleet_outcome, shell_words, short_span, since, span},
-    units,
 };
 
 /// A host that has been silent for longer than this is not known to run anything. Shippers send every 30 seconds by default.
@@ -144,9 +144,8 @@ rule_key, evidence, evidence_key, found_at, age_ms, rss_bytes, outcome, died_aft
 pub(super) struct LeaksArgs {
     #[command(flatten)]
     from: From,
-    /// Include only leaks that were found within this time, or since this date (2026-11-01, UTC)
-    #[arg(long, value_name = "D", value_parser = units::age)]
-    since: Option<Duration>,
+    #[command(flatten)]
+    window: Window,
     /// Show at most N leaks
     #[arg(long, value_name = "N", default_value_t = 1000,
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -158,8 +157,7 @@ pub(super) struct LeaksArgs {
 
 impl LeaksArgs {
     pub(super) fn run(self) -> Result<Exit> {
-        let since = self.since.and_then(|span| SystemTime::now().checked_sub(span));
-        let leaks = self.from.open()?.leaks(since, self.limit)?;
+        let leaks = self.from.open()?.leaks(self.window.start(), self.limit)?;
         let text = if self.json { output::json(&leaks)? } else { leak_table(&leaks) };
         output::print(text)?;
         if u32::try_from(leaks.len()) == Ok(self.limit) {

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::PossibleValue};
 use procledger::{
-    LeakGroup,
-    fleet::{Fleet, FleetGrouping, FleetHost},
+    LeakGroup, LeakGrouping,
+    fleet::{Fleet, FleetHost},
 };
 use serde::Serialize;
 
@@ -17,12 +17,14 @@ use super::{
     listing::{SILENT, leak_table},
 };
 use crate::{
-    commands::{report::sum_table, report_lines::GroupLine},
+    commands::{
+        report::{self, Window, sum_table},
+        report_lines::GroupLine,
+    },
     exit::{Exit, Result},
     output,
     page::{self, FleetPage},
     render::short_span,
-    units,
 };
 
 /// Hours are shown for windows up to this: they are counted leak by leak.
@@ -44,9 +46,8 @@ the hosts concerned, as of `hosts`.")]
 pub(super) struct ReportArgs {
     #[command(flatten)]
     from: From,
-    /// Include only leaks that were found within this time, or since this date (2026-11-01, UTC)
-    #[arg(long, value_name = "D", value_parser = units::age)]
-    since: Option<Duration>,
+    #[command(flatten)]
+    window: Window,
     /// Print sums instead of a list
     #[arg(long)]
     by: Option<By>,
@@ -60,14 +61,27 @@ pub(super) struct ReportArgs {
     output: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// The key of sums: the host, or one of those of a single ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
-    Day,
-    Hour,
     Host,
-    Task,
-    Rule,
-    Program,
+    Of(report::By),
+}
+
+impl ValueEnum for By {
+    fn value_variants<'a>() -> &'a [Self] {
+        use report::By::{Day, Hour, Program, Rule, Task};
+        const ALL: [By; 6] =
+            [By::Of(Day), By::Of(Hour), By::Host, By::Of(Task), By::Of(Rule), By::Of(Program)];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Host => Some(PossibleValue::new("host")),
+            Self::Of(by) => by.to_possible_value(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -89,14 +103,17 @@ struct Json<'a, T> {
 
 impl ReportArgs {
     pub(super) fn run(self) -> Result<Exit> {
-        let since = self.since.and_then(|span| SystemTime::now().checked_sub(span));
+        let since = self.window.start();
         let mut fleet = self.from.open()?;
         let hosts = fleet.hosts()?;
         let format = if self.json { Format::Json } else { self.format };
         let text = match (format, self.by) {
             (Format::Html, by) => self.html(&mut fleet, &hosts, since, by)?,
             (format, Some(by)) => {
-                let groups = fleet.groups(since, by.grouping())?;
+                let groups = match by {
+                    By::Host => fleet.groups_by_host(since)?,
+                    By::Of(by) => fleet.groups(since, by.into())?,
+                };
                 sums(&groups, &hosts, format, by)?
             }
             (format, None) => {
@@ -122,17 +139,18 @@ impl ReportArgs {
         since: Option<SystemTime>,
         by: Option<By>,
     ) -> Result<String> {
-        let mut groups = |by: By| fleet.groups(since, by.grouping());
-        let by_day = groups(By::Day)?;
-        let by_hour = if self.since.is_some_and(|span| span <= HOURLY) {
-            groups(By::Hour)?
+        use LeakGrouping::{Day, Hour, Program, Rule, Task};
+        let mut groups = |by| fleet.groups(since, by);
+        let by_day = groups(Day)?;
+        let by_hour = if self.window.length().is_some_and(|span| span <= HOURLY) {
+            groups(Hour)?
         } else {
             let midnight =
                 |day: &LeakGroup| LeakGroup { key: format!("{}T00:00Z", day.key), ..day.clone() };
             by_day.iter().map(midnight).collect()
         };
-        let (by_host, by_task) = (groups(By::Host)?, groups(By::Task)?);
-        let (by_rule, by_program) = (groups(By::Rule)?, groups(By::Program)?);
+        let (by_task, by_rule, by_program) = (groups(Task)?, groups(Rule)?, groups(Program)?);
+        let by_host = fleet.groups_by_host(since)?;
         let leaks = fleet.leaks(since, page::LEAKS_SHOWN)?;
         let passes = fleet.pass_summaries(since)?;
         let [silent, lost] = sentences(hosts);
@@ -152,7 +170,10 @@ impl ReportArgs {
             complete: unheard(hosts).is_empty() && losers(hosts).is_empty() && !hosts.is_empty(),
             lines: [silent, lost],
             since,
-            first: by.map(By::name),
+            first: match by {
+                Some(By::Of(by)) => Some(by.into()),
+                Some(By::Host) | None => None,
+            },
         })
     }
 }
@@ -162,7 +183,7 @@ fn sums(groups: &[LeakGroup], hosts: &[FleetHost], format: Format, by: By) -> Re
         let groups = groups.iter().map(GroupLine::from).collect();
         return json(None::<()>, Some(groups), hosts);
     }
-    Ok(sum_table(groups, &by.name().to_uppercase()) + &lines(hosts))
+    Ok(sum_table(groups, &by) + &lines(hosts))
 }
 
 fn json<T: Serialize>(
@@ -229,28 +250,4 @@ fn sentences(hosts: &[FleetHost]) -> [String; 2] {
     .collect();
     let lost = if parts.is_empty() { "nothing".to_owned() } else { parts.join("; ") };
     [silent, format!("Lost: {lost}.")]
-}
-
-impl By {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Day => "day",
-            Self::Hour => "hour",
-            Self::Host => "host",
-            Self::Task => "task",
-            Self::Rule => "rule",
-            Self::Program => "program",
-        }
-    }
-
-    fn grouping(self) -> FleetGrouping {
-        match self {
-            Self::Day => FleetGrouping::Day,
-            Self::Hour => FleetGrouping::Hour,
-            Self::Host => FleetGrouping::Host,
-            Self::Task => FleetGrouping::Task,
-            Self::Rule => FleetGrouping::Rule,
-            Self::Program => FleetGrouping::Program,
-        }
-    }
 }
