@@ -211,6 +211,13 @@ pub(crate) fn in_namespace_with_init(test: &str) -> bool {
     is_inside() || run_inside(init, test)
 }
 
+/// The same with no network but for those that the test makes.
+pub(crate) fn in_namespace_without_network(test: &str) -> bool {
+    let mut init = namespaced("/bin/sh");
+    init.args(["-c", "unshare --net \"$@\"; exit $?", "sh"]).arg(this_binary());
+    is_inside() || run_inside(init, test)
+}
+
 /// The same, but root creates the namespace and the test in it is an ordinary user, which is not even root of a user namespace.
 pub(crate) fn in_namespace_as_a_user(test: &str) -> bool {
     // A limit on the processes of a user (`ulimit -u`) counts those of all tests that share it.

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 mod dialect;
 mod equal;
 mod init;
+mod machines;
 mod proxy;
 mod reading;
 mod rights;

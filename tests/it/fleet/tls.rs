@@ -9,7 +9,7 @@ use super::{
 use crate::support::{Place, need};
 
 /// Host name in the certificate of the server.
-const NAME: &str = "db.fleet.test";
+pub(super) const NAME: &str = "db.fleet.test";
 
 fn openssl(folder: &Path, words: &[&str]) {
     let mut command = Command::new("openssl");
@@ -64,6 +64,13 @@ fn server(place: &Place, address: &str, of: &str) -> Option<Server> {
             ("root.crt", read("ours.crt")),
         ],
     })
+}
+
+/// A server whose certificate is of [`NAME`] and of the authority whose certificate is `ours.crt` in the place.
+pub(super) fn server_at(place: &Place, address: &str) -> Option<Server> {
+    authority(place.path(), "ours");
+    certificate(place.path(), "ours", "server", NAME, "2");
+    server(place, address, "server")
 }
 
 #[test]
