@@ -55,7 +55,27 @@ impl Fleet {
     /// If the database cannot be read.
     pub fn hosts(&mut self) -> Result<Vec<FleetHost>> {
         let rows = self.query("read the hosts", include_str!("statements/hosts.sql"), &[])?;
-        Ok(rows.iter().map(host).collect())
+        rows.iter().map(|row| Ok(FleetHost { copied: self.copied(row)?, ..host(row) })).collect()
+    }
+
+    /// Returns how many rows of a copy are in the stream of its original as well.
+    fn copied(&mut self, row: &Row) -> Result<u64> {
+        let bounds = ["process_floor", "copied", "leak_floor", "copied_leaks"];
+        let bounds = bounds.map(|name| row.get::<_, Option<i64>>(name).unwrap_or(0));
+        let Some(original) = row.get::<_, Option<i32>>("original") else { return Ok(0) };
+        let [from, to, from_leak, to_leak] = bounds;
+        if from >= to && from_leak >= to_leak {
+            return Ok(0);
+        }
+        let stream: i32 = row.get("stream");
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&stream, &original, &from, &to, &from_leak, &to_leak];
+        let rows = self.query(
+            "count the rows of a copy",
+            include_str!("statements/copied.sql"),
+            &parameters,
+        )?;
+        Ok(rows.first().map_or(0, |row| count(row, 0)))
     }
 
     /// Returns every process that had not ended at the last batch of its host, by host and age.
@@ -271,6 +291,7 @@ fn host(row: &Row) -> FleetHost {
         orphan_at: row.get("orphan_at"),
         version: row.get("version"),
         copy_of: row.get("copy_of"),
+        copied: 0,
         forgotten: row.get("forgotten"),
     }
 }

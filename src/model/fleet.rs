@@ -53,6 +53,9 @@ pub struct FleetHost {
     pub version: String,
     /// The host of the ledger that this one is a copy of.
     pub copy_of: Option<String>,
+    /// Rows of this copy that the stream of its original has as well, and that sums count twice: those that were recorded after
+    /// the last batch before the copy was made.
+    pub copied: u64,
     /// Whether the host was given up, and no batch has come since.
     pub forgotten: bool,
 }

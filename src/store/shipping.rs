@@ -158,6 +158,16 @@ impl Store {
         })
     }
 
+    /// Returns the numbers of the last process and the last leak.
+    pub(crate) fn last_rows(&self) -> Result<(i64, i64)> {
+        self.read("read the last rows", |connection| {
+            let sql = "SELECT coalesce((SELECT max(id) FROM process), 0), coalesce((SELECT max(id) FROM leak), 0)";
+            connection.query_one(sql, [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+        })
+    }
+
     /// Returns the number of the last pass, and the days of those after the number `after`.
     pub(crate) fn pass_days(&self, after: i64) -> Result<(i64, Vec<PassDay>)> {
         self.read("sum up the passes", |connection| {

@@ -40,6 +40,10 @@ CREATE TABLE fleet.stream (
   orphan_at     timestamptz,          -- last orphan pass
   version       text        NOT NULL, -- of the program that shipped the last batch
   forked_from   uuid,                 -- uuid of the ledger that this one is a copy of
+  process_floor bigint,               -- of a copy: processes up to this number belong to the stream of the original
+  leak_floor    bigint,               -- the same for leaks
+  copied        bigint,               -- of a copy: processes above the floor and up to this number may be older than the copy
+  copied_leaks  bigint,               -- the same for leaks
   forgotten_at  timestamptz,          -- `fleet forget`; void once a later batch has come
   -- One host must not make the sums over all of them impossible.
   CHECK (seen_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999+00'),

@@ -6,7 +6,8 @@ GRANT SELECT ON fleet.meta TO fleet_ship;
 GRANT SELECT ON fleet.stream TO fleet_ship;
 -- Not `login`, which is the role that inserts, and not what only the owner writes.
 GRANT INSERT (ledger, host, boot, mark, previous_mark, process, leak, process_print, leak_print, counted, counted_leaks, made_at,
-  seen_at, skew_ms, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version, forked_from) ON fleet.stream TO fleet_ship;
+  seen_at, skew_ms, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version, forked_from, process_floor,
+  leak_floor, copied, copied_leaks) ON fleet.stream TO fleet_ship;
 GRANT UPDATE (host, boot, mark, previous_mark, process, leak, process_print, leak_print, counted, counted_leaks, seen_at,
   skew_ms, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version) ON fleet.stream TO fleet_ship;
 GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.live TO fleet_ship;

@@ -242,11 +242,11 @@ impl Shipper {
             let mut transaction = client.transaction().map_err(claiming)?;
             let row = StreamRow::lock(&mut transaction, ledger).map_err(claiming)?;
             let decision = self.decide(row.as_ref(), fleet)?;
-            let forked_from = self.store.forked_from()?;
+            let (forked_from, last) = (self.store.forked_from()?, self.store.last_rows()?);
             let passes = self.store.passes_before(fleet)?;
             let state = match (decision, row) {
                 (Claim::New, _) => {
-                    let made = self.begin(&mut transaction, (ledger, forked_from), fleet, start);
+                    let made = self.begin(&mut transaction, (ledger, forked_from, last), fleet, start);
                     match made {
                         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
                             if std::mem::replace(&mut is_taken, true) {
@@ -355,11 +355,14 @@ impl Shipper {
     fn begin(
         &self,
         transaction: &mut Transaction<'_>,
-        (ledger, forked_from): (Uuid, Option<Uuid>),
+        (ledger, forked_from, last): (Uuid, Option<Uuid>, (i64, i64)),
         fleet: Uuid,
         start: Position,
     ) -> Result<State, postgres::Error> {
         let mark = Uuid::new_v4();
+        // Rows of a copy that may be in the stream of the original as well: `copied.sql` counts them.
+        let floor = forked_from.map(|_| start.process);
+        let leak_floor = forked_from.map(|_| start.leak);
         let row = transaction.query_one(
             include_str!("../statements/ship_new.sql"),
             &[
@@ -371,6 +374,10 @@ impl Shipper {
                 &start.leak,
                 &env!("CARGO_PKG_VERSION"),
                 &forked_from,
+                &floor,
+                &leak_floor,
+                &forked_from.map(|_| last.0),
+                &forked_from.map(|_| last.1),
             ],
         )?;
         let (stream, seen_at) = (row.get(0), row.get(1));

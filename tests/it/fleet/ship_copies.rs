@@ -13,12 +13,13 @@ use proptest::prelude::*;
 
 use super::{
     equal::{Ledger, fleet_equals_ledger, init, ship},
+    fleet, printed,
     scene::{Scene, copy, scene},
     server::{Database, database},
 };
 use crate::support::{Place, long, need, root, sqlite3};
 
-fn shipper(database: &Database, ledger: &Path) -> Shipper {
+pub(super) fn shipper(database: &Database, ledger: &Path) -> Shipper {
     let address = Address::parse(&database.url()).expect("valid");
     let mut options = ShipOptions::new("web-1");
     options.interval = Duration::from_millis(100);
@@ -97,6 +98,51 @@ fn a_copy_that_was_made_before_the_first_batch_gets_a_stream_of_its_own() {
     let Some(scene) = scene() else { return };
     scene.ledger.work();
     copied_and_both_go_on(&scene);
+}
+
+/// What was recorded between the last batch and the copy looks like what the copy has recorded by itself.
+#[test]
+fn rows_that_a_copy_and_its_original_have_are_counted() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.work();
+    let mut first = shipper(&scene.database, &scene.path());
+    first.ship().expect("shipped");
+    // Five processes, of which three have ended, and three leaks.
+    scene.ledger.work();
+    let (path, ledger) = copied(&scene);
+    let mut second = shipper(&scene.database, &path);
+    for _ in 0..3 {
+        ledger.work();
+        // Leaks that happen to be found in the same millisecond are of another age.
+        ledger.sql("UPDATE leak SET age_ms = 77 WHERE id > 6");
+        second.ship().expect("shipped");
+        scene.ledger.work();
+        first.ship().expect("shipped");
+    }
+    both_are_there(&scene, &path);
+    // By hand: the first one got a stream of its own, and its rows above the floor are looked for in the other ledger.
+    let both = rusqlite::Connection::open(scene.path()).expect("opens");
+    both.execute("ATTACH ?1 AS other", [path.to_str()]).expect("attached");
+    let count = |sql: &str| both.query_one(sql, [], |row| row.get::<_, i64>(0)).expect("a number");
+    let processes = count(
+        "SELECT count(*) FROM main.process WHERE id > (SELECT process_floor FROM main.ledger)
+           AND token IN (SELECT token FROM other.process)",
+    );
+    let leaks = count(
+        "SELECT count(*) FROM main.leak AS l JOIN other.leak AS o USING (id, process, found_at, age_ms)
+         WHERE l.id > (SELECT leak_floor FROM main.ledger)",
+    );
+    assert_eq!((processes, leaks), (5, 3));
+    let said = |words: &[&str]| {
+        let mut command = fleet(words);
+        command.env("PROCLEDGER_FLEET", scene.database.url());
+        printed(command)
+    };
+    let hosts = said(&["hosts"]);
+    assert!(hosts.contains("copy of web-1; rows that are in both: 8"), "{hosts}");
+    let report = said(&["report", "--by", "day"]);
+    let line = "Lost: rows of a copy that its original has as well, counted twice: 8 (web-1: 8).\n";
+    assert!(report.ends_with(line), "{report}");
 }
 
 /// Ships in a mount namespace where the machine seems to have been started anew.

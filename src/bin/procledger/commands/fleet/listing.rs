@@ -72,7 +72,8 @@ fn processes(live: &[FleetProcess], wide: bool) -> String {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 --json: an array of objects {host, stream, ledger, login, made_at, seen_at, silent_ms, skew_ms, live,
-survivors, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version, copy_of, forgotten}.")]
+survivors, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version, copy_of, copied,
+forgotten}.")]
 pub(super) struct HostsArgs {
     #[command(flatten)]
     from: From,
@@ -118,6 +119,9 @@ fn notes(host: &FleetHost) -> Vec<String> {
     }
     if let Some(original) = &host.copy_of {
         notes.push(format!("copy of {original}"));
+        if host.copied > 0 {
+            notes.push(format!("rows that are in both: {}", host.copied));
+        }
     }
     if host.skew_ms.unsigned_abs() > SKEWED_MS {
         let by = short_span(Duration::from_millis(host.skew_ms.unsigned_abs()));

@@ -200,7 +200,7 @@ fn unheard(hosts: &[FleetHost]) -> Vec<&FleetHost> {
 
 fn losers(hosts: &[FleetHost]) -> Vec<&FleetHost> {
     let has_lost = |host: &&FleetHost| {
-        host.gap + host.leak_gap + host.lost + host.lost_leaks + host.restarts > 0
+        host.gap + host.leak_gap + host.lost + host.lost_leaks + host.restarts + host.copied > 0
     };
     hosts.iter().filter(has_lost).collect()
 }
@@ -244,6 +244,7 @@ fn sentences(hosts: &[FleetHost]) -> [String; 2] {
             host.lost + host.lost_leaks
         }),
         part("shipped again from the start after a restore", |host| host.restarts),
+        part("rows of a copy that its original has as well, counted twice", |host| host.copied),
     ]
     .into_iter()
     .flatten()
