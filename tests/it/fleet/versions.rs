@@ -2,7 +2,12 @@
 
 use std::{fs, path::Path};
 
-use super::{fleet, printed, scene::scene};
+use super::{
+    equal::fleet_equals_ledger,
+    fleet, printed,
+    scene::{Scene, scene},
+    ship_copies::shipper,
+};
 
 fn file(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect(name)
@@ -34,6 +39,79 @@ fn a_newer_fleet_is_shipped_to_and_read() {
     assert!(!refused.status.success() && error.contains("update the program"), "{error}");
     let error = super::refused(1, from(&["hosts"]));
     assert!(error.contains("update the program"), "{error}");
+}
+
+/// What versions of the schema may do: each leaves the statements of this version valid.
+const UPGRADES: [&str; 4] = [
+    "ALTER TABLE fleet.stream ADD COLUMN later text; ALTER TABLE fleet.live ADD COLUMN later integer NOT NULL DEFAULT 7;
+     ALTER TABLE fleet.ended ADD COLUMN later bigint; ALTER TABLE fleet.leak ADD COLUMN later timestamptz DEFAULT now()",
+    "ALTER TABLE fleet.leak_day ALTER COLUMN leaks TYPE bigint; ALTER TABLE fleet.leak_top ALTER COLUMN leaks TYPE bigint",
+    "CREATE INDEX later ON fleet.ended (stream, ended_at); CREATE INDEX later_leak ON fleet.leak (rule_key)",
+    "CREATE TABLE fleet.later_table (stream integer PRIMARY KEY); DROP INDEX fleet.leak_found",
+];
+
+/// A shipper that is connected has prepared its statements before the upgrade.
+#[test]
+fn a_fleet_is_upgraded_while_it_is_shipped_to() {
+    let Some(scene) = scene() else { return };
+    let mut shipper = shipper(&scene.database, &scene.path());
+    shipper.ship().expect("shipped");
+    for (version, upgrade) in (2..).zip(UPGRADES) {
+        let sql = format!("{upgrade}; UPDATE fleet.meta SET version = {version}");
+        scene.database.client().batch_execute(&sql).expect("upgraded");
+        scene.ledger.work();
+        shipper.ship().unwrap_or_else(|error| panic!("{upgrade}: {error}"));
+        fleet_equals_ledger(&scene.database, &scene.path());
+        // Nothing may be upgraded by a version that does not know it.
+        let init = super::refused(1, fleet(&["init", "--to", &scene.database.url()]));
+        assert!(init.contains("update the program"), "{init}");
+    }
+    drop(shipper);
+    scene.check();
+    assert_eq!(scene.stream("restarts, lost, gap"), "0|0|0");
+}
+
+/// What a version must not do before all shippers are of a later one, and what an older fleet lacks: a column that is written.
+#[test]
+fn a_fleet_without_a_column_is_refused_and_the_ledger_keeps_what_it_lacks() {
+    let columns = [
+        ("stream", "skew_ms"),
+        ("live", "program"),
+        ("ended", "end_evidence"),
+        ("leak", "verified"),
+        ("leak_day", "rule_key"),
+        ("leak_top", "survived"),
+        ("pass_day", "longest_gap_ms"),
+    ];
+    let Some(scene) = scene() else { return };
+    let mut shipper = shipper(&scene.database, &scene.path());
+    shipper.ship().expect("shipped");
+    for (table, column) in columns {
+        let rename = |scene: &Scene, from: &str, to: &str| {
+            let sql = format!("ALTER TABLE fleet.{table} RENAME COLUMN {from} TO {to}");
+            scene.database.client().batch_execute(&sql).expect("renamed");
+        };
+        scene.ledger.work();
+        let before = scene.place.sqlite3("SELECT process, leak FROM shipment");
+        rename(&scene, column, "away");
+        for _ in 0..2 {
+            let error = shipper.ship().expect_err("refused").to_string();
+            assert!(error.contains("`procledger fleet init`"), "{table}.{column}: {error}");
+        }
+        let set = |oldest: u32| {
+            let sql = format!("UPDATE fleet.meta SET oldest_shipper = {oldest}");
+            scene.database.client().batch_execute(&sql).expect("set");
+        };
+        set(2);
+        let error = shipper.ship().expect_err("refused").to_string();
+        assert!(error.contains("update the program"), "{table}.{column}: {error}");
+        assert_eq!(scene.place.sqlite3("SELECT process, leak FROM shipment"), before);
+        set(1);
+        rename(&scene, "away", column);
+        shipper.ship().expect("shipped");
+        fleet_equals_ledger(&scene.database, &scene.path());
+    }
+    assert_eq!(scene.stream("restarts, lost, gap"), "0|0|0");
 }
 
 /// The queries of the dashboard, with the macros of Grafana replaced as it does.
