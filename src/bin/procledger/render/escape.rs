@@ -19,7 +19,12 @@ pub(crate) fn escape(text: &str) -> String {
 
 /// Escapes like [`escape`], without a copy if there is nothing to escape.
 pub(crate) fn escaped(text: String) -> String {
-    if text.chars().any(is_harmful) { escape(&text) } else { text }
+    if is_plain_ascii(&text) || !text.chars().any(is_harmful) { text } else { escape(&text) }
+}
+
+/// Reports whether a text has printable ASCII alone, as nearly all have. A list may have a million cells.
+fn is_plain_ascii(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// Escapes a whole JSON text with JSON's own `\u` escapes, which keeps its meaning. Line breaks between values stay.
@@ -42,8 +47,9 @@ pub(crate) fn shell_words(command: &[String]) -> String {
 }
 
 fn quoted(word: &str) -> Cow<'_, str> {
-    let plain = |char: char| char.is_alphanumeric() || "_@%+=:,./-".contains(char);
-    if !word.is_empty() && word.chars().all(plain) {
+    let plain_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(&byte);
+    let plain = |char: char| char.is_alphanumeric() || u8::try_from(char).is_ok_and(plain_byte);
+    if !word.is_empty() && (word.bytes().all(plain_byte) || word.chars().all(plain)) {
         word.into()
     } else {
         format!("'{}'", word.replace('\'', r"'\''")).into()

@@ -96,7 +96,7 @@ impl Table {
         let mut widths = vec![0; self.header.len()];
         for row in all() {
             for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.width().max(*width);
+                *width = columns(cell).max(*width);
             }
         }
         all().map(|row| self.whole_line(row, &widths)).collect()
@@ -105,9 +105,11 @@ impl Table {
     fn whole_line(&self, row: &[String], widths: &[usize]) -> String {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let missing = width - cell.width();
+            let missing = width - columns(cell);
             let before = if self.right.contains(&column) { missing } else { 0 };
-            let after = missing - before + usize::from(PADDING);
+            // Spaces behind the last cell would be cut off again.
+            let is_last = column + 1 == row.len();
+            let after = if is_last { 0 } else { missing - before + usize::from(PADDING) };
             line.extend(iter::repeat_n(' ', before));
             line.push_str(cell);
             line.extend(iter::repeat_n(' ', after));
@@ -143,6 +145,11 @@ impl Table {
         }
         inner
     }
+}
+
+/// Returns how many columns of a terminal a cell takes. Nearly all are ASCII without control characters, and a byte is a column.
+fn columns(cell: &str) -> usize {
+    if cell.is_ascii() { cell.len() } else { cell.width() }
 }
 
 /// Makes columns that are not flexible keep the width of their content.

@@ -41,25 +41,25 @@ pub(super) struct PsArgs {
 impl PsArgs {
     pub(super) fn run(self) -> Result<Exit> {
         let live = self.from.open()?.live()?;
-        let text = if self.json { output::json(&live)? } else { processes(&live, self.wide) };
+        let text = if self.json { output::json(&live)? } else { processes(live, self.wide) };
         output::print(text)?;
         Ok(Exit::DONE)
     }
 }
 
-fn processes(live: &[FleetProcess], wide: bool) -> String {
+fn processes(live: Vec<FleetProcess>, wide: bool) -> String {
     let mut table = Table::cut(&["HOST", "TASK", "PID", "STATE", "AGE", "COMMAND"], wide).right(2);
     for process in live {
         // The time from the last batch is by the clock of the database.
         let age = since(process.seen_at, process.started_at) + process.silent;
         table.row([
-            process.host.clone(),
-            process.task_id.clone().unwrap_or_else(|| "-".to_owned()),
+            process.host,
+            process.task_id.unwrap_or_else(|| "-".to_owned()),
             process.pid.to_string(),
             if process.silent > SILENT {
                 format!("as of {} ago", short_span(process.silent))
             } else {
-                process.state.clone()
+                process.state
             },
             short_span(age),
             shell_words(&process.command),
