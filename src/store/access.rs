@@ -1,43 +1,30 @@
 //! How connections are opened.
 //!
-//! r2d2's checks, lifetimes and per-pool threads are off: a connection to a local file does not become stale. `busy_timeout` is
-//! set first on each connection, because the very next statement may run into the recovery of a crashed writer.
+//! `busy_timeout` is set first on each connection, because the very next statement may run into the recovery of a crashed
+//! writer.
 
 use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
-use r2d2::NopErrorHandler;
-use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, config::DbConfig};
 
 use super::{
     budget,
-    connector::connector,
-    failure::{failed, no_connection},
-    in_place::Files,
-    manager::Manager,
+    failure::failed,
     trust::{self, Located, beside},
 };
-use crate::{
-    error::{Error, Kind, Result},
-    sys::fs_user::Account,
-};
+use crate::error::{Error, Kind, Result};
 
 /// How long a statement waits for another process: a transaction of ours takes about a millisecond, a checkpoint on a
 /// busy disk may take a second.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a thread waits for a connection: longer than one that waits for another process.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
 pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
 /// Every statement of this module, so that none is prepared twice.
 const STATEMENTS: usize = 64;
-
-pub(super) type Pool = r2d2::Pool<Manager>;
 
 /// How a connection opens the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,28 +85,11 @@ impl Access {
     }
 }
 
-pub(super) fn pool(
-    path: &Path,
-    access: Access,
-    size: u32,
-    first: Option<Connection>,
-    account: Option<Account>,
-    files: Option<Arc<Files>>,
-) -> Result<Pool> {
-    let others = SqliteConnectionManager::file(access.name(path))
-        .with_flags(access.flags())
-        .with_init(move |connection| configure(connection, access));
-    Pool::builder()
-        .max_size(size)
-        .min_idle(Some(0))
-        .test_on_check_out(false)
-        .max_lifetime(None)
-        .idle_timeout(None)
-        .connection_timeout(CONNECTION_TIMEOUT)
-        .thread_pool(Arc::clone(connector()?))
-        .error_handler(Box::new(NopErrorHandler))
-        .build(Manager::new(first, others, account, files))
-        .map_err(|e| no_connection(path, "open", e))
+/// Opens a connection, and configures it.
+pub(super) fn connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(access.name(path), access.flags())?;
+    configure(&connection, access)?;
+    Ok(connection)
 }
 
 fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
@@ -136,7 +106,7 @@ fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Opens a connection in this thread, to get its errors: r2d2 retries until its time is up, then returns only a text.
+/// Opens the connection that writes.
 pub(super) fn first_writer(path: &Path) -> Result<Connection> {
     let wrong = |e| failed(path, "open a connection", e);
     let connection = Connection::open_with_flags(path, Access::Write.flags()).map_err(wrong)?;
@@ -162,18 +132,15 @@ pub(super) fn first_writer(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Does the same for reading: without it a damaged ledger was reported as a busy one, after ten seconds.
+/// Does the same for reading.
 pub(super) fn first_reader(path: &Path, access: Access) -> Result<Connection> {
-    Connection::open_with_flags(access.name(path), access.flags())
-        .and_then(|connection| configure(&connection, access).map(|()| connection))
-        .map_err(|e| failed(path, "open a connection", e))
+    connect(path, access).map_err(|e| failed(path, "open a connection", e))
 }
 
 /// Opens a connection beside the pools, which checkpoints on request and not at each commit.
 pub(super) fn another_writer(path: &Path) -> Result<Connection> {
     let open = || {
-        let connection = Connection::open_with_flags(path, Access::Write.flags())?;
-        configure(&connection, Access::Write)?;
+        let connection = connect(path, Access::Write)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         Ok(connection)
     };
