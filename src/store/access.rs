@@ -23,6 +23,8 @@ use crate::error::{Error, Kind, Result};
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum size of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
 pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
+/// Size up to which a WAL is left when the ledger is closed: what eight short commands write. The next opening reads it once.
+pub(super) const KEPT_WAL_BYTES: u64 = 512 << 10;
 /// Every statement of this module, so that none is prepared twice.
 const STATEMENTS: usize = 64;
 
@@ -110,7 +112,7 @@ fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
 pub(super) fn first_writer(path: &Path) -> Result<Connection> {
     let wrong = |e| failed(path, "open a connection", e);
     let connection = Connection::open_with_flags(path, Access::Write.flags()).map_err(wrong)?;
-    // Should the open still be refused, closing this connection must change nothing.
+    // Closing it changes nothing, so that the open may still be refused.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .and_then(|_| configure(&connection, Access::Write))

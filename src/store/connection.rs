@@ -14,7 +14,7 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use super::{
-    access::{Access, BUSY_TIMEOUT, first_reader, first_writer},
+    access::{Access, BUSY_TIMEOUT, KEPT_WAL_BYTES, first_reader, first_writer},
     budget::{Budget, HOST_READ, LOOK, WRITE},
     failure::failed,
     in_place::Files,
@@ -54,9 +54,23 @@ struct Inner {
     counters: Arc<Counters>,
     /// Whether the last write has waited in vain for another process that writes.
     locked: AtomicBool,
-    // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
+    // Before the writer: the connection that closes last copies a large WAL back and removes it, and readers cannot.
     readers: Pool,
     writer: Option<Pool>,
+}
+
+impl Drop for Inner {
+    /// Leaves a small WAL to the next opening. To copy it back and to begin another one takes four fsyncs, which is longer than
+    /// all else that a short command does.
+    fn drop(&mut self) {
+        if !self.files.has_small_wal(KEPT_WAL_BYTES)
+            && let Some(writer) = self.writer.as_ref().and_then(Pool::try_get)
+            && let Err(error) =
+                writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        {
+            tracing::debug!("the WAL is not copied back: {error}");
+        }
+    }
 }
 
 impl Store {
@@ -98,10 +112,6 @@ impl Store {
             );
             return Err(Error::new(Kind::Busy, message));
         }
-        // It is the writer from now on, and checkpoints when it closes.
-        first
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
-            .map_err(|e| failed(&located.path, "open a connection", e))?;
         Self::with(located, schema, (Access::Read, None), Some(first))
     }
 

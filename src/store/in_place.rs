@@ -117,6 +117,15 @@ impl Files {
         Ok(())
     }
 
+    /// Reports whether all of the files are where they were, and the WAL has at most this size.
+    pub(super) fn has_small_wal(&self, most: u64) -> bool {
+        let in_place = |found| matches!(found, Found::Same { .. });
+        in_place(find(&self.ledger, self.id))
+            && matches!(&*self.companions, [(wal, id), (index, index_id)]
+                if matches!(find(wal, *id), Found::Same { len } if len <= most)
+                    && in_place(find(index, *index_id)))
+    }
+
     /// Reports whether only the ledger itself is where it was, and no new WAL exists.
     pub(super) fn has_lost_its_wal(&self) -> bool {
         matches!(find(&self.ledger, self.id), Found::Same { len: 1.. })

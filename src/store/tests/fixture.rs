@@ -1,6 +1,7 @@
 //! A ledger in a folder of its own, and rows to put into it.
 
 use std::{
+    borrow::BorrowMut,
     collections::BTreeMap,
     env,
     ffi::OsString,
@@ -292,8 +293,8 @@ pub(super) fn given_folder() -> Option<PathBuf> {
     env::var_os(FOLDER).map(PathBuf::from)
 }
 
-pub(super) fn run(mut command: Command) {
-    let output = command.output().expect("starts");
+pub(super) fn run(mut command: impl BorrowMut<Command>) {
+    let output = command.borrow_mut().output().expect("starts");
     let text = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
 }
