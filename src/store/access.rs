@@ -99,7 +99,7 @@ fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     budget::keep(connection)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.execute_batch(
-        "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF",
+        "PRAGMA trusted_schema = OFF; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON",
     )?;
     connection.pragma_update(None, "journal_size_limit", WAL_LIMIT_BYTES)?;
     if access != Access::Write {
@@ -108,15 +108,18 @@ fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Opens the connection that writes.
-pub(super) fn first_writer(path: &Path) -> Result<Connection> {
+/// Opens a connection that writes, and whose closing changes nothing, so that the ledger may still be refused.
+pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, Access::Write.flags())?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    configure(&connection, Access::Write)?;
+    Ok(connection)
+}
+
+/// Returns the connection that writes: the one that has judged the ledger, or a new one.
+pub(super) fn first_writer(path: &Path, judge: Option<Connection>) -> Result<Connection> {
     let wrong = |e| failed(path, "open a connection", e);
-    let connection = Connection::open_with_flags(path, Access::Write.flags()).map_err(wrong)?;
-    // Closing it changes nothing, so that the open may still be refused.
-    connection
-        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-        .and_then(|_| configure(&connection, Access::Write))
-        .map_err(wrong)?;
+    let connection = judge.map_or_else(|| open_writer(path), Ok).map_err(wrong)?;
     if connection.is_readonly(MAIN_DB).map_err(wrong)? {
         let message = format!("the ledger `{}` cannot be written: check its mode", path.display());
         return Err(Error::new(Kind::Denied, message));

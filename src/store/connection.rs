@@ -98,14 +98,17 @@ impl Store {
     fn open_on(path: &Path, terms: &Terms, upgrade: Upgrade) -> Result<Self> {
         let located = Located::at(path, terms)?;
         located.check_trusted()?;
-        let schema = setup::make_ready(&located, upgrade)?;
-        let before = located.again()?;
-        let first = first_writer(&located.path)?;
+        let mut before = located.found;
+        let (schema, judge) = setup::make_ready(&located, upgrade)?;
+        if judge.is_none() {
+            before = located.again()?.found;
+        }
+        let first = first_writer(&located.path, judge)?;
         // Again: a file that did not exist before may belong to another user. And only a file that was there before and is
         // there now is the one that SQLite has open.
         let located = located.again()?;
         located.check_trusted()?;
-        if before.found.map(|found| found.file) != located.found.map(|found| found.file) {
+        if before.map(|found| found.file) != located.found.map(|found| found.file) {
             let message = format!(
                 "the ledger `{}` was replaced while it was opened: try again",
                 located.path.display()

@@ -95,7 +95,7 @@ impl Store {
 
     /// Returns one row, whatever its state.
     pub(crate) fn process(&self, id: ProcessId) -> Result<Option<ProcessRecord>> {
-        self.read("look up a process", |connection| process::find(connection, self.schema(), id))
+        self.glance("look up a process", |connection| process::find(connection, self.schema(), id))
     }
 
     /// Returns rows that have ended, newest end first: of a task, since a time, or all.

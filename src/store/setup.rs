@@ -7,7 +7,7 @@
 //!
 //! A file is judged before the lock is even created, so that a refusal leaves the folder as it was. It is judged through
 //! SQLite, which never drops this process's locks as a descriptor of our own would: where no `-wal` exists with `immutable=1`
-//! (no locks, no files), otherwise as any reader. (After a crash such a reader rebuilds `-shm`, which is memory and contains no
+//! (no locks, no files), otherwise as any reader, or by the connection that is to write, before it writes. (After a crash such a reader rebuilds `-shm`, which is memory and contains no
 //! data of its own.)
 
 use std::{
@@ -19,14 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, config::DbConfig};
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, fchmod, flock},
     io::Errno,
 };
 
 use super::{
-    access::{BUSY_TIMEOUT, immutable_uri},
+    access::{BUSY_TIMEOUT, immutable_uri, open_writer},
     budget::{self, Budget, HOST_READ},
     failure::failed,
     migration::{self, Schema},
@@ -83,16 +83,21 @@ impl Upgrade {
     }
 }
 
-/// Creates the ledger where there is none, and migrates it where it is older and that is requested. Returns its schema. A
-/// refused file is left as it was.
-pub(super) fn make_ready(located: &Located, upgrade: Upgrade) -> Result<Schema> {
-    match standing(located) {
-        Ok(Standing::At(schema)) => {
+/// Creates the ledger where there is none, and migrates it where it is older and that is requested. Returns its schema, and the
+/// connection that has judged it, if that can write. A refused file is left as it was.
+pub(super) fn make_ready(
+    located: &Located,
+    upgrade: Upgrade,
+) -> Result<(Schema, Option<Connection>)> {
+    match judged(located, look_to_write) {
+        Ok(Judged { standing: Standing::At(schema), connection }) => {
             if let Some(schema) = upgrade.accept(schema, located)? {
-                return Ok(schema);
+                let writes =
+                    |connection: &Connection| matches!(connection.is_readonly(MAIN_DB), Ok(false));
+                return Ok((schema, connection.filter(writes)));
             }
         }
-        Ok(Standing::New) => {}
+        Ok(Judged { standing: Standing::New, .. }) => {}
         // It cannot be determined while another process holds it; under the lock it can.
         Err(error) if error.is_busy() => {}
         Err(error) => return Err(error),
@@ -104,16 +109,26 @@ pub(super) fn make_ready(located: &Located, upgrade: Upgrade) -> Result<Schema> 
         Standing::New => create(&located)?,
         Standing::At(schema) => {
             if let Some(schema) = upgrade.accept(schema, &located)? {
-                return Ok(schema);
+                return Ok((schema, None));
             }
         }
     }
     migrate(&located.path)?;
-    Ok(Schema::latest())
+    Ok((Schema::latest(), None))
+}
+
+/// The progress of a file's setup, and the connection that has read it, if there was anything to read.
+struct Judged {
+    standing: Standing,
+    connection: Option<Connection>,
 }
 
 /// Returns the progress of the file's setup; fails when the file is not ours to use.
 pub(super) fn standing(located: &Located) -> Result<Standing> {
+    judged(located, look_only).map(|judged| judged.standing)
+}
+
+fn judged(located: &Located, open: Opener) -> Result<Judged> {
     let shown = located.path.display();
     match located.found.map_or(0, |found| found.len) {
         // SQLite writes the first page before it creates a WAL: the content of an existing WAL has lost its ledger, unless the
@@ -127,7 +142,7 @@ pub(super) fn standing(located: &Located) -> Result<Standing> {
             );
             return Err(Error::new(Kind::NotALedger, message));
         }
-        0 => return Ok(Standing::New),
+        0 => return Ok(Judged { standing: Standing::New, connection: None }),
         // SQLite takes a file of one byte for an empty one, and would overwrite it.
         1..SMALLEST_DATABASE => {
             let message = format!("`{shown}` is not a database: choose another path");
@@ -137,7 +152,7 @@ pub(super) fn standing(located: &Located) -> Result<Standing> {
     }
     let mut attempt = 1;
     loop {
-        match judge(&located.path) {
+        match judge(&located.path, open) {
             Err(error)
                 if (error.is_not_a_ledger() || error.is_denied()) && attempt < JUDGE_ATTEMPTS =>
             {
@@ -153,14 +168,14 @@ fn has_content(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|file| file.len() > 0)
 }
 
-fn judge(path: &Path) -> Result<Standing> {
+fn judge(path: &Path, open: Opener) -> Result<Judged> {
     let _budget = Budget::of(HOST_READ);
-    let connection = look_only(path).map_err(|e| failed(path, "open the header", e))?;
+    let connection = open(path).map_err(|e| failed(path, "open the header", e))?;
     let (application, version, empty) =
         header(&connection).map_err(|e| failed(path, "read the header", e))?;
     let shown = path.display();
-    match (application, version) {
-        // Before any connection that writes opens it: a refusal changes nothing.
+    let standing = match (application, version) {
+        // Before anything is written: a refusal changes nothing.
         (APPLICATION_ID, 1..) => {
             migration::check_not_newer(&connection, version, path)?;
             schema::check(&connection, path)?;
@@ -172,7 +187,8 @@ fn judge(path: &Path) -> Result<Standing> {
             Kind::NotALedger,
             format!("`{shown}` is a database of another application: choose another path"),
         )),
-    }
+    };
+    Ok(Judged { standing: standing?, connection: Some(connection) })
 }
 
 /// Returns `application_id`, `user_version`, and whether the file is empty.
@@ -183,6 +199,17 @@ fn header(connection: &Connection) -> rusqlite::Result<(i32, i64, bool)> {
     let empty = application != APPLICATION_ID
         && connection.query_one("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
     Ok((application, version, empty))
+}
+
+type Opener = fn(&Path) -> rusqlite::Result<Connection>;
+
+/// Opens a connection that can write, where that changes nothing yet: there is a WAL, and no journal to play back.
+fn look_to_write(path: &Path) -> rusqlite::Result<Connection> {
+    if beside(path, "-wal").exists() && !beside(path, "-journal").exists() {
+        open_writer(path)
+    } else {
+        look_only(path)
+    }
 }
 
 /// Opens a connection that creates nothing where no files of SQLite exist.
