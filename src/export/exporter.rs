@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     metrics::Counters,
     model::ExportUpdate,
+    sys::without_signals,
 };
 
 /// Keeps a JSON file equal to the data of its source, from a thread of its own.
@@ -48,13 +49,8 @@ impl Exporter {
         let lock = target.act(|| target.lock())?;
         let shared = Arc::new(Shared::new(lock.is_none()));
         let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared), counters);
-        let thread = thread::Builder::new()
-            .name("procledger-export".to_owned())
-            .spawn(move || {
-                // Signals of the host are for the host's own threads.
-                let _ = nix::sys::signal::SigSet::all().thread_block();
-                writer.run()
-            })
+        let builder = thread::Builder::new().name("procledger-export".to_owned());
+        let thread = without_signals(|| builder.spawn(move || writer.run()))
             .map_err(|error| Error::os("failed to start the export's thread", error))?;
         Ok(Self { shared, thread: Some(thread), path, process: std::process::id() })
     }

@@ -24,6 +24,8 @@
 //! - [`spawn`]: the gate;
 //! - [`terminal`]: the terminal's foreground group.
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+
 #[cfg(feature = "tokio")]
 mod async_pidfd;
 #[cfg(feature = "tokio")]
@@ -58,7 +60,16 @@ pub(crate) mod wal_readers;
 /// Blocks every signal in the calling thread: signals of the host are for the host's own threads.
 pub(crate) fn leave_signals_to_the_host() {
     // Fails only for a bad argument.
-    let _ = nix::sys::signal::SigSet::all().thread_block();
+    let _ = SigSet::all().thread_block();
+}
+
+/// Starts threads with every signal blocked, from their first instruction on.
+pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+    // Fails only for a bad argument.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let started = start();
+    let _ = before.and_then(|before| before.thread_set_mask());
+    started
 }
 
 #[cfg(feature = "tokio")]

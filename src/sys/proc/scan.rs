@@ -119,10 +119,7 @@ fn collect<T: Send>(
     let (first, second) = pids.split_at(pids.len() / 2);
     std::thread::scope(|scope| {
         let helper = std::thread::Builder::new().name("procledger-scan".into());
-        let helper = helper.spawn_scoped(scope, || {
-            crate::sys::leave_signals_to_the_host();
-            alone(second)
-        });
+        let helper = crate::sys::without_signals(|| helper.spawn_scoped(scope, || alone(second)));
         let found = alone(first);
         let rest = helper.ok().and_then(|helper| helper.join().ok());
         // Two threads read two files at a time, and there may be one descriptor left. Where no thread can be started, or it has

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::lock::lock;
-use crate::sys::leave_signals_to_the_host;
+use crate::sys::without_signals;
 
 /// The threads of a tracker, except those that have finished. Each thread that starts another one adds it; the shutdown takes
 /// them all.
@@ -21,10 +21,7 @@ impl Threads {
         name: &str,
         work: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
-        let thread = Builder::new().name(name.into()).spawn(move || {
-            leave_signals_to_the_host();
-            work();
-        })?;
+        let thread = without_signals(|| Builder::new().name(name.into()).spawn(work))?;
         let mut threads = lock(&self.0);
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
