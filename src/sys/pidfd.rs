@@ -96,6 +96,19 @@ impl PidFd {
         self.wait_for(PollFlags::IN, limit)
     }
 
+    /// Waits until the process is dead, or one of `others` is readable or closed at its other end, at most `limit`; `false` when
+    /// the time is up.
+    pub(crate) fn wait_dead_or(
+        &self,
+        others: &[BorrowedFd<'_>],
+        limit: Option<Duration>,
+    ) -> Result<bool> {
+        let all = std::iter::once(self.0.as_fd()).chain(others.iter().copied());
+        let mut fds: Vec<_> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let ready = poll_within(&mut fds, limit);
+        Ok(ready.map_err(|error| Error::os("failed to poll a pidfd", error))? > 0)
+    }
+
     /// Waits until its parent has reaped it, at most `limit`: the kernel reports its status only then.
     pub(crate) fn wait_reaped(&self, limit: Duration) -> Result<bool> {
         self.wait_for(PollFlags::empty(), limit)

@@ -1,6 +1,6 @@
 //! Waits for a program that shares the host's terminal, as a shell waits for its job.
 
-use std::time::Duration;
+use std::{os::fd::BorrowedFd, time::Duration};
 
 use super::{exit::Exit, job_control::JobControl, process::Process};
 use crate::{
@@ -25,25 +25,55 @@ impl Process {
     ///
     /// As [`wait`](Process::wait).
     pub fn wait_in_foreground(&mut self) -> Result<Exit> {
-        let Some(mut control) = self.job_control.take() else { return self.wait() };
-        let result = self.wait_as_a_shell(&mut control);
-        let taken = if control.has_terminal { control.terminal.take_back() } else { Ok(()) };
+        loop {
+            if let Some(exit) = self.wait_in_foreground_or(&[])? {
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// Does the same until one of `others` is readable, or closed at its other end: then it returns `None`, if the program still
+    /// runs. So a host of one program needs no other thread to read its signals, for example from a signalfd(2).
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Process::wait).
+    pub fn wait_in_foreground_or(&mut self, others: &[BorrowedFd<'_>]) -> Result<Option<Exit>> {
+        if self.core.instance.is_forked() {
+            self.core.instance.check_usable()?;
+        }
+        let Some(mut control) = self.job_control.take() else {
+            self.pidfd.wait_dead_or(others, None)?;
+            return if self.pidfd.is_dead()? { self.wait().map(Some) } else { Ok(None) };
+        };
+        let result = self.wait_as_a_shell(&mut control, others);
+        let runs_on = matches!(result, Ok(None));
+        let taken =
+            if control.has_terminal && !runs_on { control.terminal.take_back() } else { Ok(()) };
         self.job_control = Some(control);
         let exit = result?;
         taken?;
         Ok(exit)
     }
 
-    fn wait_as_a_shell(&mut self, control: &mut JobControl) -> Result<Exit> {
+    fn wait_as_a_shell(
+        &mut self,
+        control: &mut JobControl,
+        others: &[BorrowedFd<'_>],
+    ) -> Result<Option<Exit>> {
         loop {
-            if let Some(exit) = self.wait_timeout(STOP_TICK)? {
-                return Ok(exit);
+            let ready = self.pidfd.wait_dead_or(others, Some(STOP_TICK))?;
+            if self.pidfd.is_dead()? {
+                return self.wait().map(Some);
             }
             if let Some(signal) = self.pidfd.stopped_by()? {
                 self.stop_along(control, signal)?;
             } else if control.foreground && !control.has_terminal && control.terminal.is_ours() {
                 // The shell has brought us back by `fg` while the program ran in the background.
                 self.give_terminal(control)?;
+            }
+            if ready {
+                return Ok(None);
             }
         }
     }
