@@ -63,21 +63,16 @@ fn default_action(signal: i32) -> Action {
     }
 }
 
-/// What [`Signals::next_or`] waits for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Event {
-    Signal(i32),
-    /// One of the other descriptors is readable: the one at this index.
-    Readable(usize),
-}
-
 /// Signals that are blocked and read from a descriptor.
 #[derive(Debug)]
-pub(crate) struct Signals(SignalFd);
+pub(crate) struct Signals {
+    set: SigSet,
+    fd: SignalFd,
+}
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -110,16 +105,23 @@ impl Signals {
             .and_then(|()| {
                 SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             })
-            .map(Self)
+            .map(|fd| Self { set, fd })
             .map_err(|error| Failure::because("failed to set up signals", &error))
     }
 
     /// Runs `work`; a signal that arrives meanwhile has its default action, as if it were not blocked.
     ///
-    /// Threads that `work` starts inherit the blocked signals, so the signals cannot simply stay unblocked until they are needed.
-    /// The exit is like a crash, which `work` must tolerate; if the signal cannot end this process, as for PID 1 of a PID
-    /// namespace, the exit code says which signal it was.
+    /// Threads that `work` starts must block them. The exit is like a crash, which `work` must tolerate. A signal without a
+    /// handler does nothing to PID 1 of a PID namespace, so there it ends it with the exit code that says which signal it was.
     pub(crate) fn end_us_during<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        if std::process::id() == 1 {
+            return self.end_us_by_a_thread_during(work);
+        }
+        let _blocked_again = Unblocked::new(self.set);
+        Ok(work())
+    }
+
+    fn end_us_by_a_thread_during<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
         let (done, end) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| Failure::because("failed to create a pipe", &error))?;
         thread::scope(|scope| {
@@ -137,7 +139,7 @@ impl Signals {
     /// Waits for the next signal; returns `None` once the other end of `done` is closed.
     fn next_until(&self, done: &OwnedFd) -> io::Result<Option<i32>> {
         loop {
-            let mut fds = [PollFd::new(&self.0, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
+            let mut fds = [PollFd::new(&self.fd, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
             poll_within(&mut fds, None)?;
             // A signal that arrives after the work is done is for the caller.
             if !fds[1].revents().is_empty() {
@@ -158,34 +160,35 @@ impl Signals {
 
     /// Returns the next signal, if one is pending.
     pub(crate) fn pending(&self) -> io::Result<Option<i32>> {
-        let next = self.0.read_signal()?;
+        let next = self.fd.read_signal()?;
         Ok(next.and_then(|info| i32::try_from(info.ssi_signo).ok()))
     }
 
     /// Waits for the next signal.
     pub(crate) fn next(&self) -> io::Result<i32> {
         loop {
-            if let Event::Signal(signal) = self.next_or(&[])? {
+            if let Some(signal) = self.pending()? {
                 return Ok(signal);
             }
+            poll_within(&mut [PollFd::new(&self.fd, PollFlags::IN)], None)?;
         }
     }
+}
 
-    /// Waits for the next signal, or until one of `others` is readable or closed at its other end.
-    pub(crate) fn next_or(&self, others: &[BorrowedFd<'_>]) -> io::Result<Event> {
-        loop {
-            if let Some(signal) = self.pending()? {
-                return Ok(Event::Signal(signal));
-            }
-            let mut fds = vec![PollFd::new(&self.0, PollFlags::IN)];
-            fds.extend(others.iter().map(|&fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-            poll_within(&mut fds, None)?;
-            // Signals first: one that is pending is not lost.
-            let readable = fds[1..].iter().position(|fd| !fd.revents().is_empty());
-            if let (Some(other), true) = (readable, fds[0].revents().is_empty()) {
-                return Ok(Event::Readable(other));
-            }
-        }
+/// Signals that this thread does not block until this is dropped, also when it panics.
+struct Unblocked(SigSet);
+
+impl Unblocked {
+    fn new(set: SigSet) -> Self {
+        // Both fail only for a bad argument.
+        let _ = set.thread_unblock();
+        Self(set)
+    }
+}
+
+impl Drop for Unblocked {
+    fn drop(&mut self) {
+        let _ = self.0.thread_block();
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     run_caller::CallerArgs,
     run_detach::DetachArgs,
     run_end::{Ended, Verbosity},
-    run_events::{self, Started},
+    run_events::{Running, Waited},
     run_stop::Stop,
 };
 use crate::{
@@ -258,27 +258,24 @@ impl Plan {
     ) -> Result<Ended> {
         let caller = self.caller.as_ref();
         let modes = Modes::save();
-        run_events::handle_during(signals, tracker, caller, |events| {
-            let mut process = self.start(context, tracker, signals, output)?;
-            inherited.close();
-            let program = process.signaller();
-            let (task, began) = (self.task.clone(), Instant::now());
-            let by = context.asked_by("run");
-            let stop = Stop::new(tracker.clone(), task.clone(), self.raw.grace, by);
-            events.started(Started { program, task, stop });
-            self.raw.detach.confirm(output)?;
-            let status = process.wait_in_foreground()?.status;
-            let killed = matches!(status, ExitStatus::Signaled(_));
-            if let Some(modes) = modes.filter(|_| killed && process.shares_terminal()) {
-                modes.restore();
-            }
-            if events.orphaned() {
-                let why = format!("task {} was ended, since its owner has ended", self.task);
-                return Err(Failure::new(why).with_exit(Exit::of_ended_program(status)));
-            }
-            let interrupted_by = interruption(&process, status);
-            Ok(Ended { id: process.id(), status, after: began.elapsed(), interrupted_by })
-        })
+        let mut process = self.start(context, tracker, signals, output)?;
+        inherited.close();
+        let (task, began) = (&self.task, Instant::now());
+        let by = context.asked_by("run");
+        let stop = Stop::new(tracker.clone(), task.clone(), self.raw.grace, by);
+        self.raw.detach.confirm(output)?;
+        let running = Running { signals, tracker, caller, task, stop };
+        let Waited { status, orphaned } = running.wait(&mut process)?;
+        let killed = matches!(status, ExitStatus::Signaled(_));
+        if let Some(modes) = modes.filter(|_| killed && process.shares_terminal()) {
+            modes.restore();
+        }
+        if orphaned {
+            let why = format!("task {task} was ended, since its owner has ended");
+            return Err(Failure::new(why).with_exit(Exit::of_ended_program(status)));
+        }
+        let interrupted_by = interruption(&process, status);
+        Ok(Ended { id: process.id(), status, after: began.elapsed(), interrupted_by })
     }
 
     fn verbosity(&self, context: &Context) -> Verbosity {

@@ -1,117 +1,75 @@
-//! `run`: what happens while the program runs. One thread forwards signals to it, and ends its tree when its caller has ended.
+//! `run`: what happens while the program runs. Signals are forwarded to it, and its tree is ended when its caller has ended.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, channel},
-    },
+    os::fd::{AsFd, BorrowedFd},
     thread::{self, Scope},
 };
 
-use procledger::{Caller, Signaller, TaskId, Tracker};
-use rustix::pipe::{PipeFlags, pipe_with};
+use procledger::{Caller, ExitStatus, Process, Signaller, TaskId, Tracker};
 
 use super::run_stop::Stop;
 use crate::{
     exit::{Failure, Result, chain},
     output,
-    signals::{Event, Signals},
+    signals::Signals,
     threads,
 };
 
-/// The program that was started.
-#[derive(Debug)]
-pub(crate) struct Started {
-    pub(crate) program: Signaller,
-    pub(crate) task: TaskId,
-    pub(crate) stop: Stop,
+/// How the program ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waited {
+    pub(super) status: ExitStatus,
+    /// Its tree was ended because its caller had ended.
+    pub(super) orphaned: bool,
 }
 
-/// The other end of the thread. It ends when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Events<'a> {
-    program: Sender<Started>,
-    orphaned: &'a AtomicBool,
-    _end: OwnedFd,
+/// The program, and what acts on it.
+pub(super) struct Running<'a> {
+    pub(super) signals: &'a Signals,
+    pub(super) tracker: &'a Tracker,
+    pub(super) caller: Option<&'a Caller>,
+    pub(super) task: &'a TaskId,
+    pub(super) stop: Stop,
 }
 
-impl Events<'_> {
-    /// Sends it the program.
-    pub(crate) fn started(&self, started: Started) {
-        // It fails only where the thread has ended, which it does when no signal can be read.
-        let _ = self.program.send(started);
-    }
-
-    /// Returns whether the program was ended because its caller had ended.
-    pub(crate) fn orphaned(&self) -> bool {
-        self.orphaned.load(Ordering::Acquire)
-    }
-}
-
-/// Runs `work` with a thread that acts once it is sent the program. Where there is no thread, nothing is run.
-pub(crate) fn handle_during<T>(
-    signals: &Signals,
-    tracker: &Tracker,
-    caller: Option<&Caller>,
-    work: impl FnOnce(&Events<'_>) -> Result<T>,
-) -> Result<T> {
-    let (done, end) = pipe_with(PipeFlags::CLOEXEC)
-        .map_err(|error| Failure::because("failed to create a pipe", &error))?;
-    let (program, started) = channel::<Started>();
-    let orphaned = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let watch = Watch { signals, tracker, caller, orphaned: &orphaned, done };
-        threads::start_in(scope, "procledger-signals", move || watch.run(scope, &started))?;
-        // Dropped also when `work` panics: otherwise the scope would wait for the thread.
-        let events = Events { program, orphaned: &orphaned, _end: end };
-        work(&events)
-    })
-}
-
-/// What the thread watches.
-struct Watch<'a> {
-    signals: &'a Signals,
-    tracker: &'a Tracker,
-    caller: Option<&'a Caller>,
-    orphaned: &'a AtomicBool,
-    /// Closed at its other end when the thread is to end.
-    done: OwnedFd,
-}
-
-impl<'a> Watch<'a> {
-    fn run<'scope>(self, scope: &'scope Scope<'scope, '_>, started: &Receiver<Started>)
-    where
-        'a: 'scope,
-    {
-        let Ok(Started { program, task, mut stop }) = started.recv() else { return };
-        let mut caller = self.caller;
-        loop {
-            let mut others: Vec<BorrowedFd<'_>> = vec![self.done.as_fd()];
-            others.extend(caller.map(AsFd::as_fd));
-            match self.signals.next_or(&others) {
-                Ok(Event::Signal(signal)) => {
+impl Running<'_> {
+    /// Waits until the program has ended.
+    pub(super) fn wait(mut self, process: &mut Process) -> Result<Waited> {
+        let program = process.signaller();
+        thread::scope(|scope| {
+            let mut orphaned = false;
+            loop {
+                while let Some(signal) = self.next_signal()? {
                     forward(&program, signal);
-                    stop.heard(signal);
+                    self.stop.heard(signal);
                 }
-                Ok(Event::Readable(0)) | Err(_) => return,
-                Ok(Event::Readable(_)) => {
-                    caller = None;
-                    self.orphaned.store(true, Ordering::Release);
-                    self.end_orphan(scope, &task);
+                let caller = self.caller.filter(|_| !orphaned);
+                if let Some(caller) = caller
+                    && caller.has_ended()?
+                {
+                    orphaned = true;
+                    self.end_orphan(scope);
+                    continue;
+                }
+                let mut others: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd()];
+                others.extend(caller.map(AsFd::as_fd));
+                if let Some(exit) = process.wait_in_foreground_or(&others)? {
+                    return Ok(Waited { status: exit.status, orphaned });
                 }
             }
-        }
+        })
+    }
+
+    fn next_signal(&self) -> Result<Option<i32>> {
+        self.signals.pending().map_err(|error| Failure::because("failed to read a signal", &error))
     }
 
     /// Ends the tree on another thread, so that signals are forwarded during its grace; on this one where there is no other.
-    fn end_orphan<'scope>(&self, scope: &'scope Scope<'scope, '_>, task: &TaskId)
-    where
-        'a: 'scope,
-    {
-        let (tracker, name) = (self.tracker, task.clone());
-        if threads::start_in(scope, "procledger-orphan", move || end(tracker, &name)).is_err() {
-            end(tracker, task);
+    fn end_orphan<'scope>(&self, scope: &'scope Scope<'scope, '_>) {
+        let (tracker, task) = (self.tracker.clone(), self.task.clone());
+        let end = move || end(&tracker, &task);
+        if threads::start_in(scope, "procledger-orphan", end.clone()).is_err() {
+            end();
         }
     }
 }
