@@ -46,6 +46,14 @@ const NOT_FORWARDED: [Signal; 14] = [
     Signal::SIGXFSZ,
 ];
 
+/// Returns whether `run` forwards a signal: it can be blocked, and is not for a process itself or for the C library.
+pub(crate) fn is_forwarded(signal: i32) -> bool {
+    match Signal::try_from(signal) {
+        Ok(signal) => !NOT_FORWARDED.contains(&signal),
+        Err(_) => (34..=64).contains(&signal),
+    }
+}
+
 /// The default action of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {

@@ -58,6 +58,14 @@ pub(crate) fn stop_signal(text: &str) -> Result<(i32, Duration), String> {
     }
 }
 
+/// Parses two signals such as `TERM:QUIT`; the second one may be 0, for none.
+pub(crate) fn rewrite(text: &str) -> Result<(i32, i32), String> {
+    let (from, to) = text
+        .split_once(':')
+        .ok_or_else(|| "write two signals, such as TERM:QUIT, or TERM:0".to_owned())?;
+    Ok((signal(from)?, if to == "0" { 0 } else { signal(to)? }))
+}
+
 /// Returns the name of a signal as in `TERM`; those without a name by number.
 pub(crate) fn signal_name(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(
@@ -199,6 +207,17 @@ mod tests {
             assert!(signal(text).is_err() && stop_signal(text).is_err(), "{text}");
         }
         assert_eq!([signal_name(2), signal_name(34)], ["INT", "signal 34"]);
+    }
+
+    #[test]
+    fn a_rewrite_is_two_signals_the_second_of_which_may_be_none() {
+        assert_eq!(rewrite("TERM:QUIT"), Ok((15, 3)));
+        assert_eq!(rewrite("15:sigint"), Ok((15, 2)));
+        assert_eq!(rewrite("HUP:0"), Ok((1, 0)));
+        for text in ["", "TERM", "TERM:", ":QUIT", "0:TERM", "TERM:QUIT:INT", "TERM:-1", "TERM:00"]
+        {
+            assert!(rewrite(text).is_err(), "{text}");
+        }
     }
 
     #[test]

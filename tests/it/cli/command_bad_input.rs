@@ -139,7 +139,7 @@ fn a_missing_folder() {
 }
 
 /// Wrong command lines, over all subcommands and global options, each with a part of the message.
-const WRONG: [(&[&str], &str); 112] = [
+const WRONG: [(&[&str], &str); 118] = [
     (
         &["run", "--task", "t", "--max-runtime", "10", "--", "true"],
         "'--max-runtime <D>': `10` has no unit",
@@ -194,6 +194,12 @@ const WRONG: [(&[&str], &str); 112] = [
     (&["run", "--stop-signal", "INT:", "--", "true"], "it is empty"),
     (&["run", "--stop-signal", "KILL:1s", "--", "true"], "SIGKILL is not a stop signal"),
     (&["run", "--stop-signal", "INT:2days", "--", "true"], "longer than a day"),
+    (&["run", "--rewrite", "TERM", "--", "true"], "write two signals, such as TERM:QUIT"),
+    (&["run", "--rewrite", "TERM:BYE", "--", "true"], "write a signal such as TERM"),
+    (&["run", "--rewrite", "KILL:TERM", "--", "true"], "KILL is never forwarded"),
+    (&["run", "--rewrite", "15:1", "--rewrite", "TERM:2", "--", "true"], "TERM is given twice"),
+    (&["run", "--success-exit", "0", "--", "true"], "0 is not in 1..=255"),
+    (&["run", "--success-exit", "256", "--", "true"], "256 is not in 1..=255"),
     (&["kill", "t", "--now", "--grace", "1s"], "cannot be used with"),
     (&["wait"], "<TASK>..."),
     (&["wait", ""], "the task id is empty"),

@@ -10,7 +10,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::{
     cli::command::{Answer, PROCLEDGER, Running, answer, clean, finish},
-    support::{Place, need, pidfd},
+    support::{Place, need, pidfd, until},
 };
 
 const RUN: &[&str] = &[PROCLEDGER, "run", "--task", "t", "--"];
@@ -120,4 +120,100 @@ fn a_time_limit_is_124() {
     let stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"];
     play(&place, &["timeout", "-k", "0.1", "0.2"], &stubborn).expect(-1);
     play(&place, &limited, &stubborn).expect(124);
+}
+
+/// Options of tini and dumb-init, and those of `run` for the same.
+#[test]
+fn a_signal_is_forwarded_as_another_one_or_not_at_all() {
+    need!("dumb-init");
+    let place = Place::new();
+    let rewriting: [[&[&str]; 2]; 2] = [
+        [&["dumb-init", "--rewrite", "15:3", "--"], &["dumb-init", "--rewrite", "15:0", "--"]],
+        [
+            &[PROCLEDGER, "run", "--rewrite", "TERM:QUIT", "--"],
+            &[PROCLEDGER, "run", "--rewrite", "SIGTERM:0", "--rewrite", "2:HUP", "--"],
+        ],
+    ];
+    for [another, none] in rewriting {
+        let script = "trap 'exit 41' TERM; trap 'exit 42' QUIT; trap 'exit 43' USR1; echo up; \
+                      while :; do sleep 0.01; done";
+        let running = Running::spawn(&mut command(&place, another, &["sh", "-c", script]));
+        running.signal(Signal::TERM);
+        running.finish().expect(42);
+        let running = Running::spawn(&mut command(&place, none, &["sh", "-c", script]));
+        // A second one that was forwarded would end the task at once.
+        running.signal(Signal::TERM);
+        running.signal(Signal::TERM);
+        running.signal(Signal::USR1);
+        running.finish().expect(43);
+    }
+}
+
+#[test]
+fn a_signal_reaches_the_program_alone_or_what_it_has_started_as_well() {
+    need!("tini", "dumb-init");
+    let script = "(trap 'echo child >> log; exit' USR1; : > ready; while :; do sleep 0.01; done) & \
+                  child=$!; trap 'eval \"$0\"; wait; echo root >> log; exit 42' USR1; \
+                  while [ ! -e ready ]; do sleep 0.01; done; echo up; while :; do sleep 0.01; done";
+    let alone: [&[&str]; 3] = [INITS[0], &["dumb-init", "--single-child", "--"], RUN];
+    let all: [&[&str]; 3] = [
+        &["tini", "-s", "-g", "--"],
+        &["dumb-init", "--"],
+        &[PROCLEDGER, "run", "--task", "t", "--signal-tree", "--"],
+    ];
+    let kill = "sleep 0.2; kill $child";
+    for (prefixes, at_the_signal, log) in [(alone, kill, "root\n"), (all, ":", "child\nroot\n")] {
+        for prefix in prefixes {
+            let place = Place::new();
+            let running =
+                Running::spawn(&mut command(&place, prefix, &["sh", "-c", script, at_the_signal]));
+            running.signal(Signal::USR1);
+            running.finish().expect(42);
+            let text = std::fs::read_to_string(place.path().join("log")).expect("a log");
+            assert_eq!(text, log, "{prefix:?}");
+        }
+    }
+}
+
+#[test]
+fn an_exit_code_counts_as_success_if_that_is_wanted() {
+    need!("tini");
+    let place = Place::new();
+    let accepting: [&[&str]; 2] = [
+        &["tini", "-s", "-e", "7", "-e", "143", "--"],
+        &[PROCLEDGER, "run", "--success-exit", "7", "--success-exit", "143", "--"],
+    ];
+    for prefix in accepting {
+        for (script, code) in [("exit 7", 0), ("exit 8", 8), ("kill -TERM $$", 0)] {
+            play(&place, prefix, &["sh", "-c", script]).expect(code);
+        }
+        let running =
+            Running::spawn(&mut command(&place, prefix, &["sh", "-c", "echo up; exec sleep 3600"]));
+        running.signal(Signal::TERM);
+        running.finish().expect(0);
+    }
+    // What something else ended is never a success.
+    let limit =
+        ["run", "--success-exit", "124", "--success-exit", "143", "--max-runtime", "200ms", "--"];
+    let limited = [&[PROCLEDGER], &limit[..]].concat();
+    play(&place, &limited, &["sleep", "3600"]).expect(124);
+}
+
+/// The signal goes to tini itself, which forwards it; `run` ends the tree.
+#[test]
+fn the_death_of_the_parent_ends_the_program() {
+    need!("tini");
+    let prefixes: [&[&str]; 2] = [
+        &["tini", "-s", "-p", "SIGTERM", "--"],
+        &[PROCLEDGER, "run", "--task", "t", "--die-with-parent", "--"],
+    ];
+    for prefix in prefixes {
+        let place = Place::new();
+        let script = "trap 'echo ended > log; exit' TERM; echo up; while :; do sleep 0.01; done";
+        let parent = ["sh", "-c", "\"$@\" & wait", "sh"];
+        let program = [&parent[1..], prefix, &["sh", "-c", script]].concat();
+        let running = Running::spawn(&mut command(&place, &parent[..1], &program));
+        running.crash();
+        until("it is ended", || place.path().join("log").exists());
+    }
 }

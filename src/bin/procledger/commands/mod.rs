@@ -33,6 +33,7 @@ mod run_caller;
 pub(crate) mod run_detach;
 mod run_end;
 mod run_events;
+mod run_signals;
 mod run_stop;
 mod ship_fleet;
 mod ship_lines;

@@ -20,6 +20,7 @@ use super::{
     run_detach::DetachArgs,
     run_end::{Ended, Verbosity},
     run_events::{Running, Waited},
+    run_signals::SignalArgs,
     run_stop::Stop,
 };
 use crate::{
@@ -46,8 +47,9 @@ const NAME_LENGTH: usize = 40;
 Example:
   procledger run --task nightly --max-runtime 2h --max-rss 4G -- ./backup.sh --full
 
-All signals that can be caught are forwarded to the program. At a terminal it is a job as
-from a shell: Ctrl-C, Ctrl-Z, fg and bg work, and SIGINT and SIGQUIT end this command as well.
+All signals that can be caught are forwarded to the program, with --signal-tree to its whole tree. At a
+terminal it is a job as from a shell: Ctrl-C, Ctrl-Z, fg and bg work, and SIGINT and SIGQUIT end this
+command as well.
 As root on another user's ledger the program runs as that user.
 
 As PID 1 of a container, or as a subreaper, this command is an init: it reaps every zombie.
@@ -67,9 +69,9 @@ With --detach it prints the task and returns once the program runs, with the exi
 A supervisor in a session of its own owns the task: `wait`, `ps` and `kill` work on it, and it ends with the
 machine or with its supervisor. The program reads from /dev/null and inherits no descriptor.
 
-Exit codes: the code of the program, or 128 + N if signal N ended it; 124 after --max-runtime;
-75 if the task already runs, 125 if procledger failed, 126 if the program is not executable, 127
-if it is not found."
+Exit codes: the code of the program, or 128 + N if signal N ended it, and 0 for one that --success-exit
+names; 124 after --max-runtime; 75 if the task already runs, 125 if procledger failed, 126 if the program
+is not executable, 127 if it is not found."
 )]
 pub(crate) struct RunArgs {
     /// Name of the task, which runs one program at a time [default: the program's name and random digits]
@@ -121,6 +123,11 @@ pub(crate) struct RunArgs {
     /// Print no line about how the program was ended (-v prints one in any case)
     #[arg(short, long)]
     quiet: bool,
+    /// Exit with 0 if the program ended by itself with this code, such as 143 for SIGTERM (can be repeated)
+    #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u8).range(1..))]
+    success_exit: Vec<u8>,
+    #[command(flatten)]
+    forwarding: SignalArgs,
     #[command(flatten)]
     detach: DetachArgs,
     #[command(flatten)]
@@ -194,6 +201,7 @@ impl RunArgs {
         }
         let stops = EndPlan::new().stop_signals(self.stop_signal.iter().copied());
         stops.check().map_err(|error| Failure::usage(format!("--stop-signal: {error}")))?;
+        self.forwarding.check()?;
         let task = self.task.take().unwrap_or_else(|| generated_id(&program));
         let task = TaskId::new(task).map_err(|error| Failure::usage(error.to_string()))?;
         let caller = self.caller.pin(self.survive)?;
@@ -231,7 +239,8 @@ impl Plan {
         let shutdown = tracker.shutdown();
         // By now the ledger knows why the program was ended.
         let ended = result?;
-        let exit = ended.conclude(&ledger, &self.task, self.verbosity(context))?;
+        let success = &self.raw.success_exit;
+        let exit = ended.conclude(&ledger, &self.task, success, self.verbosity(context))?;
         match shutdown {
             Err(error) => output::complain(&format!("failed to shut down: {}", chain(&error))),
             Ok(report) if report.survived() > 0 => output::complain(&format!(
@@ -240,7 +249,7 @@ impl Plan {
             )),
             Ok(_) => {}
         }
-        Ok(match ended.interrupted_by {
+        Ok(match ended.interrupted_by.filter(|_| exit != Exit::DONE) {
             Some((signal, true)) => die_with_group_by(signal),
             Some((signal, false)) => die_by(signal),
             None => exit,
@@ -264,7 +273,8 @@ impl Plan {
         let by = context.asked_by("run");
         let stop = Stop::new(tracker.clone(), task.clone(), self.raw.grace, by);
         self.raw.detach.confirm(output)?;
-        let running = Running { signals, tracker, caller, task, stop };
+        let forwarding = &self.raw.forwarding;
+        let running = Running { signals, tracker, caller, task, forwarding, stop };
         let Waited { status, orphaned } = running.wait(&mut process)?;
         let killed = matches!(status, ExitStatus::Signaled(_));
         if let Some(modes) = modes.filter(|_| killed && process.shares_terminal()) {

@@ -43,15 +43,19 @@ impl Verbosity {
 
 impl Ended {
     /// Returns the exit code, and says why the program was ended. A program that was ended may exit with 0 all the same; `run`
-    /// does not.
+    /// does not. A code that counts as a `success` is replaced by 0, where the program has ended by itself.
     pub(super) fn conclude(
         &self,
         ledger: &Ledger,
         task: &TaskId,
+        success: &[u8],
         verbosity: Verbosity,
     ) -> Result<Exit> {
         let record = ledger.process(self.id)?;
-        conclude(record.as_ref(), self.status, self.after, task, verbosity)
+        let exit = conclude(record.as_ref(), self.status, self.after, task, verbosity)?;
+        let by_itself = record.as_ref().and_then(why).is_none();
+        let is_success = by_itself && success.iter().any(|&code| exit.code() == i32::from(code));
+        Ok(if is_success { Exit::DONE } else { exit })
     }
 }
 

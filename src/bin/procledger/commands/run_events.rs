@@ -5,9 +5,9 @@ use std::{
     thread::{self, Scope},
 };
 
-use procledger::{Caller, ExitStatus, Process, Signaller, TaskId, Tracker};
+use procledger::{Caller, ExitStatus, Process, TaskId, Tracker};
 
-use super::run_stop::Stop;
+use super::{run_signals::SignalArgs, run_stop::Stop};
 use crate::{
     exit::{Failure, Result, chain},
     output,
@@ -29,19 +29,20 @@ pub(super) struct Running<'a> {
     pub(super) tracker: &'a Tracker,
     pub(super) caller: Option<&'a Caller>,
     pub(super) task: &'a TaskId,
+    pub(super) forwarding: &'a SignalArgs,
     pub(super) stop: Stop,
 }
 
 impl Running<'_> {
     /// Waits until the program has ended.
     pub(super) fn wait(mut self, process: &mut Process) -> Result<Waited> {
-        let program = process.signaller();
         thread::scope(|scope| {
             let mut orphaned = false;
             loop {
                 while let Some(signal) = self.next_signal()? {
-                    forward(&program, signal);
-                    self.stop.heard(signal);
+                    if self.forwarding.forward(process, signal) {
+                        self.stop.heard(signal);
+                    }
                 }
                 let caller = self.caller.filter(|_| !orphaned);
                 if let Some(caller) = caller
@@ -71,15 +72,6 @@ impl Running<'_> {
         if threads::start_in(scope, "procledger-orphan", end.clone()).is_err() {
             end();
         }
-    }
-}
-
-fn forward(program: &Signaller, signal: i32) {
-    match program.signal(signal) {
-        Err(error) if !error.is_gone() => {
-            output::complain(&format!("failed to forward signal {signal}: {error}"));
-        }
-        _ => {}
     }
 }
 

@@ -1,0 +1,57 @@
+//! `run`: which signal is forwarded for which, and to what.
+
+use clap::Args;
+use procledger::Process;
+
+use crate::{
+    exit::{Failure, Result, chain},
+    output,
+    signals::is_forwarded,
+    units,
+};
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct SignalArgs {
+    /// Forward signal TO in place of signal FROM, or nothing if TO is 0, such as TERM:QUIT (can be repeated)
+    #[arg(long, value_name = "FROM:TO", value_parser = units::rewrite)]
+    rewrite: Vec<(i32, i32)>,
+    /// Forward signals to all processes of the tree, and not to the program alone
+    #[arg(long)]
+    signal_tree: bool,
+}
+
+impl SignalArgs {
+    pub(super) fn check(&self) -> Result<()> {
+        for (index, &(from, _)) in self.rewrite.iter().enumerate() {
+            let name = units::signal_name(from);
+            if !is_forwarded(from) {
+                return Err(Failure::usage(format!("--rewrite: {name} is never forwarded")));
+            }
+            if self.rewrite[..index].iter().any(|&(earlier, _)| earlier == from) {
+                return Err(Failure::usage(format!("--rewrite: {name} is given twice")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forwards a signal; returns whether it is one that is forwarded.
+    pub(super) fn forward(&self, process: &Process, signal: i32) -> bool {
+        let rewrite = self.rewrite.iter().find(|&&(from, _)| from == signal);
+        let signal = rewrite.map_or(signal, |&(_, to)| to);
+        if signal == 0 {
+            return false;
+        }
+        let sent = if self.signal_tree {
+            process.signal_tree(signal).map(drop)
+        } else {
+            process.signal(signal)
+        };
+        match sent {
+            Err(error) if !error.is_gone() => {
+                output::complain(&format!("failed to forward signal {signal}: {}", chain(&error)));
+            }
+            _ => {}
+        }
+        true
+    }
+}
