@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     os::{fd::AsFd, unix::fs::PermissionsExt},
     process::{Child, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Signal, pidfd_send_signal};
@@ -95,6 +95,23 @@ fn each_new_leak_of_any_instance_is_passed_on_once_and_no_shell_reads_it() {
     found.sort_by_key(key);
     listed.sort_by_key(key);
     assert_eq!(found, listed, "as `report` has them, each once");
+    host.stop();
+    watch.stop().expect(0);
+}
+
+/// They were looked for when a cycle of the watch ended, which no event of a live host does: each 5 s.
+#[test]
+fn strays_of_a_live_host_are_passed_on_when_they_are_recorded() {
+    let place = Place::new();
+    let script = format!("cat >> {}/leaks", place.path().display());
+    let watch = Watch::start(&place, &script, &[]);
+    let mut host = Host::start(&place, "containment=session");
+    let began = Instant::now();
+    for stray in 1..=6 {
+        host.spawn(&format!("stray-{stray}"), "sleep 300 & exit 0");
+        leaks(&place, stray);
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "each one waited for a cycle");
     host.stop();
     watch.stop().expect(0);
 }

@@ -163,7 +163,7 @@ impl WatchArgs {
         let (worker, names) = worker.unzip();
         // A worker opens first, which is fast, and then announces the pass, which may take long.
         let tracker = builder.reap_on_open(worker.is_none()).open()?;
-        let mut hook = self.hook.start(&tracker, began)?;
+        self.hook.start(&tracker, began)?;
         let print_report = |report: &Report| match print(report) {
             Ok(Reader::There) => {}
             Ok(Reader::Gone) => ask_to_stop(stopper),
@@ -188,9 +188,6 @@ impl WatchArgs {
                 );
             if sent.is_some_and(|sent| sent.is_err()) || output::reader() == Reader::Gone {
                 ask_to_stop(stopper);
-            }
-            if let Some(hook) = hook.as_mut().filter(|_| !cycle.begins_pass) {
-                hook.look();
             }
             if !cycle.begins_pass {
                 notify.ready(&status(&tracker, cycle));

@@ -4,10 +4,11 @@
 //! It runs as a task of the watch itself, in the ledger, so that it is contained and ended as any other task: with what it has
 //! started, after its time, and when the watch stops. In a worker of root's `watch` it thus runs as the ledger's owner.
 //!
-//! The watch never waits for it: leaks are put into a queue of limited length, which a few threads empty.
+//! The watch never waits for it: a thread puts leaks into a queue of limited length as they are recorded, and a few others empty
+//! it.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     env,
     ffi::OsStr,
     fs,
@@ -16,14 +17,16 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
+    thread,
     time::{Duration, SystemTime},
 };
 
 use clap::Args;
 use procledger::{
-    EndReason, Exit, ExitStatus, Job, LeakKind, Ledger, ProcessId, Query, Stdio, Tracker,
+    EndReason, Exit, ExitStatus, Job, LeakKind, LeakRecord, LedgerEvent, ProcessId, Query, Stdio,
+    Subscription, Tracker,
 };
 
 use super::report_lines::LeakLine;
@@ -36,8 +39,8 @@ use crate::{
 const AT_ONCE: usize = 4;
 /// How many leaks wait; those that do not fit are skipped, and counted.
 const QUEUE: usize = 1000;
-/// Leaks that are found are looked for again for this long: a clock may be set back a little.
-const OVERLAP: Duration = Duration::from_mins(1);
+/// Time to the next attempt to read the ledger after one has failed.
+const RETRY: Duration = Duration::from_secs(5);
 /// The tasks of the programs themselves: what they leak runs none.
 const TASKS: &str = "on-leak/";
 /// Where a program is found that a worker, which has no such variable, starts.
@@ -85,8 +88,8 @@ impl HookArgs {
     }
 
     /// Starts the threads, if there is a program. `since`: leaks that were found before are not new.
-    pub(super) fn start(self, tracker: &Tracker, since: SystemTime) -> Result<Option<Hook>> {
-        let Some(program) = self.program else { return Ok(None) };
+    pub(super) fn start(self, tracker: &Tracker, since: SystemTime) -> Result<()> {
+        let Some(program) = self.program else { return Ok(()) };
         let (queue, leaks) = sync_channel(QUEUE);
         let runner = Arc::new(Runner {
             tracker: tracker.clone(),
@@ -99,8 +102,15 @@ impl HookArgs {
             let runner = Arc::clone(&runner);
             threads::start("procledger-hook", move || runner.run())?;
         }
-        let (ledger, seen) = (tracker.ledger(), HashMap::new());
-        Ok(Some(Hook { ledger, queue, since, seen, skipped: 0 }))
+        // Before the leaks that the opening has found are read, so that none is missed.
+        let events = tracker.subscribe()?;
+        let mut finder = Finder { events, queue, queued: HashSet::new(), skipped: 0 };
+        let found = tracker.ledger().leaks(Query::new().since(since))?;
+        for leak in found.iter().rev() {
+            finder.queued.insert((leak.process, leak.kind));
+            finder.put(leak);
+        }
+        threads::start("procledger-leaks", move || finder.run())
     }
 }
 
@@ -118,52 +128,60 @@ fn find(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(is_executable)
 }
 
-/// Finds new leaks, and puts them into the queue.
-#[derive(Debug)]
-pub(super) struct Hook {
-    ledger: Ledger,
+/// Puts new leaks into the queue.
+struct Finder {
+    events: Subscription,
     queue: SyncSender<String>,
-    since: SystemTime,
-    /// Leaks that are known, and when they were found.
-    seen: HashMap<(ProcessId, LeakKind), SystemTime>,
+    /// Leaks that were queued before the subscription began, and that it may return again.
+    queued: HashSet<(ProcessId, LeakKind)>,
     skipped: u64,
 }
 
-impl Hook {
-    /// Queues the leaks that were recorded since the last call, by any instance. Waits for nothing but the ledger.
-    pub(super) fn look(&mut self) {
-        let newest = self.seen.values().max().copied();
-        let from = newest.and_then(|newest| newest.checked_sub(OVERLAP));
-        let from = from.map_or(self.since, |from| from.max(self.since));
-        let leaks = match self.ledger.leaks(Query::new().since(from)) {
-            Ok(leaks) => leaks,
-            Err(error) => {
-                return output::complain(&format!("--on-leak: {}", chain(&error)));
+impl Finder {
+    /// Until the watch ends. Waits for nothing but the ledger.
+    fn run(mut self) {
+        while let Some(event) = self.events.next() {
+            self.take(event);
+            while let Some(event) = self.events.try_next().transpose() {
+                self.take(event);
             }
-        };
-        self.seen.retain(|_, found_at| *found_at >= from);
-        for leak in leaks.iter().rev() {
-            let is_new = self.seen.insert((leak.process, leak.kind), leak.found_at).is_none();
-            let is_own = leak.task_id.as_ref().is_some_and(|id| id.as_str().starts_with(TASKS));
-            if is_new && !is_own {
-                match serde_json::to_string(&LeakLine::from(leak)) {
-                    Ok(json) => self.put(json),
-                    Err(error) => output::complain(&format!("--on-leak: {error}")),
-                }
+            self.report_skipped();
+        }
+    }
+
+    fn take(&mut self, event: procledger::Result<LedgerEvent>) {
+        match event {
+            Ok(LedgerEvent::Leaked(leak)) if !self.queued.contains(&(leak.process, leak.kind)) => {
+                self.put(&leak);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                output::complain(&format!("--on-leak: {}", chain(&error)));
+                thread::sleep(RETRY);
             }
         }
+    }
+
+    fn put(&mut self, leak: &LeakRecord) {
+        if leak.task_id.as_ref().is_some_and(|id| id.as_str().starts_with(TASKS)) {
+            return;
+        }
+        match serde_json::to_string(&LeakLine::from(leak)) {
+            Ok(json) => self.put_line(json + "\n"),
+            Err(error) => output::complain(&format!("--on-leak: {error}")),
+        }
+    }
+
+    fn put_line(&mut self, line: String) {
+        self.skipped += u64::from(self.queue.try_send(line).is_err());
+    }
+
+    fn report_skipped(&mut self) {
         if self.skipped > 0 {
             output::complain(&format!(
                 "--on-leak: {} leaks were skipped, since {QUEUE} others wait for their turn",
                 std::mem::take(&mut self.skipped)
             ));
-        }
-    }
-
-    fn put(&mut self, json: String) {
-        match self.queue.try_send(json + "\n") {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.skipped += 1,
         }
     }
 }
@@ -239,14 +257,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let tracker = Tracker::builder(folder.path().join("ledger.db")).open().expect("opens");
         let (queue, leaks) = sync_channel(2);
-        let (seen, since) = (HashMap::new(), SystemTime::now());
-        let mut hook = Hook { ledger: tracker.ledger(), queue, since, seen, skipped: 0 };
-        for json in ["1", "2", "3", "4", "5"] {
-            hook.put(json.to_owned());
+        let events = tracker.subscribe().expect("subscribed");
+        let mut finder = Finder { events, queue, queued: HashSet::new(), skipped: 0 };
+        for line in ["1", "2", "3", "4", "5"] {
+            finder.put_line(line.to_owned());
         }
-        assert_eq!(hook.skipped, 3);
-        assert_eq!([leaks.recv(), leaks.recv()], [Ok("1\n".to_owned()), Ok("2\n".to_owned())]);
-        hook.look();
-        assert_eq!(hook.skipped, 0, "it was reported");
+        assert_eq!(finder.skipped, 3);
+        assert_eq!([leaks.recv(), leaks.recv()], [Ok("1".to_owned()), Ok("2".to_owned())]);
+        finder.report_skipped();
+        assert_eq!(finder.skipped, 0);
     }
 }
