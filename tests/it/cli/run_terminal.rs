@@ -296,3 +296,107 @@ fn a_change_of_the_window_reaches_the_program() {
         }
     });
 }
+
+/// Where a program is run, and whether the shell waits for it.
+const WHERE: [(&str, bool); 4] =
+    [("@", true), ("@ &", false), ("@ | cat", true), ("@ < /dev/null", true)];
+
+/// What is done to it.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    CtrlC,
+    CtrlZThenFg,
+    CtrlZThenBg,
+    KillByNumber,
+}
+
+impl Person {
+    fn has_left_the_terminal_to(&self, program: u32) {
+        until("it goes on", || state(program) != Some('T'));
+        until("the shell does not have the terminal", || self.pty.foreground() != self.shell.pid());
+    }
+
+    fn stops_it(&mut self, program: u32) {
+        self.keys("\x1a");
+        self.gets_the_prompt();
+        until("it is stopped", || state(program) == Some('T'));
+    }
+
+    fn kills_it(&mut self) {
+        // Without the `bg` a dash leaves a stopped job stopped, with the signal pending.
+        self.types("kill %1; bg 2> /dev/null; wait; echo all$((1+1))gone");
+        self.sees("all2gone");
+        self.gets_the_prompt();
+    }
+
+    fn does(&mut self, act: Act, (line, waits): (&str, bool)) {
+        self.types(&line.replace('@', &format!("@{SLEEPER}")));
+        self.sees("it2runs");
+        let program = self.program();
+        if !waits {
+            self.gets_the_prompt();
+        }
+        match act {
+            Act::CtrlC if waits => {
+                self.keys("\x03");
+                self.gets_the_prompt();
+            }
+            Act::CtrlC => {
+                self.keys("\x03");
+                if self.name == "zsh" {
+                    // Without its line editor it shows its prompt after the next line, which it discards.
+                    self.types("");
+                }
+                self.gets_the_prompt();
+                stays("it runs on", || is_alive(program));
+                self.kills_it();
+            }
+            Act::CtrlZThenFg => {
+                if !waits {
+                    self.types("fg");
+                    self.has_left_the_terminal_to(program);
+                }
+                self.stops_it(program);
+                self.types("fg");
+                self.has_left_the_terminal_to(program);
+                self.keys("\x03");
+                self.gets_the_prompt();
+            }
+            Act::CtrlZThenBg => {
+                if !waits {
+                    self.types("fg");
+                    self.has_left_the_terminal_to(program);
+                }
+                self.stops_it(program);
+                self.types("bg");
+                self.gets_the_prompt();
+                until("it goes on", || state(program) != Some('T'));
+                self.kills_it();
+            }
+            Act::KillByNumber => {
+                if waits {
+                    self.stops_it(program);
+                }
+                self.kills_it();
+            }
+        }
+        until("it has ended", || !is_alive(program));
+        self.shell_is_well();
+    }
+}
+
+/// Each act on a program in each place, as on the plain program.
+#[test]
+fn each_act_on_a_job_in_each_place_has_the_same_effect() {
+    need!("bash", "dash", "zsh");
+    std::thread::scope(|scope| {
+        for act in [Act::CtrlC, Act::CtrlZThenFg, Act::CtrlZThenBg, Act::KillByNumber] {
+            scope.spawn(move || {
+                for place in WHERE {
+                    println!("{act:?} on {place:?}");
+                    play(|person| person.does(act, place));
+                }
+            });
+        }
+    });
+}
