@@ -73,6 +73,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["sleepers", count, kind] => sleepers::serve(count, kind),
+        ["bare-prefix", ledger] => prefix::serve_bare(ledger),
         ["init", group, scale] => namespace::be_init(group, scale),
         ["group", group, scale] => measure_one(group, Scale::parse(scale)),
         words => conduct(words),

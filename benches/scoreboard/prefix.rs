@@ -3,9 +3,11 @@
 use std::{
     fs,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     time::Duration,
 };
+
+use rusqlite::{Connection, config::DbConfig};
 
 use super::{
     samples::{Samples, in_turns, timed},
@@ -23,6 +25,13 @@ pub(crate) fn measure(board: &mut Board) {
     let ledger = folder.path().join("ledger.db");
     let run = |containment| ours(&ledger, containment);
     assert!(run("session").arg("true").status().expect("it runs").success());
+    let table = "CREATE TABLE bare (id INTEGER PRIMARY KEY, command TEXT, ended INTEGER)";
+    Connection::open(&ledger).and_then(|ledger| ledger.execute_batch(table)).expect("created");
+
+    let (ours, bare) =
+        in_turns(rounds, |_| once(run("session").arg("true")), |_| once(&mut bare(&ledger)));
+    let line = Line::new("`run -- true`, beside its floor", &ours);
+    board.add(line.beside("open, INSERT, spawn and wait, UPDATE", bare.median()));
 
     let (plain, _) = in_turns(rounds, |_| once(&mut Command::new("true")), |_| Duration::ZERO);
     for (prefix, target) in [(TINI, Some(2.5)), (SETSID, None)] {
@@ -54,6 +63,26 @@ pub(crate) fn measure(board: &mut Board) {
         board.add(line.beside("plain `true`", plain.median()));
     }
     held(board, &ledger);
+}
+
+/// Nothing but what a prefix that records cannot do without, in a process of its own: it opens a ledger that was used before,
+/// commits a row, runs `true`, and commits its end. What is missing is all that makes the record one to act on.
+pub(crate) fn serve_bare(ledger: &str) -> ExitCode {
+    let connection = Connection::open(ledger).expect("a ledger");
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
+    connection.execute_batch("PRAGMA synchronous = NORMAL").expect("set");
+    let insert = "INSERT INTO bare (command, ended) VALUES ('true', NULL)";
+    connection.execute(insert, []).expect("inserted");
+    let row = connection.last_insert_rowid();
+    assert!(Command::new("true").status().expect("it runs").success());
+    connection.execute("UPDATE bare SET ended = 1 WHERE id = ?1", [row]).expect("updated");
+    ExitCode::SUCCESS
+}
+
+fn bare(ledger: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.arg("bare-prefix").arg(ledger);
+    command
 }
 
 /// What a `run` holds while its program runs.
