@@ -9,7 +9,10 @@ use std::{
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::{
-    cli::command::{Answer, PROCLEDGER, Running, answer, clean, finish},
+    cli::{
+        command::{Answer, PROCLEDGER, Running, answer, clean, finish},
+        pty::Pty,
+    },
     support::{Place, need, pidfd, until},
 };
 
@@ -216,4 +219,79 @@ fn the_death_of_the_parent_ends_the_program() {
         running.crash();
         until("it is ended", || place.path().join("log").exists());
     }
+}
+
+#[test]
+fn a_variable_and_a_directory_are_those_of_the_program() {
+    need!("env");
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("below")).expect("a folder");
+    let setting: [&[&str]; 2] = [
+        &["env", "-C", "below", "NAME=a b", "EMPTY="],
+        &[PROCLEDGER, "run", "--cwd", "below", "--env", "NAME=a b", "--env", "EMPTY=", "--"],
+    ];
+    for prefix in setting {
+        let script = "echo \"$NAME|${EMPTY-unset}|${PWD##*/}\"";
+        assert_eq!(play(&place, prefix, &["sh", "-c", script]).expect(0).out, "a b||below\n");
+    }
+}
+
+#[test]
+fn the_program_leads_a_session() {
+    need!("setsid");
+    let place = Place::new();
+    for prefix in [&["setsid", "-w"][..], RUN] {
+        let script = "cut -d' ' -f1,6 /proc/$$/stat";
+        let answer = play(&place, prefix, &["sh", "-c", script]).expect(0);
+        let (pid, session) = answer.out.trim().split_once(' ').expect("two numbers");
+        assert_eq!(pid, session, "{prefix:?}");
+    }
+}
+
+#[test]
+fn the_signal_at_a_time_limit_is_chosen_and_reaches_what_the_program_has_started() {
+    need!("timeout");
+    let limited: [&[&str]; 2] = [
+        &["timeout", "-s", "USR1", "3"],
+        &[PROCLEDGER, "run", "--stop-signal", "USR1", "--max-runtime", "3s", "--"],
+    ];
+    let stay = "while :; do sleep 0.01; done";
+    let child = format!("trap \"echo child >> log; exit\" USR1; {stay}");
+    let script = format!("trap 'wait; echo root >> log; exit' USR1; sh -c '{child}' & {stay}");
+    let script = script.as_str();
+    std::thread::scope(|scope| {
+        for prefix in limited {
+            scope.spawn(move || {
+                let place = Place::new();
+                play(&place, prefix, &["sh", "-c", script]).expect(124);
+                let log = std::fs::read_to_string(place.path().join("log")).expect("a log");
+                assert_eq!(log, "child\nroot\n", "{prefix:?}");
+            });
+        }
+    });
+}
+
+/// Here they differ: a prefix changes no stream, and has one code for all wrong options.
+#[test]
+fn no_stream_is_redirected_and_a_wrong_limit_is_a_usage_error() {
+    need!("nohup", "timeout", "bash");
+    for (prefix, file) in [("nohup", true), (&*format!("{PROCLEDGER} run --"), false)] {
+        let (place, mut pty) = (Place::new(), Pty::new());
+        let mut command = Command::new("bash");
+        clean(&mut command, &place);
+        command.args(["--norc", "--noprofile", "-i"]).env("PS1", "prompt> ");
+        command.env("PROCLEDGER_DB", place.ledger()).current_dir(place.path());
+        let _shell = pty.spawn(&mut command);
+        pty.wait_for("prompt> ", 1);
+        pty.type_in(&format!("{prefix} sh -c 'echo it$((1+1))writes'\n"));
+        pty.wait_for("prompt> ", 2);
+        assert_eq!(pty.seen().contains("it2writes"), !file, "{prefix}: {}", pty.seen());
+        assert_eq!(place.path().join("nohup.out").exists(), file, "{prefix}");
+    }
+    let place = Place::new();
+    play(&place, &["timeout", "soon"], &["true"]).expect(125);
+    play(&place, &[PROCLEDGER, "run", "--max-runtime", "soon", "--"], &["true"]).expect(2);
+    // Without a limit there, a limit that would end the program at once here.
+    play(&place, &["timeout", "0"], &["true"]).expect(0);
+    play(&place, &[PROCLEDGER, "run", "--max-runtime", "0s", "--"], &["true"]).expect(2);
 }
