@@ -62,6 +62,10 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
         create(&mut client, now, &meta, &mut done)?;
         drop_old(&mut client, oldest, &mut done)?;
     }
+    // Rows are waited for: no statement waits behind this one, and a shipper that hangs holds them for a moment only.
+    client
+        .batch_execute("RESET lock_timeout")
+        .map_err(|error| failed("maintain the fleet", error))?;
     let day = DateTime::<Utc>::from(oldest).date_naive();
     for (statement, by_day) in [
         (include_str!("statements/expire_ended.sql"), false),
