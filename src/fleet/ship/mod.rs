@@ -35,7 +35,7 @@ use uuid::Uuid;
 use self::{
     claim::{Claim, Facts, StreamRow, Watched},
     columns::Commands,
-    write::{Shipment, Statements, is_to_be_repeated},
+    write::{Shipment, Statements, is_retryable},
 };
 use super::{
     connection::{Address, failed},
@@ -49,7 +49,7 @@ use crate::{
 };
 
 /// How often a transaction is repeated that was undone for the sake of another one.
-const REPEATS: u32 = 5;
+const RETRIES: u32 = 5;
 /// After this time a call returns: its caller may have been asked to stop.
 const TURN: Duration = Duration::from_secs(2);
 /// How many intervals a stream is watched that another machine has written.
@@ -451,10 +451,10 @@ impl Shipper {
             history: self.options.history,
         };
         // 2. Ship.
-        let mut repeats = 0;
+        let mut retries = 0;
         let seen_at = loop {
             match write::ship(&mut session.client, &mut session.statements, &shipment) {
-                Err(error) if is_to_be_repeated(&error) && repeats < REPEATS => repeats += 1,
+                Err(error) if is_retryable(&error) && retries < RETRIES => retries += 1,
                 answer => break answer.map_err(|error| failed("ship a batch", error))?,
             }
         };

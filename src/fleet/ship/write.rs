@@ -56,7 +56,7 @@ impl Statements {
 }
 
 /// Reports whether a transaction was undone for the sake of another one, and may simply be repeated.
-pub(super) fn is_to_be_repeated(error: &postgres::Error) -> bool {
+pub(super) fn is_retryable(error: &postgres::Error) -> bool {
     [Some(&SqlState::T_R_SERIALIZATION_FAILURE), Some(&SqlState::T_R_DEADLOCK_DETECTED)]
         .contains(&error.code())
 }
@@ -68,28 +68,28 @@ pub(super) fn ship(
     statements: &mut Statements,
     it: &Shipment<'_>,
 ) -> Result<Option<DateTime<Utc>>, postgres::Error> {
-    let mut writing = Writing { transaction: client.transaction()?, statements, it };
-    let Some(seen_at) = writing.swap()? else {
-        writing.transaction.rollback()?;
+    let mut writer = BatchWriter { transaction: client.transaction()?, statements, it };
+    let Some(seen_at) = writer.swap()? else {
+        writer.transaction.rollback()?;
         return Ok(None);
     };
-    writing.processes()?;
-    writing.leaks()?;
+    writer.processes()?;
+    writer.leaks()?;
     if !it.passes.is_empty() {
         let columns = columns::pass_days(it.passes);
-        writing.run(include_str!("../statements/ship_pass_day.sql"), &columns)?;
+        writer.run(include_str!("../statements/ship_pass_day.sql"), &columns)?;
     }
-    writing.transaction.commit()?;
+    writer.transaction.commit()?;
     Ok(Some(seen_at))
 }
 
-struct Writing<'a, 'c> {
+struct BatchWriter<'a, 'c> {
     transaction: Transaction<'c>,
     statements: &'a mut Statements,
     it: &'a Shipment<'a>,
 }
 
-impl Writing<'_, '_> {
+impl BatchWriter<'_, '_> {
     /// Executes a statement with the stream and these parameters.
     fn query(
         &mut self,

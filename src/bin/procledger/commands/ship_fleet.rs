@@ -36,7 +36,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(5);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// The database may take a minute for a statement. A connection that hangs for longer is given up, with its process: nothing is
 /// lost, as the ledger is the spool.
-const HANGS: Duration = Duration::from_mins(2);
+const HANG_LIMIT: Duration = Duration::from_mins(2);
 
 pub(super) fn supervise(
     ledgers: Vec<PathBuf>,
@@ -221,7 +221,7 @@ impl Watchdog {
                 if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                     output::complain(&format!(
                         "the fleet's database has not answered for {} s: the connection is given up",
-                        HANGS.as_secs()
+                        HANG_LIMIT.as_secs()
                     ));
                     output::flush();
                     std::process::exit(Exit::FAILED.code());
@@ -233,7 +233,7 @@ impl Watchdog {
 
     fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let set = |deadline| *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
-        set(Some(Instant::now() + HANGS));
+        set(Some(Instant::now() + HANG_LIMIT));
         let done = work();
         set(None);
         done
