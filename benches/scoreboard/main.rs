@@ -25,9 +25,12 @@ mod concurrent;
 mod deaths;
 mod ends;
 mod export;
+mod floor;
 mod former;
 mod growth;
 mod history;
+mod hosts;
+mod idle;
 mod instead;
 mod memory;
 mod namespace;
@@ -40,6 +43,7 @@ mod samples;
 mod scale;
 mod score;
 mod sleepers;
+mod whole;
 
 mod fixture;
 mod spawns;
@@ -52,10 +56,11 @@ use score::Board;
 /// A group of lines that one process measures.
 type Group = (&'static str, fn(&mut Board));
 
-const GROUPS: [Group; 13] = [
+const GROUPS: [Group; 16] = [
     ("spawn", spawns::measure),
     ("concurrent", concurrent::measure),
     ("rows", rows::measure),
+    ("whole", whole::measure),
     ("deaths", deaths::measure),
     ("passes", passes::measure),
     ("ends", ends::measure),
@@ -64,7 +69,9 @@ const GROUPS: [Group; 13] = [
     ("prefix", prefix::measure),
     ("instead", instead::measure),
     ("memory", memory::measure),
+    ("idle", idle::measure),
     ("growth", growth::measure),
+    ("hosts", hosts::measure),
     ("history", history::measure),
 ];
 
@@ -74,6 +81,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["sleepers", count, kind] => sleepers::serve(count, kind),
         ["bare-prefix", ledger] => prefix::serve_bare(ledger),
+        ["host", path, number, spawns] => hosts::serve(path, number, spawns),
         ["init", group, scale] => namespace::be_init(group, scale),
         ["group", group, scale] => measure_one(group, Scale::parse(scale)),
         words => conduct(words),

@@ -1,4 +1,4 @@
-//! The growth of each cost as a picture: two logarithmic panels, one against processes, one against history.
+//! The growth of each cost as a picture: three logarithmic panels, against processes, history and hosts.
 //!
 //! Colours are legible on light and on dark pages; the background is the page's.
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Point {
     pub(crate) cost: String,
-    /// `processes` or `history`.
+    /// `processes`, `history` or `hosts`.
     pub(crate) axis: String,
     pub(crate) size: f64,
     pub(crate) nanoseconds: f64,
@@ -44,14 +44,18 @@ struct Label<'a> {
 }
 
 pub(crate) fn draw(points: &[Point]) -> String {
-    let total = 2.0 * (LEFT + WIDTH + RIGHT);
+    let total = 3.0 * (LEFT + WIDTH + RIGHT);
     let height = TOP + HEIGHT + 50.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {total} {height}\" \
          font-family=\"system-ui, sans-serif\" font-size=\"12\" role=\"img\" \
-         aria-label=\"Cost of each operation against the number of processes and against the length of the history\">\n"
+         aria-label=\"Cost of each operation against the number of processes, the length of the history and the number of hosts\">\n"
     );
-    let titles = [("processes", "tracked processes"), ("history", "rows of history")];
+    let titles = [
+        ("processes", "tracked processes"),
+        ("history", "rows of history"),
+        ("hosts", "hosts that write to one ledger"),
+    ];
     for (index, (axis, title)) in titles.into_iter().enumerate() {
         let left = LEFT + index as f64 * (LEFT + WIDTH + RIGHT);
         let of_axis: Vec<&Point> = points.iter().filter(|point| point.axis == axis).collect();

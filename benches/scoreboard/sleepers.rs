@@ -109,11 +109,23 @@ impl Program {
         Self { argv, environ, strings, stack: vec![0; 64 << 10] }
     }
 
+    /// Returns the upper end of a stack for a child.
+    pub(crate) fn stack_top(&mut self) -> *mut u8 {
+        let top = self.stack.as_mut_ptr_range().end;
+        top.wrapping_sub(top as usize % 16)
+    }
+
+    /// Becomes this program; returns where that fails.
+    pub(crate) fn execute(&self) -> c_int {
+        // SAFETY: both lists are ended by null and outlive the call.
+        unsafe { libc::execve(self.argv[0], self.argv.as_ptr(), self.environ.as_ptr()) };
+        127
+    }
+
     /// The limit of a spawn: clone(2) as vfork(2) does it, then execve(2), and nothing else.
     pub(crate) fn vfork(&mut self) -> Raw {
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        let top = self.stack.as_mut_ptr_range().end;
-        let top = top.wrapping_sub(top as usize % 16);
+        let top = self.stack_top();
         // SAFETY: the stack is large enough, this thread is suspended until the child has left it, and the child does
         // nothing but execve, or exit where that fails.
         let pid = unsafe {
@@ -127,9 +139,7 @@ impl Program {
 extern "C" fn execute(program: *mut c_void) -> c_int {
     // SAFETY: `vfork` passed its program, and is suspended.
     let program = unsafe { &*program.cast::<Program>() };
-    // SAFETY: both lists are ended by null and outlive the call.
-    unsafe { libc::execve(program.argv[0], program.argv.as_ptr(), program.environ.as_ptr()) };
-    127
+    program.execute()
 }
 
 /// Starts a child that is not recorded.
