@@ -99,7 +99,8 @@ fn through_gate(
     let commit = |child: &GatedChild| {
         let containment =
             if child.in_task_cgroup { Containment::Cgroup } else { Containment::Session };
-        let new = spec.row(core, child.pid, &child.pidfd, containment)?;
+        let identity = child.identity(&core.proc, core.place())?;
+        let new = spec.row(core, identity, containment)?;
         core.group_commit.commit(new, Some(Arc::clone(&child.gate)))
     };
     let spawned = spawn::spawn(command, commit)
