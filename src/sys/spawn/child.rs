@@ -118,7 +118,12 @@ pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
     // SAFETY: the caller passed a pointer to a `Plan` on its stack, and stays there until the kernel reports that the child has left.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     if plan.suspends {
-        report_pid(plan);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "pids fit i32"
+        )]
+        report_created(plan.gate, call(libc::SYS_getpid, [0; 5]) as u32);
     }
     leave_the_host(plan);
     prepare(plan);
@@ -319,11 +324,13 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     }
 }
 
-fn report_pid(plan: &Plan<'_>) {
-    let child_pid = &plan.gate.child_pid;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pids fit i32")]
-    child_pid.store(call(libc::SYS_getpid, [0; 5]) as u32, Ordering::Release);
-    call(libc::SYS_futex, [child_pid.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
+/// Reports to the thread that waits for it that the child was created, or
+/// [`NOT_CREATED`](super::gate::NOT_CREATED), unless that is already reported.
+pub(super) fn report_created(gate: &Gate, pid: u32) {
+    let word = &gate.child_pid;
+    if word.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        call(libc::SYS_futex, [word.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
+    }
 }
 
 fn wait_at_gate(plan: &Plan<'_>) {

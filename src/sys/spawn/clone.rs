@@ -7,12 +7,10 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr,
     sync::atomic::{AtomicBool, AtomicI32, Ordering},
-    thread::JoinHandle,
 };
 
 use super::{
     child::{Plan, enter, leave},
-    gate::NOT_CREATED,
     reap::reap,
     stack::Stack,
 };
@@ -82,13 +80,19 @@ struct CloneArgs {
 
 /// Clones with all signals blocked, which the child inherits.
 pub(super) fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
+    masked(|| clone_as_can(plan, stack))
+}
+
+/// Does `work` with all signals blocked.
+pub(super) fn masked<T>(work: impl FnOnce() -> T) -> T {
     let mask = mask_signals(u64::MAX);
-    let result = clone_as_can(plan, stack);
+    let result = work();
     mask_signals(mask);
     result
 }
 
-fn clone_as_can(plan: &Plan<'_>, stack: &Stack) -> isize {
+/// Clones in a thread that has all signals blocked.
+pub(super) fn clone_as_can(plan: &Plan<'_>, stack: &Stack) -> isize {
     if plan.cgroup.is_some() {
         // clone(2) does not support cgroups, and a program that its row places in a task cgroup is never started elsewhere.
         return clone3(plan, stack);
@@ -141,24 +145,43 @@ fn clone3(plan: &Plan<'_>, stack: &Stack) -> isize {
 }
 
 fn clone2(plan: &Plan<'_>, stack: &Stack) -> isize {
-    let flags = (flags(plan) | libc::SIGCHLD).cast_unsigned() as usize;
-    let (pidfd, inside) = (plan.gate.pidfd.as_ptr() as usize, plan.gate.inside.as_ptr() as usize);
-    // The raw call takes flags, stack and the address for the pidfd first; the order of the rest depends on the architecture
-    // (clone(2)).
-    let registers = if cfg!(target_arch = "x86_64") {
-        [flags, stack.top() as usize, pidfd, inside, 0]
-    } else {
-        [flags, stack.top() as usize, pidfd, 0, inside]
-    };
+    let (pidfd, inside) = (plan.gate.pidfd.as_ptr().cast(), plan.gate.inside.as_ptr());
     // SAFETY: as in `clone3`.
     unsafe {
-        syscall::clone_onto(libc::SYS_clone, registers, enter, ptr::from_ref(plan).cast::<c_void>())
+        let argument = ptr::from_ref(plan).cast::<c_void>();
+        clone_with(flags(plan) | libc::SIGCHLD, stack, pidfd, inside, enter, argument)
     }
+}
+
+/// Calls clone(2); `parent_tid` is where the kernel stores what the flags ask for.
+///
+/// # Safety
+///
+/// As for [`syscall::clone_onto`].
+pub(super) unsafe fn clone_with(
+    flags: i32,
+    stack: &Stack,
+    parent_tid: *mut u32,
+    child_tid: *mut u32,
+    entry: extern "C" fn(*const c_void) -> !,
+    argument: *const c_void,
+) -> isize {
+    let (flags, top) = (flags.cast_unsigned() as usize, stack.top() as usize);
+    let (parent_tid, child_tid) = (parent_tid as usize, child_tid as usize);
+    // The raw call takes flags, stack and the first address first; the order of the rest depends on the architecture
+    // (clone(2)).
+    let registers = if cfg!(target_arch = "x86_64") {
+        [flags, top, parent_tid, child_tid, 0]
+    } else {
+        [flags, top, parent_tid, 0, child_tid]
+    };
+    // SAFETY: as the caller promises.
+    unsafe { syscall::clone_onto(libc::SYS_clone, registers, entry, argument) }
 }
 
 /// Tests whether a child can be created in a cgroup: creates one that exits at once, while this thread is suspended.
 pub(in crate::sys) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
-    let stack = Stack::new()?;
+    let stack = Stack::take()?;
     let pidfd = AtomicI32::new(-1);
     let flags = (FLAGS | libc::CLONE_VFORK).cast_unsigned();
     let args = CloneArgs {
@@ -171,51 +194,14 @@ pub(in crate::sys) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
         ..CloneArgs::default()
     };
     let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
-    let mask = mask_signals(u64::MAX);
     // SAFETY: as in `clone3`; `leave` makes one raw system call.
-    let made =
-        unsafe { syscall::clone_onto(libc::SYS_clone3, registers, leave, ptr::null::<c_void>()) };
-    mask_signals(mask);
+    let made = masked(|| unsafe {
+        syscall::clone_onto(libc::SYS_clone3, registers, leave, ptr::null::<c_void>())
+    });
     to_pid(made)?;
     // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
     let child = unsafe { OwnedFd::from_raw_fd(pidfd.load(Ordering::Acquire)) };
     reap(&PidFd::from_owned(child));
+    stack.give_back();
     Ok(())
-}
-
-/// What a thread needs to create a child for another one, which does not go on before the child has left.
-struct CloneRequest {
-    plan: *const Plan<'static>,
-    stack: *const Stack,
-}
-
-// SAFETY: the thread that created it waits, in `clone_elsewhere` until the child is created, then in `SharedMemoryChild` until
-// the thread has ended.
-unsafe impl Send for CloneRequest {}
-
-/// Clones on a thread that is suspended until the child has left our memory (`CLONE_VFORK`). Used for a child in a cgroup of
-/// its own: where that cgroup runs out of memory, the kernel ends every process that shares the memory of its victim, which
-/// would be the host, but it skips a child of vfork(2) (`oom_badness` in `mm/oom_kill.c`).
-pub(super) fn clone_elsewhere(
-    plan: &Plan<'_>,
-    stack: &Stack,
-) -> Result<(isize, Option<JoinHandle<isize>>)> {
-    let request = CloneRequest { plan: ptr::from_ref(plan).cast(), stack };
-    let maker = std::thread::Builder::new().name("procledger-spawn".into()).spawn(move || {
-        let request = request;
-        crate::sys::leave_signals_to_the_host();
-        // SAFETY: the stack is read before the child is created, which is waited for; the plan lives until this thread is
-        // joined.
-        let (plan, stack) = unsafe { (&*request.plan, &*request.stack) };
-        let made = clone(plan, stack);
-        // A child that was killed at once has not reported its pid itself.
-        plan.gate.report_created(u32::try_from(made).unwrap_or(NOT_CREATED));
-        made
-    });
-    let maker = maker
-        .map_err(|error| Error::os("failed to start the thread that creates its process", error))?;
-    match plan.gate.wait_until_created() {
-        NOT_CREATED => Ok((maker.join().unwrap_or(-(libc::EAGAIN as isize)), None)),
-        child_pid => Ok((child_pid.cast_signed() as isize, Some(maker))),
-    }
 }

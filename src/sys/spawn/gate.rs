@@ -108,14 +108,6 @@ impl Gate {
         }
     }
 
-    /// Reports to the waiting thread that the child was created, or [`NOT_CREATED`], unless the child has already reported it
-    /// itself.
-    pub(super) fn report_created(&self, pid: u32) {
-        if self.child_pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            let _ = futex::wake(&self.child_pid, futex::Flags::PRIVATE, 1);
-        }
-    }
-
     /// Waits until the child has left the host's memory, by exec or by death.
     ///
     /// A SIGSTOP to the host's process group that reaches the child just before it leaves that group would stop it for good,

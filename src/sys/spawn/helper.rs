@@ -16,8 +16,9 @@ use super::{
     child::{Changes, Descriptor, EXECUTABLE, Plan, Session},
     gate::{Gate, step},
     launch::failure,
+    maker::RUNS_BESIDE,
     reap::reap,
-    shared_memory::{RUNS_BESIDE, make_child},
+    shared_memory::make_child,
 };
 use crate::{
     error::{Error, Result},

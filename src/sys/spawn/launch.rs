@@ -12,9 +12,10 @@ use super::{
     child::{Changes, Credentials, Plan},
     command::Command,
     gate::{Gate, step},
+    maker::RUNS_BESIDE,
     program::{OwnPid, Program},
     reap::reap,
-    shared_memory::{GatedChild, RUNS_BESIDE, make_child},
+    shared_memory::{GatedChild, make_child},
     stdio::{Further, prepare_fds, prepare_stdio},
 };
 use crate::{

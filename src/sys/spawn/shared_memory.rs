@@ -3,17 +3,16 @@
 #![expect(unsafe_code, reason = "the descriptor that clone makes")]
 
 use std::{
-    cell::Cell,
     os::fd::{FromRawFd, OwnedFd},
     sync::{Arc, OnceLock, atomic::Ordering},
-    thread::JoinHandle,
 };
 
 use super::{
     child::Plan,
-    clone::{clone, clone_elsewhere, to_pid},
+    clone::{clone, to_pid},
     command::Place,
     gate::Gate,
+    maker::{Maker, RUNS_BESIDE},
     reap::reap,
     stack::Stack,
 };
@@ -57,14 +56,6 @@ impl GatedChild {
     }
 }
 
-thread_local! {
-    static STACK: Cell<Option<Stack>> = const { Cell::new(None) };
-}
-
-/// The thread sanitizer keeps its state in thread-local memory, which a child shares with the thread that created it: that
-/// thread has to be suspended then (`tests/threads`).
-pub(super) const RUNS_BESIDE: bool = !cfg!(procledger_thread_sanitizer);
-
 /// Creates the child, calls `meanwhile`, and returns when the child has left our memory, by exec or by death.
 ///
 /// Where it cannot be created in its task cgroup, as when a seccomp profile was set meanwhile, it is created outside, unless
@@ -94,18 +85,15 @@ struct SharedMemoryChild {
     child: GatedChild,
     stack: Option<Stack>,
     /// The thread that is suspended until then.
-    maker: Option<JoinHandle<isize>>,
+    maker: Option<Maker>,
 }
 
 impl SharedMemoryChild {
     fn begin(plan: &Plan<'_>, in_task_cgroup: bool, gate: &Arc<Gate>) -> Result<Self> {
-        let stack = STACK.take().map_or_else(Stack::new, Ok)?;
+        let stack = Stack::take()?;
         let before = boot_clock();
-        let (made, maker) = if plan.suspends {
-            clone_elsewhere(plan, &stack)?
-        } else {
-            (clone(plan, &stack), None)
-        };
+        let (made, maker) =
+            if plan.suspends { Maker::create(plan, &stack)? } else { (clone(plan, &stack), None) };
         let start_tick = start_tick_between(before, boot_clock());
         let pid = to_pid(made)?;
         // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
@@ -124,10 +112,10 @@ impl Drop for SharedMemoryChild {
             gate.refuse();
         }
         gate.wait_until_left(pidfd);
-        if let Some(maker) = self.maker.take() {
-            let _ = maker.join();
+        drop(self.maker.take());
+        if let Some(stack) = self.stack.take() {
+            stack.give_back();
         }
-        STACK.set(self.stack.take());
         if panics {
             reap(pidfd);
         }

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "mmap of a stack")]
 
-use std::{ffi::c_void, ptr};
+use std::{cell::RefCell, ffi::c_void, ptr};
 
 use crate::error::{Error, Result};
 
@@ -11,14 +11,31 @@ const STACK_SIZE: usize = 64 << 10;
 /// Below the stack, unmapped: an overflow kills the child instead of writing into the host. At least one page on every kernel.
 const GUARD_SIZE: usize = 64 << 10;
 
-/// A mapping with a guard at its low end; each spawning thread keeps one.
+thread_local! {
+    /// Those that a thread has used and keeps: one, or two where it has created a child by a thread of its own.
+    static KEPT: RefCell<Vec<Stack>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A mapping with a guard at its low end.
 #[derive(Debug)]
 pub(super) struct Stack {
     base: *mut c_void,
 }
 
 impl Stack {
-    pub(super) fn new() -> Result<Self> {
+    /// Returns one that the calling thread has kept, or a new one.
+    pub(super) fn take() -> Result<Self> {
+        KEPT.with_borrow_mut(Vec::pop).map_or_else(Self::new, Ok)
+    }
+
+    /// Keeps it for the next child of the calling thread.
+    pub(super) fn give_back(self) {
+        // A thread that is about to end keeps nothing any more.
+        let mut own = Some(self);
+        let _ = KEPT.try_with(|kept| kept.borrow_mut().extend(own.take()));
+    }
+
+    fn new() -> Result<Self> {
         let failed = |message: &str| Error::os(message, std::io::Error::last_os_error());
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
         // SAFETY: a fresh anonymous mapping overlaps nothing.

@@ -1,0 +1,157 @@
+//! A thread that creates a child for another one, and is suspended until the child has left the memory (`CLONE_VFORK`).
+//!
+//! Used for a child in a cgroup of its own: where that cgroup runs out of memory, the kernel ends every process that shares the
+//! memory of its victim, which would be the host, but it skips a child of vfork(2) (`oom_badness` in `mm/oom_kill.c`). It is a
+//! new thread each time: capabilities, seccomp filters and the access to files belong to a thread, and a child must have those
+//! of the thread that asks for it.
+//!
+//! It makes a few system calls and exits, so it needs nothing of libc, and costs a fifth of one of its threads: it is created
+//! like a child, on a stack of ours, with every signal blocked and the thread-local memory of the thread that waits for it.
+
+#![expect(
+    unsafe_code,
+    reason = "clone by instruction, and what a thread shares with the one that waits for it"
+)]
+
+use std::{
+    ffi::c_void,
+    ptr,
+    sync::atomic::{AtomicIsize, AtomicU32, Ordering},
+    thread::JoinHandle,
+};
+
+use rustix::thread::futex;
+
+use super::{
+    child::{Plan, report_created},
+    clone::{clone_as_can, clone_with, masked, to_pid},
+    gate::NOT_CREATED,
+    stack::Stack,
+};
+use crate::{
+    error::{Error, Result},
+    sys::syscall,
+};
+
+/// The thread sanitizer keeps its state in thread-local memory, which a child shares with the thread that created it: that
+/// thread has to be suspended then (`tests/threads`).
+pub(super) const RUNS_BESIDE: bool = !cfg!(procledger_thread_sanitizer);
+
+const FLAGS: i32 = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_CHILD_CLEARTID;
+
+/// The thread, and what it is to create. When this is dropped the thread has ended, so the child has left the memory.
+pub(super) struct Maker {
+    request: Box<Request>,
+    stack: Option<Stack>,
+    of_libc: Option<JoinHandle<()>>,
+}
+
+struct Request {
+    plan: *const Plan<'static>,
+    stack: *const Stack,
+    /// The pid of the child, or a negative errno.
+    made: AtomicIsize,
+    /// Not zero until the thread has ended.
+    running: AtomicU32,
+}
+
+// SAFETY: the thread that created it waits until the one that uses it has ended.
+unsafe impl Sync for Request {}
+
+impl Maker {
+    /// Creates a child on a new thread; returns what clone has returned there, and the thread as long as there is one.
+    pub(super) fn create(plan: &Plan<'_>, stack: &Stack) -> Result<(isize, Option<Self>)> {
+        let request = Request {
+            plan: ptr::from_ref(plan).cast(),
+            stack,
+            made: AtomicIsize::new(0),
+            running: AtomicU32::new(0),
+        };
+        let mut maker = Self { request: Box::new(request), stack: None, of_libc: None };
+        maker.start()?;
+        match plan.gate.wait_until_created() {
+            NOT_CREATED => {
+                maker.wait();
+                Ok((maker.request.made.load(Ordering::Acquire), None))
+            }
+            child_pid => Ok((child_pid.cast_signed() as isize, Some(maker))),
+        }
+    }
+
+    fn start(&mut self) -> Result<()> {
+        if RUNS_BESIDE { self.start_thread() } else { self.start_thread_of_libc() }
+    }
+
+    fn start_thread(&mut self) -> Result<()> {
+        let stack = self.stack.insert(Stack::take()?);
+        self.request.running.store(1, Ordering::Release);
+        let request = ptr::from_ref(&*self.request);
+        let running = self.request.running.as_ptr();
+        let none = ptr::null_mut();
+        // SAFETY: `run` makes raw system calls only, and does not return; the request and the stack stay until it has ended,
+        // which `drop` waits for.
+        let made = masked(|| unsafe {
+            clone_with(FLAGS, stack, none, running, run, request.cast::<c_void>())
+        });
+        if made < 0 {
+            self.request.running.store(0, Ordering::Release);
+        }
+        to_pid(made).map(drop)
+    }
+
+    /// The thread sanitizer keeps its state in thread-local memory.
+    fn start_thread_of_libc(&mut self) -> Result<()> {
+        let request = ptr::from_ref(&*self.request) as usize;
+        let thread = std::thread::Builder::new().spawn(move || {
+            crate::sys::leave_signals_to_the_host();
+            // SAFETY: the request stays until this thread is joined.
+            create(unsafe { &*(request as *const Request) });
+        });
+        let failed = |error| Error::os("failed to start the thread that creates a process", error);
+        self.of_libc = Some(thread.map_err(failed)?);
+        Ok(())
+    }
+
+    fn wait(&mut self) {
+        if let Some(thread) = self.of_libc.take() {
+            let _ = thread.join();
+        }
+        while self.request.running.load(Ordering::Acquire) != 0 {
+            // The kernel wakes through a futex that is not private.
+            let _ = futex::wait(&self.request.running, futex::Flags::empty(), 1, None);
+        }
+    }
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        self.wait();
+        if let Some(stack) = self.stack.take() {
+            stack.give_back();
+        }
+    }
+}
+
+extern "C" fn run(request: *const c_void) -> ! {
+    // SAFETY: the thread that waits for this one passed it.
+    create(unsafe { &*request.cast::<Request>() });
+    loop {
+        // SAFETY: it ends this thread alone.
+        unsafe { syscall::syscall(libc::SYS_exit, [0; 5]) };
+    }
+}
+
+fn create(request: &Request) {
+    // SAFETY: the thread that waits for this one holds both.
+    let (plan, stack) = unsafe { (&*request.plan, &*request.stack) };
+    let made = clone_as_can(plan, stack);
+    request.made.store(made, Ordering::Release);
+    // A child that was killed at once has not reported its pid itself.
+    report_created(plan.gate, u32::try_from(made).unwrap_or(NOT_CREATED));
+}
