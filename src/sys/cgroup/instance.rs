@@ -3,7 +3,7 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use rustix::{
@@ -32,6 +32,8 @@ pub(crate) struct InstanceCgroup {
     inode: u64,
     /// Whether task cgroups have a memory controller; determined at the first limit.
     memory: OnceLock<bool>,
+    /// A task cgroup for the next root: taken by a spawn, and replaced while its program is being loaded.
+    next: Mutex<Option<TaskCgroup>>,
 }
 
 impl InstanceCgroup {
@@ -71,7 +73,8 @@ impl InstanceCgroup {
         });
         match joined {
             Ok((inode, fd)) => {
-                Ok(Self { base, fd, path: path.to_owned(), inode, memory: OnceLock::new() })
+                let (path, memory, next) = (path.to_owned(), OnceLock::new(), Mutex::default());
+                Ok(Self { base, fd, path, inode, memory, next })
             }
             Err(error) => {
                 let _ = unlinkat(&base, name, AtFlags::REMOVEDIR);
@@ -84,9 +87,28 @@ impl InstanceCgroup {
         self.inode
     }
 
-    /// Creates the task cgroup of one root.
-    pub(crate) fn create_task_cgroup(&self, token: Uuid) -> Result<TaskCgroup> {
-        TaskCgroup::make(&self.fd, &self.path, &token.simple().to_string())
+    /// Returns a new task cgroup: the one that was prepared, if there is one.
+    pub(crate) fn task_cgroup(&self) -> Result<TaskCgroup> {
+        let prepared = self.next().take();
+        prepared.map_or_else(|| self.create_task_cgroup(), Ok)
+    }
+
+    /// Prepares the task cgroup of the next root, as far as that is possible.
+    pub(crate) fn prepare_task_cgroup(&self) {
+        if self.next().is_none()
+            && let Ok(created) = self.create_task_cgroup()
+            && let Some(unused) = self.next().replace(created)
+        {
+            unused.remove();
+        }
+    }
+
+    fn create_task_cgroup(&self) -> Result<TaskCgroup> {
+        TaskCgroup::make(&self.fd, &self.path, &Uuid::new_v4().simple().to_string())
+    }
+
+    fn next(&self) -> MutexGuard<'_, Option<TaskCgroup>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives task cgroups that are created from now on a memory controller, where one is available.
@@ -110,6 +132,9 @@ impl InstanceCgroup {
     /// Removes the instance cgroup; returns `false` while a task cgroup is in it.
     pub(crate) fn remove(&self) -> bool {
         let Some(name) = self.path.file_name() else { return false };
+        if let Some(unused) = self.next().take() {
+            unused.remove();
+        }
         matches!(unlinkat(&self.base, name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT))
     }
 }

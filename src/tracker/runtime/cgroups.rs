@@ -84,7 +84,6 @@ impl Cgroups {
     pub(in crate::tracker) fn create_task_cgroup(
         &self,
         mode: ContainmentMode,
-        token: Uuid,
         max_rss: Option<u64>,
     ) -> Result<Option<spawn::Place>> {
         let must = match mode {
@@ -93,7 +92,7 @@ impl Cgroups {
             ContainmentMode::Cgroup => true,
         };
         let created = self.instance_cgroup().and_then(|instance| {
-            let task_cgroup = instance.create_task_cgroup(token).inspect_err(|error| {
+            let task_cgroup = instance.task_cgroup().inspect_err(|error| {
                 tracing::warn!("{error}: the task gets no cgroup of its own");
             })?;
             if let Some(bytes) = max_rss.filter(|_| instance.enable_memory()) {
@@ -105,6 +104,14 @@ impl Cgroups {
             Ok(place) => Ok(Some(place)),
             Err(error) if must => Err(error),
             Err(_) => Ok(None),
+        }
+    }
+
+    /// Prepares the task cgroup of the next root, if this instance uses them.
+    pub(in crate::tracker) fn prepare_task_cgroup(&self) {
+        let found = lock(&self.instance_cgroup).clone();
+        if let Some(Found::Created(instance)) = found {
+            instance.prepare_task_cgroup();
         }
     }
 

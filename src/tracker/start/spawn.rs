@@ -67,7 +67,7 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     let inherited = job.inherited()?;
     flush::flush_task(core, &spec.task);
     let mode = core.options.containment_mode()?;
-    let place = core.cgroups.create_task_cgroup(mode, spec.token, spec.limits.max_rss)?;
+    let place = core.cgroups.create_task_cgroup(mode, spec.limits.max_rss)?;
     spec.cgroup = place.as_ref().map(|place| place.task_cgroup.record().clone());
     let keeper = match place {
         Some(_) => None,
@@ -101,7 +101,12 @@ fn through_gate(
             if child.in_task_cgroup { Containment::Cgroup } else { Containment::Session };
         let identity = child.identity(&core.proc, core.place())?;
         let new = spec.row(core, identity, containment)?;
-        core.group_commit.commit(new, Some(Arc::clone(&child.gate)))
+        let committed = core.group_commit.commit(new, Some(Arc::clone(&child.gate)))?;
+        // The gate is open. While the child executes its program there is nothing else to do.
+        if child.in_task_cgroup {
+            core.cgroups.prepare_task_cgroup();
+        }
+        Ok(committed)
     };
     let spawned = spawn::spawn(command, commit)
         .inspect_err(|_| core.cgroups.remove_task_cgroup(spec.cgroup.as_ref()))?;
