@@ -127,11 +127,12 @@ pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
     }
     leave_the_host(plan);
     prepare(plan);
+    let first = first_program(plan);
     plan.gate.step.store(step::GATE, Ordering::Release);
     if plan.gated {
         wait_at_gate(plan);
     }
-    become_program(plan)
+    become_program(plan, first)
 }
 
 /// The entry point of a child that exits at once.
@@ -428,7 +429,7 @@ fn write_own_pid(plan: &Plan<'_>) {
     unsafe { *at = 0 };
 }
 
-fn become_program(plan: &Plan<'_>) -> ! {
+fn become_program(plan: &Plan<'_>, first: *const *const c_char) -> ! {
     if !plan.own_pid.is_null() {
         write_own_pid(plan);
     }
@@ -461,7 +462,7 @@ fn become_program(plan: &Plan<'_>) -> ! {
     let mask = ptr::from_ref(&plan.signals.blocked) as usize;
     let args = [libc::SIG_SETMASK as usize, mask, 0, SIGNAL_SET, 0];
     call(libc::SYS_rt_sigprocmask, args);
-    fail(plan, step::EXEC, try_programs(plan))
+    fail(plan, step::EXEC, try_programs(plan, first))
 }
 
 fn execute_open(plan: &Plan<'_>) -> isize {
@@ -470,28 +471,64 @@ fn execute_open(plan: &Plan<'_>) -> isize {
     call(libc::SYS_execveat, args)
 }
 
-/// Tries each path as execvp(3) does: a path that does not exist or may not be executed is skipped, and the best reason is
-/// kept; a file of no known format is given to the shell.
-fn try_programs(plan: &Plan<'_>) -> isize {
-    let mut reason = -(libc::ENOENT as isize);
+/// Returns the first of several paths that exists, which spares those before it a failed execve(2) after the gate has opened.
+/// A relative path counts as existing: it is resolved in the program's working directory.
+fn first_program(plan: &Plan<'_>) -> *const *const c_char {
     let mut next = plan.programs;
     loop {
         // SAFETY: the list is ended by null, and `next` has not passed it.
         let path = unsafe { *next };
+        if path.is_null() || is_alone(plan.programs) {
+            return plan.programs;
+        }
+        let args = [libc::AT_FDCWD.cast_unsigned() as usize, path as usize, 0, 0, 0];
+        // SAFETY: the path is not null, and has its NUL at least.
+        if unsafe { *path }.cast_unsigned() != b'/' || call(libc::SYS_faccessat, args) == 0 {
+            return next;
+        }
+        next = next.wrapping_add(1);
+    }
+}
+
+/// Tries each path from `first` on; the reason for a failure follows from all of them.
+fn try_programs(plan: &Plan<'_>, first: *const *const c_char) -> isize {
+    match try_from(plan, first) {
+        Tried::All(_) if first != plan.programs => match try_from(plan, plan.programs) {
+            Tried::All(reason) | Tried::Decided(reason) => reason,
+        },
+        Tried::All(reason) | Tried::Decided(reason) => reason,
+    }
+}
+
+/// Why no program was executed.
+enum Tried {
+    /// None of the paths could be.
+    All(isize),
+    /// That of one path, which ends the search.
+    Decided(isize),
+}
+
+/// Tries each path as execvp(3) does: a path that does not exist or may not be executed is skipped, and the best reason is
+/// kept; a file of no known format is given to the shell.
+fn try_from(plan: &Plan<'_>, mut next: *const *const c_char) -> Tried {
+    let mut reason = -(libc::ENOENT as isize);
+    loop {
+        // SAFETY: the list is ended by null, and `next` has not passed it.
+        let path = unsafe { *next };
         if path.is_null() {
-            return reason;
+            return Tried::All(reason);
         }
         let result =
             call(libc::SYS_execve, [path as usize, plan.argv as usize, plan.envp as usize, 0, 0]);
         match i32::try_from(result.wrapping_neg()) {
             Ok(libc::EACCES) => reason = result,
             Ok(libc::ENOENT) => {}
-            Ok(libc::ENOEXEC) => return execute_by_shell(plan, path, result),
+            Ok(libc::ENOEXEC) => return Tried::Decided(execute_by_shell(plan, path, result)),
             // In a list of paths it is skipped; for a program named by its path it is the reason.
             Ok(
                 libc::ENOTDIR | libc::ENAMETOOLONG | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT,
             ) if !is_alone(plan.programs) => {}
-            _ => return result,
+            _ => return Tried::Decided(result),
         }
         next = next.wrapping_add(1);
     }

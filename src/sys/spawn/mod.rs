@@ -16,7 +16,7 @@
 //!  clone3 ---------------------------> PDEATHSIG, parent check
 //!  unblocks them                       setsid, drain signals, defaults
 //!  commit                              stdio, close_range
-//!                                      umask, limits
+//!                                      umask, limits, lookup in PATH
 //!  opens the gate -------------------> at the gate
 //!  sleeps until it has left            nice value, user, chdir, clear PDEATHSIG, unmask
 //!  goes on <-------------------------- execve
