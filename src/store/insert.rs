@@ -31,6 +31,15 @@ impl Store {
         self.write_patiently("record a process", |tx| admit(tx, here, batch))
     }
 
+    /// Does the same with the batch that there is once the transaction has begun.
+    pub(crate) fn admit_queued<K>(
+        &self,
+        here: &Place,
+        batch: impl FnOnce() -> Vec<(K, NewProcess)>,
+    ) -> Result<Vec<Insertion<K>>> {
+        self.write_patiently("record a process", |tx| admit(tx, here, batch()))
+    }
+
     /// Records one process.
     pub(crate) fn admit_one(&self, here: &Place, new: &NewProcess) -> Result<ProcessId> {
         self.write_patiently("record a process", |tx| insert(tx, here, new))?

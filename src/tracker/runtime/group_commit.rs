@@ -1,10 +1,13 @@
 //! Group commit of the rows of children that wait at the gate, without a dedicated thread.
 //!
-//! The first caller becomes the leader: it commits all rows that are queued by then, in one transaction, and opens their gates.
-//! Later callers wait for the result, or to become the next leader. So a single spawn waits for no other, concurrent spawns
+//! The first caller becomes the leader: it commits all rows that are queued once its transaction has begun, and opens their
+//! gates. Later callers wait for the result, or to become the next leader. So a single spawn waits for no other, concurrent spawns
 //! share their commits, and none is overtaken.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::{
+    cell::RefCell,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+};
 
 use super::lock::lock;
 use crate::{
@@ -89,7 +92,7 @@ impl GroupCommit {
         let mut batch = vec![Arc::clone(&own)];
         batch.append(&mut queue.waiting);
         drop(queue);
-        let leader = Leader { group: self, batch };
+        let leader = Leader { group: self, batch: RefCell::new(batch) };
         leader.commit();
         drop(leader);
         match own.wait() {
@@ -102,13 +105,12 @@ impl GroupCommit {
 /// The leader. However it ends, all callers of its batch get an answer, and the next one becomes the leader.
 struct Leader<'a> {
     group: &'a GroupCommit,
-    batch: Vec<Arc<Waiter>>,
+    batch: RefCell<Vec<Arc<Waiter>>>,
 }
 
 impl Leader<'_> {
     fn commit(&self) {
-        let new = self.batch.iter().filter_map(|waiter| Some((waiter, lock(&waiter.new).take()?)));
-        match self.group.store.admit(&self.group.place, new.collect()) {
+        match self.group.store.admit_queued(&self.group.place, || self.take_rows()) {
             Ok(all) => {
                 for Insertion { key: waiter, new, row } in all {
                     if let (Ok(_), Some(gate)) = (&row, &waiter.gate) {
@@ -119,18 +121,26 @@ impl Leader<'_> {
                 }
             }
             Err(error) => {
-                for waiter in &self.batch {
+                for waiter in self.batch.borrow().iter() {
                     let error = error.with_context("the program was not started");
                     waiter.answer_once(|| CommitResult::Committed(Err(error)));
                 }
             }
         }
     }
+
+    /// Takes the rows of the batch, and of the callers that have come while this one waited to write.
+    fn take_rows(&self) -> Vec<(Arc<Waiter>, NewProcess)> {
+        let mut batch = self.batch.borrow_mut();
+        batch.append(&mut lock(&self.group.queue).waiting);
+        let row = |waiter: &Arc<Waiter>| Some((Arc::clone(waiter), lock(&waiter.new).take()?));
+        batch.iter().filter_map(row).collect()
+    }
 }
 
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
-        for waiter in &self.batch {
+        for waiter in self.batch.get_mut() {
             waiter.answer_once(|| CommitResult::Committed(Err(not_committed())));
         }
         let mut queue = lock(&self.group.queue);
