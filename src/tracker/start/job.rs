@@ -518,6 +518,7 @@ impl Job {
             attributes: self.attributes,
             session,
             place,
+            spins: true,
         }
     }
 
