@@ -4,7 +4,7 @@
 
 use std::{
     ffi::{c_int, c_void},
-    fs, ptr,
+    hint, ptr,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -24,8 +24,11 @@ struct Shared<'a> {
     inside: AtomicU32,
 }
 
-/// A child that shares the memory until exec, the first read of its identity, one INSERT, the gate, and the wait for exec. No
-/// check, no token, no session, no signal state.
+/// How often the child looks at the gate before it sleeps there.
+const SPINS: usize = 10_000;
+
+/// A child that shares the memory until exec, one INSERT, the gate, and the wait for exec. No check, no token, no session, no
+/// signal state.
 pub(crate) fn gated_spawn(program: &mut Program, bare: &mut Bare, round: usize) -> Duration {
     let top = program.stack_top();
     let shared = Shared { program, gate: AtomicU32::new(0), inside: AtomicU32::new(1) };
@@ -39,7 +42,6 @@ pub(crate) fn gated_spawn(program: &mut Program, bare: &mut Bare, round: usize) 
             libc::clone(wait_and_execute, top.cast(), flags, argument, none, none, inside)
         };
         assert!(pid > 0, "clone: {}", std::io::Error::last_os_error());
-        fs::read(format!("/proc/{pid}/stat")).expect("it is there");
         bare.insert(&format!("floor-{round}"), pid.cast_unsigned());
         shared.gate.store(1, Ordering::Release);
         let _ = futex::wake(&shared.gate, futex::Flags::PRIVATE, 1);
@@ -55,6 +57,11 @@ pub(crate) fn gated_spawn(program: &mut Program, bare: &mut Bare, round: usize) 
 extern "C" fn wait_and_execute(shared: *mut c_void) -> c_int {
     // SAFETY: the parent waits until this child has left the memory.
     let shared = unsafe { &*shared.cast::<Shared<'_>>() };
+    let mut spins = 0_usize;
+    while shared.gate.load(Ordering::Acquire) == 0 && spins < SPINS {
+        hint::spin_loop();
+        spins = spins.wrapping_add(1);
+    }
     let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
     while shared.gate.load(Ordering::Acquire) == 0 {
         let none = ptr::null::<libc::timespec>();
