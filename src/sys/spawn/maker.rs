@@ -5,8 +5,9 @@
 //! new thread each time: capabilities, seccomp filters and the access to files belong to a thread, and a child must have those
 //! of the thread that asks for it.
 //!
-//! It makes a few system calls and exits, so it needs nothing of libc, and costs a fifth of one of its threads: it is created
-//! like a child, on a stack of ours, with every signal blocked and the thread-local memory of the thread that waits for it.
+//! It makes a few system calls and exits, so it needs nothing of libc, whose threads take several times as long to create: it is
+//! created like a child, on a stack of ours, with every signal blocked and the thread-local memory of the thread that waits for
+//! it.
 
 #![expect(
     unsafe_code,
