@@ -2,8 +2,11 @@
 //!
 //! `cargo bench --bench fleet [-- --strict]`. It needs the programs of a PostgreSQL server, which it starts in a temporary folder
 //! with the defaults of its own: `fsync` is on. With `--strict` it exits with 1 if a limit is missed.
+//!
+//! `-- --reading` measures the reports instead, over 5 million ended rows, or over as many as `--rows N` says.
 #![expect(clippy::disallowed_methods, reason = "it measures the command as a person runs it")]
 
+mod reading;
 mod server;
 
 use std::{
@@ -34,14 +37,24 @@ const LIVE: usize = 10_000;
 const SPAWNS: usize = 300;
 
 fn main() -> ExitCode {
-    let strict = std::env::args().any(|argument| argument == "--strict");
-    let Some(server) = Server::start() else {
-        println!("skipped: no PostgreSQL");
-        return ExitCode::SUCCESS;
+    let has = |option: &str| std::env::args().any(|argument| argument == option);
+    let mut scores = Scores::default();
+    let measured = if has("--reading") {
+        reading::measure(&mut scores, &reading::Size::of_arguments())
+    } else {
+        writing(&mut scores)
     };
+    if measured.is_none() {
+        println!("skipped: no PostgreSQL");
+    }
+    if has("--strict") && scores.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// What shipping costs; `None` where there is no PostgreSQL.
+fn writing(scores: &mut Scores) -> Option<()> {
+    let server = Server::start(&[])?;
     let folder = tempfile::tempdir().expect("a folder");
     Init::default().run(&address(&server)).expect("a schema");
-    let mut scores = Scores::default();
     let bare = copy(&server);
     println!("{:<44} {bare:>10.0} rows/s", "bare COPY, batches of 2,000, a commit each");
     let whole = whole_batches(&server, folder.path());
@@ -53,7 +66,7 @@ fn main() -> ExitCode {
     let (resident, ratio) = beside_a_host(&server, folder.path());
     scores.at_most("resident memory of a worker, MiB", resident, 20.0);
     scores.at_most("spawn beside a shipper, of without", ratio, 1.05);
-    if strict && scores.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    Some(())
 }
 
 /// Prints each line and records whether a limit was missed.

@@ -16,8 +16,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Returns `None` where there is no PostgreSQL.
-    pub(crate) fn start() -> Option<Self> {
+    /// Starts a server with the defaults of its own but for these settings; `None` where there is no PostgreSQL.
+    pub(crate) fn start(settings: &[&str]) -> Option<Self> {
         let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
         let bins = versions.map(|version| version.path().join("bin"));
         let bin = bins.filter(|bin| bin.join("initdb").is_file()).max()?;
@@ -35,6 +35,9 @@ impl Server {
         let mut server = program(bin.join("postgres"));
         server.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c"]);
         server.arg(format!("unix_socket_directories={}", folder.path().display()));
+        for setting in settings {
+            server.args(["-c", setting]);
+        }
         let process = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
         let server = Self { folder, process };
         while Client::connect(&server.url(), NoTls).is_err() {
