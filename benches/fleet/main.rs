@@ -6,20 +6,21 @@
 //! `-- --reading` measures the reports instead, over 5 million ended rows, or over as many as `--rows N` says.
 #![expect(clippy::disallowed_methods, reason = "it measures the command as a person runs it")]
 
+mod beside;
 mod reading;
 mod server;
 
 use std::{
     io::Write,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio as Standard},
+    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
 use postgres::{Client, NoTls};
 use procledger::{
-    Job, Stdio, Tracker,
+    Tracker,
     fleet::{Address, Init, ShipOptions, Shipper, Stream},
 };
 use rusqlite::Connection;
@@ -34,7 +35,6 @@ const HOSTS: usize = 4;
 const TURNS: usize = 100;
 /// Processes that run in a ledger whose batch is read.
 const LIVE: usize = 10_000;
-const SPAWNS: usize = 300;
 
 fn main() -> ExitCode {
     let has = |option: &str| std::env::args().any(|argument| argument == option);
@@ -63,9 +63,11 @@ fn writing(scores: &mut Scores) -> Option<()> {
     scores.at_least("batches of one row/s", single_rows(&server, folder.path()), 150.0);
     let read = read_live(folder.path());
     scores.at_most("a batch beside 10,000 live rows, ms", read.as_secs_f64() * 1e3, 50.0);
-    let (resident, ratio) = beside_a_host(&server, folder.path());
-    scores.at_most("resident memory of a worker, MiB", resident, 20.0);
-    scores.at_most("spawn beside a shipper, of without", ratio, 1.05);
+    let beside = beside::measure(&server, &folder.path().join("whole-0.db"));
+    scores.at_most("resident memory of a worker, MiB", beside.resident, 20.0);
+    scores.at_most("spawn beside an idle shipper, of without", beside.idle, 1.05);
+    scores.at_most("spawn beside one that hangs, of without", beside.hanging, 1.05);
+    scores.at_most("spawn beside one that ships, of without", beside.shipping, 1.05);
     Some(())
 }
 
@@ -216,56 +218,6 @@ fn read_live(folder: &Path) -> Duration {
         began.elapsed()
     });
     median(took.collect())
-}
-
-/// Resident memory of the worker of a large ledger in MiB, and the time of a spawn beside it, of that without it.
-fn beside_a_host(server: &Server, folder: &Path) -> (f64, f64) {
-    let path = folder.join("whole-0.db");
-    let tracker = Tracker::builder(&path).monitor(false).open().expect("a ledger");
-    let spawn = || {
-        let job = Job::new(uuid::Uuid::new_v4().to_string(), "/bin/true");
-        let job = job.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let began = Instant::now();
-        let mut process = tracker.spawn(job).expect("it runs");
-        let took = began.elapsed();
-        process.wait().expect("it ends");
-        took
-    };
-    let (mut without, mut beside, mut resident) = (Vec::new(), Vec::new(), 0.0);
-    for _ in 0..3 {
-        without.extend((0..SPAWNS / 3).map(|_| spawn()));
-        let mut service = Command::new(env!("CARGO_BIN_EXE_procledger"))
-            .args(["ship", "--interval", "30s", "--to", &server.url()])
-            .arg(&path)
-            .stdin(Standard::null())
-            .stdout(Standard::null())
-            .stderr(Standard::null())
-            .spawn()
-            .expect("it starts");
-        // Its worker is a child of it.
-        let children = format!("/proc/{0}/task/{0}/children", service.id());
-        let worker = loop {
-            let text = std::fs::read_to_string(&children).unwrap_or_default();
-            if let Some(pid) = text.split(' ').find_map(|pid| pid.parse::<u32>().ok()) {
-                break pid;
-            }
-            thread::sleep(Duration::from_millis(5));
-        };
-        beside.extend((0..SPAWNS / 3).map(|_| spawn()));
-        resident = f64::max(resident, peak_mib(worker));
-        let pid = rustix::process::Pid::from_raw(i32::try_from(service.id()).expect("a pid"));
-        rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
-            .expect("signalled");
-        service.wait().expect("it ends");
-    }
-    tracker.shutdown().expect("closed");
-    (resident, median(beside).as_secs_f64() / median(without).as_secs_f64())
-}
-
-fn peak_mib(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
