@@ -1,32 +1,45 @@
 //! How connections are opened.
 //!
-//! `busy_timeout` is set first on each connection, because the very next statement may run into the recovery of a crashed
-//! writer.
+//! r2d2's checks, lifetimes and per-pool threads are off: a connection to a local file does not become stale. `busy_timeout` is
+//! set first on each connection, because the very next statement may run into the recovery of a crashed writer.
 
 use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use r2d2::NopErrorHandler;
+use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, config::DbConfig};
 
 use super::{
     budget,
-    failure::failed,
+    connector::connector,
+    failure::{failed, no_connection},
+    in_place::Files,
+    manager::Manager,
     trust::{self, Located, beside},
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    sys::fs_user::Account,
+};
 
 /// How long a statement waits for another process: a transaction of ours takes about a millisecond, a checkpoint on a
 /// busy disk may take a second.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a thread waits for a connection: longer than one that waits for another process.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
 pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
 /// Size up to which a WAL is left when the ledger is closed: what eight short commands write. The next opening reads it once.
 pub(super) const KEPT_WAL_BYTES: u64 = 512 << 10;
 /// Every statement of this module, so that none is prepared twice.
 const STATEMENTS: usize = 64;
+
+pub(super) type Pool = r2d2::Pool<Manager>;
 
 /// How a connection opens the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,11 +100,28 @@ impl Access {
     }
 }
 
-/// Opens a connection, and configures it.
-pub(super) fn connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(access.name(path), access.flags())?;
-    configure(&connection, access)?;
-    Ok(connection)
+pub(super) fn pool(
+    path: &Path,
+    access: Access,
+    size: u32,
+    first: Option<Connection>,
+    account: Option<Account>,
+    files: Option<Arc<Files>>,
+) -> Result<Pool> {
+    let others = SqliteConnectionManager::file(access.name(path))
+        .with_flags(access.flags())
+        .with_init(move |connection| configure(connection, access));
+    Pool::builder()
+        .max_size(size)
+        .min_idle(Some(0))
+        .test_on_check_out(false)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connection_timeout(CONNECTION_TIMEOUT)
+        .thread_pool(Arc::clone(connector()?))
+        .error_handler(Box::new(NopErrorHandler))
+        .build(Manager::new(first, others, account, files))
+        .map_err(|e| no_connection(path, "open", e))
 }
 
 fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
@@ -116,7 +146,8 @@ pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Returns the connection that writes: the one that has judged the ledger, or a new one.
+/// Returns the connection that writes: the one that has judged the ledger, or a new one. It is opened in this thread, to get its
+/// errors: r2d2 retries until its time is up, then returns only a text.
 pub(super) fn first_writer(path: &Path, judge: Option<Connection>) -> Result<Connection> {
     let wrong = |e| failed(path, "open a connection", e);
     let connection = judge.map_or_else(|| open_writer(path), Ok).map_err(wrong)?;
@@ -137,15 +168,18 @@ pub(super) fn first_writer(path: &Path, judge: Option<Connection>) -> Result<Con
     Ok(connection)
 }
 
-/// Does the same for reading.
+/// Does the same for reading: without it a damaged ledger was reported as a busy one, after ten seconds.
 pub(super) fn first_reader(path: &Path, access: Access) -> Result<Connection> {
-    connect(path, access).map_err(|e| failed(path, "open a connection", e))
+    Connection::open_with_flags(access.name(path), access.flags())
+        .and_then(|connection| configure(&connection, access).map(|()| connection))
+        .map_err(|e| failed(path, "open a connection", e))
 }
 
 /// Opens a connection beside the pools, which checkpoints on request and not at each commit.
 pub(super) fn another_writer(path: &Path) -> Result<Connection> {
     let open = || {
-        let connection = connect(path, Access::Write)?;
+        let connection = Connection::open_with_flags(path, Access::Write.flags())?;
+        configure(&connection, Access::Write)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         Ok(connection)
     };

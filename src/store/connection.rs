@@ -7,19 +7,22 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::Duration,
 };
 
+use r2d2::PooledConnection;
 use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use super::{
-    access::{Access, BUSY_TIMEOUT, KEPT_WAL_BYTES, first_reader, first_writer},
+    access::{Access, BUSY_TIMEOUT, KEPT_WAL_BYTES, Pool, first_reader, first_writer, pool},
     budget::{Budget, HOST_READ, LOOK, WRITE},
-    failure::failed,
+    connector::connector,
+    failure::{failed, no_connection},
     in_place::Files,
+    manager::Manager,
     migration::Schema,
-    pool::{Pool, Pooled},
     schema,
     setup::{self, Standing, Upgrade},
     transaction::Transaction,
@@ -32,9 +35,11 @@ use crate::{
 };
 
 /// Concurrent readers: a host's pass, a listing, a report and one to spare.
-const READERS: usize = 4;
+const READERS: u32 = 4;
 /// How long a write waits for another process that has held the lock for the whole [`BUSY_TIMEOUT`] before.
 const LOCKED_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long closing waits for a connection that is just being opened, perhaps for another ledger.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An open ledger. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -62,6 +67,9 @@ struct Inner {
 impl Drop for Inner {
     /// Leaves a small WAL to the next opening. To copy it back and to begin another one takes four fsyncs, which is longer than
     /// all else that a short command does.
+    ///
+    /// Waits for the connector to finish: until then it may hold a pool, and would be the one to close its connections, some
+    /// time after this returned, or never when the process ends first.
     fn drop(&mut self) {
         if !self.files.has_small_wal(KEPT_WAL_BYTES)
             && let Some(writer) = self.writer.as_ref().and_then(Pool::try_get)
@@ -70,6 +78,13 @@ impl Drop for Inner {
         {
             tracing::debug!("the WAL is not copied back: {error}");
         }
+        let (done, wait) = mpsc::channel();
+        // It runs, as there are pools.
+        let Ok(connector) = connector() else { return };
+        connector.execute(move || {
+            let _ = done.send(());
+        });
+        let _ = wait.recv_timeout(CLOSE_PATIENCE);
     }
 }
 
@@ -91,6 +106,8 @@ impl Store {
         vouched: Option<&Path>,
         upgrade: Upgrade,
     ) -> Result<Self> {
+        // Before the access to files changes, which its thread would keep.
+        connector()?;
         let terms = Terms::of(path, vouched);
         act_as(terms.account, || Self::open_on(path, &terms, upgrade))
     }
@@ -115,7 +132,8 @@ impl Store {
             );
             return Err(Error::new(Kind::Busy, message));
         }
-        Self::with(located, schema, (Access::Read, None), Some(first))
+        let writer = pool(&located.path, Access::Write, 1, Some(first), located.account(), None)?;
+        Self::with(located, schema, (Access::Read, None), Some(writer))
     }
 
     /// Migrates an existing ledger to the latest schema; `false` where there was nothing to do.
@@ -146,6 +164,7 @@ impl Store {
     ///
     /// Not found when there is no ledger; newer, or not a ledger, as for [`Store::open_trusting`](Self::open_trusting).
     pub(crate) fn open_read_only(path: &Path) -> Result<Self> {
+        connector()?;
         let terms = Terms::of(path, None);
         act_as(terms.account, || Self::read_only_on(path, &terms))
     }
@@ -178,7 +197,7 @@ impl Store {
         located: Located,
         schema: Schema,
         (readers, first): (Access, Option<Connection>),
-        writer: Option<Connection>,
+        writer: Option<Pool>,
     ) -> Result<Self> {
         let Some(found) = located.found else {
             let message = format!("the ledger `{}` was removed meanwhile", located.path.display());
@@ -186,12 +205,9 @@ impl Store {
         };
         let account = located.account();
         let files = Arc::new(Files::of(&located.path, found.file));
+        let known = Some(Arc::clone(&files));
+        let readers = pool(&located.path, readers, READERS, first, account, known)?;
         let Located { path, .. } = located;
-        let pool = |access, most, first| {
-            Pool::new(path.clone(), access, most, first, account, Arc::clone(&files))
-        };
-        let readers = pool(readers, READERS, first);
-        let writer = writer.map(|first| pool(Access::Write, 1, Some(first)));
         let owner = found.owner;
         let inner = Inner {
             path,
@@ -372,20 +388,19 @@ impl Store {
         Budget::of(if self.0.writer.is_some() { HOST_READ } else { LOOK })
     }
 
-    /// Runs one query, on a connection that cannot write. Where none can be opened, as when the ledger's name is gone or there
-    /// is no descriptor left, the one that writes still reads the ledger.
+    /// Runs one query, on a connection that cannot write.
     pub(super) fn read<T>(
         &self,
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let connection = match self.0.readers.get(doing) {
-            Ok(connection) => connection,
-            Err(error) => match &self.0.writer {
-                Some(writer) => writer.get(doing)?,
-                None => return Err(error),
-            },
-        };
+        if self.0.readers.state().idle_connections == 0 {
+            // It would open whatever the path names now, where the same row numbers mean other rows.
+            self.check_in_place()?;
+        }
+        let connection = self.0.readers.get().map_err(|e| {
+            self.check_in_place().err().unwrap_or_else(|| no_connection(self.path(), doing, e))
+        })?;
         let _acting = self.act_as_owner()?;
         let _budget = self.reading();
         work(&connection).map_err(|e| {
@@ -394,10 +409,18 @@ impl Store {
         })
     }
 
+    /// Opens a connection that reads, where there is none yet: it keeps reading whatever happens to the ledger's name.
+    pub(crate) fn open_reader(&self) -> Result<()> {
+        self.read("open a connection", |_| Ok(()))
+    }
+
     /// Opens another reader, as the pool does when all of its connections are in use.
     #[cfg(test)]
-    pub(super) fn another_reader(&self, patience: Duration) -> Result<()> {
-        self.0.readers.get_within(patience, "read").map(drop)
+    pub(super) fn another_reader(
+        &self,
+        patience: Duration,
+    ) -> std::result::Result<(), r2d2::Error> {
+        self.0.readers.get_timeout(patience).map(drop)
     }
 
     /// Runs a query of a few rows: where no reader is open yet, as while the ledger is opened, on the writer's connection if
@@ -407,7 +430,7 @@ impl Store {
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let none = self.0.readers.open_connections() == 0;
+        let none = self.0.readers.state().connections == 0;
         let writer = self.0.writer.as_ref().filter(|_| none).and_then(Pool::try_get);
         let Some(connection) = writer else { return self.read(doing, work) };
         self.read_on(&connection, doing, work)
@@ -435,9 +458,7 @@ impl Store {
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<Option<T>> {
-        let Ok(connection) = self.writers(doing)?.get_within(patience, doing) else {
-            return Ok(None);
-        };
+        let Ok(connection) = self.writers(doing)?.get_timeout(patience) else { return Ok(None) };
         self.read_on(&connection, doing, work).map(Some)
     }
 
@@ -451,8 +472,8 @@ impl Store {
         writer.busy_timeout(BUSY_TIMEOUT).is_ok() && free.is_ok()
     }
 
-    pub(super) fn writer(&self, doing: &str) -> Result<Pooled<'_>> {
-        self.writers(doing)?.get(doing)
+    pub(super) fn writer(&self, doing: &str) -> Result<PooledConnection<Manager>> {
+        self.writers(doing)?.get().map_err(|e| no_connection(self.path(), doing, e))
     }
 
     /// Fails where the ledger was opened for reading only.

@@ -46,6 +46,15 @@ fn errno(code: ErrorCode) -> Option<i32> {
     }
 }
 
+/// Converts the error that no connection was free in time, or none could be opened.
+pub(super) fn no_connection(path: &Path, doing: &str, source: r2d2::Error) -> Error {
+    let message = format!(
+        "failed to {doing} in the ledger `{}`: no connection was free in time, try again",
+        path.display()
+    );
+    Error::new(Kind::Busy, message).with_source(source)
+}
+
 fn kind(error: &Sqlite) -> Kind {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::Busy,

@@ -14,7 +14,7 @@ use super::{
     access::{BUSY_TIMEOUT, WAL_LIMIT_BYTES, another_writer},
     budget::{Budget, WRITE},
     failure::failed,
-    pool::Owned,
+    manager::Owned,
     prune,
     prune_instances::{self, WithoutForeignKeys},
     shipment::Unshipped,

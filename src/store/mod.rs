@@ -3,8 +3,8 @@
 //! # Locking
 //!
 //! - The ledger is in WAL mode: readers never wait for the writer, and the writer never waits for readers.
-//! - One [`Store`] has one connection that writes, in a pool of one. A method fetches it once and passes it down; fetching it
-//!   twice in one call chain would wait for itself.
+//! - One [`Store`] has one connection that writes, in an r2d2 pool of one. A method fetches it once and passes it down;
+//!   fetching it twice in one call chain would wait for itself.
 //! - Work that can wait (old history, free pages, the WAL) is done by a connection beside these, in steps of milliseconds.
 //! - Every write is `BEGIN IMMEDIATE`. A transaction that began as a reader cannot wait for its turn to write: SQLite returns
 //!   `SQLITE_BUSY` at once, whatever `busy_timeout` is.
@@ -27,8 +27,8 @@
 //!
 //! # Layers
 //!
-//! `connection`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place`, `pool` and `failure` make
-//! up a [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
+//! `connection`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place` and `failure` make up a
+//! [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
 //! list of columns; each other file is one group of operations, each query beside the function that maps its rows. Every file
 //! may use these modules of the crate: `error`, `identity`, `model`, `redact`, `sys`, and `metrics`, which counts what was committed.
 
@@ -40,6 +40,7 @@ mod claim;
 mod claim_orphans;
 mod commit_counts;
 mod connection;
+mod connector;
 mod descendants;
 mod exported;
 mod failure;
@@ -50,11 +51,11 @@ mod instances;
 mod leak_report;
 mod leaks;
 mod maintenance;
+mod manager;
 mod metrics;
 mod migration;
 mod observe;
 mod passes;
-mod pool;
 mod process;
 mod prune;
 mod prune_instances;

@@ -39,6 +39,9 @@ impl Drop for Running<'_> {
 
 fn run(core: &Arc<Core>) {
     let _running = Running(core);
+    if let Err(error) = core.store.open_reader() {
+        tracing::debug!("{error}; the first pass retries");
+    }
     let mut schedule = Schedule::new(&core.options);
     let mut looked = Instant::now();
     let mut found = Vec::with_capacity(EVENTS);

@@ -147,7 +147,7 @@ fn each_layer_uses_only_what_stands_left_of_it() {
 #[test]
 fn the_command_uses_only_the_public_api() {
     for source in sources().iter().filter(|source| source.is_in("bin")) {
-        for word in ["rusqlite", "#[path"] {
+        for word in ["rusqlite", "r2d2", "#[path"] {
             assert!(!source.code.contains(word), "{:?} uses {word}", source.path);
         }
     }

@@ -1,0 +1,51 @@
+//! The thread that makes the connections of every pool in this process; one, where r2d2 would start three a pool.
+//!
+//! `scheduled_thread_pool` panics where the kernel makes no thread, as under `ulimit -u` or `pids.max`, and a panic must not
+//! reach a host that opens a ledger, still less for good. So a thread is tried first.
+
+use std::{
+    io,
+    panic::catch_unwind,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    thread,
+};
+
+use scheduled_thread_pool::ScheduledThreadPool;
+
+use crate::{
+    error::{Error, Result},
+    sys::without_signals,
+};
+
+/// Starts the thread unless it runs. It keeps the file access of the thread that starts it, and serves all ledgers.
+///
+/// # Errors
+///
+/// Busy where there is no room for a thread. A later call tries again.
+pub(super) fn connector() -> Result<&'static Arc<ScheduledThreadPool>> {
+    static CONNECTOR: OnceLock<Arc<ScheduledThreadPool>> = OnceLock::new();
+    static STARTING: Mutex<()> = Mutex::new(());
+
+    if let Some(connector) = CONNECTOR.get() {
+        return Ok(connector);
+    }
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(connector) = CONNECTOR.get() {
+        return Ok(connector);
+    }
+    let tried = thread::Builder::new().spawn(|| ()).map_err(no_thread)?;
+    // It does nothing that could panic.
+    let _ = tried.join();
+    // Another process of the user may take the place of the thread that was tried.
+    let builder = ScheduledThreadPool::builder().num_threads(1);
+    let builder = builder.thread_name_pattern("procledger-sql");
+    // Signals of the host are for the host's own threads: taken by this one, SIGTERM would end `run` and leave its program.
+    let started = without_signals(|| catch_unwind(|| builder.build()));
+    let started = started.map_err(|_| no_thread(io::Error::from_raw_os_error(libc::EAGAIN)))?;
+    Ok(CONNECTOR.get_or_init(|| Arc::new(started)))
+}
+
+fn no_thread(error: io::Error) -> Error {
+    let what = "failed to start the ledger's thread: limit reached (`ulimit -u`, or a cgroup's pids.max), or no memory";
+    Error::os(what, error)
+}

@@ -1,0 +1,118 @@
+//! Opens the connections of a pool.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use r2d2::ManageConnection;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, Error};
+
+use super::in_place::Files;
+use crate::sys::fs_user::Account;
+
+/// Begins with an existing connection: each one that is opened anew reads and parses the whole schema.
+#[derive(Debug)]
+pub(super) struct Manager {
+    others: SqliteConnectionManager,
+    first: Mutex<Option<Connection>>,
+    account: Option<Account>,
+    files: Option<Arc<Files>>,
+}
+
+/// A connection that is also closed as the ledger's owner: the last one to close removes `-wal` and `-shm` by path.
+#[derive(Debug)]
+pub(super) struct Owned {
+    /// `None` only during drop.
+    connection: Option<Connection>,
+    account: Option<Account>,
+}
+
+impl Owned {
+    pub(super) fn new(connection: Connection, account: Option<Account>) -> Self {
+        Self { connection: Some(connection), account }
+    }
+}
+
+impl Deref for Owned {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().unwrap_or_else(|| unreachable!("it is taken by drop alone"))
+    }
+}
+
+impl DerefMut for Owned {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.connection.as_mut().unwrap_or_else(|| unreachable!("it is taken by drop alone"))
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let acting = self.account.as_ref().map(Account::act).transpose();
+        if acting.is_err() {
+            // Entering worked when it was opened. A descriptor that stays open does less harm than a file that root removes.
+            std::mem::forget(self.connection.take());
+        }
+        drop(self.connection.take());
+    }
+}
+
+impl Manager {
+    pub(super) fn new(
+        first: Option<Connection>,
+        others: SqliteConnectionManager,
+        account: Option<Account>,
+        files: Option<Arc<Files>>,
+    ) -> Self {
+        Self { others, first: Mutex::new(first), account, files }
+    }
+
+    /// Refuses to open what is in the place of the ledger that the other connections have open. SQLite would read another
+    /// ledger's rows; beside an emptied file it would remove the WAL, and without a WAL create a new one.
+    fn check_in_place(&self) -> rusqlite::Result<()> {
+        self.files.as_ref().map_or(Ok(()), |files| files.check_again()).map_err(|error| {
+            let not_opened = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+            Error::SqliteFailure(not_opened, Some(error.to_string()))
+        })
+    }
+}
+
+impl ManageConnection for Manager {
+    type Connection = Owned;
+    type Error = rusqlite::Error;
+
+    fn connect(&self) -> rusqlite::Result<Owned> {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(first) = first {
+            return Ok(Owned::new(first, self.account));
+        }
+        let _acting = self.account.as_ref().map(Account::act).transpose().map_err(|error| {
+            let denied = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_PERM);
+            Error::SqliteFailure(denied, Some(error.to_string()))
+        })?;
+        self.check_in_place()?;
+        let opened = Owned::new(self.others.connect()?, self.account);
+        // Again: it may have been exchanged in between.
+        self.check_in_place()?;
+        Ok(opened)
+    }
+
+    fn is_valid(&self, connection: &mut Owned) -> rusqlite::Result<()> {
+        self.others.is_valid(connection)
+    }
+
+    fn has_broken(&self, connection: &mut Owned) -> bool {
+        self.others.has_broken(connection)
+    }
+}
+
+impl Drop for Manager {
+    /// Closes a first connection that no pool has taken.
+    fn drop(&mut self) {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(first.map(|first| Owned::new(first, self.account)));
+    }
+}
