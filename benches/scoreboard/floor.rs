@@ -4,7 +4,7 @@
 
 use std::{
     ffi::{c_int, c_void},
-    hint, ptr,
+    fs, hint, ptr,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -27,8 +27,8 @@ struct Shared<'a> {
 /// How often the child looks at the gate before it sleeps there.
 const SPINS: usize = 10_000;
 
-/// A child that shares the memory until exec, one INSERT, the gate, and the wait for exec. No check, no token, no session, no
-/// signal state.
+/// A child that shares the memory until exec, the first read of its identity, one INSERT, the gate, and the wait for exec. No
+/// check, no token, no session, no signal state.
 pub(crate) fn gated_spawn(program: &mut Program, bare: &mut Bare, round: usize) -> Duration {
     let top = program.stack_top();
     let shared = Shared { program, gate: AtomicU32::new(0), inside: AtomicU32::new(1) };
@@ -42,6 +42,7 @@ pub(crate) fn gated_spawn(program: &mut Program, bare: &mut Bare, round: usize) 
             libc::clone(wait_and_execute, top.cast(), flags, argument, none, none, inside)
         };
         assert!(pid > 0, "clone: {}", std::io::Error::last_os_error());
+        fs::read(format!("/proc/{pid}/stat")).expect("it is there");
         bare.insert(&format!("floor-{round}"), pid.cast_unsigned());
         shared.gate.store(1, Ordering::Release);
         let _ = futex::wake(&shared.gate, futex::Flags::PRIVATE, 1);

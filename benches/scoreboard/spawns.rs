@@ -59,7 +59,7 @@ fn beside_its_floor(board: &mut Board, fixture: &Fixture, raw: &mut Program, rou
     );
     board.add(
         Line::new("spawn, beside its floor", &ours)
-            .beside("clone, INSERT, gate, execve", floor.median()),
+            .beside("clone, read stat, INSERT, gate, execve", floor.median()),
     );
 }
 

@@ -37,7 +37,7 @@ use crate::{
 
 pub(crate) use environ::TOKEN_VARIABLE;
 pub(crate) use scan::unless_busy;
-pub(crate) use stat::{TICK, TICKS_PER_SECOND, age, cpu_time, start_tick_between, this_tick};
+pub(crate) use stat::{TICK, TICKS_PER_SECOND, age, cpu_time, this_tick};
 
 /// `PROC_SUPER_MAGIC` in `linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;

@@ -13,8 +13,6 @@ use crate::{
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
 /// The duration of one tick.
 pub(crate) const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND);
-/// The boot clock that user space reads without entering the kernel differs by a nanosecond from the one that the kernel reads.
-const CLOCK_ROUNDING: Duration = Duration::from_micros(1);
 /// `PF_KTHREAD` in the kernel's `include/linux/sched.h`: field 9 of `stat` shows it.
 const PF_KTHREAD: u64 = 0x0020_0000;
 
@@ -148,15 +146,6 @@ pub(crate) fn this_tick() -> u64 {
     tick_of(boot_clock())
 }
 
-/// Returns the tick in which a process was started that was created between these two readings of the boot clock; `None`
-/// where a tick ended in between, or so close to one of them that the clock's rounding could matter.
-///
-/// The kernel reads the same clock when it creates a process (`copy_process` in `kernel/fork.c`), and shows it rounded down.
-pub(crate) fn start_tick_between(before: Duration, after: Duration) -> Option<u64> {
-    let earliest = tick_of(before.saturating_sub(CLOCK_ROUNDING));
-    (earliest == tick_of(after + CLOCK_ROUNDING)).then_some(earliest)
-}
-
 fn tick_of(since_boot: Duration) -> u64 {
     u64::try_from(since_boot.as_millis() / 10).unwrap_or(u64::MAX) * TICKS_PER_SECOND / 100
 }
@@ -245,18 +234,5 @@ mod tests {
         for (millis, tick) in [(0, 0), (9, 0), (10, 1), (1_999, 199), (2_000, 200)] {
             assert_eq!(tick_of(Duration::from_millis(millis)), tick, "{millis} ms");
         }
-    }
-
-    #[test]
-    fn a_start_between_two_readings_is_known_only_within_one_tick() {
-        let between = |before, after| {
-            start_tick_between(Duration::from_nanos(before), Duration::from_nanos(after))
-        };
-        assert_eq!(between(10_001_000, 19_998_999), Some(1));
-        assert_eq!(between(25_000_000, 25_000_000), Some(2));
-        assert_eq!(between(19_990_000, 20_010_000), None);
-        // A nanosecond off would be the tick before, or the next one.
-        assert_eq!(between(20_000_000, 20_030_000), None);
-        assert_eq!(between(19_970_000, 19_999_999), None);
     }
 }

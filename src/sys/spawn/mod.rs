@@ -1,7 +1,7 @@
 //! The gate: a program runs only after its row is committed.
 //!
 //! A child is made in the memory of its host (`CLONE_VM`) on a stack of its own: nothing of the host is copied. While it
-//! prepares itself, the thread that created it commits the row, and opens the gate ([`gate`]) at which the
+//! prepares itself, the thread that created it reads its identity, commits the row, and opens the gate ([`gate`]) at which the
 //! child waits, if it arrives first. Then that thread sleeps until the kernel reports that the child has left the memory, by
 //! exec or by death (`CLONE_CHILD_CLEARTID`): what the child reads lives on that thread's frame. What a crash at each point
 //! leads to:
@@ -15,7 +15,7 @@
 //!  blocks signals
 //!  clone3 ---------------------------> PDEATHSIG, parent check
 //!  unblocks them                       setsid, drain signals, defaults
-//!  commit                              stdio, close_range
+//!  stat, commit                        stdio, close_range
 //!                                      umask, limits, lookup in PATH
 //!  opens the gate -------------------> at the gate
 //!  sleeps until it has left            nice value, user, chdir, clear PDEATHSIG, unmask

@@ -19,11 +19,7 @@ use super::{
     reap::reap,
     stack::Stack,
 };
-use crate::{
-    error::Result,
-    identity::{Identity, Pid, Place as Here},
-    sys::{PidFd, Pinned, Proc, boot_clock, proc::start_tick_between},
-};
+use crate::{error::Result, identity::Pid, sys::PidFd};
 
 /// A child of ours that is not yet a program.
 #[derive(Clone, Debug)]
@@ -33,30 +29,6 @@ pub(crate) struct GatedChild {
     /// Whether it was created in the task cgroup that was created for it.
     pub(crate) in_task_cgroup: bool,
     pub(crate) gate: Arc<Gate>,
-    /// When it was created, if it is certain by the clock.
-    start_tick: Option<u64>,
-}
-
-/// Whether the start tick that follows from the clock is the one that `/proc` shows: compared once.
-static CLOCK_IS_RIGHT: OnceLock<bool> = OnceLock::new();
-
-impl GatedChild {
-    /// Returns its identity; `None` where it is reaped already.
-    ///
-    /// The first read of a process in `/proc` costs as much as a small transaction, since the kernel creates two inodes for it.
-    /// The start tick is known without it: the kernel took it from the boot clock between two readings of ours.
-    pub(crate) fn identity(&self, proc: &Proc, here: Here) -> Result<Option<Identity>> {
-        let is_right = CLOCK_IS_RIGHT.get();
-        if let (Some(start_tick), Some(true)) = (self.start_tick, is_right) {
-            let pidfd_inode = self.pidfd.inode()?;
-            return Ok(Some(Identity { place: here, pid: self.pid, start_tick, pidfd_inode }));
-        }
-        let read = Pinned::identify(proc, here, self.pid, Arc::clone(&self.pidfd))?;
-        if let (Some(start_tick), Some(read), None) = (self.start_tick, &read, is_right) {
-            let _ = CLOCK_IS_RIGHT.set(start_tick == read.identity.start_tick);
-        }
-        Ok(read.map(|read| read.identity))
-    }
 }
 
 /// How many children are in our memory.
@@ -104,15 +76,13 @@ struct SharedMemoryChild {
 impl SharedMemoryChild {
     fn begin(plan: &Plan<'_>, in_task_cgroup: bool, gate: &Arc<Gate>) -> Result<Self> {
         let stack = Stack::take()?;
-        let before = boot_clock();
         let (made, maker) =
             if plan.suspends { Maker::create(plan, &stack)? } else { (clone(plan, &stack), None) };
-        let start_tick = start_tick_between(before, boot_clock());
         let pid = to_pid(made)?;
         // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(gate.pidfd.load(Ordering::Acquire)) };
         let pidfd = Arc::new(PidFd::from_owned(pidfd));
-        let child = GatedChild { pid, pidfd, in_task_cgroup, gate: Arc::clone(gate), start_tick };
+        let child = GatedChild { pid, pidfd, in_task_cgroup, gate: Arc::clone(gate) };
         INSIDE.fetch_add(1, Ordering::Relaxed);
         Ok(Self { child, stack: Some(stack), maker })
     }

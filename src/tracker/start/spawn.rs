@@ -99,8 +99,7 @@ fn through_gate(
     let commit = |child: &GatedChild| {
         let containment =
             if child.in_task_cgroup { Containment::Cgroup } else { Containment::Session };
-        let identity = child.identity(&core.proc, core.place())?;
-        let new = spec.row(core, identity, containment)?;
+        let new = spec.row(core, child.pid, &child.pidfd, containment)?;
         let committed = core.group_commit.commit(new, Some(Arc::clone(&child.gate)))?;
         // The gate is open. While the child executes its program there is nothing else to do.
         if child.in_task_cgroup {

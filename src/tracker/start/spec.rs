@@ -1,17 +1,20 @@
 //! A job, resolved: all that is known of a spawn before there is a child.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::job::Job;
 use crate::{
     error::{Error, Kind, Result},
-    identity::Identity,
+    identity::Pid,
     model::{
         Attributes, Cgroup, Containment, ContainmentMode, EndPlan, Limits, NewProcess, Origin,
         ProcessSpec, TaskId,
     },
     redact::{mask_command, mask_text},
     sys::{
+        PidFd, Pinned,
         spawn::Session,
         terminal::{Terminal, is_foreground},
     },
@@ -95,28 +98,29 @@ impl SpawnSpec {
             || matches!(self.session(), Session::Join(_))
     }
 
-    /// Returns the row of the child that waits at the gate and has this identity.
+    /// Returns the row of the child that waits at the gate, whose identity is read here.
     pub(super) fn row(
         &self,
         core: &Core,
-        identity: Option<Identity>,
+        pid: Pid,
+        pidfd: &Arc<PidFd>,
         containment: Containment,
     ) -> Result<NewProcess> {
-        let identity = identity
+        let pinned = Pinned::identify(&core.proc, core.place(), pid, Arc::clone(pidfd))?
             .ok_or_else(|| Error::new(Kind::NotStarted, "the child was killed before it ran"))?;
         let uid = self.attributes.uid;
         let uid = uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         let spec = ProcessSpec {
             task_id: Some(self.task.clone()),
             token: Some(self.token),
-            session: Some(identity.pid).filter(|_| !matches!(self.session(), Session::Join(_))),
+            session: Some(pid).filter(|_| !matches!(self.session(), Session::Join(_))),
             cgroup: self.cgroup.clone().filter(|_| containment == Containment::Cgroup),
             containment,
             command: self.command.clone(),
             cwd: self.cwd.clone(),
             attributes: self.attributes.clone(),
             end_plan: self.end_plan.clone(),
-            ..ProcessSpec::new(core.instance.id, Origin::Spawned, identity, uid, self.limits)
+            ..ProcessSpec::new(core.instance.id, Origin::Spawned, pinned.identity, uid, self.limits)
         };
         Ok(NewProcess { allow_survivor: self.allow_survivor, ..NewProcess::from(spec) })
     }

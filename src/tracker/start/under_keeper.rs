@@ -10,7 +10,6 @@ use crate::{
     error::{Error, Kind, Result},
     model::Containment,
     sys::{
-        Pinned,
         keeper::{Binary, KeeperClient, Params, Reply},
         spawn::{Command, Refusal, Spawned},
     },
@@ -68,9 +67,7 @@ fn relay(
 ) -> Result<Spawned<Committed>, Refusal<Committed>> {
     let Reply { program, pid, pidfd, pipes } = client.request_child(command, params)?;
     let pidfd = Arc::new(pidfd);
-    let pinned = Pinned::identify(&core.proc, core.place(), pid, Arc::clone(&pidfd));
-    let identity = pinned.map(|pinned| pinned.map(|pinned| pinned.identity));
-    let described = identity.and_then(|identity| spec.row(core, identity, Containment::Keeper));
+    let described = spec.row(core, pid, &pidfd, Containment::Keeper);
     // Both are committed at once, so that no program has an unknown keeper.
     let described = described.and_then(|mut new| {
         let gone = || Error::new(Kind::NotStarted, "the keeper was killed before the program ran");

@@ -13,5 +13,4 @@ pub(crate) mod other_user;
 pub(crate) mod refused_calls;
 pub(crate) mod registrar_under_load;
 pub(crate) mod secrets;
-pub(crate) mod start_tick;
 pub(crate) mod storm;
