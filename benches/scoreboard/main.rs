@@ -25,7 +25,6 @@ mod concurrent;
 mod deaths;
 mod ends;
 mod export;
-mod floor;
 mod former;
 mod growth;
 mod history;

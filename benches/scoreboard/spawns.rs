@@ -5,9 +5,7 @@ use std::{fs::File, hint::black_box, time::Duration};
 use procledger::{ContainmentMode, Tracker};
 
 use super::{
-    bare::Bare,
     fixture::Fixture,
-    floor::gated_spawn,
     former::Former,
     namespace::raise_descriptors,
     samples::{Samples, in_turns, timed},
@@ -42,25 +40,9 @@ pub(crate) fn measure(board: &mut Board) {
             .at_most(2.0)
             .former(former_samples.median()),
     );
-    beside_its_floor(board, &fixture, &mut raw, rounds);
     contained(board, &mut raw, rounds / 4);
     host_of_two_gigabytes(board, &fixture, rounds / 3);
     host_with_descriptors(board, &fixture, rounds / 3);
-}
-
-/// The floor of a row that is committed before exec.
-fn beside_its_floor(board: &mut Board, fixture: &Fixture, raw: &mut Program, rounds: usize) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut bare = Bare::at(&folder.path().join("bare.db"));
-    let (ours, floor) = in_turns(
-        rounds,
-        |round| spawn(fixture, 4_000_000 + round),
-        |round| gated_spawn(raw, &mut bare, round),
-    );
-    board.add(
-        Line::new("spawn, beside its floor", &ours)
-            .beside("clone, read stat, INSERT, gate, execve", floor.median()),
-    );
 }
 
 fn warm_up(fixture: &Fixture, raw: &mut Program) {
