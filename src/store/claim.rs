@@ -248,7 +248,7 @@ pub(super) const OTHER_CLAIMANTS: &str =
     "SELECT DISTINCT claimed_by FROM process INDEXED BY process_live_owner
      WHERE state <> 'ended' AND state = 'ending' AND claimed_by <> ?1";
 
-/// Who claims rows, and whose.
+/// A request to claim rows: for which instance, and of which owner.
 #[derive(Clone, Copy)]
 struct Request<'a> {
     by: InstanceId,

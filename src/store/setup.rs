@@ -7,8 +7,8 @@
 //!
 //! A file is judged before the lock is even created, so that a refusal leaves the folder as it was. It is judged through
 //! SQLite, which never drops this process's locks as a descriptor of our own would: where no `-wal` exists with `immutable=1`
-//! (no locks, no files), otherwise as any reader, or by the connection that is to write, before it writes. (After a crash such a reader rebuilds `-shm`, which is memory and contains no
-//! data of its own.)
+//! (no locks, no files), otherwise as any reader, or by the connection that is to write, before it writes. (After a crash such a
+//! reader rebuilds `-shm`, which is memory and contains no data of its own.)
 
 use std::{
     fs::{self, File, OpenOptions},

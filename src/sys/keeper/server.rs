@@ -174,7 +174,6 @@ fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Res
         attributes: request.attributes.clone(),
         session: if has_group { Session::Group } else { Session::New },
         place: None,
-        spins: false,
     })
 }
 

@@ -11,7 +11,7 @@ use core::{
     sync::atomic::Ordering,
 };
 
-use super::gate::{GATE_LIMIT, GATE_SPIN_NANOSECONDS, GATE_TICK, Gate, step, word};
+use super::gate::{GATE_LIMIT, GATE_TICK, Gate, step, word};
 use crate::sys::{
     signal_state::{SIGNAL_SET, SIGNALS, SignalAction, SignalState},
     syscall::syscall,
@@ -83,8 +83,6 @@ pub(super) struct Plan<'a> {
     pub(super) gate: &'a Gate,
     /// Whether it waits at the gate until its row is committed.
     pub(super) gated: bool,
-    /// Whether it watches the gate for a moment before it sleeps there.
-    pub(super) spins: bool,
     /// Whether the thread that created it is suspended, and another one waits for its pid.
     pub(super) suspends: bool,
     pub(super) parent: usize,
@@ -336,33 +334,8 @@ pub(super) fn report_created(gate: &Gate, pid: u32) {
     }
 }
 
-/// Watches the gate until it is decided, at most [`GATE_SPIN_NANOSECONDS`].
-fn spin_at_gate(gate: &Gate) {
-    let is_shut = || gate.word.load(Ordering::Acquire) == word::SHUT;
-    let start = monotonic_clock();
-    while is_shut() && monotonic_clock().wrapping_sub(start) < GATE_SPIN_NANOSECONDS {
-        let mut pauses = 0_u32;
-        while pauses < 16 && is_shut() {
-            core::hint::spin_loop();
-            pauses = pauses.wrapping_add(1);
-        }
-    }
-}
-
-/// Returns nanoseconds.
-fn monotonic_clock() -> u64 {
-    let mut now = Timespec { seconds: 0, nanoseconds: 0 };
-    let clock = libc::CLOCK_MONOTONIC.cast_unsigned() as usize;
-    call(libc::SYS_clock_gettime, [clock, ptr::from_mut(&mut now) as usize, 0, 0, 0]);
-    let (seconds, nanoseconds) = (now.seconds.cast_unsigned(), now.nanoseconds.cast_unsigned());
-    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds)
-}
-
 fn wait_at_gate(plan: &Plan<'_>) {
     let gate = plan.gate;
-    if plan.spins {
-        spin_at_gate(gate);
-    }
     let tick = Timespec { seconds: GATE_TICK.as_secs().cast_signed(), nanoseconds: 0 };
     let mut ticks = 0;
     loop {

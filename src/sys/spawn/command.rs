@@ -44,9 +44,6 @@ pub(crate) struct Command {
     pub(crate) attributes: Attributes,
     pub(crate) session: Session,
     pub(crate) place: Option<Place>,
-    /// Whether its row is committed within a fraction of a millisecond: its child watches the gate for a moment before it
-    /// sleeps there, if no other child of this process is at its gate.
-    pub(crate) spins: bool,
 }
 
 /// The cgroup that a child is created in.

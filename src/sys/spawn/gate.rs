@@ -14,9 +14,6 @@ use crate::sys::{PidFd, pidfd::Signal, poll::timespec};
 
 /// How often a child at the gate checks its parent: PDEATHSIG alone has a window between clone and prctl(2).
 pub(super) const GATE_TICK: Duration = Duration::from_secs(1);
-/// How long a child may watch the gate before it sleeps there: longer than a commit takes, and a few times what it costs to
-/// wake it on another processor.
-pub(super) const GATE_SPIN_NANOSECONDS: u64 = 100_000;
 /// How long a child waits before it gives up: far longer than SQLite's busy timeout, so this is only reached on a hung disk.
 pub(crate) const GATE_LIMIT: Duration = Duration::from_mins(1);
 

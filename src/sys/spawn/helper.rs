@@ -51,7 +51,6 @@ pub(in crate::sys) fn start(helper: &Helper) -> Result<(Pid, Arc<PidFd>)> {
     let plan = Plan {
         gate: &gate,
         gated: false,
-        spins: false,
         suspends: !RUNS_BESIDE,
         parent: std::process::id() as usize,
         session: Session::New,

@@ -65,7 +65,6 @@ pub(crate) fn spawn<T>(
     let plan = Plan {
         gate: &gate,
         gated: true,
-        spins: command.spins,
         suspends: command.place.is_some() || !RUNS_BESIDE,
         parent: std::process::id() as usize,
         session: command.session,

@@ -4,10 +4,7 @@
 
 use std::{
     os::fd::{FromRawFd, OwnedFd},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use super::{
@@ -31,15 +28,6 @@ pub(crate) struct GatedChild {
     pub(crate) gate: Arc<Gate>,
 }
 
-/// How many children are in our memory.
-static INSIDE: AtomicUsize = AtomicUsize::new(0);
-
-/// Returns whether a child can run while its host commits its row: on a machine with one processor neither would get on.
-fn has_processors() -> bool {
-    static COUNT: OnceLock<usize> = OnceLock::new();
-    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) > 1
-}
-
 /// Creates the child, calls `meanwhile`, and returns when the child has left our memory, by exec or by death.
 ///
 /// Where it cannot be created in its task cgroup, as when a seccomp profile was set meanwhile, it is created outside, unless
@@ -50,7 +38,6 @@ pub(super) fn make_child<R>(
     gate: &Arc<Gate>,
     meanwhile: impl FnOnce(&GatedChild) -> R,
 ) -> Result<(GatedChild, R)> {
-    plan.spins &= has_processors() && INSIDE.load(Ordering::Relaxed) == 0;
     let mut sharing = SharedMemoryChild::begin(&plan, place.is_some(), gate);
     if sharing.is_err() && place.is_some_and(|place| !place.must) {
         (plan.cgroup, plan.suspends) = (None, !RUNS_BESIDE);
@@ -83,7 +70,6 @@ impl SharedMemoryChild {
         let pidfd = unsafe { OwnedFd::from_raw_fd(gate.pidfd.load(Ordering::Acquire)) };
         let pidfd = Arc::new(PidFd::from_owned(pidfd));
         let child = GatedChild { pid, pidfd, in_task_cgroup, gate: Arc::clone(gate) };
-        INSIDE.fetch_add(1, Ordering::Relaxed);
         Ok(Self { child, stack: Some(stack), maker })
     }
 }
@@ -96,7 +82,6 @@ impl Drop for SharedMemoryChild {
             gate.refuse();
         }
         gate.wait_until_left(pidfd);
-        INSIDE.fetch_sub(1, Ordering::Relaxed);
         drop(self.maker.take());
         if let Some(stack) = self.stack.take() {
             stack.give_back();

@@ -1,8 +1,8 @@
 //! Group commit of the rows of children that wait at the gate, without a dedicated thread.
 //!
 //! The first caller becomes the leader: it commits all rows that are queued once its transaction has begun, and opens their
-//! gates. Later callers wait for the result, or to become the next leader. So a single spawn waits for no other, concurrent spawns
-//! share their commits, and none is overtaken.
+//! gates. Later callers wait for the result, or to become the next leader. So a single spawn waits for no other, concurrent
+//! spawns share their commits, and none is overtaken.
 
 use std::{
     cell::RefCell,

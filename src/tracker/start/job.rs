@@ -518,7 +518,6 @@ impl Job {
             attributes: self.attributes,
             session,
             place,
-            spins: true,
         }
     }
 
