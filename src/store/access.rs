@@ -21,6 +21,7 @@ use super::{
     in_place::Files,
     manager::Manager,
     trust::{self, Located, beside},
+    writer::PATIENCE,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -30,8 +31,6 @@ use crate::{
 /// How long a statement waits for another process: a transaction of ours takes about a millisecond, a checkpoint on a
 /// busy disk may take a second.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a thread waits for a connection: longer than one that waits for another process.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
 pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
 /// Size up to which a WAL is left when the ledger is closed: what eight short commands write. The next opening reads it once.
@@ -100,13 +99,14 @@ impl Access {
     }
 }
 
+/// Makes the pool of connections that read; `first` is one of them.
 pub(super) fn pool(
     path: &Path,
     access: Access,
     size: u32,
     first: Option<Connection>,
     account: Option<Account>,
-    files: Option<Arc<Files>>,
+    files: Arc<Files>,
 ) -> Result<Pool> {
     let others = SqliteConnectionManager::file(access.name(path))
         .with_flags(access.flags())
@@ -117,7 +117,7 @@ pub(super) fn pool(
         .test_on_check_out(false)
         .max_lifetime(None)
         .idle_timeout(None)
-        .connection_timeout(CONNECTION_TIMEOUT)
+        .connection_timeout(PATIENCE)
         .thread_pool(Arc::clone(connector()?))
         .error_handler(Box::new(NopErrorHandler))
         .build(Manager::new(first, others, account, files))

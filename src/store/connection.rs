@@ -1,6 +1,6 @@
 //! An open ledger: its connections, and operations on the file as a whole.
 //!
-//! One connection writes, a few read.
+//! One connection writes. A few others read, out of a pool; where there is none, reads take turns on the one that writes.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use r2d2::PooledConnection;
 use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use super::{
@@ -21,12 +20,12 @@ use super::{
     connector::connector,
     failure::{failed, no_connection},
     in_place::Files,
-    manager::Manager,
     migration::Schema,
     schema,
     setup::{self, Standing, Upgrade},
     transaction::Transaction,
     trust::{Located, Terms, beside},
+    writer::{Writer, Writing},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -35,7 +34,7 @@ use crate::{
 };
 
 /// Concurrent readers: a host's pass, a listing, a report and one to spare.
-const READERS: u32 = 4;
+pub(crate) const READERS: u32 = 4;
 /// How long a write waits for another process that has held the lock for the whole [`BUSY_TIMEOUT`] before.
 const LOCKED_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long closing waits for a connection that is just being opened, perhaps for another ledger.
@@ -60,26 +59,29 @@ struct Inner {
     /// Whether the last write has waited in vain for another process that writes.
     locked: AtomicBool,
     // Before the writer: the connection that closes last copies a large WAL back and removes it, and readers cannot.
-    readers: Pool,
-    writer: Option<Pool>,
+    readers: Option<Pool>,
+    writer: Option<Writer>,
 }
 
 impl Drop for Inner {
     /// Leaves a small WAL to the next opening. To copy it back and to begin another one takes four fsyncs, which is longer than
     /// all else that a short command does.
     ///
-    /// Waits for the connector to finish: until then it may hold a pool, and would be the one to close its connections, some
+    /// Waits for the connector to finish: until then it may hold the pool, and would be the one to close its connections, some
     /// time after this returned, or never when the process ends first.
     fn drop(&mut self) {
         if !self.files.has_small_wal(KEPT_WAL_BYTES)
-            && let Some(writer) = self.writer.as_ref().and_then(Pool::try_get)
+            && let Some(writer) = self.writer.as_ref().and_then(Writer::try_take)
             && let Err(error) =
                 writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
         {
             tracing::debug!("the WAL is not copied back: {error}");
         }
+        if self.readers.is_none() {
+            return;
+        }
         let (done, wait) = mpsc::channel();
-        // It runs, as there are pools.
+        // It runs, as there is a pool.
         let Ok(connector) = connector() else { return };
         connector.execute(move || {
             let _ = done.send(());
@@ -97,22 +99,26 @@ impl Store {
     /// unsupported on a network file system. Each of these leaves the disk as it was.
     #[cfg(test)]
     pub(crate) fn open(path: &Path, upgrade: Upgrade) -> Result<Self> {
-        Self::open_trusting(path, None, upgrade)
+        Self::open_trusting(path, None, upgrade, READERS)
     }
 
-    /// Does the same; users that can write to the folder `vouched` are trusted not to replace its content.
+    /// Does the same; users that can write to the folder `vouched` are trusted not to replace its content. Up to `readers`
+    /// connections read beside the one that writes.
     pub(crate) fn open_trusting(
         path: &Path,
         vouched: Option<&Path>,
         upgrade: Upgrade,
+        readers: u32,
     ) -> Result<Self> {
-        // Before the access to files changes, which its thread would keep.
-        connector()?;
+        if readers > 0 {
+            // Before the access to files changes, which its thread would keep.
+            connector()?;
+        }
         let terms = Terms::of(path, vouched);
-        act_as(terms.account, || Self::open_on(path, &terms, upgrade))
+        act_as(terms.account, || Self::open_on(path, &terms, upgrade, readers))
     }
 
-    fn open_on(path: &Path, terms: &Terms, upgrade: Upgrade) -> Result<Self> {
+    fn open_on(path: &Path, terms: &Terms, upgrade: Upgrade, readers: u32) -> Result<Self> {
         let located = Located::at(path, terms)?;
         located.check_trusted()?;
         let mut before = located.found;
@@ -132,8 +138,8 @@ impl Store {
             );
             return Err(Error::new(Kind::Busy, message));
         }
-        let writer = pool(&located.path, Access::Write, 1, Some(first), located.account(), None)?;
-        Self::with(located, schema, (Access::Read, None), Some(writer))
+        let writer = Writer::new(first, located.account());
+        Self::with(located, schema, (Access::Read, readers, None), Some(writer))
     }
 
     /// Migrates an existing ledger to the latest schema; `false` where there was nothing to do.
@@ -187,7 +193,7 @@ impl Store {
         schema.check_usable(&located.path)?;
         let access = Access::for_reading(&located);
         let first = first_reader(&located.path, access)?;
-        let store = Self::with(located, schema, (access, Some(first)), None)?;
+        let store = Self::with(located, schema, (access, READERS, Some(first)), None)?;
         // The first statement is run here so that its error is returned.
         store.check_readable()?;
         Ok(store)
@@ -196,8 +202,8 @@ impl Store {
     fn with(
         located: Located,
         schema: Schema,
-        (readers, first): (Access, Option<Connection>),
-        writer: Option<Pool>,
+        (access, readers, first): (Access, u32, Option<Connection>),
+        writer: Option<Writer>,
     ) -> Result<Self> {
         let Some(found) = located.found else {
             let message = format!("the ledger `{}` was removed meanwhile", located.path.display());
@@ -205,8 +211,10 @@ impl Store {
         };
         let account = located.account();
         let files = Arc::new(Files::of(&located.path, found.file));
-        let known = Some(Arc::clone(&files));
-        let readers = pool(&located.path, readers, READERS, first, account, known)?;
+        let readers = match readers {
+            0 => None,
+            most => Some(pool(&located.path, access, most, first, account, Arc::clone(&files))?),
+        };
         let Located { path, .. } = located;
         let owner = found.owner;
         let inner = Inner {
@@ -388,24 +396,36 @@ impl Store {
         Budget::of(if self.0.writer.is_some() { HOST_READ } else { LOOK })
     }
 
-    /// Runs one query, on a connection that cannot write.
+    /// Runs one query, on a connection that cannot write where the ledger has such. `work` must not call back into the store.
     pub(super) fn read<T>(
         &self,
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        if self.0.readers.state().idle_connections == 0 {
+        let Some(readers) = &self.0.readers else {
+            return self.query_on(&*self.writer(doing)?, doing, work);
+        };
+        if readers.state().idle_connections == 0 {
             // It would open whatever the path names now, where the same row numbers mean other rows.
             self.check_in_place()?;
         }
-        let connection = self.0.readers.get().map_err(|e| {
+        let connection = readers.get().map_err(|e| {
             self.check_in_place().err().unwrap_or_else(|| no_connection(self.path(), doing, e))
         })?;
+        self.query_on(&connection, doing, work)
+    }
+
+    fn query_on<T>(
+        &self,
+        connection: &Connection,
+        doing: &str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         let _acting = self.act_as_owner()?;
         let _budget = self.reading();
-        work(&connection).map_err(|e| {
+        work(connection).map_err(|e| {
             // SQLite reports an emptied file as damaged.
-            self.check_in_place().err().unwrap_or_else(|| self.explained(&connection, doing, e))
+            self.check_in_place().err().unwrap_or_else(|| self.explained(connection, doing, e))
         })
     }
 
@@ -420,7 +440,7 @@ impl Store {
         &self,
         patience: Duration,
     ) -> std::result::Result<(), r2d2::Error> {
-        self.0.readers.get_timeout(patience).map(drop)
+        self.0.readers.as_ref().expect("readers").get_timeout(patience).map(drop)
     }
 
     /// Runs a query of a few rows: where no reader is open yet, as while the ledger is opened, on the writer's connection if
@@ -430,8 +450,8 @@ impl Store {
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let none = self.0.readers.state().connections == 0;
-        let writer = self.0.writer.as_ref().filter(|_| none).and_then(Pool::try_get);
+        let none = self.0.readers.as_ref().is_none_or(|readers| readers.state().connections == 0);
+        let writer = self.0.writer.as_ref().filter(|_| none).and_then(Writer::try_take);
         let Some(connection) = writer else { return self.read(doing, work) };
         self.read_on(&connection, doing, work)
     }
@@ -442,12 +462,8 @@ impl Store {
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let _acting = self.act_as_owner()?;
         self.check_in_place()?;
-        let _budget = self.reading();
-        work(connection).map_err(|e| {
-            self.check_in_place().err().unwrap_or_else(|| self.explained(connection, doing, e))
-        })
+        self.query_on(connection, doing, work)
     }
 
     /// Runs a query on the connection that writes, while no transaction is open there; `None` where it was not free within
@@ -458,13 +474,15 @@ impl Store {
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<Option<T>> {
-        let Ok(connection) = self.writers(doing)?.get_timeout(patience) else { return Ok(None) };
+        let Some(connection) = self.the_writer(doing)?.take_within(patience) else {
+            return Ok(None);
+        };
         self.read_on(&connection, doing, work).map(Some)
     }
 
     /// Reports whether a write would neither wait nor fail for lack of the lock.
     pub(crate) fn can_be_written_now(&self) -> bool {
-        let Some(writer) = self.0.writer.as_ref().and_then(Pool::try_get) else { return false };
+        let Some(writer) = self.0.writer.as_ref().and_then(Writer::try_take) else { return false };
         let Ok(_acting) = self.act_as_owner() else { return false };
         let free = writer
             .busy_timeout(Duration::ZERO)
@@ -472,16 +490,16 @@ impl Store {
         writer.busy_timeout(BUSY_TIMEOUT).is_ok() && free.is_ok()
     }
 
-    pub(super) fn writer(&self, doing: &str) -> Result<PooledConnection<Manager>> {
-        self.writers(doing)?.get().map_err(|e| no_connection(self.path(), doing, e))
+    pub(super) fn writer(&self, doing: &str) -> Result<Writing<'_>> {
+        self.the_writer(doing)?.take(self.path(), doing)
     }
 
     /// Fails where the ledger was opened for reading only.
     pub(super) fn check_writable(&self, doing: &str) -> Result<()> {
-        self.writers(doing).map(|_| ())
+        self.the_writer(doing).map(|_| ())
     }
 
-    fn writers(&self, doing: &str) -> Result<&Pool> {
+    fn the_writer(&self, doing: &str) -> Result<&Writer> {
         self.0.writer.as_ref().ok_or_else(|| {
             let message = format!(
                 "failed to {doing} in the ledger `{}`: it was opened for reading only",

@@ -1,4 +1,4 @@
-//! Opens the connections of a pool.
+//! Opens the connections of the pool that reads.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -18,7 +18,7 @@ pub(super) struct Manager {
     others: SqliteConnectionManager,
     first: Mutex<Option<Connection>>,
     account: Option<Account>,
-    files: Option<Arc<Files>>,
+    files: Arc<Files>,
 }
 
 /// A connection that is also closed as the ledger's owner: the last one to close removes `-wal` and `-shm` by path.
@@ -65,7 +65,7 @@ impl Manager {
         first: Option<Connection>,
         others: SqliteConnectionManager,
         account: Option<Account>,
-        files: Option<Arc<Files>>,
+        files: Arc<Files>,
     ) -> Self {
         Self { others, first: Mutex::new(first), account, files }
     }
@@ -73,7 +73,7 @@ impl Manager {
     /// Refuses to open what is in the place of the ledger that the other connections have open. SQLite would read another
     /// ledger's rows; beside an emptied file it would remove the WAL, and without a WAL create a new one.
     fn check_in_place(&self) -> rusqlite::Result<()> {
-        self.files.as_ref().map_or(Ok(()), |files| files.check_again()).map_err(|error| {
+        self.files.check_again().map_err(|error| {
             let not_opened = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
             Error::SqliteFailure(not_opened, Some(error.to_string()))
         })

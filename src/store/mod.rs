@@ -3,8 +3,9 @@
 //! # Locking
 //!
 //! - The ledger is in WAL mode: readers never wait for the writer, and the writer never waits for readers.
-//! - One [`Store`] has one connection that writes, in an r2d2 pool of one. A method fetches it once and passes it down;
-//!   fetching it twice in one call chain would wait for itself.
+//! - One [`Store`] has one connection that writes, behind a mutex, and an r2d2 pool of those that read. A method fetches the one
+//!   that writes once and passes it down; fetching it twice in one call chain would wait for itself. So would a read within a
+//!   read or a write: a store may have no pool, and then reads on the connection that writes.
 //! - Work that can wait (old history, free pages, the WAL) is done by a connection beside these, in steps of milliseconds.
 //! - Every write is `BEGIN IMMEDIATE`. A transaction that began as a reader cannot wait for its turn to write: SQLite returns
 //!   `SQLITE_BUSY` at once, whatever `busy_timeout` is.
@@ -27,7 +28,7 @@
 //!
 //! # Layers
 //!
-//! `connection`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place` and `failure` make up a
+//! `connection`, `writer`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place` and `failure` make up a
 //! [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
 //! list of columns; each other file is one group of operations, each query beside the function that maps its rows. Every file
 //! may use these modules of the crate: `error`, `identity`, `model`, `redact`, `sys`, and `metrics`, which counts what was committed.
@@ -76,10 +77,11 @@ mod transaction;
 mod transition;
 mod trust;
 mod unrecorded_ends;
+mod writer;
 
 pub(crate) use changes::Position;
 pub(crate) use claim::TakeOver;
-pub(crate) use connection::Store;
+pub(crate) use connection::{READERS, Store};
 pub(crate) use descendants::RecordedDescendants;
 pub(crate) use insert::Insertion;
 pub use leak_report::LeakReport;

@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     metrics::Counters,
     model::{ContainmentMode, Report},
-    store::{Store, Upgrade},
+    store::{READERS, Store, Upgrade},
     sys::{Proc, current_place, own_files::refuse_as_output},
 };
 
@@ -80,6 +80,7 @@ impl Tracker {
                 limit_size: None,
                 trust_folder: None,
                 upgrade: Upgrade::Migrate,
+                readers: READERS,
                 caller: None,
                 reap_all: false,
             },
@@ -304,6 +305,15 @@ impl Builder {
         self
     }
 
+    /// Sets how many connections may read the ledger at the same time; 4 by default. They are opened when they are needed.
+    ///
+    /// With 0, reads take turns with writes on one connection, and no thread is started that opens others: for a host with
+    /// a task or two, such as `procledger run`. A long query then delays a spawn.
+    pub fn readers(mut self, count: u32) -> Self {
+        self.options.readers = count;
+        self
+    }
+
     /// Opens the ledger. When this returns, the processes that dead instances left are gone, or are in the
     /// [`startup_report`](Tracker::startup_report).
     ///
@@ -322,7 +332,8 @@ impl Builder {
         let proc = Proc::open()?;
         let place = current_place()?;
         let trusted = trusted_folder(&self.options);
-        let store = Store::open_trusting(&self.path, trusted.as_deref(), self.options.upgrade)?;
+        let Options { upgrade, readers, .. } = self.options;
+        let store = Store::open_trusting(&self.path, trusted.as_deref(), upgrade, readers)?;
         Counters::describe();
         let instance = Instance::enter(&store, &proc, place, &self.options)?;
         let core = Core::new(store, self.options, proc, instance)?;

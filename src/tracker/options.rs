@@ -44,6 +44,8 @@ pub(in crate::tracker) struct Options {
     /// A folder whose writers are trusted not to replace the ledger.
     pub(in crate::tracker) trust_folder: Option<PathBuf>,
     pub(in crate::tracker) upgrade: Upgrade,
+    /// Connections that read beside the one that writes.
+    pub(in crate::tracker) readers: u32,
     /// The process on whose behalf this host runs its tasks.
     pub(in crate::tracker) caller: Option<Caller>,
     /// Whether zombies that belong to no task are reaped, too.

@@ -114,7 +114,7 @@ impl Context {
     /// Returns a builder for an instance for one action by hand: no orphan pass, no monitor, and no export, which it would take
     /// away from a future owner or remove at its end. It does not migrate the ledger, like a [`reaper`](Self::reaper).
     pub(crate) fn actor(&self) -> Builder {
-        self.builder().migrate(false).reap_on_open(false).monitor(false)
+        self.builder().readers(0).migrate(false).reap_on_open(false).monitor(false)
     }
 
     fn builder(&self) -> Builder {

@@ -44,7 +44,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::{Acknowledged, Millis, Position},
-    store::{BATCH, Store, Upgrade},
+    store::{BATCH, READERS, Store, Upgrade},
     sys::current_place,
 };
 
@@ -155,7 +155,7 @@ impl Shipper {
         let ledger = ledger.as_ref();
         // It creates nothing.
         Store::open_read_only(ledger)?.check_shippable()?;
-        let store = Store::open_trusting(ledger, trust_folder, Upgrade::LeaveAsItIs)?;
+        let store = Store::open_trusting(ledger, trust_folder, Upgrade::LeaveAsItIs, READERS)?;
         let Some(lock) = store.lock_for_shipping()? else {
             let message = format!(
                 "another shipper has the ledger `{}`: find it with fuser(1) on its `-ship.lock`",

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    cli::command::{Running, answer, finish, on_ledger, procledger, run},
+    cli::command::{Running, answer, containments, finish, on_ledger, procledger, run},
     support::{Place, is_alive, need, until},
 };
 
@@ -74,6 +74,27 @@ fn a_script_without_an_interpreter_is_run_by_the_shell() {
     let mut command = procledger(&place);
     let answer = answer(command.env("PATH", path).args(["run", "--task", "t", "--", "script"]));
     assert!(answer.expect(4).out.starts_with("0 "));
+}
+
+/// But for the one that listens for forks, where the kernel lets it and a program has a session alone.
+#[test]
+fn while_its_program_runs_it_has_two_threads() {
+    let place = Place::new();
+    for containment in containments() {
+        let options = ["--containment", containment];
+        let running = Running::start(&place, containment, &options, "echo up; exec sleep 100");
+        let folder = format!("/proc/{}/task", running.child.id());
+        let threads = || {
+            let all = fs::read_dir(&folder).expect("it runs").flatten();
+            let names =
+                all.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+            names.filter(|name| name != "procledger-fork\n").count()
+        };
+        // Others come and go: one that deletes old history, or makes a child.
+        until("there are two threads", || threads() == 2);
+        running.signal(Signal::TERM);
+        running.finish().expect(143);
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub(crate) mod ledger_page;
 pub(crate) mod ledger_removed;
 pub(crate) mod model;
 pub(crate) mod older_ledger;
+pub(crate) mod one_connection;
 pub(crate) mod retention;
 pub(crate) mod schema_reads_as_a_manual;
 pub(crate) mod second_names;

@@ -85,7 +85,7 @@ impl ReapArgs {
     }
 
     fn reap(&self, context: &Context) -> Result<Exit> {
-        let mut builder = context.reaper().monitor(false).protected_names(&self.protect);
+        let mut builder = context.reaper().readers(0).monitor(false).protected_names(&self.protect);
         for name in &self.orphan_name {
             builder = builder.orphan_name(name);
         }

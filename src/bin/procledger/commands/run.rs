@@ -224,7 +224,9 @@ impl Plan {
         let signals = Signals::block_all()?;
         std::env::current_dir()
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
-        let builder = self.raw.keeping.apply(context.owner()).protected_names(&self.raw.protect);
+        // With one task there is no reader for the writer to wait for.
+        let builder =
+            self.raw.keeping.apply(context.owner()).readers(0).protected_names(&self.raw.protect);
         let builder = builder.reap_all(true);
         let builder = match &self.caller {
             Some(caller) => self.contained(builder).caller(caller.clone()),

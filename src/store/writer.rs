@@ -1,0 +1,54 @@
+//! The connection that writes. There is one, which threads take in turn: SQLite has one writer at a time, whatever the number of
+//! connections.
+
+use std::{path::Path, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
+use rusqlite::Connection;
+
+use super::manager::Owned;
+use crate::{
+    error::{Error, Kind, Result},
+    sys::fs_user::Account,
+};
+
+/// How long a thread waits for the connection: longer than its holder may wait for another process.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Writer(Mutex<Owned>);
+
+/// The connection, for as long as this lives.
+pub(super) type Writing<'a> = MutexGuard<'a, Owned>;
+
+impl Writer {
+    pub(super) fn new(connection: Connection, account: Option<Account>) -> Self {
+        Self(Mutex::new(Owned::new(connection, account)))
+    }
+
+    /// Returns the connection if no thread uses it.
+    pub(super) fn try_take(&self) -> Option<Writing<'_>> {
+        self.0.try_lock()
+    }
+
+    /// Returns the connection once it is free; `None` where that takes longer than `patience`.
+    pub(super) fn take_within(&self, patience: Duration) -> Option<Writing<'_>> {
+        self.0.try_lock_for(patience)
+    }
+
+    /// Returns the connection once it is free.
+    ///
+    /// # Errors
+    ///
+    /// Busy where other threads of this process use it for longer than [`PATIENCE`].
+    pub(super) fn take(&self, path: &Path, doing: &str) -> Result<Writing<'_>> {
+        self.take_within(PATIENCE).ok_or_else(|| {
+            let message = format!(
+                "failed to {doing} in the ledger `{}`: other threads have used its connection for {} s, try again",
+                path.display(),
+                PATIENCE.as_secs()
+            );
+            Error::new(Kind::Busy, message)
+        })
+    }
+}
