@@ -67,9 +67,9 @@ impl fmt::Debug for Pid {
     }
 }
 
-/// Where a pid is meaningful: a boot of a machine, a PID namespace and a boottime offset.
+/// The scope in which a pid is meaningful: a boot of a machine, a PID namespace and a boottime offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
+pub(crate) struct PidScope {
     /// `/etc/machine-id`; `None` where the machine has none.
     pub(crate) machine_id: Option<Uuid>,
     /// `/proc/sys/kernel/random/boot_id`.
@@ -80,10 +80,10 @@ pub(crate) struct Place {
     pub(crate) boottime_offset: i64,
 }
 
-/// What an observer can determine about everything recorded in some place, before checking a single process.
+/// What an observer can determine about everything recorded in another scope, before checking a single process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// The same place: pids can be looked up.
+    /// The same scope: pids can be looked up.
     Here,
     /// An earlier boot of this machine: everything recorded there is gone.
     Gone,
@@ -91,7 +91,7 @@ pub(crate) enum Reach {
     Elsewhere,
 }
 
-impl Place {
+impl PidScope {
     /// Reports whether this is the initial PID namespace of its machine, from which all others can be seen.
     pub(crate) fn is_initial(&self) -> bool {
         self.pid_namespace == INITIAL_PID_NAMESPACE
@@ -124,12 +124,12 @@ pub(crate) enum Sameness {
     Unknown,
 }
 
-/// Identifies a process: place, pid, start tick and pidfd inode.
+/// Identifies a process: PID scope, pid, start tick and pidfd inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// Boot and namespaces in which the pid is meaningful.
-    pub(crate) place: Place,
-    /// The process number in that place.
+    /// The boot and the namespaces in which the pid is meaningful.
+    pub(crate) scope: PidScope,
+    /// The process number in that scope.
     pub pid: Pid,
     /// Field 22 of `/proc/PID/stat`, in clock ticks since boot, raw.
     pub start_tick: u64,
@@ -143,7 +143,7 @@ impl Identity {
     /// Every part that both sides have must agree. A recorded inode that can no longer be observed makes the result unknown:
     /// within one boot the kernel does not lose pidfs, so something hides it from us.
     pub(crate) fn sameness(&self, observed: &Self) -> Sameness {
-        match observed.place.reach(&self.place) {
+        match observed.scope.reach(&self.scope) {
             Reach::Elsewhere => return Sameness::Unknown,
             Reach::Gone => return Sameness::Different,
             Reach::Here => {}
@@ -166,8 +166,8 @@ mod tests {
 
     use super::*;
 
-    fn place() -> Place {
-        Place {
+    fn scope() -> PidScope {
+        PidScope {
             machine_id: Some(Uuid::from_u128(1)),
             boot_id: Uuid::from_u128(2),
             pid_namespace: INITIAL_PID_NAMESPACE,
@@ -177,7 +177,7 @@ mod tests {
 
     fn identity() -> Identity {
         Identity {
-            place: place(),
+            scope: scope(),
             pid: Pid::new(7).expect("valid"),
             start_tick: 100,
             pidfd_inode: Some(55),
@@ -219,14 +219,14 @@ mod tests {
 
     #[test]
     fn another_boot_of_this_machine_is_gone_only_from_the_initial_namespace() {
-        let rebooted = Place { boot_id: Uuid::from_u128(3), ..place() };
-        assert_eq!(rebooted.reach(&place()), Reach::Gone);
-        let contained = Place { pid_namespace: 4_026_532_000, ..rebooted };
-        assert_eq!(contained.reach(&place()), Reach::Elsewhere);
-        let elsewhere = Place { machine_id: Some(Uuid::from_u128(9)), ..rebooted };
-        assert_eq!(elsewhere.reach(&place()), Reach::Elsewhere);
-        let nameless = Place { machine_id: None, ..rebooted };
-        assert_eq!(nameless.reach(&Place { machine_id: None, ..place() }), Reach::Elsewhere);
+        let rebooted = PidScope { boot_id: Uuid::from_u128(3), ..pid_scope() };
+        assert_eq!(rebooted.reach(&scope()), Reach::Gone);
+        let contained = PidScope { pid_namespace: 4_026_532_000, ..rebooted };
+        assert_eq!(contained.reach(&scope()), Reach::Elsewhere);
+        let elsewhere = PidScope { machine_id: Some(Uuid::from_u128(9)), ..rebooted };
+        assert_eq!(elsewhere.reach(&scope()), Reach::Elsewhere);
+        let nameless = PidScope { machine_id: None, ..rebooted };
+        assert_eq!(nameless.reach(&PidScope { machine_id: None, ..pid_scope() }), Reach::Elsewhere);
     }
 
     prop_compose! {
@@ -238,13 +238,13 @@ mod tests {
             (pid, start_tick) in (1..3_i64, 1..3_u64),
             pidfd_inode in prop::option::of(1..3_u64),
         ) -> Identity {
-            let place = Place {
+            let scope = PidScope {
                 machine_id: machine.map(Uuid::from_u128),
                 boot_id: Uuid::from_u128(boot),
                 pid_namespace: namespace,
                 boottime_offset: offset,
             };
-            Identity { place, pid: Pid::new(pid).expect("valid"), start_tick, pidfd_inode }
+            Identity { scope, pid: Pid::new(pid).expect("valid"), start_tick, pidfd_inode }
         }
     }
 
@@ -253,7 +253,7 @@ mod tests {
         fn nothing_that_differs_is_ever_the_same(recorded in any_identity(), observed in any_identity()) {
             if recorded.sameness(&observed) == Sameness::Same {
                 let without = |identity: &Identity| Identity {
-                    place: Place { machine_id: None, ..identity.place },
+                    scope: PidScope { machine_id: None, ..identity.scope },
                     pidfd_inode: None,
                     ..*identity
                 };
@@ -266,7 +266,7 @@ mod tests {
 
         #[test]
         fn different_is_returned_only_for_observable_processes(recorded in any_identity(), observed in any_identity()) {
-            let reach = observed.place.reach(&recorded.place);
+            let reach = observed.scope.reach(&recorded.scope);
             let sameness = recorded.sameness(&observed);
             prop_assert_eq!(reach == Reach::Elsewhere, sameness == Sameness::Unknown && reach != Reach::Here);
             if reach == Reach::Here && sameness == Sameness::Different {
@@ -288,10 +288,11 @@ mod tests {
 
     #[test]
     fn another_namespace_or_time_offset_is_unknown() {
-        for elsewhere in
-            [Place { pid_namespace: 5, ..place() }, Place { boottime_offset: 1, ..place() }]
-        {
-            let observed = Identity { place: elsewhere, ..identity() };
+        for elsewhere in [
+            PidScope { pid_namespace: 5, ..pid_scope() },
+            PidScope { boottime_offset: 1, ..pid_scope() },
+        ] {
+            let observed = Identity { scope: elsewhere, ..identity() };
             assert_eq!(identity().sameness(&observed), Sameness::Unknown);
         }
     }

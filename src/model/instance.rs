@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{EndReason, InstanceId, Millis, ProcessId, ProcessRecord, StopHow};
-use crate::identity::{Identity, Place};
+use crate::identity::{Identity, PidScope};
 
 /// An instance about to be recorded.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub(crate) struct OrphanClaim {
 /// Where an observer runs: what it needs to judge rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Observer {
-    pub(crate) place: Place,
+    pub(crate) scope: PidScope,
     /// Owner of the ledger: only processes of this uid are touched, except with root's ledger.
     pub(crate) uid: u32,
 }

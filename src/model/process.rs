@@ -45,7 +45,7 @@ pub struct ProcessSpec {
     pub cgroup: Option<Cgroup>,
     /// What keeps its tree together.
     pub containment: Containment,
-    /// The keeper that created it, in the same place; `None` without one, and in rows of versions before 0.2, which did not
+    /// The keeper that created it, in the same PID scope; `None` without one, and in rows of versions before 0.2, which did not
     /// record it.
     pub keeper: Option<Identity>,
     /// Program and arguments.

@@ -183,8 +183,8 @@ impl OpenProcess {
 pub(crate) fn print_of_process(row: &ProcessRecord) -> u32 {
     let (spec, identity) = (&row.spec, &row.spec.identity);
     Fingerprint::default()
-        .bytes(identity.place.boot_id.as_bytes())
-        .number(identity.place.pid_namespace.cast_signed())
+        .bytes(identity.scope.boot_id.as_bytes())
+        .number(identity.scope.pid_namespace.cast_signed())
         .number(identity.pid.get().into())
         .number(identity.start_tick.cast_signed())
         .maybe(identity.pidfd_inode.map(u64::cast_signed))

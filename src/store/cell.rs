@@ -9,7 +9,7 @@ use rusqlite::{
 use uuid::Uuid;
 
 use crate::{
-    identity::{Pid, Place},
+    identity::{Pid, PidScope},
     model::{
         Attributes, Containment, EndPlan, EndReason, EvidenceKey, ExitStatus, InstanceId, LeakKind,
         Millis, Origin, Outcome, PassKind, ProcessId, RuleKey, State, StopHow, TaskId, millis,
@@ -47,8 +47,8 @@ impl<'a, 'stmt> Cells<'a, 'stmt> {
     }
 
     /// Reads `machine_id`, `boot_id`, `pid_namespace`, `boottime_offset`.
-    pub(super) fn place(&mut self) -> rusqlite::Result<Place> {
-        Ok(Place {
+    pub(super) fn pid_scope(&mut self) -> rusqlite::Result<PidScope> {
+        Ok(PidScope {
             machine_id: self.take()?,
             boot_id: self.take()?,
             pid_namespace: self.take()?,

@@ -73,8 +73,8 @@ impl Store {
                     named_params! {
                         ":pid": own.pid.get(),
                         ":start_tick": own.start_tick.cast_signed(),
-                        ":boot_id": hex(own.place.boot_id),
-                        ":pid_namespace": own.place.pid_namespace.cast_signed(),
+                        ":boot_id": hex(own.scope.boot_id),
+                        ":pid_namespace": own.scope.pid_namespace.cast_signed(),
                         ":own": except.0,
                     },
                     |row| identity(&mut Cells::of(row)),

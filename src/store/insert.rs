@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, named_params};
 use super::{Store, cell::hex, process, transaction::Transaction};
 use crate::{
     error::{Error, Kind, Result},
-    identity::Place,
+    identity::PidScope,
     model::{NewProcess, ProcessId, State},
 };
 
@@ -25,7 +25,7 @@ impl Store {
     /// here, and blocks nothing.
     pub(crate) fn admit<K>(
         &self,
-        here: &Place,
+        here: &PidScope,
         batch: Vec<(K, NewProcess)>,
     ) -> Result<Vec<Insertion<K>>> {
         self.write_patiently("record a process", |tx| admit(tx, here, batch))
@@ -34,21 +34,21 @@ impl Store {
     /// Does the same with the batch that there is once the transaction has begun.
     pub(crate) fn admit_queued<K>(
         &self,
-        here: &Place,
+        here: &PidScope,
         batch: impl FnOnce() -> Vec<(K, NewProcess)>,
     ) -> Result<Vec<Insertion<K>>> {
         self.write_patiently("record a process", |tx| admit(tx, here, batch()))
     }
 
     /// Records one process.
-    pub(crate) fn admit_one(&self, here: &Place, new: &NewProcess) -> Result<ProcessId> {
+    pub(crate) fn admit_one(&self, here: &PidScope, new: &NewProcess) -> Result<ProcessId> {
         self.write_patiently("record a process", |tx| insert(tx, here, new))?
     }
 
     /// Records a batch of processes that were found below a root, and are ended whether they can be recorded or not.
     pub(crate) fn admit_found<K>(
         &self,
-        here: &Place,
+        here: &PidScope,
         batch: Vec<(K, NewProcess)>,
     ) -> Result<Vec<Insertion<K>>> {
         self.write("record a process", |tx| admit(tx, here, batch))
@@ -57,7 +57,7 @@ impl Store {
 
 fn admit<K>(
     tx: &Transaction<'_>,
-    here: &Place,
+    here: &PidScope,
     batch: Vec<(K, NewProcess)>,
 ) -> rusqlite::Result<Vec<Insertion<K>>> {
     let admit = |(key, new)| Ok(Insertion { row: insert(tx, here, &new)?, key, new });
@@ -66,7 +66,7 @@ fn admit<K>(
 
 fn insert(
     tx: &Transaction<'_>,
-    here: &Place,
+    here: &PidScope,
     new: &NewProcess,
 ) -> rusqlite::Result<Result<ProcessId>> {
     match refusal(tx, here, new)? {
@@ -77,7 +77,7 @@ fn insert(
 
 fn refusal(
     tx: &Transaction<'_>,
-    here: &Place,
+    here: &PidScope,
     new: &NewProcess,
 ) -> rusqlite::Result<Option<Error>> {
     let (Some(task), None) = (&new.spec.task_id, new.spec.root) else { return Ok(None) };
@@ -107,7 +107,7 @@ pub(super) const ALIVE: &str = "SELECT p.pid, p.state
 /// Returns pid and state of a root that prevents another root of its task.
 fn alive(
     tx: &Transaction<'_>,
-    here: &Place,
+    here: &PidScope,
     task: &str,
     allow_survivor: bool,
 ) -> rusqlite::Result<Option<(i64, String)>> {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    identity::{Identity, Place},
+    identity::{Identity, PidScope},
     model::{InstanceId, InstanceRecord, Millis, NewInstance, ProcessId, StopHow},
 };
 
@@ -20,10 +20,10 @@ table! {
     read(id => InstanceId) -> InstanceRecord,
     {
         program = new.program;
-        machine_id = new.identity.place.machine_id;
-        boot_id = new.identity.place.boot_id;
-        pid_namespace = new.identity.place.pid_namespace;
-        boottime_offset = new.identity.place.boottime_offset;
+        machine_id = new.identity.scope.machine_id;
+        boot_id = new.identity.scope.boot_id;
+        pid_namespace = new.identity.scope.pid_namespace;
+        boottime_offset = new.identity.scope.boottime_offset;
         pid = new.identity.pid;
         start_tick = new.identity.start_tick;
         pidfd_inode = new.identity.pidfd_inode;
@@ -42,7 +42,7 @@ table! {
         id,
         program,
         identity: Identity {
-            place: Place { machine_id, boot_id, pid_namespace, boottime_offset },
+            scope: PidScope { machine_id, boot_id, pid_namespace, boottime_offset },
             pid,
             start_tick,
             pidfd_inode,
@@ -135,7 +135,7 @@ impl Store {
     /// Returns the branches that stopped instances in `here` have left: instance, folder, and its inode, where it was created.
     pub(crate) fn cgroups_left(
         &self,
-        here: &Place,
+        here: &PidScope,
     ) -> Result<Vec<(InstanceId, String, Option<u64>)>> {
         if self.schema() < Schema::CGROUP {
             return Ok(Vec::new());

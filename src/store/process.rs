@@ -9,7 +9,7 @@ use super::{
     transaction::Transaction,
 };
 use crate::{
-    identity::{Identity, Place},
+    identity::{Identity, PidScope},
     model::{
         Attributes, Cgroup, End, EndPlan, EvidenceKey, InstanceId, Justification, Life, Limits,
         Millis, NewProcess, ProcessId, ProcessRecord, ProcessSpec, RuleKey, State,
@@ -21,7 +21,7 @@ use crate::{
 struct Joined {
     id: ProcessId,
     owner_program: String,
-    place: Place,
+    scope: PidScope,
 }
 
 /// What an insert adds to a new row.
@@ -34,7 +34,7 @@ struct Added {
 table! {
     "process",
     insert(new: &NewProcess, Added { owner, command, attributes } => Added),
-    read(Joined { id, owner_program, place } => Joined) -> ProcessRecord,
+    read(Joined { id, owner_program, scope } => Joined) -> ProcessRecord,
     {
         task_id = new.spec.task_id;
         owner = owner;
@@ -88,14 +88,14 @@ table! {
             root,
             origin,
             token,
-            identity: Identity { place, pid, start_tick, pidfd_inode },
+            identity: Identity { scope, pid, start_tick, pidfd_inode },
             session,
             cgroup: Option::zip(cgroup, cgroup_inode)
                 .map(|(path, inode): (String, _)| Cgroup { path: path.into(), inode }),
             containment,
-            // In the same place as its program: one host creates both.
+            // In the same PID scope as its program: one host creates both.
             keeper: Option::zip(keeper_pid, keeper_start_tick).map(|(pid, start_tick)| Identity {
-                place,
+                scope,
                 pid,
                 start_tick,
                 pidfd_inode: keeper_pidfd_inode,
@@ -173,8 +173,8 @@ pub(super) fn select(schema: Schema, from: &str, rest: &str) -> String {
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
     let mut cells = Cells::of(row);
-    let (id, owner_program, place) = (cells.take()?, cells.take()?, cells.place()?);
-    read_row(&mut cells, Joined { id, owner_program, place })
+    let (id, owner_program, scope) = (cells.take()?, cells.take()?, cells.pid_scope()?);
+    read_row(&mut cells, Joined { id, owner_program, scope })
 }
 
 /// Returns one row, within the transaction of the caller; `None` if there is none.

@@ -133,10 +133,10 @@ impl Store {
     }
 }
 
-/// Reads the identity of a process, with its place.
+/// Reads the identity of a process, with its PID scope.
 pub(super) fn identity(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Identity> {
     Ok(Identity {
-        place: cells.place()?,
+        scope: cells.pid_scope()?,
         pid: cells.take()?,
         start_tick: cells.take()?,
         pidfd_inode: cells.take()?,

@@ -269,9 +269,9 @@ mod tests {
 
     #[test]
     fn a_lock_is_signed_by_one_process_only() {
-        let place = crate::sys::current_place().expect("a place");
+        let scope = crate::sys::current_pid_scope().expect("a scope");
         let pid = |number| crate::identity::Pid::new(number).expect("a pid");
-        let host = Identity { place, pid: pid(7), start_tick: 90, pidfd_inode: Some(1234) };
+        let host = Identity { scope, pid: pid(7), start_tick: 90, pidfd_inode: Some(1234) };
         let text = signature(&host);
         assert_eq!(text, "host 7 90 1234\n");
         assert!(is_signed_by(&format!("procledger instance 1\ninode 5\n{text}"), &host));

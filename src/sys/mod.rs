@@ -11,7 +11,7 @@
 //! - `pidfd_info`: what the kernel reports about the process of a pidfd;
 //! - [`proc`]: the files of `/proc`, parsed from bytes;
 //! - [`plain_file`]: files at paths that another user may control;
-//! - [`place`]: boot, namespaces, machine;
+//! - `pid_scope`: boot, namespaces and machine, in which a PID is meaningful; `clock`: the kernel's clocks;
 //! - [`fd_table`]: pidfds that are already held;
 //! - [`features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 cgroup for each tree;
@@ -31,6 +31,7 @@ mod async_pidfd;
 #[cfg(feature = "tokio")]
 mod async_readable;
 pub(crate) mod cgroup;
+pub(crate) mod clock;
 mod end_plan;
 mod exit_status;
 pub(crate) mod fd_table;
@@ -42,9 +43,9 @@ pub(crate) mod keeper;
 pub(crate) mod lock_note;
 pub(crate) mod own_files;
 pub(crate) mod pid_namespaces;
+mod pid_scope;
 pub(crate) mod pidfd;
 mod pidfd_info;
-pub(crate) mod place;
 pub(crate) mod plain_file;
 pub(crate) mod poll;
 pub(crate) mod proc;
@@ -76,11 +77,12 @@ pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
 pub(crate) use async_pidfd::{AsyncPidFd, current_runtime};
 #[cfg(feature = "tokio")]
 pub(crate) use async_readable::readable;
+pub(crate) use clock::{boot_clock, boot_minus_monotonic, thread_clock};
 pub use end_plan::EndPlan;
 pub(crate) use end_plan::WAIT_CAP;
 pub(crate) use exit_status::Death;
 pub use exit_status::ExitStatus;
+pub(crate) use pid_scope::current_pid_scope;
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
-pub(crate) use place::{boot_clock, boot_minus_monotonic, current_place, thread_clock};
 pub(crate) use proc::{Proc, children, exec_image, pid_alloc, snapshot, unless_busy};
 pub use signal_state::SignalState;

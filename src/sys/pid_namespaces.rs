@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use super::{PidFd, Proc};
 use crate::{
     error::{Error, Kind, Result},
-    identity::{Identity, Pid, Place},
+    identity::{Identity, Pid, PidScope},
 };
 
 /// Nanoseconds in a clock tick of `/proc`.
@@ -41,7 +41,7 @@ impl Namespaces {
     ///
     /// [`Kind::Unknown`] where a scan proves nothing: from another namespace than the initial one, or where processes are
     /// hidden.
-    pub(crate) fn scan(proc: &Proc, here: Place) -> Result<Self> {
+    pub(crate) fn scan(proc: &Proc, here: PidScope) -> Result<Self> {
         let unknown = |why: &str| Error::new(Kind::Unknown, why);
         if !here.is_initial() {
             return Err(unknown("other PID namespaces can only be seen from the initial one"));
@@ -63,10 +63,10 @@ impl Namespaces {
     /// [`Kind::Unknown`] where a process that is old enough to be the first one of that namespace may not be read, such as
     /// another user's.
     pub(crate) fn is_gone(&self, identity: &Identity) -> Result<bool> {
-        let started = ticks(identity.start_tick, &identity.place);
+        let started = ticks(identity.start_tick, &identity.scope);
         for init in self.inits.iter().filter(|init| init.started <= started + SLACK) {
             match &init.namespace {
-                Ok(inode) if *inode == identity.place.pid_namespace => return Ok(false),
+                Ok(inode) if *inode == identity.scope.pid_namespace => return Ok(false),
                 Ok(_) => {}
                 Err(why) => {
                     let what =
@@ -80,12 +80,12 @@ impl Namespaces {
 }
 
 /// Converts a start tick to the initial clock (`time_namespaces(7)`).
-fn ticks(start_tick: u64, place: &Place) -> i128 {
-    i128::from(start_tick) - i128::from(place.boottime_offset) / TICK_NANOS
+fn ticks(start_tick: u64, scope: &PidScope) -> i128 {
+    i128::from(start_tick) - i128::from(scope.boottime_offset) / TICK_NANOS
 }
 
 /// Returns a process that is the first one of a namespace below; `None` for any other, and for one that is gone.
-fn first_of_a_namespace(proc: &Proc, here: Place, pid: Pid) -> Result<Option<Init>> {
+fn first_of_a_namespace(proc: &Proc, here: PidScope, pid: Pid) -> Result<Option<Init>> {
     let Some(status) = proc.status(pid)? else { return Ok(None) };
     match status.namespace_pids.as_slice() {
         // No value on a kernel before 4.1.
@@ -113,16 +113,16 @@ fn is_gone(error: &std::io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::current_place;
+    use crate::sys::current_pid_scope;
 
     fn recorded(pid_namespace: u64, start_tick: u64, boottime_offset: i64) -> Identity {
-        let place = Place {
+        let scope = PidScope {
             machine_id: None,
             boot_id: uuid::Uuid::from_u128(1),
             pid_namespace,
             boottime_offset,
         };
-        Identity { place, pid: Pid::new(7).expect("valid"), start_tick, pidfd_inode: None }
+        Identity { scope, pid: Pid::new(7).expect("valid"), start_tick, pidfd_inode: None }
     }
 
     fn seen(started: i128, namespace: std::result::Result<u64, String>) -> Namespaces {
@@ -151,8 +151,8 @@ mod tests {
     #[test]
     fn only_the_initial_namespace_sees_all_others() {
         let proc = Proc::open().expect("/proc");
-        let here = current_place().expect("a place");
-        let inside = Place { pid_namespace: 4_026_532_000, ..here };
+        let here = current_pid_scope().expect("a scope");
+        let inside = PidScope { pid_namespace: 4_026_532_000, ..here };
         assert!(Namespaces::scan(&proc, inside).is_err());
     }
 }

@@ -24,7 +24,7 @@ use rustix::{
 use super::{features, poll::poll_within, proc::Proc, snapshot::Stat};
 use crate::{
     error::{Error, Kind, Result},
-    identity::{Identity, Pid, Place, Sameness},
+    identity::{Identity, Pid, PidScope, Sameness},
     sys::ExitStatus,
 };
 
@@ -243,9 +243,9 @@ pub(crate) enum Probe {
 
 impl Pinned {
     /// Pins the process that has this pid now, for a process that is about to be recorded.
-    pub(crate) fn open(proc: &Proc, place: Place, pid: Pid) -> Result<Option<Self>> {
+    pub(crate) fn open(proc: &Proc, scope: PidScope, pid: Pid) -> Result<Option<Self>> {
         match PidFd::open(pid)? {
-            Some(fd) => Self::identify(proc, place, pid, Arc::new(fd)),
+            Some(fd) => Self::identify(proc, scope, pid, Arc::new(fd)),
             None => Ok(None),
         }
     }
@@ -253,7 +253,7 @@ impl Pinned {
     /// Reads the identity of the process behind `fd`; `None` when it is reaped meanwhile.
     pub(crate) fn identify(
         proc: &Proc,
-        place: Place,
+        scope: PidScope,
         pid: Pid,
         fd: Arc<PidFd>,
     ) -> Result<Option<Self>> {
@@ -272,18 +272,18 @@ impl Pinned {
             ));
         };
         let identity =
-            Identity { place, pid, start_tick: stat.start_tick, pidfd_inode: fd.inode()? };
+            Identity { scope, pid, start_tick: stat.start_tick, pidfd_inode: fd.inode()? };
         Ok(Some(Self { fd, identity, stat }))
     }
 
     /// Looks up the process that was recorded as `identity`.
-    pub(crate) fn probe(proc: &Proc, here: Place, identity: &Identity) -> Probe {
+    pub(crate) fn probe(proc: &Proc, here: PidScope, identity: &Identity) -> Probe {
         Self::try_probe(proc, here, identity).unwrap_or_else(Probe::Unknown)
     }
 
-    fn try_probe(proc: &Proc, here: Place, identity: &Identity) -> Result<Probe> {
+    fn try_probe(proc: &Proc, here: PidScope, identity: &Identity) -> Result<Probe> {
         use crate::identity::Reach;
-        match here.reach(&identity.place) {
+        match here.reach(&identity.scope) {
             Reach::Gone => return Ok(Probe::Gone),
             Reach::Elsewhere => return Ok(Probe::Unknown(elsewhere(identity.pid))),
             Reach::Here => {}
@@ -297,7 +297,7 @@ impl Pinned {
     /// Verifies that the process behind `fd` is the one that was recorded as `identity`.
     pub(crate) fn verify(
         proc: &Proc,
-        here: Place,
+        here: PidScope,
         identity: &Identity,
         fd: Arc<PidFd>,
     ) -> Result<Probe> {
@@ -355,19 +355,19 @@ fn elsewhere(pid: Pid) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::current_place;
+    use crate::sys::current_pid_scope;
 
     #[test]
     fn this_process_is_the_same_as_itself_and_not_as_an_older_one() {
         let proc = Proc::open().expect("/proc");
-        let place = current_place().expect("a place");
+        let scope = current_pid_scope().expect("a scope");
         let pid = Pid::new(i64::from(std::process::id())).expect("a pid");
-        let me = Pinned::open(&proc, place, pid).expect("a lookup").expect("alive");
-        assert!(matches!(Pinned::probe(&proc, place, &me.identity), Probe::Alive(_)));
+        let me = Pinned::open(&proc, scope, pid).expect("a lookup").expect("alive");
+        assert!(matches!(Pinned::probe(&proc, scope, &me.identity), Probe::Alive(_)));
         let older = Identity { start_tick: me.identity.start_tick - 1, ..me.identity };
-        assert!(matches!(Pinned::probe(&proc, place, &older), Probe::Gone));
-        let elsewhere = Identity { place: Place { pid_namespace: 1, ..place }, ..me.identity };
-        assert!(matches!(Pinned::probe(&proc, place, &elsewhere), Probe::Unknown(_)));
+        assert!(matches!(Pinned::probe(&proc, scope, &older), Probe::Gone));
+        let elsewhere = Identity { scope: PidScope { pid_namespace: 1, ..scope }, ..me.identity };
+        assert!(matches!(Pinned::probe(&proc, scope, &elsewhere), Probe::Unknown(_)));
     }
 
     #[test]

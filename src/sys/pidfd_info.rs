@@ -64,13 +64,13 @@ impl Pinned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{identity::Pid, sys::current_place};
+    use crate::{identity::Pid, sys::current_pid_scope};
 
     #[test]
     fn the_kernel_reports_the_same_uid_by_pidfd_and_by_proc() {
         let proc = Proc::open().expect("/proc");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
-        let me = Pinned::open(&proc, current_place().expect("a place"), own).expect("a lookup");
+        let me = Pinned::open(&proc, current_pid_scope().expect("a scope"), own).expect("a lookup");
         let uid = me.expect("alive").uid(&proc).expect("an answer");
         assert_eq!(uid, proc.uid(own).expect("an answer"));
         assert_eq!(uid, Some(rustix::process::geteuid().as_raw()));

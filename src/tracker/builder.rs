@@ -20,7 +20,7 @@ use crate::{
     metrics::Counters,
     model::{ContainmentMode, Report},
     store::{READERS, Store, Upgrade},
-    sys::{Proc, current_place, own_files::refuse_as_output},
+    sys::{Proc, current_pid_scope, own_files::refuse_as_output},
 };
 
 /// Where the former implementation keeps its list of processes.
@@ -330,12 +330,12 @@ impl Builder {
             refuse_as_output(&self.path, export, "the export")?;
         }
         let proc = Proc::open()?;
-        let place = current_place()?;
+        let scope = current_pid_scope()?;
         let trusted = trusted_folder(&self.options);
         let Options { upgrade, readers, .. } = self.options;
         let store = Store::open_trusting(&self.path, trusted.as_deref(), upgrade, readers)?;
         Counters::describe();
-        let instance = Instance::enter(&store, &proc, place, &self.options)?;
+        let instance = Instance::enter(&store, &proc, scope, &self.options)?;
         let core = Core::new(store, self.options, proc, instance)?;
         Tracker::opened(core, begin)
     }

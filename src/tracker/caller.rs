@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid},
     redact::mask_command,
-    sys::{PidFd, Pinned, Proc, current_place, lock_note::NotedCaller},
+    sys::{PidFd, Pinned, Proc, current_pid_scope, lock_note::NotedCaller},
 };
 
 /// Longest command of a caller in a rule, in characters.
@@ -62,7 +62,7 @@ impl Caller {
         }
         let gone = |what| Error::new(Kind::Gone, format!("process {pid} {what}"));
         let proc = Proc::open()?;
-        let pinned = Pinned::open(&proc, current_place()?, pid)?;
+        let pinned = Pinned::open(&proc, current_pid_scope()?, pid)?;
         let pinned = pinned.ok_or_else(|| gone("does not exist"))?;
         if start_tick.is_some_and(|tick| tick != pinned.identity.start_tick) {
             return Err(gone("is another one than was meant: its PID was reused"));
@@ -92,7 +92,7 @@ impl Caller {
             Error::new(Kind::Unknown, why)
         })?;
         let gone = || Error::new(Kind::Gone, "the parent of this process has ended already");
-        if parent.is_init() && current_place()?.is_initial() {
+        if parent.is_init() && current_pid_scope()?.is_initial() {
             return Err(gone());
         }
         let caller = Self::pin(parent.as_raw_nonzero().get().cast_unsigned(), None);

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    identity::{Pid, Place},
+    identity::{Pid, PidScope},
     metrics::Counters,
     store::Store,
     sys::Proc,
@@ -81,7 +81,7 @@ impl Core {
         Ok(Arc::new(Self {
             registry: Registry::new()?,
             pending: PendingWrites::default(),
-            group_commit: GroupCommit::new(store.clone(), instance.place()),
+            group_commit: GroupCommit::new(store.clone(), instance.pid_scope()),
             cgroups: Cgroups::new(store.clone(), &instance, options.cgroup.clone()),
             keepers: Keepers::default(),
             zombies: Zombies::default(),
@@ -104,8 +104,8 @@ impl Core {
         self.store.counters()
     }
 
-    pub(in crate::tracker) fn place(&self) -> Place {
-        self.instance.place()
+    pub(in crate::tracker) fn pid_scope(&self) -> PidScope {
+        self.instance.pid_scope()
     }
 
     pub(in crate::tracker) fn own_pid(&self) -> Pid {

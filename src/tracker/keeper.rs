@@ -27,13 +27,13 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    identity::{Identity, Pid, Place},
+    identity::{Identity, Pid, PidScope},
     model::{
         Containment, Evidence, ExitStatus, Limits, Millis, Observer, Origin, Outcome, ProcessId,
     },
     policy::exemption::Foreign,
     sys::{
-        Pinned, Proc, current_place,
+        Pinned, Proc, current_pid_scope,
         keeper::{
             FromHost, FromKeeper, KeeperServer, Reaped, SpawnRequest, Wake, block_all_signals,
             hosts_below, ignore_dead_children, reap_one,
@@ -62,9 +62,9 @@ pub fn main() -> ExitCode {
 
 fn serve() -> Result<()> {
     let Some((server, command)) = KeeperServer::take()? else { return Ok(()) };
-    let (proc, place) = (Proc::open()?, current_place()?);
-    let own = own_identity(&proc, place)?;
-    let keeper = Keeper { server, proc, place, own };
+    let (proc, scope) = (Proc::open()?, current_pid_scope()?);
+    let own = own_identity(&proc, scope)?;
+    let keeper = Keeper { server, proc, scope, own };
     if let Some(program) = keeper.start(command) {
         // The thread that asked the host has ended: libc does not need its internal signals any more.
         block_all_signals();
@@ -75,16 +75,16 @@ fn serve() -> Result<()> {
     Ok(())
 }
 
-fn own_identity(proc: &Proc, place: Place) -> Result<Identity> {
+fn own_identity(proc: &Proc, scope: PidScope) -> Result<Identity> {
     let unseen = || Error::new(Kind::Unknown, "this process cannot see itself in `/proc`");
     let pid = Pid::new(i64::from(std::process::id())).ok_or_else(unseen)?;
-    Ok(Pinned::open(proc, place, pid)?.ok_or_else(unseen)?.identity)
+    Ok(Pinned::open(proc, scope, pid)?.ok_or_else(unseen)?.identity)
 }
 
 struct Keeper {
     server: KeeperServer,
     proc: Proc,
-    place: Place,
+    scope: PidScope,
     /// This process.
     own: Identity,
 }
@@ -107,7 +107,7 @@ impl Keeper {
     /// Asks the host about the child at the gate.
     fn ask_host(&self, child: &GatedChild) -> Result<Identity> {
         let lost = || Error::new(Kind::NotStarted, "the child was killed before it ran");
-        let pinned = Pinned::identify(&self.proc, self.place, child.pid, Arc::clone(&child.pidfd))?
+        let pinned = Pinned::identify(&self.proc, self.scope, child.pid, Arc::clone(&child.pidfd))?
             .ok_or_else(lost)?;
         let rights = [std::os::fd::AsFd::as_fd(pinned.fd())];
         self.server.transport.send_to_host(FromKeeper::Child(child.pid), &rights, GATE_LIMIT)?;
@@ -215,14 +215,14 @@ impl Keeper {
         let params = &self.server.request.params;
         let snapshot = self.proc.snapshot().unwrap_or_default();
         let prefix = params.ledger.with_file_name(lock_prefix(&params.ledger));
-        let hosts = hosts_below(&self.proc, self.place, &snapshot, self.own.pid, &prefix);
+        let hosts = hosts_below(&self.proc, self.scope, &snapshot, self.own.pid, &prefix);
         let foreign = hosts.into_iter().map(|instance| Foreign {
             instance,
             processes: snapshot.below(instance).into_iter().collect(),
         });
         EndContext {
             proc: &self.proc,
-            observer: Observer { place: self.place, uid: params.uid },
+            observer: Observer { scope: self.scope, uid: params.uid },
             own: self.own.pid,
             ancestors: self.proc.ancestors(self.own.pid),
             foreign: foreign.collect(),

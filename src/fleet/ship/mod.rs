@@ -45,7 +45,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{Acknowledged, Millis, Position},
     store::{BATCH, READERS, Store, Upgrade},
-    sys::current_place,
+    sys::current_pid_scope,
 };
 
 /// How often a transaction is repeated that was undone for the sake of another one.
@@ -167,7 +167,7 @@ impl Shipper {
             store,
             address,
             options,
-            boot: current_place()?.boot_id,
+            boot: current_pid_scope()?.boot_id,
             session: None,
             state: None,
             swap_lost_after: None,

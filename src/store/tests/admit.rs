@@ -83,20 +83,20 @@ fn rows_that_do_not_prevent_a_new_root() {
     }
 }
 
-/// Neither the boot alone, nor the namespace, nor the time offset identifies the place.
+/// Neither the boot alone, nor the namespace, nor the time offset identifies a PID scope alone.
 #[test]
-fn the_place_has_three_parts() {
+fn a_pid_scope_has_three_parts() {
     let f = Fixture::new();
     f.admit(process(f.me, "a", 10));
-    let mut places = [here(), here(), here()];
-    places[0].boot_id = elsewhere().boot_id;
-    places[1].pid_namespace = 5;
-    places[2].boottime_offset = 5;
-    for place in places {
-        let owner = f.store.add_instance(&instance("api", place, 3)).expect("recorded");
+    let mut scopes = [here(), here(), here()];
+    scopes[0].boot_id = elsewhere().boot_id;
+    scopes[1].pid_namespace = 5;
+    scopes[2].boottime_offset = 5;
+    for scope in scopes {
+        let owner = f.store.add_instance(&instance("api", scope, 3)).expect("recorded");
         let mut new = process(owner, "a", 11);
-        new.spec.identity = identity(place, 11);
-        assert!(f.store.admit_one(&place, &new).is_ok(), "{place:?}");
+        new.spec.identity = identity(scope, 11);
+        assert!(f.store.admit_one(&scope, &new).is_ok(), "{scope:?}");
     }
 }
 

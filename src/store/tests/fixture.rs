@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     error::Result,
-    identity::{Identity, Pid, Place},
+    identity::{Identity, Pid, PidScope},
     model::{
         Containment, DeadInstance, End, EndReason, Evidence, ExitStatus, InstanceId, LeakKind,
         Limits, Millis, NewInstance, NewLeak, NewProcess, Origin, Outcome, PassKind, PassRecord,
@@ -118,8 +118,8 @@ impl Fixture {
     }
 }
 
-pub(super) fn here() -> Place {
-    Place {
+pub(super) fn here() -> PidScope {
+    PidScope {
         machine_id: Some(Uuid::from_u128(1)),
         boot_id: Uuid::from_u128(2),
         pid_namespace: u64::MAX - 3,
@@ -127,19 +127,19 @@ pub(super) fn here() -> Place {
     }
 }
 
-pub(super) fn elsewhere() -> Place {
-    Place { boot_id: Uuid::from_u128(99), ..here() }
+pub(super) fn elsewhere() -> PidScope {
+    PidScope { boot_id: Uuid::from_u128(99), ..here() }
 }
 
-pub(super) fn identity(place: Place, pid: i64) -> Identity {
+pub(super) fn identity(scope: PidScope, pid: i64) -> Identity {
     let pid = Pid::new(pid).expect("a pid");
-    Identity { place, pid, start_tick: u64::MAX, pidfd_inode: Some(u64::MAX - 1) }
+    Identity { scope, pid, start_tick: u64::MAX, pidfd_inode: Some(u64::MAX - 1) }
 }
 
-pub(super) fn instance(program: &str, place: Place, pid: i64) -> NewInstance {
+pub(super) fn instance(program: &str, scope: PidScope, pid: i64) -> NewInstance {
     NewInstance {
         program: program.to_owned(),
-        identity: identity(place, pid),
+        identity: identity(scope, pid),
         uid: UID,
         lock_name: format!("ledger.db-{pid}.lock"),
         started_at: Millis(1_000),

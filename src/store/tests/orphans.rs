@@ -101,7 +101,7 @@ fn processes_marked_survive_are_adopted_by_the_same_program_only() {
             (row.owner, row.life.state(), row.life.claimed_by()),
             (f.me, State::Running, None)
         );
-        assert_eq!(row.spec.identity.place, here(), "the first owner still names the place");
+        assert_eq!(row.spec.identity.scope, here(), "the first owner still names the PID scope");
     }
     assert!(answer.claimed.is_empty());
     for id in [left, given_back] {

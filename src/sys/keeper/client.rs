@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    identity::{Identity, Pid, Place},
+    identity::{Identity, Pid, PidScope},
     sys::Death,
     sys::{
         PidFd, Pinned, Proc, Signal,
@@ -86,8 +86,8 @@ impl Binary {
 
 impl KeeperClient {
     /// Reads the keeper's identity, by which other processes find it. `None` where it has been reaped.
-    pub(crate) fn identify(&self, proc: &Proc, place: Place) -> Result<Option<Identity>> {
-        let pinned = Pinned::identify(proc, place, self.pid, Arc::clone(&self.pidfd))?;
+    pub(crate) fn identify(&self, proc: &Proc, scope: PidScope) -> Result<Option<Identity>> {
+        let pinned = Pinned::identify(proc, scope, self.pid, Arc::clone(&self.pidfd))?;
         Ok(pinned.map(|pinned| pinned.identity))
     }
 

@@ -16,7 +16,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use crate::{
-    identity::{Identity, Pid, Place},
+    identity::{Identity, Pid, PidScope},
     sys::{Pinned, Proc, file_lock::is_signed_by, snapshot::Snapshot},
 };
 
@@ -26,7 +26,7 @@ const SIGNATURE: u64 = 1 << 10;
 /// Returns the hosts of the ledger whose lock files' paths begin with `lock_prefix`, below `keeper`.
 pub(crate) fn hosts_below(
     proc: &Proc,
-    here: Place,
+    here: PidScope,
     snapshot: &Snapshot,
     keeper: Pid,
     lock_prefix: &Path,
@@ -35,7 +35,7 @@ pub(crate) fn hosts_below(
     below.filter(|&pid| is_host(proc, here, pid, lock_prefix)).collect()
 }
 
-fn is_host(proc: &Proc, here: Place, pid: Pid, prefix: &Path) -> bool {
+fn is_host(proc: &Proc, here: PidScope, pid: Pid, prefix: &Path) -> bool {
     let is_wanted =
         |path: &Path| path.as_os_str().as_bytes().starts_with(prefix.as_os_str().as_bytes());
     !signed_locks(proc, here, pid, is_wanted).is_empty()
@@ -44,7 +44,7 @@ fn is_host(proc: &Proc, here: Place, pid: Pid, prefix: &Path) -> bool {
 /// Returns the lock files, of those with a wanted path, that a process holds and that name it.
 pub(crate) fn signed_locks(
     proc: &Proc,
-    here: Place,
+    here: PidScope,
     pid: Pid,
     is_wanted: impl Fn(&Path) -> bool,
 ) -> Vec<PathBuf> {

@@ -173,7 +173,7 @@ fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Res
         listens: request.listens,
         attributes: request.attributes.clone(),
         session: if has_group { Session::Group } else { Session::New },
-        place: None,
+        target: None,
     })
 }
 

@@ -67,7 +67,7 @@ fn shortest_round() -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::{Pinned, current_place};
+    use crate::sys::{Pinned, current_pid_scope};
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "children of a test, which waits for them")]
@@ -79,7 +79,7 @@ mod tests {
         };
         let (mut elder, mut younger) = (sleep(), sleep());
         let pid = Pid::new(i64::from(elder.id())).expect("a pid");
-        let pinned = Pinned::open(&proc, current_place().expect("a place"), pid);
+        let pinned = Pinned::open(&proc, current_pid_scope().expect("a scope"), pid);
         let identity = pinned.expect("a lookup").expect("alive").identity;
         let since = proc.allocated_since(&identity);
         for child in [&mut elder, &mut younger] {
@@ -97,8 +97,8 @@ mod tests {
     fn for_a_long_lived_process_the_allocated_pids_are_unknown() {
         let proc = Proc::open().expect("/proc");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
-        let place = current_place().expect("a place");
-        let me = Pinned::open(&proc, place, own).expect("a lookup").expect("alive").identity;
+        let scope = current_pid_scope().expect("a scope");
+        let me = Pinned::open(&proc, scope, own).expect("a lookup").expect("alive").identity;
         let since_boot = Identity { start_tick: 0, ..me };
         let round = shortest_round().expect("known");
         assert!(crate::sys::boot_clock() < round || proc.allocated_since(&since_boot).is_none());

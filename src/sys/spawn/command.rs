@@ -43,13 +43,13 @@ pub(crate) struct Command {
     pub(crate) listens: bool,
     pub(crate) attributes: Attributes,
     pub(crate) session: Session,
-    pub(crate) place: Option<Place>,
+    pub(crate) target: Option<TargetCgroup>,
 }
 
 /// The cgroup that a child is created in.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct TargetCgroup {
     pub(crate) task_cgroup: TaskCgroup,
     /// Fail if the child cannot be created in it.
-    pub(crate) must: bool,
+    pub(crate) required: bool,
 }

@@ -65,10 +65,10 @@ pub(crate) fn spawn<T>(
     let plan = Plan {
         gate: &gate,
         gated: true,
-        suspends: command.place.is_some() || !RUNS_BESIDE,
+        suspends: command.target.is_some() || !RUNS_BESIDE,
         parent: std::process::id() as usize,
         session: command.session,
-        cgroup: command.place.as_ref().map(|place| place.task_cgroup.as_fd().as_raw_fd()),
+        cgroup: command.target.as_ref().map(|target| target.task_cgroup.as_fd().as_raw_fd()),
         stdio,
         signals: command.signals,
         changes: changes(&command.attributes, &further, &limits),
@@ -80,7 +80,7 @@ pub(crate) fn spawn<T>(
         envp: program.envp.pointers.as_ptr(),
         own_pid: program.own_pid.as_mut().map_or(ptr::null_mut(), OwnPid::digits),
     };
-    let made = make_child(plan, command.place.as_ref(), &gate, |child| {
+    let made = make_child(plan, command.target.as_ref(), &gate, |child| {
         let committed = commit(child);
         if committed.is_ok() {
             gate.open();

@@ -59,7 +59,7 @@ pub(super) use attributes::FDS_MAX;
 pub use attributes::{Attributes, Resource, Rlimit};
 pub(super) use child::Descriptor;
 pub(super) use clone::{not_made, try_joining};
-pub(crate) use command::{Command, Place, Session, StdioSource};
+pub(crate) use command::{Command, Session, StdioSource, TargetCgroup};
 pub(crate) use gate::Gate;
 pub(super) use helper::{Helper, start};
 pub(super) use inherited::borrowed;

@@ -10,7 +10,7 @@ use std::{
 use super::{
     child::Plan,
     clone::{clone, to_pid},
-    command::Place,
+    command::TargetCgroup,
     gate::Gate,
     maker::{Maker, RUNS_BESIDE},
     reap::reap,
@@ -34,12 +34,12 @@ pub(crate) struct GatedChild {
 /// that is not allowed.
 pub(super) fn make_child<R>(
     mut plan: Plan<'_>,
-    place: Option<&Place>,
+    target: Option<&TargetCgroup>,
     gate: &Arc<Gate>,
     meanwhile: impl FnOnce(&GatedChild) -> R,
 ) -> Result<(GatedChild, R)> {
-    let mut sharing = SharedMemoryChild::begin(&plan, place.is_some(), gate);
-    if sharing.is_err() && place.is_some_and(|place| !place.must) {
+    let mut sharing = SharedMemoryChild::begin(&plan, target.is_some(), gate);
+    if sharing.is_err() && target.is_some_and(|target| !target.required) {
         (plan.cgroup, plan.suspends) = (None, !RUNS_BESIDE);
         gate.child_pid.store(0, Ordering::Release);
         sharing = SharedMemoryChild::begin(&plan, false, gate);

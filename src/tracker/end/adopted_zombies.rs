@@ -157,7 +157,10 @@ fn is_in_session(core: &Core, owners: &Owners, dead: &Stat) -> bool {
 }
 
 fn has_its_pid(core: &Core, identity: &Identity) -> bool {
-    matches!(Pinned::probe(&core.proc, core.place(), identity), Probe::Alive(_) | Probe::Zombie(_))
+    matches!(
+        Pinned::probe(&core.proc, core.pid_scope(), identity),
+        Probe::Alive(_) | Probe::Zombie(_)
+    )
 }
 
 fn is_in_leaf(core: &Core, owners: &Owners, dead: Pid) -> bool {
@@ -197,7 +200,7 @@ fn reap_recorded(core: &Core, owners: &Owners, unclear: &[&Stat]) {
 
 /// Reaps a zombie: exactly the one that was seen, which keeps its PID until then.
 fn reap_zombie(core: &Core, dead: &Stat) {
-    let found = Pinned::open(&core.proc, core.place(), dead.pid).ok().flatten();
+    let found = Pinned::open(&core.proc, core.pid_scope(), dead.pid).ok().flatten();
     let Some(zombie) = found.filter(|it| it.identity.start_tick == dead.start_tick) else {
         return;
     };
@@ -237,7 +240,7 @@ pub(in crate::tracker) fn reap_former_roots(core: &Core) {
         Vec::new()
     });
     for root in roots {
-        if let Probe::Zombie(zombie) = Pinned::probe(&core.proc, core.place(), &root) {
+        if let Probe::Zombie(zombie) = Pinned::probe(&core.proc, core.pid_scope(), &root) {
             // An error: it is not a child of this process.
             let _ = zombie.fd().child_status(true);
         }

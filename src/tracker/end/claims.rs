@@ -46,8 +46,8 @@ pub(in crate::tracker) fn is_dead_claimant(core: &Core, claimant: InstanceId) ->
 /// is gone, even though a child that it forked holds a copy of its lock; and, for an instance of another PID namespace,
 /// whose identity is meaningless here, when its lock file is there and free, or when it has recorded its stop.
 fn holds_no_claim(core: &Core, instance: &InstanceRecord) -> bool {
-    let here = core.place();
-    let reach = here.reach(&instance.identity.place);
+    let here = core.pid_scope();
+    let reach = here.reach(&instance.identity.scope);
     let Ok(all) = core.store.instances_to_judge() else { return false };
     match Judge::new(&core.store, &core.proc, here).judge(instance, &all) {
         Life::Dead(_) => true,

@@ -19,7 +19,7 @@ pub(in crate::tracker) fn forget(core: &Core, task_id: &str, asked_by: &str) -> 
         ));
     }
     for row in &rows {
-        let what = match Pinned::probe(&core.proc, core.place(), &row.spec.identity) {
+        let what = match Pinned::probe(&core.proc, core.pid_scope(), &row.spec.identity) {
             Probe::Alive(_) => "still runs as process",
             // Its row is the only record that leads to what it left.
             Probe::Zombie(_) | Probe::Gone if left_behind::has_left_something(core, row)? => {

@@ -96,8 +96,9 @@ fn spares_below(core: &Core, entry: &Tracked, client: &KeeperClient) -> bool {
         let spared: Vec<Identity> =
             spared.chain(instances).chain(others.map(|row| row.spec.identity)).collect();
         let below = core.proc.snapshot()?.below(client.pid());
-        let lives =
-            |it: &Identity| matches!(Pinned::probe(&core.proc, core.place(), it), Probe::Alive(_));
+        let lives = |it: &Identity| {
+            matches!(Pinned::probe(&core.proc, core.pid_scope(), it), Probe::Alive(_))
+        };
         Ok(spared.iter().any(|it| below.contains(&it.pid) && lives(it)))
     };
     looked().unwrap_or_else(|error| {

@@ -157,7 +157,7 @@ fn end_log_of(core: &Core, row: &ProcessRecord, token: Uuid) -> Result<Option<En
         return Ok(None);
     }
     let path = end_log_path(core.store.path(), token);
-    read_end_log(&path, core.instance.observer.uid, token, row.spec.identity.place)
+    read_end_log(&path, core.instance.observer.uid, token, row.spec.identity.scope)
 }
 
 /// Creates claimed rows for the members of a record that have none.
@@ -178,7 +178,7 @@ fn claim_logged(
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    core.store.admit(&core.place(), new).and_then(|all| {
+    core.store.admit(&core.pid_scope(), new).and_then(|all| {
         let rows = all.into_iter().flat_map(|it| it.row).map(|id| core.store.process(id));
         rows.filter_map(Result::transpose).collect()
     })
@@ -232,7 +232,7 @@ fn has_live_others(core: &Core) -> bool {
 pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
     let Some(token) = root.token else { return };
     let path = end_log_path(core.store.path(), token);
-    let log = match read_end_log(&path, core.instance.observer.uid, token, root.identity.place) {
+    let log = match read_end_log(&path, core.instance.observer.uid, token, root.identity.scope) {
         Ok(Some(log)) => log,
         Ok(None) => return,
         Err(error) => return tracing::error!("{error}"),

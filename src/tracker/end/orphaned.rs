@@ -53,8 +53,8 @@ fn ended_caller(core: &Core, instance: InstanceId) -> Result<Option<Rule>> {
     let Some(instance) = core.store.instance(instance)? else { return Ok(None) };
     let Some(caller) = noted_caller(&core.store, &instance) else { return Ok(None) };
     let NotedCaller { pid, start_tick, pidfd_inode, .. } = caller;
-    let identity = Identity { place: instance.identity.place, pid, start_tick, pidfd_inode };
-    let ended = match Pinned::probe(&core.proc, core.place(), &identity) {
+    let identity = Identity { scope: instance.identity.scope, pid, start_tick, pidfd_inode };
+    let ended = match Pinned::probe(&core.proc, core.pid_scope(), &identity) {
         Probe::Zombie(_) | Probe::Gone => true,
         Probe::Alive(_) | Probe::Unknown(_) => false,
     };

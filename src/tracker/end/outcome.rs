@@ -36,7 +36,7 @@ pub(in crate::tracker) fn record_found(
     found: &[&ProcessInfo],
 ) -> HashMap<Identity, ProcessId> {
     let new = found.iter().map(|it| (it.identity, it.new_row(core.instance.id, root))).collect();
-    match core.store.admit_found(&core.place(), new) {
+    match core.store.admit_found(&core.pid_scope(), new) {
         Ok(all) => all.into_iter().filter_map(|it| Some((it.key, it.row.ok()?))).collect(),
         Err(error) => {
             tracing::error!(
@@ -220,7 +220,7 @@ fn publish_root(core: &Core, cause: &Cause, root: &Root, member: &MemberOutcome,
     let pending = matches!(member.fate, Fate::Survived { kill_pending: true, .. });
     entry.set_cause(pending.then(|| (cause.reason, because(cause, member))));
     if !member.fate.has_survived() {
-        match entry.open_pidfd(&core.proc, core.place()) {
+        match entry.open_pidfd(&core.proc, core.pid_scope()) {
             Some(fd) => exit_statuses::learn_or_go_on(core, &entry, &fd, began),
             None => drop(entry.publish(member.status)),
         }

@@ -51,7 +51,7 @@ pub(in crate::tracker) fn reap_and_untrack(
     suspend::resume_if_suspended(core, entry);
     adopted_zombies::remember_for_zombies(core, &entry.root);
     if (entry.child || entry.lacks_status())
-        && let Some(fd) = pidfd.cloned().or_else(|| entry.open_pidfd(&core.proc, core.place()))
+        && let Some(fd) = pidfd.cloned().or_else(|| entry.open_pidfd(&core.proc, core.pid_scope()))
     {
         finish_later(core, entry, fd);
     }

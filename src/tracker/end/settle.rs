@@ -254,7 +254,7 @@ pub(in crate::tracker) fn dead_among(
 ) -> Vec<Dead> {
     entries
         .filter_map(|entry| {
-            let fd = entry.open_pidfd(&core.proc, core.place())?;
+            let fd = entry.open_pidfd(&core.proc, core.pid_scope())?;
             fd.is_dead().unwrap_or(false).then_some((entry, fd))
         })
         .collect()

@@ -26,7 +26,8 @@ pub(in crate::tracker) fn signal_tree(core: &Core, entry: &Tracked, signal: i32)
 pub(super) fn check_alive(core: &Core, entry: &Tracked) -> Result<()> {
     core.instance.check_usable()?;
     let pid = entry.root.identity.pid;
-    let is_dead = entry.open_pidfd(&core.proc, core.place()).map_or(Ok(true), |fd| fd.is_dead());
+    let is_dead =
+        entry.open_pidfd(&core.proc, core.pid_scope()).map_or(Ok(true), |fd| fd.is_dead());
     if entry.is_recorded() || is_dead? {
         return Err(Error::new(Kind::Gone, format!("process {pid} has ended")));
     }

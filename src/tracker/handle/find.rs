@@ -16,7 +16,7 @@ const LAST_ROWS: u32 = 1_000;
 pub(in crate::tracker) fn get(core: &Arc<Core>, task_id: &str) -> Result<Option<Process>> {
     let task = TaskId::new(task_id)?;
     let Some(entry) = newest(core, &task) else { return Ok(None) };
-    let Some(pidfd) = entry.open_pidfd(&core.proc, core.place()) else { return Ok(None) };
+    let Some(pidfd) = entry.open_pidfd(&core.proc, core.pid_scope()) else { return Ok(None) };
     // A descriptor of its own: a runtime can watch each only once.
     let pidfd = Arc::new(pidfd.try_clone()?);
     Ok(Some(Process::new(Arc::clone(core), entry, pidfd)))

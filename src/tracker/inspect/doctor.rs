@@ -12,7 +12,9 @@ use crate::{
     identity::Pid,
     model::Millis,
     store::{Schema, Store, check_path},
-    sys::{PidFd, Proc, cgroup, current_place, features, file_lock, keeper::Binary, proc_events},
+    sys::{
+        PidFd, Proc, cgroup, current_pid_scope, features, file_lock, keeper::Binary, proc_events,
+    },
     tracker::{
         options::trusted_or_by_environment,
         runtime::{
@@ -152,8 +154,8 @@ fn machine(findings: &mut Vec<Finding>) {
     findings.push(forks());
     findings.push(pidfds());
     findings.extend(features::probe().iter().map(feature));
-    match current_place() {
-        Ok(place) if place.machine_id.is_none() => findings.push(finding(
+    match current_pid_scope() {
+        Ok(scope) if scope.machine_id.is_none() => findings.push(finding(
             "machine id",
             Level::Warning,
             "there is no /etc/machine-id",
@@ -404,7 +406,7 @@ fn space(store: &Store) -> Finding {
 
 fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
     let proc = Proc::open()?;
-    let here = current_place()?;
+    let here = current_pid_scope()?;
     let live = store.live()?;
     let (mut orphaned, mut unknown) = (0, 0);
     let all = store.instances_to_judge()?;

@@ -16,7 +16,7 @@ use crate::{
     },
     policy::{exemption::Foreign, name_match::Judgement},
     store::{LeakGroup, LeakGrouping, LeakReport, Store},
-    sys::{Proc, current_place, own_files::refuse_as_output},
+    sys::{Proc, current_pid_scope, own_files::refuse_as_output},
     tracker::{
         core::Core,
         end::{
@@ -272,7 +272,7 @@ impl Ledger {
     /// If the ledger or `/proc` cannot be read.
     pub fn plan_reap(&self, orphan_names: &[String], min_age: Duration) -> Result<Report> {
         let proc = Proc::open()?;
-        let observer = Observer { place: current_place()?, uid: self.store.owner_uid() };
+        let observer = Observer { scope: current_pid_scope()?, uid: self.store.owner_uid() };
         let own = own_pid()?;
         let Orphans { by_instance, foreign, unjudged } = self.orphans(&proc, observer)?;
         let mut report = Report { suspects: unjudged, ..Report::default() };
@@ -291,7 +291,7 @@ impl Ledger {
         for (tree, seen) in planned.iter().zip(previews(&context, targets)?) {
             report.absorb(plan_tree(&self.store, tree, seen));
         }
-        let answered_for = answered_for(&self.store, observer.place, &dead)?;
+        let answered_for = answered_for(&self.store, observer.scope, &dead)?;
         let search = Search {
             proc: &proc,
             observer,
@@ -312,11 +312,11 @@ impl Ledger {
     fn orphans(&self, proc: &Proc, observer: Observer) -> Result<Orphans> {
         let mut orphans = Orphans::default();
         let all = self.store.instances_to_judge()?;
-        let judge = Judge::new(&self.store, proc, observer.place);
+        let judge = Judge::new(&self.store, proc, observer.scope);
         for instance in &all {
             let rows = self.store.live_of(instance.id)?;
             let life = judge.judge(instance, &all);
-            if may_be_responsible(instance, &life, observer.place) {
+            if may_be_responsible(instance, &life, observer.scope) {
                 let processes = rows.iter().map(|row| row.spec.identity.pid).collect();
                 orphans.foreign.push(Foreign { instance: instance.identity.pid, processes });
             }
@@ -374,7 +374,7 @@ impl Ledger {
             let before = descendants.into_values().flat_map(|found| found.spared).collect();
             let exemptions = Exemptions { before, ..Exemptions::default() };
             let row: ProcessRecord = (**root).clone();
-            let keeper = recorded_keeper(&self.store, context.proc, context.observer.place, &row);
+            let keeper = recorded_keeper(&self.store, context.proc, context.observer.scope, &row);
             let root = Root { keeper, ..Root::from(&row) };
             let target = TreeTarget { root, pidfd: None, recorded, exemptions };
             trees.push(PlannedTree { row, dead, target });
@@ -428,7 +428,7 @@ pub fn plan_name_match(
 ) -> Result<Report> {
     let proc = Proc::open()?;
     let uid = rustix::process::geteuid().as_raw();
-    let observer = Observer { place: current_place()?, uid };
+    let observer = Observer { scope: current_pid_scope()?, uid };
     let own = own_pid()?;
     let ancestors = proc.ancestors(own);
     let context =

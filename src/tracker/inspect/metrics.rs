@@ -9,7 +9,7 @@ use crate::{
         LedgerPasses, Metrics, Millis, Outcome, PassKind, PassRecord, State,
     },
     store::Store,
-    sys::{Proc, current_place},
+    sys::{Proc, current_pid_scope},
     tracker::{
         Ledger,
         core::Core,
@@ -63,7 +63,7 @@ impl Ledger {
 
 /// Returns the number of instances that may have left something, and of the live rows of those that are dead.
 fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
-    let (proc, here) = (Proc::open()?, current_place()?);
+    let (proc, here) = (Proc::open()?, current_pid_scope()?);
     let (mut count, mut orphans) = (InstanceCount::default(), 0);
     let all = store.instances_to_judge()?;
     let judge = Judge::new(store, &proc, here);

@@ -13,14 +13,14 @@ use std::{
 use super::{ledger::Ledger, trees::below};
 use crate::{
     error::{Error, Result},
-    identity::{Pid, Place},
+    identity::{Pid, PidScope},
     model::{OrphanMember, OrphanScan, OrphanTree, OrphansLeftOut},
     policy::{
         adoption::adopted,
         name_match::{Program, base_name, name_of, without_deletion},
     },
     sys::{
-        Proc, current_place,
+        Proc, current_pid_scope,
         keeper::signed_locks,
         proc::{age, cpu_time},
         snapshot::{Snapshot, Stat},
@@ -62,7 +62,7 @@ pub fn scan_orphans(min_age: Duration) -> Result<OrphanScan> {
         .ok_or_else(|| Error::invalid("pid 0 cannot read `/proc`"))?;
     let mut errors = Vec::new();
     let uid = rustix::process::geteuid().as_raw();
-    let tracked = tracked(&proc, current_place()?, &snapshot, uid, &mut errors);
+    let tracked = tracked(&proc, current_pid_scope()?, &snapshot, uid, &mut errors);
     let mut lineage: HashSet<Pid> = snapshot.ancestors(own).into_iter().collect();
     lineage.insert(own);
     let unit = proc.systemd_unit(own);
@@ -204,7 +204,7 @@ impl Machine {
 /// instances track.
 fn tracked(
     proc: &Proc,
-    here: Place,
+    here: PidScope,
     snapshot: &Snapshot,
     uid: u32,
     errors: &mut Vec<String>,
@@ -232,7 +232,7 @@ fn tracked(
     tracked
 }
 
-fn tracked_by(proc: &Proc, here: Place, ledger: &PathBuf) -> Result<Vec<Pid>> {
+fn tracked_by(proc: &Proc, here: PidScope, ledger: &PathBuf) -> Result<Vec<Pid>> {
     let ledger = Ledger::open(ledger)?;
     let live = responsible_instances(ledger.store(), proc, here, None)?;
     let is_live = |owner| live.iter().any(|instance| instance.id == owner);

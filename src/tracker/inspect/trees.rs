@@ -24,7 +24,7 @@ use crate::{
     },
     store::Store,
     sys::{
-        Pinned, Probe, Proc, current_place,
+        Pinned, Probe, Proc, current_pid_scope,
         proc::{TICKS_PER_SECOND, age},
         snapshot::{Snapshot, Stat},
     },
@@ -127,9 +127,9 @@ struct Machine {
 
 impl Machine {
     fn open(store: &Store) -> Result<Self> {
-        let (proc, here) = (Proc::open()?, current_place()?);
+        let (proc, here) = (Proc::open()?, current_pid_scope()?);
         let snapshot = proc.snapshot()?;
-        Ok(Self { proc, observer: Observer { place: here, uid: store.owner_uid() }, snapshot })
+        Ok(Self { proc, observer: Observer { scope: here, uid: store.owner_uid() }, snapshot })
     }
 
     /// Returns the machine as each of the owners of trees acts on it.
@@ -141,7 +141,7 @@ impl Machine {
         store: &Store,
         rows: &[ProcessRecord],
     ) -> Result<HashMap<InstanceId, System<'_>>> {
-        let here = self.observer.place;
+        let here = self.observer.scope;
         let instances = responsible_instances(store, &self.proc, here, None)?;
         let of = |owner: InstanceId| rows.iter().filter(move |row| row.owner == owner);
         let foreign = |instance: &InstanceRecord, is_task: &dyn Fn(&ProcessRecord) -> bool| {
@@ -172,7 +172,7 @@ impl Machine {
     /// Returns which owners are alive and which are dead; those of which that is unknown are left out.
     fn owners(&self, store: &Store) -> Result<HashMap<InstanceId, bool>> {
         let all = store.instances_to_judge()?;
-        let judge = Judge::new(store, &self.proc, self.observer.place);
+        let judge = Judge::new(store, &self.proc, self.observer.scope);
         let is_alive = |instance: &InstanceRecord| match judge.judge(instance, &all) {
             Life::Alive => Some((instance.id, true)),
             Life::Dead(_) => Some((instance.id, false)),
@@ -188,7 +188,7 @@ impl Machine {
         trees: &[Rows<'_>],
     ) -> Result<Vec<TreeRecord>> {
         let lives = |row: &&&ProcessRecord| {
-            let probe = Pinned::probe(&self.proc, self.observer.place, &row.spec.identity);
+            let probe = Pinned::probe(&self.proc, self.observer.scope, &row.spec.identity);
             matches!(probe, Probe::Alive(_))
         };
         let recorded_tree = |tree: &Rows<'_>| {
@@ -221,7 +221,7 @@ impl Machine {
         ids: &HashMap<Pid, ProcessId>,
     ) -> TreeRecord {
         let root = rows.root;
-        let alive = match Pinned::probe(&self.proc, self.observer.place, &root.spec.identity) {
+        let alive = match Pinned::probe(&self.proc, self.observer.scope, &root.spec.identity) {
             Probe::Unknown(error) => return recorded(rows, &error.to_string()),
             Probe::Alive(_) => Some(true),
             Probe::Zombie(_) => Some(false),

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{Observer, ProcessId, ProcessRecord},
     store::Store,
-    sys::{Pinned, Probe, Proc, current_place, poll::poll_within},
+    sys::{Pinned, Probe, Proc, current_pid_scope, poll::poll_within},
     tracker::runtime::liveness::{Judge, Life},
 };
 
@@ -53,7 +53,7 @@ impl Ledger {
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let store = self.store();
         let proc = Proc::open()?;
-        let here = current_place()?;
+        let here = current_pid_scope()?;
         // Before the row is read, so that no change is missed.
         let writes = Writes::of(store);
         let mut pinned = None;
@@ -100,8 +100,8 @@ impl Ledger {
 fn is_owner_dead(store: &Store, proc: &Proc, row: &ProcessRecord) -> Result<bool> {
     let all = store.instances_to_judge()?;
     let owner = all.iter().find(|instance| instance.id == row.owner);
-    let observer = Observer { place: current_place()?, uid: store.owner_uid() };
-    let judge = Judge::new(store, proc, observer.place);
+    let observer = Observer { scope: current_pid_scope()?, uid: store.owner_uid() };
+    let judge = Judge::new(store, proc, observer.scope);
     Ok(owner.is_none_or(|owner| matches!(judge.judge(owner, &all), Life::Dead(_))))
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     error::Result,
-    identity::{Pid, Place},
+    identity::{Pid, PidScope},
     model::Evidence,
     sys::{
         PidFd, Pinned, Proc,
@@ -27,14 +27,14 @@ use crate::{
 /// `holds` returns whether a member with this PID is pinned and still has it.
 pub(in crate::tracker) fn pin(
     proc: &Proc,
-    place: Place,
+    scope: PidScope,
     snapshot: &Snapshot,
     seen: &Stat,
     root: &Root,
     evidence: Evidence,
     holds: impl Fn(Pid) -> bool,
 ) -> Result<Option<Pinned>> {
-    let Some(pinned) = unless_busy(Pinned::open(proc, place, seen.pid))? else { return Ok(None) };
+    let Some(pinned) = unless_busy(Pinned::open(proc, scope, seen.pid))? else { return Ok(None) };
     let linked = pinned.stat.start_tick == seen.start_tick
         && (snapshot.distinguishes(seen)
             || is_linked(proc, &pinned.stat, seen, root, evidence, holds) && pinned.has_its_pid());
@@ -151,9 +151,9 @@ mod tests {
 
     /// Returns a root of its own session 10, or a registered one.
     fn root(session: Option<u32>) -> Root {
-        let place = crate::sys::current_place().expect("a place");
+        let scope = crate::sys::current_pid_scope().expect("a scope");
         let identity =
-            crate::identity::Identity { place, pid: pid(10), start_tick: 1, pidfd_inode: None };
+            crate::identity::Identity { scope, pid: pid(10), start_tick: 1, pidfd_inode: None };
         Root {
             row: ProcessId(1),
             task: None,

@@ -4,7 +4,7 @@
 
 use crate::{
     error::Result,
-    identity::Place,
+    identity::PidScope,
     model::{InstanceId, InstanceRecord, ProcessId},
     policy::exemption::Foreign,
     store::Store,
@@ -19,11 +19,11 @@ use crate::{
 pub(in crate::tracker) fn may_be_responsible(
     instance: &InstanceRecord,
     life: &Life,
-    here: Place,
+    here: PidScope,
 ) -> bool {
     // A PID that belonged to a dead instance may have been reused by the tree itself.
     instance.stopped_at.is_none()
-        && instance.identity.place == here
+        && instance.identity.scope == here
         && !matches!(life, Life::Dead(_))
 }
 
@@ -31,7 +31,7 @@ pub(in crate::tracker) fn may_be_responsible(
 pub(in crate::tracker) fn responsible_instances(
     store: &Store,
     proc: &Proc,
-    here: Place,
+    here: PidScope,
     own: Option<InstanceId>,
 ) -> Result<Vec<InstanceRecord>> {
     let all = store.instances_to_judge()?;
@@ -51,7 +51,7 @@ pub(in crate::tracker) fn foreign(core: &Core, targets: &[ProcessId]) -> Result<
         foreign.push(Foreign { instance: core.own_pid(), processes: registered });
     }
     let own = Some(core.instance.id);
-    for instance in responsible_instances(&core.store, &core.proc, core.place(), own)? {
+    for instance in responsible_instances(&core.store, &core.proc, core.pid_scope(), own)? {
         let theirs = core.store.live_of(instance.id)?;
         let processes = theirs.iter().filter(|row| !targets.contains(&row.id));
         let processes = processes.map(|row| row.spec.identity.pid).collect();

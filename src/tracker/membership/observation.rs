@@ -123,7 +123,7 @@ fn keeper(
     snapshot: &Snapshot,
     root: &ProcessRecord,
 ) -> Option<Pid> {
-    let keeper = recorded_keeper(store, proc, observer.place, root)?;
+    let keeper = recorded_keeper(store, proc, observer.scope, root)?;
     let seen = snapshot.get(keeper.pid)?;
     (seen.start_tick == keeper.start_tick).then_some(())?;
     verified(proc, observer, &keeper, root.spec.uid).map(|pinned| pinned.pid())

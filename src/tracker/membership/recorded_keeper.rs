@@ -4,7 +4,7 @@
 //! process, its arguments and its parent prove nothing: any local user can imitate them.
 
 use crate::{
-    identity::{Identity, Pid, Place},
+    identity::{Identity, Pid, PidScope},
     model::{Containment, Observer, ProcessRecord},
     store::Store,
     sys::{Pinned, Probe, Proc},
@@ -23,7 +23,7 @@ pub(in crate::tracker) fn verified(
     if !observer.may_touch(uid) {
         return None;
     }
-    let Probe::Alive(pinned) = Pinned::probe(proc, observer.place, keeper) else { return None };
+    let Probe::Alive(pinned) = Pinned::probe(proc, observer.scope, keeper) else { return None };
     let status = proc.status(pinned.pid()).ok().flatten()?;
     // Without pidfs, a PID that is reused within a tick looks the same.
     let only = status.only_uid().filter(|only| [uid, observer.uid].contains(only));
@@ -37,7 +37,7 @@ pub(in crate::tracker) fn verified(
 /// host itself. So a parent of the program that was started after the host is the keeper.
 fn of_older_row(
     proc: &Proc,
-    here: Place,
+    here: PidScope,
     row: &ProcessRecord,
     host_started: u64,
 ) -> Option<Identity> {
@@ -58,7 +58,7 @@ fn of_older_row(
 pub(in crate::tracker) fn recorded_keeper(
     store: &Store,
     proc: &Proc,
-    here: Place,
+    here: PidScope,
     row: &ProcessRecord,
 ) -> Option<Identity> {
     if row.spec.keeper.is_some() || row.spec.containment != Containment::Keeper {
@@ -70,22 +70,22 @@ pub(in crate::tracker) fn recorded_keeper(
 
 /// Returns the identity of a root's keeper, as far as it is known.
 pub(in crate::tracker) fn keeper_of_row(core: &Core, row: &ProcessRecord) -> Option<Identity> {
-    recorded_keeper(&core.store, &core.proc, core.place(), row)
+    recorded_keeper(&core.store, &core.proc, core.pid_scope(), row)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::current_place;
+    use crate::sys::current_pid_scope;
 
     #[test]
     fn a_forged_row_in_a_users_ledger_does_not_lead_root_to_its_own_process() {
-        let (proc, place) = (Proc::open().expect("/proc"), current_place().expect("a place"));
+        let (proc, scope) = (Proc::open().expect("/proc"), current_pid_scope().expect("a scope"));
         let own = rustix::process::geteuid().as_raw();
         let pid = Pid::new(i64::from(std::process::id())).expect("a pid");
-        let me = Pinned::open(&proc, place, pid).expect("a look").expect("alive").identity;
+        let me = Pinned::open(&proc, scope, pid).expect("a look").expect("alive").identity;
         let found = |ledger: u32, row: u32, keeper: &Identity| {
-            verified(&proc, Observer { place, uid: ledger }, keeper, row).is_some()
+            verified(&proc, Observer { scope, uid: ledger }, keeper, row).is_some()
         };
         let user = own + 1000;
         assert!(found(own, own, &me));

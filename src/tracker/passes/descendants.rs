@@ -96,7 +96,7 @@ pub(in crate::tracker) fn record_members(
     let mut written = core.store.observe(&sightings).map(|_| ());
     if written.is_ok() && !found.is_empty() {
         let new = found.into_iter().map(|new| ((), new)).collect();
-        written = core.store.admit(&core.place(), new).map(|_| ());
+        written = core.store.admit(&core.pid_scope(), new).map(|_| ());
     }
     (due, written)
 }
@@ -137,7 +137,7 @@ pub(in crate::tracker) fn living(
     let alive = |row: ProcessRecord| {
         let held = held.get(&row.id).and_then(|fd| seen_alive(&row, fd, snapshot));
         match held.map_or_else(
-            || Pinned::probe(&core.proc, core.place(), &row.spec.identity),
+            || Pinned::probe(&core.proc, core.pid_scope(), &row.spec.identity),
             Probe::Alive,
         ) {
             Probe::Alive(pinned) => Some((row, pinned)),
@@ -220,7 +220,7 @@ pub(in crate::tracker) fn new_row(
     evidence: Evidence,
 ) -> Option<NewProcess> {
     let tree = root_of(core, root);
-    let pinned = pin(&core.proc, core.place(), snapshot, seen, &tree, evidence, |_| true);
+    let pinned = pin(&core.proc, core.pid_scope(), snapshot, seen, &tree, evidence, |_| true);
     let pinned = pinned.ok().flatten()?;
     let mut info = ProcessInfo::observed(&core.proc, &pinned, &tree, evidence);
     if !core.instance.observer.may_touch(info.uid) {

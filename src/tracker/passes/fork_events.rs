@@ -30,7 +30,7 @@ use crate::{
     policy::fork_history::{Forked, Forks, Noted},
     sys::{
         Pinned,
-        place::{boot_minus_monotonic, monotonic_clock},
+        clock::{boot_minus_monotonic, monotonic_clock},
         poll::timespec,
         proc::{TICK, TICKS_PER_SECOND},
         proc_events::{Connector, Reading},
@@ -199,7 +199,7 @@ impl Listener<'_> {
 
     /// Pins the process that has this PID now, if it is alive.
     fn pinned(&self, pid: Pid) -> Result<Option<Pinned>> {
-        let pinned = Pinned::open(&self.core.proc, self.core.place(), pid)?;
+        let pinned = Pinned::open(&self.core.proc, self.core.pid_scope(), pid)?;
         Ok(pinned.filter(Pinned::has_its_pid))
     }
 
@@ -276,7 +276,7 @@ impl Listener<'_> {
             })
             .collect();
         if !new.is_empty() {
-            core.store.admit(&core.place(), new)?;
+            core.store.admit(&core.pid_scope(), new)?;
             core.export.notify();
         }
         Ok(())

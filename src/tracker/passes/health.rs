@@ -271,7 +271,7 @@ impl<'a> Scan<'a> {
     fn check_own(&mut self, row: ProcessRecord, held: Option<Pinned>) {
         let core = self.core;
         let probe = held.map_or_else(
-            || Pinned::probe(&core.proc, core.place(), &row.spec.identity),
+            || Pinned::probe(&core.proc, core.pid_scope(), &row.spec.identity),
             Probe::Alive,
         );
         match probe {
@@ -341,7 +341,7 @@ impl<'a> Scan<'a> {
 
     fn check_other(&mut self, row: ProcessRecord) {
         let core = self.core;
-        match Pinned::probe(&core.proc, core.place(), &row.spec.identity) {
+        match Pinned::probe(&core.proc, core.pid_scope(), &row.spec.identity) {
             Probe::Alive(_) => return,
             Probe::Unknown(error) => return self.suspect(row, &error.to_string()),
             // A child that an exec left to this process: the orphan pass records how it ended.

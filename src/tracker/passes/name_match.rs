@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     error::Result,
-    identity::{Pid, Place},
+    identity::{Pid, PidScope},
     model::{
         EndReason, InstanceId, LeakKind, Limits, Millis, NewProcess, Observer, Origin, ProcessId,
         ProcessRecord, ProcessSpec, Report, Rule, SpareReason, Suspect, TaskId,
@@ -183,7 +183,7 @@ impl Search<'_> {
     fn exempt_by_ledger(&self, stat: &Stat) -> Option<String> {
         let store = self.store?;
         let since = Millis::now().minus(age(stat.start_tick) + CLOCK_SLACK);
-        let kept = Pinned::open(self.proc, self.observer.place, stat.pid)
+        let kept = Pinned::open(self.proc, self.observer.scope, stat.pid)
             .and_then(|pinned| pinned.map_or(Ok(false), |it| store.was_kept(&it.identity, since)));
         match kept {
             Ok(false) => None,
@@ -216,7 +216,7 @@ impl Search<'_> {
 
     /// Pins a match, if it still is the one that was found and still a leak: a process may have become another program.
     fn pin(&self, found: &Match) -> Result<Option<Pinned>> {
-        let Some(pinned) = Pinned::open(self.proc, self.observer.place, found.pid)? else {
+        let Some(pinned) = Pinned::open(self.proc, self.observer.scope, found.pid)? else {
             return Ok(None);
         };
         let again = self.judge_one(found.pid)?;
@@ -273,7 +273,7 @@ pub(in crate::tracker) fn search<'a>(
         names,
         protected: &core.options.protected,
         min_age,
-        answered_for: answered_for(&core.store, core.place(), &HashSet::new())?,
+        answered_for: answered_for(&core.store, core.pid_scope(), &HashSet::new())?,
     })
 }
 
@@ -320,7 +320,7 @@ pub(in crate::tracker) fn end_found(
     let Some(pinned) = search.pin(found)? else { return Ok(Concluded::default()) };
     let (grace, arguments) = (core.options.grace, core.options.record_arguments);
     let new = search.row(core.instance.id, task, origin, grace, &pinned, arguments)?;
-    let row = match core.store.admit_one(&core.place(), &new) {
+    let row = match core.store.admit_one(&core.pid_scope(), &new) {
         Err(error) if error.is_already_running() => return Ok(Concluded::default()),
         row => row?,
     };
@@ -345,19 +345,19 @@ pub(in crate::tracker) fn leave(found: Match) -> Report {
 }
 
 /// Returns the processes that the ledger knows: instances that have not stopped and are not `dead`, and live rows of any state.
-/// PIDs of another place mean nothing here: PID 1 of a container would exempt everything.
+/// PIDs of another PID scope mean nothing here: PID 1 of a container would exempt everything.
 pub(in crate::tracker) fn answered_for(
     store: &Store,
-    here: Place,
+    here: PidScope,
     dead: &HashSet<InstanceId>,
 ) -> Result<HashSet<Pid>> {
     let instances = store.instances_to_judge()?;
     let living = instances
         .iter()
         .filter(|instance| instance.stopped_at.is_none() && !dead.contains(&instance.id))
-        .filter(|instance| instance.identity.place == here);
+        .filter(|instance| instance.identity.scope == here);
     let mut rows = store.live()?;
-    rows.retain(|row| row.spec.identity.place == here);
+    rows.retain(|row| row.spec.identity.scope == here);
     Ok(living
         .map(|instance| instance.identity.pid)
         .chain(rows.iter().map(|row| row.spec.identity.pid))

@@ -182,7 +182,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Concluded {
     let mut report = Report::default();
     let mut gone = HashSet::new();
     for record in records.iter().filter(|record| record.spec.root.is_none()) {
-        match Pinned::probe(&core.proc, core.place(), &record.spec.identity) {
+        match Pinned::probe(&core.proc, core.pid_scope(), &record.spec.identity) {
             Probe::Alive(pinned) => {
                 report.checked += 1;
                 report.adopted += 1;

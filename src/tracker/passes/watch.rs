@@ -199,7 +199,7 @@ impl<'a> Watching<'a> {
                 continue;
             }
             if let Probe::Alive(pinned) =
-                Pinned::probe(&core.proc, core.place(), &instance.identity)
+                Pinned::probe(&core.proc, core.pid_scope(), &instance.identity)
             {
                 self.others.insert(instance.id, pinned.into_fd());
             }

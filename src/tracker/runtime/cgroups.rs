@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{instance::Instance, list::List, lock::lock, tracked::Root};
 use crate::{
     error::{Error, Kind, Result},
-    identity::Place,
+    identity::PidScope,
     model::{
         Cgroup, ContainmentMode, Evidence, ExitStatus, InstanceId, Justification, Rule, RuleKey,
     },
@@ -34,7 +34,7 @@ use crate::{
 pub(in crate::tracker) struct Cgroups {
     store: Store,
     instance: InstanceId,
-    place: Place,
+    scope: PidScope,
     /// The user that must own a task cgroup.
     owner: u32,
     /// The folder in which to create it; detected automatically otherwise.
@@ -63,7 +63,7 @@ impl Cgroups {
         Self {
             store,
             instance: instance.id,
-            place: instance.place(),
+            scope: instance.pid_scope(),
             owner: instance.observer.uid,
             base,
             instance_cgroup: Mutex::default(),
@@ -85,8 +85,8 @@ impl Cgroups {
         &self,
         mode: ContainmentMode,
         max_rss: Option<u64>,
-    ) -> Result<Option<spawn::Place>> {
-        let must = match mode {
+    ) -> Result<Option<spawn::TargetCgroup>> {
+        let required = match mode {
             ContainmentMode::Session | ContainmentMode::Keeper => return Ok(None),
             ContainmentMode::Auto => false,
             ContainmentMode::Cgroup => true,
@@ -98,11 +98,11 @@ impl Cgroups {
             if let Some(bytes) = max_rss.filter(|_| instance.enable_memory()) {
                 task_cgroup.limit_memory(bytes);
             }
-            Ok(spawn::Place { task_cgroup, must })
+            Ok(spawn::TargetCgroup { task_cgroup, required })
         });
         match created {
-            Ok(place) => Ok(Some(place)),
-            Err(error) if must => Err(error),
+            Ok(target) => Ok(Some(target)),
+            Err(error) if required => Err(error),
             Err(_) => Ok(None),
         }
     }
@@ -244,7 +244,7 @@ impl Cgroups {
 
     /// Removes the task cgroups that stopped instances have left, with their instance cgroups.
     pub(in crate::tracker) fn remove_those_of_others(&self) {
-        let left = match self.store.cgroups_left(&self.place) {
+        let left = match self.store.cgroups_left(&self.scope) {
             Ok(left) => left,
             Err(error) => return tracing::warn!("failed to look up leftover cgroups: {error}"),
         };

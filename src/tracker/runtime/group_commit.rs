@@ -12,7 +12,7 @@ use std::{
 use super::lock::lock;
 use crate::{
     error::{Error, Kind, Result},
-    identity::Place,
+    identity::PidScope,
     model::{NewProcess, ProcessId},
     store::{Insertion, Store},
     sys::spawn::Gate,
@@ -29,7 +29,7 @@ pub(in crate::tracker) struct Committed {
 #[derive(Debug)]
 pub(in crate::tracker) struct GroupCommit {
     store: Store,
-    place: Place,
+    scope: PidScope,
     /// Written by the threads that spawn: each adds itself, the leader takes all.
     queue: Mutex<Queue>,
 }
@@ -68,8 +68,8 @@ enum CommitResult {
 }
 
 impl GroupCommit {
-    pub(in crate::tracker) fn new(store: Store, place: Place) -> Self {
-        Self { store, place, queue: Mutex::default() }
+    pub(in crate::tracker) fn new(store: Store, scope: PidScope) -> Self {
+        Self { store, scope, queue: Mutex::default() }
     }
 
     /// Commits one row, together with those of concurrent callers. The gate is open when this returns a row.
@@ -110,7 +110,7 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     fn commit(&self) {
-        match self.group.store.admit_queued(&self.group.place, || self.take_rows()) {
+        match self.group.store.admit_queued(&self.group.scope, || self.take_rows()) {
             Ok(all) => {
                 for Insertion { key: waiter, new, row } in all {
                     if let (Ok(_), Some(gate)) = (&row, &waiter.gate) {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    identity::{Identity, Pid, Place},
+    identity::{Identity, Pid, PidScope},
     model::{InstanceId, Millis, NewInstance, Observer},
     store::Store,
     sys::{Pinned, Proc, file_lock::HeldLock, proc::TOKEN_VARIABLE},
@@ -51,13 +51,13 @@ impl Instance {
     pub(in crate::tracker) fn enter(
         store: &Store,
         proc: &Proc,
-        place: Place,
+        scope: PidScope,
         options: &Options,
     ) -> Result<Self> {
-        let observer = Observer { place, uid: store.owner_uid() };
+        let observer = Observer { scope, uid: store.owner_uid() };
         let own = Pid::new(i64::from(std::process::id()))
             .ok_or_else(|| Error::invalid("pid 0 cannot open a ledger"))?;
-        let identity = Pinned::open(proc, place, own)?
+        let identity = Pinned::open(proc, scope, own)?
             .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
             .identity;
         let caller = options.caller.as_ref().map(Caller::note);
@@ -67,7 +67,7 @@ impl Instance {
         let lock =
             store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
         // 2. The note is written before the row as well, so that a process that judges the row finds it.
-        if let Err(error) = lock.write_note(&note_of(proc, place, own, caller)) {
+        if let Err(error) = lock.write_note(&note_of(proc, scope, own, caller)) {
             tracing::debug!("{error}: other instances will not recognize an exec of this program");
         }
         let open_here = OpenHere::new(lock_path);
@@ -108,8 +108,8 @@ impl Instance {
         self.identity.pid
     }
 
-    pub(in crate::tracker) fn place(&self) -> Place {
-        self.observer.place
+    pub(in crate::tracker) fn pid_scope(&self) -> PidScope {
+        self.observer.scope
     }
 
     /// Returns whether this is a forked child of the process that opened the tracker; the tracker's threads are missing there,

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, Kind, Result},
-    identity::{Identity, Pid, Place},
+    identity::{Identity, Pid, PidScope},
     model::Evidence,
     model::{ExitStatus, Millis, Outcome},
     sys::{
@@ -177,7 +177,7 @@ const HEADER: u8 = 1;
 const MEMBER: u8 = 2;
 const FATE: u8 = 3;
 
-/// Reads the file that the keeper of a tree has left; `None` where there is none. `place`: where its host ran.
+/// Reads the file that the keeper of a tree has left; `None` where there is none. `scope`: where its host ran.
 ///
 /// # Errors
 ///
@@ -186,7 +186,7 @@ pub(crate) fn read_end_log(
     path: &Path,
     owner: u32,
     token: Uuid,
-    place: Place,
+    scope: PidScope,
 ) -> Result<Option<EndLog>> {
     let refused = |why: &str| {
         Error::new(
@@ -219,7 +219,7 @@ pub(crate) fn read_end_log(
     }
     let mut bytes = Vec::new();
     file.take(FILE_LIMIT).read_to_end(&mut bytes).map_err(failed)?;
-    match parse(&bytes, token, place) {
+    match parse(&bytes, token, scope) {
         Some(log) => Ok(Some(log)),
         // The keeper was killed, or the disk was full, before its first entry was complete.
         None if bytes.len() < SMALLEST => Ok(None),
@@ -240,12 +240,12 @@ pub(crate) fn remove_end_log(path: &Path) {
     }
 }
 
-fn parse(bytes: &[u8], token: Uuid, place: Place) -> Option<EndLog> {
+fn parse(bytes: &[u8], token: Uuid, scope: PidScope) -> Option<EndLog> {
     let mut rest = bytes;
     let mut header = next_entry(&mut rest)?;
     let mut log = take_header(&mut header, token).filter(|_| header.is_empty())?;
     while let Some(mut entry) = next_entry(&mut rest) {
-        if take_entry(&mut entry, place, &mut log).is_none() || !entry.is_empty() {
+        if take_entry(&mut entry, scope, &mut log).is_none() || !entry.is_empty() {
             break;
         }
     }
@@ -267,14 +267,14 @@ fn take_header(body: &mut &[u8], token: Uuid) -> Option<EndLog> {
     same.then_some(EndLog { began, root_status, members: Vec::new() })
 }
 
-fn take_entry(body: &mut &[u8], place: Place, log: &mut EndLog) -> Option<()> {
+fn take_entry(body: &mut &[u8], scope: PidScope, log: &mut EndLog) -> Option<()> {
     match take_bytes(body, 1)? {
         [MEMBER] => {
-            let member = take_member(body, place)?;
+            let member = take_member(body, scope)?;
             log.members.push(member);
         }
         [FATE] => {
-            let identity = take_identity(body, place)?;
+            let identity = take_identity(body, scope)?;
             let outcome = Outcome::parse(take_text(body)?.to_str()?)?;
             let (status, died_after) = (take_status(body)?, take_optional(body, take_span)?);
             let member = log.members.iter_mut().find(|member| member.info.identity == identity)?;
@@ -285,8 +285,8 @@ fn take_entry(body: &mut &[u8], place: Place, log: &mut EndLog) -> Option<()> {
     Some(())
 }
 
-fn take_member(body: &mut &[u8], place: Place) -> Option<Logged> {
-    let identity = take_identity(body, place)?;
+fn take_member(body: &mut &[u8], scope: PidScope) -> Option<Logged> {
+    let identity = take_identity(body, scope)?;
     let [code] = take_bytes(body, 1)? else { return None };
     let evidence = Evidence::from_code(*code, Pid::new(i64::try_from(take_number(body)?).ok()?))?;
     let uid = u32::try_from(take_number(body)?).ok()?;
@@ -305,9 +305,9 @@ fn put_identity(body: &mut Vec<u8>, identity: &Identity) {
     put_optional(body, identity.pidfd_inode, put_number);
 }
 
-fn take_identity(body: &mut &[u8], place: Place) -> Option<Identity> {
+fn take_identity(body: &mut &[u8], scope: PidScope) -> Option<Identity> {
     Some(Identity {
-        place,
+        scope,
         pid: Pid::new(i64::try_from(take_number(body)?).ok()?)?,
         start_tick: take_number(body)?,
         pidfd_inode: take_optional(body, take_number)?,
@@ -381,8 +381,8 @@ mod tests {
 
     const TOKEN: Uuid = Uuid::from_u128(0x1234);
 
-    fn place() -> Place {
-        Place {
+    fn scope() -> PidScope {
+        PidScope {
             machine_id: None,
             boot_id: Uuid::from_u128(7),
             pid_namespace: 1,
@@ -397,7 +397,7 @@ mod tests {
     fn logged(pid: i64, evidence: Evidence) -> Logged {
         let pid = Pid::new(pid).expect("a pid");
         let info = ProcessInfo {
-            identity: Identity { place: place(), pid, start_tick: 99, pidfd_inode: Some(5) },
+            identity: Identity { scope: scope(), pid, start_tick: 99, pidfd_inode: Some(5) },
             evidence,
             uid: 1000,
             age: Duration::from_millis(1500),
@@ -430,7 +430,7 @@ mod tests {
     fn a_written_log_is_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, log) = written(folder.path());
-        assert_eq!(read_end_log(&path, me(), TOKEN, place()).expect("trusted"), Some(log));
+        assert_eq!(read_end_log(&path, me(), TOKEN, scope()).expect("trusted"), Some(log));
         let mode = std::fs::metadata(&path).expect("a file").mode();
         assert_eq!(mode & 0o777, 0o600);
         let name = path.file_name().expect("a name").to_str().expect("text");
@@ -438,7 +438,7 @@ mod tests {
         assert_eq!(token_of_end_log(&folder.path().join("other.db"), name), None);
         remove_end_log(&path);
         remove_end_log(&path);
-        assert_eq!(read_end_log(&path, me(), TOKEN, place()).expect("none"), None);
+        assert_eq!(read_end_log(&path, me(), TOKEN, scope()).expect("none"), None);
     }
 
     #[test]
@@ -448,17 +448,17 @@ mod tests {
         let bytes = std::fs::read(&path).expect("read");
         let mut seen = Vec::new();
         for cut in 0..bytes.len() {
-            let Some(part) = parse(&bytes[..cut], TOKEN, place()) else { continue };
+            let Some(part) = parse(&bytes[..cut], TOKEN, scope()) else { continue };
             assert!(part.members.len() <= log.members.len());
             seen.push(part.members.len());
             std::fs::write(&path, &bytes[..cut]).expect("written");
-            assert_eq!(read_end_log(&path, me(), TOKEN, place()).expect("trusted"), Some(part));
+            assert_eq!(read_end_log(&path, me(), TOKEN, scope()).expect("trusted"), Some(part));
         }
         seen.dedup();
         assert_eq!(seen, [0, 1, 2]);
         for cut in 0..SMALLEST {
             std::fs::write(&path, &bytes[..cut]).expect("written");
-            assert_eq!(read_end_log(&path, me(), TOKEN, place()).expect("not begun"), None);
+            assert_eq!(read_end_log(&path, me(), TOKEN, scope()).expect("not begun"), None);
         }
     }
 
@@ -467,7 +467,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, _) = written(folder.path());
         let refused = |why: &str| {
-            let error = read_end_log(&path, me(), TOKEN, place()).expect_err(why).to_string();
+            let error = read_end_log(&path, me(), TOKEN, scope()).expect_err(why).to_string();
             assert!(error.contains(why), "{error}");
         };
         let set_mode = |mode| {
@@ -476,8 +476,8 @@ mod tests {
         set_mode(0o620);
         refused("not writable by the ledger's owner alone");
         set_mode(0o600);
-        assert!(read_end_log(&path, me() + 1, TOKEN, place()).is_err(), "another one's");
-        assert!(read_end_log(&path, me(), Uuid::from_u128(9), place()).is_err(), "another tree's");
+        assert!(read_end_log(&path, me() + 1, TOKEN, scope()).is_err(), "another one's");
+        assert!(read_end_log(&path, me(), Uuid::from_u128(9), scope()).is_err(), "another tree's");
         let second = folder.path().join("second");
         std::fs::hard_link(&path, &second).expect("a link");
         refused("one name");
@@ -502,7 +502,7 @@ mod tests {
             let mut bytes = std::fs::read(&path).expect("read");
             bytes.truncate(at.index(bytes.len()));
             bytes.extend(noise);
-            if let Some(read) = parse(&bytes, TOKEN, place()) {
+            if let Some(read) = parse(&bytes, TOKEN, scope()) {
                 for member in read.members {
                     prop_assert!(log.members.iter().any(|known| known.info.identity == member.info.identity));
                 }

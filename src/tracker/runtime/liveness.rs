@@ -20,7 +20,7 @@ use std::{
 use super::lock::lock;
 use crate::{
     error::Result,
-    identity::{Pid, Place, Reach},
+    identity::{Pid, PidScope, Reach},
     model::{DeadInstance, EndReason, InstanceRecord, RuleKey, StopHow},
     store::Store,
     sys::{
@@ -60,13 +60,13 @@ pub(in crate::tracker) fn orphan_rule(replaced: bool) -> RuleKey {
 pub(in crate::tracker) struct Judge<'a> {
     store: &'a Store,
     proc: &'a Proc,
-    here: Place,
+    here: PidScope,
     /// Read once, and only if an instance ran in another PID namespace.
     namespaces: OnceCell<Result<Namespaces>>,
 }
 
 impl<'a> Judge<'a> {
-    pub(in crate::tracker) fn new(store: &'a Store, proc: &'a Proc, here: Place) -> Self {
+    pub(in crate::tracker) fn new(store: &'a Store, proc: &'a Proc, here: PidScope) -> Self {
         Self { store, proc, here, namespaces: OnceCell::new() }
     }
 
@@ -80,7 +80,7 @@ impl<'a> Judge<'a> {
             let id = instance.id;
             Life::Dead(DeadInstance { id, how, processes_gone, replaced: false })
         };
-        let reach = self.here.reach(&instance.identity.place);
+        let reach = self.here.reach(&instance.identity.scope);
         let is_copy = instance.ledger_file != self.store.file();
         let lock = match lock_state(self.store, instance) {
             // Even then the instance is over if its process runs another program.
@@ -129,7 +129,7 @@ impl<'a> Judge<'a> {
         all: &[InstanceRecord],
     ) -> std::result::Result<(), String> {
         let unknown = || "it ran on another machine, or in another PID namespace".to_owned();
-        let there = instance.identity.place;
+        let there = instance.identity.scope;
         if self.here.boot_id != there.boot_id || self.here.pid_namespace == there.pid_namespace {
             return Err(unknown());
         }
@@ -154,8 +154,8 @@ impl<'a> Judge<'a> {
         let is_its = |it: &&InstanceRecord| {
             let identity = it.identity;
             is_first(it)
-                && identity.place.boot_id == there.boot_id
-                && identity.place.pid_namespace == there.pid_namespace
+                && identity.scope.boot_id == there.boot_id
+                && identity.scope.pid_namespace == there.pid_namespace
                 && init == Some((identity.start_tick, identity.pidfd_inode.unwrap_or(0)))
                 && it.ledger_file == self.store.file()
         };
@@ -258,13 +258,13 @@ pub(in crate::tracker) fn noted_caller(
 /// Returns the note that is written to the lock file of a new instance.
 pub(in crate::tracker) fn note_of(
     proc: &Proc,
-    place: Place,
+    scope: PidScope,
     own: Pid,
     caller: Option<NotedCaller>,
 ) -> Note {
     let image = proc.image(own).ok().flatten();
-    let first = Pid::new(1).filter(|first| *first != own && !place.is_initial());
-    let first = first.and_then(|first| Pinned::open(proc, place, first).ok().flatten());
+    let first = Pid::new(1).filter(|first| *first != own && !scope.is_initial());
+    let first = first.and_then(|first| Pinned::open(proc, scope, first).ok().flatten());
     let init =
         first.map(|first| (first.identity.start_tick, first.identity.pidfd_inode.unwrap_or(0)));
     Note { image, init, caller }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    identity::{Place, Reach},
+    identity::{PidScope, Reach},
     model::InstanceRecord,
     store::Store,
     sys::{Pinned, Probe, Proc, file_lock::discard},
@@ -30,7 +30,7 @@ pub(in crate::tracker) fn judge_others(
     own: &Instance,
 ) -> Result<Vec<(InstanceRecord, Life)>> {
     let all = store.instances_to_judge()?;
-    let judge = Judge::new(store, proc, own.place());
+    let judge = Judge::new(store, proc, own.pid_scope());
     let others = all.iter().filter(|other| other.id != own.id);
     let judged = others.map(|other| (other.clone(), judge.judge(other, &all)));
     Ok(judged.collect())
@@ -49,7 +49,7 @@ pub(in crate::tracker) fn judge_others_at_rest(
         let mut others = judge_others(store, proc, own)?;
         let mut lingers = false;
         for (instance, life) in &mut others {
-            if matches!(life, Life::Alive) && is_gone(proc, own.place(), instance) {
+            if matches!(life, Life::Alive) && is_gone(proc, own.pid_scope(), instance) {
                 lingers = true;
                 *life = Life::Unknown(
                     "its process is gone, but its lock is still held, for example by a process that it has forked".into(),
@@ -80,8 +80,8 @@ pub(in crate::tracker) fn remove_stale_locks(store: &Store) {
     }
 }
 
-/// Returns whether the process of an instance of this place is gone, whatever the state of its lock.
-fn is_gone(proc: &Proc, here: Place, instance: &InstanceRecord) -> bool {
-    here.reach(&instance.identity.place) == Reach::Here
+/// Returns whether the process of an instance in this PID scope is gone, whatever the state of its lock.
+fn is_gone(proc: &Proc, here: PidScope, instance: &InstanceRecord) -> bool {
+    here.reach(&instance.identity.scope) == Reach::Here
         && matches!(Pinned::probe(proc, here, &instance.identity), Probe::Zombie(_) | Probe::Gone)
 }

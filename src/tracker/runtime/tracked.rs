@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::cause::Cause;
 use super::keeper_handle::{KeeperHandle, KeeperReport};
 use crate::{
-    identity::{Identity, Pid, Place},
+    identity::{Identity, Pid, PidScope},
     model::{
         Cgroup, Containment, EndPlan, EndReason, ExitStatus, Justification, Limits, Origin,
         ProcessId, ProcessRecord, ProcessSpec, Rule, TaskId, task_text,
@@ -224,8 +224,12 @@ impl Tracked {
     }
 
     /// Returns the pidfd that is held; beyond the descriptor limit a new one, while the process still has its PID.
-    pub(in crate::tracker) fn open_pidfd(&self, proc: &Proc, place: Place) -> Option<Arc<PidFd>> {
-        self.pidfd.clone().or_else(|| match Pinned::probe(proc, place, &self.root.identity) {
+    pub(in crate::tracker) fn open_pidfd(
+        &self,
+        proc: &Proc,
+        scope: PidScope,
+    ) -> Option<Arc<PidFd>> {
+        self.pidfd.clone().or_else(|| match Pinned::probe(proc, scope, &self.root.identity) {
             Probe::Alive(pinned) | Probe::Zombie(pinned) => Some(pinned.into_fd()),
             Probe::Gone | Probe::Unknown(_) => None,
         })

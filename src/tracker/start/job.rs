@@ -498,7 +498,7 @@ impl Job {
         tokens: &str,
         inherited: Vec<i32>,
         session: spawn::Session,
-        place: Option<spawn::Place>,
+        target: Option<spawn::TargetCgroup>,
     ) -> spawn::Command {
         let environment = self.environment(tokens);
         let own_pid = std::process::id().to_string();
@@ -517,7 +517,7 @@ impl Job {
             inherited,
             attributes: self.attributes,
             session,
-            place,
+            target,
         }
     }
 

@@ -26,7 +26,7 @@ pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) 
     let pinned = pin(core, number)?;
     flush::flush_task(core, &task);
     let new = describe(core, task, &pinned)?;
-    let row = core.store.admit_one(&core.place(), &new)?;
+    let row = core.store.admit_one(&core.pid_scope(), &new)?;
     // Even if it is a child of ours: its starter waits for it, and we never take its status away.
     let root = Root::recorded(row, &new.spec, core.options.record_arguments);
     let pidfd = pinned.into_fd();
@@ -63,7 +63,7 @@ fn pin(core: &Arc<Core>, pid: Pid) -> Result<Pinned> {
         )));
     }
     let gone = || Error::new(Kind::Gone, format!("process {pid} does not exist"));
-    let pinned = Pinned::open(&core.proc, core.place(), pid)?.ok_or_else(gone)?;
+    let pinned = Pinned::open(&core.proc, core.pid_scope(), pid)?.ok_or_else(gone)?;
     if pinned.stat.is_kernel_thread() {
         return Err(Error::invalid(format!(
             "process {pid} is a kernel thread: it cannot be tracked"

@@ -67,17 +67,17 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     let inherited = job.inherited()?;
     flush::flush_task(core, &spec.task);
     let mode = core.options.containment_mode()?;
-    let place = core.cgroups.create_task_cgroup(mode, spec.limits.max_rss)?;
-    spec.cgroup = place.as_ref().map(|place| place.task_cgroup.record().clone());
-    let keeper = match place {
+    let target = core.cgroups.create_task_cgroup(mode, spec.limits.max_rss)?;
+    spec.cgroup = target.as_ref().map(|target| target.task_cgroup.record().clone());
+    let keeper = match target {
         Some(_) => None,
         None if spec.excludes_keeper() => None,
         None => core.keepers.get(mode, core.registry.has_room_for_keeper())?,
     };
-    if place.is_none() && keeper.is_none() {
+    if target.is_none() && keeper.is_none() {
         fork_events::listen_for_forks(core);
     }
-    let command = job.into_command(&tokens(core, spec.token), inherited, spec.session(), place);
+    let command = job.into_command(&tokens(core, spec.token), inherited, spec.session(), target);
     // 2. Its child waits at the gate until the row is committed.
     let spawned = match keeper {
         Some(keeper) => under_keeper::spawn(core, keeper, command, &spec)

@@ -106,7 +106,7 @@ impl SpawnSpec {
         pidfd: &Arc<PidFd>,
         containment: Containment,
     ) -> Result<NewProcess> {
-        let pinned = Pinned::identify(&core.proc, core.place(), pid, Arc::clone(pidfd))?
+        let pinned = Pinned::identify(&core.proc, core.pid_scope(), pid, Arc::clone(pidfd))?
             .ok_or_else(|| Error::new(Kind::NotStarted, "the child was killed before it ran"))?;
         let uid = self.attributes.uid;
         let uid = uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());

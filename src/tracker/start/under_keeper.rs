@@ -71,7 +71,7 @@ fn relay(
     // Both are committed at once, so that no program has an unknown keeper.
     let described = described.and_then(|mut new| {
         let gone = || Error::new(Kind::NotStarted, "the keeper was killed before the program ran");
-        let keeper = client.identify(&core.proc, core.place())?.ok_or_else(gone)?;
+        let keeper = client.identify(&core.proc, core.pid_scope())?.ok_or_else(gone)?;
         new.spec.keeper = Some(keeper);
         Ok(new)
     });

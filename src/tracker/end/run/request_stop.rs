@@ -86,7 +86,7 @@ mod tests {
         identity::{Identity, Pid},
         model::Evidence,
         model::{EndPlan, Limits, Observer, Origin, Outcome, ProcessId},
-        sys::{Proc, current_place, snapshot::Snapshot},
+        sys::{Proc, current_pid_scope, snapshot::Snapshot},
         tracker::{
             end::run::{EndContext, Exemptions, TreeTarget, state::TreeRun},
             membership::process_info::ProcessInfo,
@@ -127,9 +127,9 @@ mod tests {
     /// Returns the outcome of each member of a tree of three when `gone` of them was reaped between the scan and the first
     /// signal.
     fn outcomes(gone: usize) -> Vec<Outcome> {
-        let (proc, place) = (Proc::open().expect("/proc"), current_place().expect("a place"));
+        let (proc, scope) = (Proc::open().expect("/proc"), current_pid_scope().expect("a scope"));
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
-        let observer = Observer { place, uid: rustix::process::geteuid().as_raw() };
+        let observer = Observer { scope, uid: rustix::process::geteuid().as_raw() };
         let context = EndContext {
             proc: &proc,
             observer,
@@ -139,7 +139,7 @@ mod tests {
             protected: &[],
         };
         let mut children: Vec<(Child, Pid)> = (0..3).map(|_| sleeper()).collect();
-        let pin = |pid| Pinned::open(&proc, place, pid).expect("seen").expect("there");
+        let pin = |pid| Pinned::open(&proc, scope, pid).expect("seen").expect("there");
         let pinned: Vec<Pinned> = children.iter().map(|&(_, pid)| pin(pid)).collect();
         let root = root(pinned[0].identity, observer.uid);
         let member = |pinned: Pinned| {

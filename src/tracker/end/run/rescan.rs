@@ -125,7 +125,7 @@ fn stop_if_linked(context: &EndContext<'_>, evidence: &LiveEvidence, pid: Pid) -
     if !evidence.links(context, &stat) {
         return None;
     }
-    let pinned = Pinned::open(context.proc, context.observer.place, pid).ok()??;
+    let pinned = Pinned::open(context.proc, context.observer.scope, pid).ok()??;
     // The PID may have been reused since then, and within a tick the start time does not show it.
     let is_linked = || evidence.links(context, &pinned.stat);
     let same = pinned.stat.start_tick == stat.start_tick

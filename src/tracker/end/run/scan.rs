@@ -279,8 +279,8 @@ fn add(
         let member = tree.pids.get(&pid).and_then(|&index| tree.members[index].pinned.as_ref());
         member.is_some_and(Pinned::has_its_pid)
     };
-    let place = context.observer.place;
-    let pinned = pin(context.proc, place, snapshot, seen, &tree.root, evidence, holds)?;
+    let scope = context.observer.scope;
+    let pinned = pin(context.proc, scope, snapshot, seen, &tree.root, evidence, holds)?;
     let Some(pinned) = pinned.filter(|pinned| !pinned.is_dead().unwrap_or(true)) else {
         // The tokens of the former process say nothing about a process that may have its PID now.
         cache.0.remove(&(pid, seen.start_tick));

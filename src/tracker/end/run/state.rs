@@ -178,9 +178,9 @@ impl TreeRun {
         };
         let (row, identity) = (tree.root.row, tree.root.identity);
         let probe = match pidfd {
-            Some(fd) => Pinned::verify(context.proc, context.observer.place, &identity, fd)
+            Some(fd) => Pinned::verify(context.proc, context.observer.scope, &identity, fd)
                 .unwrap_or_else(Probe::Unknown),
-            None => Pinned::probe(context.proc, context.observer.place, &identity),
+            None => Pinned::probe(context.proc, context.observer.scope, &identity),
         };
         tree.was_there = matches!(probe, Probe::Alive(_) | Probe::Zombie(_));
         if tree.was_there && !tree.is_held {
@@ -189,7 +189,7 @@ impl TreeRun {
         }
         tree.add_recorded(context, Some(row), identity, Evidence::Root, probe);
         for (row, identity) in recorded {
-            let probe = Pinned::probe(context.proc, context.observer.place, &identity);
+            let probe = Pinned::probe(context.proc, context.observer.scope, &identity);
             tree.add_recorded(context, row, identity, Evidence::Recorded, probe);
         }
         tree

@@ -122,7 +122,7 @@ impl TreeRun {
     /// Whether the unseen processes in the task cgroup may include some that are left on purpose, as far as is known.
     fn may_hold_what_is_left(&self, context: &EndContext<'_>) -> bool {
         let is_there = |identity| {
-            let probe = Pinned::probe(context.proc, context.observer.place, identity);
+            let probe = Pinned::probe(context.proc, context.observer.scope, identity);
             !matches!(probe, Probe::Gone | Probe::Zombie(_))
         };
         self.exemptions.all

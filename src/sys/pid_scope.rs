@@ -1,17 +1,16 @@
-//! Where this process runs: boot, PID namespace, time namespace, machine.
+//! The PID scope of this process: boot, PID namespace, time namespace, machine.
 
-use std::{fs, os::unix::fs::MetadataExt, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt};
 
-use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
 use crate::{
     error::{Error, Kind, Result},
-    identity::Place,
+    identity::PidScope,
 };
 
-/// Returns the place of the calling process.
-pub(crate) fn current_place() -> Result<Place> {
+/// Returns the PID scope of the calling process.
+pub(crate) fn current_pid_scope() -> Result<PidScope> {
     let boot = read("/proc/sys/kernel/random/boot_id")?;
     let boot_id = Uuid::try_parse(boot.trim()).map_err(|error| {
         Error::new(Kind::Unsupported, "failed to parse `/proc/sys/kernel/random/boot_id`")
@@ -20,7 +19,7 @@ pub(crate) fn current_place() -> Result<Place> {
     let namespace = fs::metadata("/proc/self/ns/pid").map_err(|error| {
         Error::os("failed to read `/proc/self/ns/pid`: is /proc mounted?", error)
     })?;
-    Ok(Place {
+    Ok(PidScope {
         machine_id: machine_id(),
         boot_id,
         pid_namespace: namespace.ino(),
@@ -54,36 +53,6 @@ fn parse_offset(text: &str) -> i64 {
     text.lines().find_map(parse).unwrap_or(0)
 }
 
-/// Returns the time since boot, suspended time included: the clock of start ticks.
-pub(crate) fn boot_clock() -> Duration {
-    clock(ClockId::Boottime)
-}
-
-/// Returns the time since boot, suspended time excluded: the clock of the kernel's process events.
-pub(crate) fn monotonic_clock() -> Duration {
-    clock(ClockId::Monotonic)
-}
-
-/// Returns the processor time of the calling thread.
-pub(crate) fn thread_clock() -> Duration {
-    clock(ClockId::ThreadCPUTime)
-}
-
-fn clock(id: ClockId) -> Duration {
-    let now = clock_gettime(id);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
-}
-
-/// Returns how long the machine was suspended since boot. Both clocks are read three times: being preempted in between adds to
-/// the difference, and never subtracts from it.
-pub(crate) fn boot_minus_monotonic() -> Duration {
-    let read = || {
-        let monotonic = monotonic_clock();
-        boot_clock().saturating_sub(monotonic)
-    };
-    read().min(read()).min(read())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_this_process_is_stable() {
-        assert_eq!(current_place().expect("a place"), current_place().expect("a place"));
+    fn the_pid_scope_of_this_process_is_stable() {
+        assert_eq!(current_pid_scope().expect("a scope"), current_pid_scope().expect("a scope"));
     }
 }
