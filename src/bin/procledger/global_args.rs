@@ -42,7 +42,7 @@ impl GlobalArgs {
     }
 
     /// Returns those of these options that the workers of a supervisor need, as arguments.
-    pub(crate) fn words(&self) -> Result<Vec<String>> {
+    pub(crate) fn to_arguments(&self) -> Result<Vec<String>> {
         let mut words: Vec<String> = (0..self.verbose).map(|_| "-v".to_owned()).collect();
         words.extend(self.migrate.then(|| "--migrate".to_owned()));
         if let Some(dir) = self.trust_folder()? {

@@ -155,14 +155,14 @@ pub(crate) fn conclude(result: Result<Exit>) -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            complain(&failure.message);
+            warn(&failure.message);
             failure.exit.into()
         }
     }
 }
 
 /// Prints `procledger: message` to stderr, escaped, as one line.
-pub(crate) fn complain(message: &str) {
+pub(crate) fn warn(message: &str) {
     to_stderr(&format!("procledger: {}", escape(message)));
 }
 

@@ -15,7 +15,7 @@ use super::{demo_guard::Host, report::leak_table};
 use crate::{
     exit::{Exit, Failure, Result},
     output,
-    pin::Pin,
+    pinned::PinnedProcess,
     render::{Paint, Table, Tense, after, escape, outcome, shell_words},
     signals::{STOP, Signals},
 };
@@ -37,7 +37,7 @@ pub(crate) struct DemoArgs {
 struct Witness {
     row: ProcessRecord,
     /// `None` if it had already ended.
-    pin: Option<Pin>,
+    pin: Option<PinnedProcess>,
 }
 
 impl DemoArgs {
@@ -67,32 +67,35 @@ fn show(ledger: &Path, signals: &Signals, keep: bool) -> Result<Exit> {
     let paint = Paint::detect();
     let marker = marker(ledger);
     if keep {
-        say(&format!("The ledger is {}.", ledger.display()))?;
+        print(&format!("The ledger is {}.", ledger.display()))?;
     }
-    act(paint, "1. A host starts three tasks, each recorded before it runs.")?;
+    heading(paint, "1. A host starts three tasks, each recorded before it runs.")?;
     let mut host = Host::start(ledger, &marker)?;
     let witnesses = witnesses(ledger)?;
     output::print(processes(&witnesses))?;
     check(signals)?;
 
-    act(paint, &format!("2. The host (pid {}) is killed with SIGKILL.", host.pid()))?;
+    heading(paint, &format!("2. The host (pid {}) is killed with SIGKILL.", host.pid()))?;
     host.crash().map_err(|error| Failure::because("failed to crash the host", &error))?;
     let alive = alive(&witnesses, Duration::ZERO)?;
-    say(&format!(
+    print(&format!(
         "{} of its {} processes are still running, without an owner.",
         alive.len(),
         witnesses.len()
     ))?;
     check(signals)?;
 
-    act(paint, "3. The next host opens the ledger, which ends the orphans.")?;
+    heading(paint, "3. The next host opens the ledger, which ends the orphans.")?;
     let since = Instant::now();
     let tracker = Tracker::builder(ledger).program("demo-host").monitor(false).open()?;
     let took = since.elapsed();
     output::print(reaped(tracker.startup_report(), &witnesses))?;
-    say(&format!("Done in {} ms, before anything new could have been started.", took.as_millis()))?;
+    print(&format!(
+        "Done in {} ms, before anything new could have been started.",
+        took.as_millis()
+    ))?;
 
-    act(paint, "4. The ledger keeps a record.")?;
+    heading(paint, "4. The ledger keeps a record.")?;
     output::print(leak_table(&tracker.ledger().leaks(procledger::Query::new())?))?;
     let left = verify(&tracker, &witnesses)?;
     if left.is_empty() {
@@ -108,11 +111,11 @@ fn marker(ledger: &Path) -> String {
     folder.to_string_lossy().into_owned()
 }
 
-fn act(paint: Paint, title: &str) -> Result<()> {
-    say(&format!("\n{}", paint.bold(title)))
+fn heading(paint: Paint, title: &str) -> Result<()> {
+    print(&format!("\n{}", paint.bold(title)))
 }
 
-fn say(line: &str) -> Result<()> {
+fn print(line: &str) -> Result<()> {
     output::print_line(line).map(drop)
 }
 
@@ -129,7 +132,7 @@ fn check(signals: &Signals) -> Result<()> {
 fn witnesses(ledger: &Path) -> Result<Vec<Witness>> {
     let rows = Ledger::open(ledger)?.processes()?;
     rows.into_iter()
-        .map(|row| Ok(Witness { pin: Pin::of(&row)?, row }))
+        .map(|row| Ok(Witness { pin: PinnedProcess::of(&row)?, row }))
         .collect::<io::Result<_>>()
         .map_err(|error| Failure::because("failed to inspect the demo's processes", &error))
 }
@@ -204,18 +207,18 @@ fn verify(tracker: &Tracker, witnesses: &[Witness]) -> Result<Vec<String>> {
 fn verdict(left: &[String], ledger: &Path, keep: bool, paint: Paint) -> Result<Exit> {
     let look = format!("  sqlite3 -readonly {} 'SELECT * FROM leaks'", ledger.display());
     if keep {
-        say(&format!("\nTo see for yourself:\n{look}"))?;
+        print(&format!("\nTo see for yourself:\n{look}"))?;
     } else {
-        say(&format!(
+        print(&format!(
             "\nTo see for yourself, run it with --keep (this folder is removed now) and then\n{look}"
         ))?;
     }
-    say("")?;
+    print("")?;
     if left.is_empty() {
-        say(&paint.good("Nothing is left."))?;
+        print(&paint.good("Nothing is left."))?;
         return Ok(Exit::DONE);
     }
-    say(&paint.bad(&format!("Left: {}", left.join(", "))))?;
+    print(&paint.bad(&format!("Left: {}", left.join(", "))))?;
     Err(Failure::new(format!(
         "{} processes of the demo are still running or recorded as such",
         left.len()

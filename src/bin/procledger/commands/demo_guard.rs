@@ -14,14 +14,14 @@ use super::demo_host::READY;
 use crate::{
     exit::{Failure, Result, chain},
     output,
-    pin::Pin,
+    pinned::PinnedProcess,
 };
 
 /// A host that runs until it is crashed or dropped.
 #[derive(Debug)]
 pub(super) struct Host {
     child: Child,
-    pidfd: Pin,
+    pidfd: PinnedProcess,
     ledger: PathBuf,
     /// The ledger was opened after the crash: nothing is left for the guard to end.
     reaped: bool,
@@ -49,7 +49,7 @@ impl Host {
             .spawn()
             .map_err(failed)?;
         let stdout = child.stdout.take();
-        let pidfd = Pin::of_child(&child).map_err(failed)?;
+        let pidfd = PinnedProcess::of_child(&child).map_err(failed)?;
         let host = Self { child, pidfd, ledger: ledger.to_owned(), reaped: false };
         let mut line = String::new();
         if let Some(stdout) = stdout {
@@ -94,7 +94,7 @@ impl Drop for Host {
         let _ = self.child.wait();
         let cleaned = Tracker::builder(&self.ledger).open().and_then(|tracker| tracker.shutdown());
         if let Err(error) = cleaned {
-            output::complain(&format!("failed to clean up after the demo: {}", chain(&error)));
+            output::warn(&format!("failed to clean up after the demo: {}", chain(&error)));
         }
     }
 }

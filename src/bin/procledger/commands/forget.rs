@@ -31,7 +31,7 @@ impl ForgetArgs {
         let mut exit = Exit::DONE;
         for task in &tasks {
             if let Err(error) = forget(&tracker, task, &context.asked_by("forget")) {
-                output::complain(&error);
+                output::warn(&error);
                 exit = Exit::FAILED;
             }
         }

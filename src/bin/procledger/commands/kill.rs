@@ -76,7 +76,7 @@ impl KillArgs {
         // Before any thread is started, so that none of them takes a signal.
         let signals = Signals::block(&STOP)?;
         let tracker = context.actor().protected_names(&self.protect).open()?;
-        let interrupt = Interrupt::hear(signals, &tracker)?;
+        let interrupt = Interrupt::watch(signals, &tracker)?;
         let asked_by = context.asked_by("kill");
         let signals = stop_signals(&tracker)?;
         let (mut report, unknown) = if self.all {
@@ -92,10 +92,10 @@ impl KillArgs {
             } else {
                 format!("no task {task} is running")
             };
-            output::complain(&format!("{what}: `procledger ps` lists those that are"));
+            output::warn(&format!("{what}: `procledger ps` lists those that are"));
         }
         for (task, pid) in &spared {
-            output::complain(&format!(
+            output::warn(&format!(
                 "task {task} runs this command (below its process {pid}), which was left running with its \
                  ancestors: end the task from outside of it"
             ));
@@ -104,7 +104,7 @@ impl KillArgs {
         if let Some(signal) = interrupt.signal() {
             let left = report.survived();
             if left > 0 {
-                output::complain(&format!(
+                output::warn(&format!(
                     "interrupted: {left} processes were asked to end and may still run: run `procledger kill` again to end them"
                 ));
             }
@@ -189,9 +189,9 @@ fn ancestors() -> Vec<u32> {
 struct Interrupt(Arc<AtomicI32>);
 
 impl Interrupt {
-    fn hear(signals: Signals, tracker: &Tracker) -> Result<Self> {
-        let heard = Arc::new(AtomicI32::new(0));
-        let (theirs, tracker) = (Arc::clone(&heard), tracker.clone());
+    fn watch(signals: Signals, tracker: &Tracker) -> Result<Self> {
+        let received = Arc::new(AtomicI32::new(0));
+        let (theirs, tracker) = (Arc::clone(&received), tracker.clone());
         threads::start("procledger-signals", move || {
             while let Ok(signal) = signals.next() {
                 if theirs.swap(signal, Ordering::AcqRel) != 0 {
@@ -200,7 +200,7 @@ impl Interrupt {
                 tracker.interrupt_kills();
             }
         })?;
-        Ok(Self(heard))
+        Ok(Self(received))
     }
 
     fn signal(&self) -> Option<i32> {

@@ -71,9 +71,9 @@ impl MetricsArgs {
             ledgers.extend(ledgers_in(folder)?);
         }
         let scraper = Scraper::new(self.since, global.trust_folder()?);
-        let (page, complaints) = scraper.page(ledgers);
-        for complaint in complaints {
-            output::complain(&complaint);
+        let (page, warnings) = scraper.page(ledgers);
+        for warning in warnings {
+            output::warn(&warning);
         }
         output::print(page)?;
         Ok(Exit::DONE)

@@ -86,10 +86,10 @@ impl PsArgs {
         let mut rows = ledger.processes()?;
         if !self.tasks.is_empty() {
             let ids = rows.iter().chain(&ended).filter_map(|row| row.spec.task_id.clone());
-            let named = Named::among(&self.tasks, &ids.collect::<Vec<_>>());
-            ended.retain(|row| named.has(row));
-            rows.retain(|row| named.has(row));
-            trees.retain(|tree| named.has(&tree.root));
+            let selected = SelectedTasks::new(&self.tasks, &ids.collect::<Vec<_>>());
+            ended.retain(|row| selected.contains(row));
+            rows.retain(|row| selected.contains(row));
+            trees.retain(|tree| selected.contains(&tree.root));
         }
         let text = if self.json {
             json(rows, &trees, &ended)?
@@ -109,16 +109,16 @@ impl PsArgs {
 }
 
 /// The tasks that were named.
-struct Named(HashSet<String>);
+struct SelectedTasks(HashSet<String>);
 
-impl Named {
-    fn among(names: &[String], ids: &[TaskId]) -> Self {
+impl SelectedTasks {
+    fn new(names: &[String], ids: &[TaskId]) -> Self {
         let ids: Vec<&TaskId> = ids.iter().collect();
         let found = names.iter().flat_map(|name| task_pattern::matching(name, &ids));
         Self(found.map(str::to_owned).collect())
     }
 
-    fn has(&self, row: &ProcessRecord) -> bool {
+    fn contains(&self, row: &ProcessRecord) -> bool {
         row.spec.task_id.as_ref().is_some_and(|task| self.0.contains(task.as_str()))
     }
 }

@@ -30,20 +30,20 @@ pub(super) fn watch(context: &Context, interval: Duration, wide: bool) -> Result
     // Before the ledger is opened: no other thread runs yet.
     let signals = Signals::block(&SIGNALS)?;
     let ledger = context.read()?;
-    let mut look = Look::new(ledger, wide);
+    let mut view = TreeView::new(ledger, wide);
     // If the ledger cannot be read at all, fail with a normal message, not on a screen that vanishes.
-    look.again()?;
+    view.read()?;
     let screen = Screen::enter()?;
     let mut next = Instant::now() + interval;
     loop {
-        screen.draw(&look.lines(interval))?;
+        screen.draw(&view.lines(interval))?;
         match wait(&signals, screen.has_keys(), next)? {
             Event::Leave => return Ok(Exit::DONE),
             Event::Resized => continue,
             Event::Suspend => screen.while_away(stop_own_group)?,
             Event::Due => {}
         }
-        look.fresh();
+        view.refresh();
         next = Instant::now() + interval;
     }
 }
@@ -109,7 +109,7 @@ fn stop_own_group() -> Result<()> {
 }
 
 /// The most recent reading of the trees, and the figures derived from the one before.
-struct Look {
+struct TreeView {
     ledger: Ledger,
     wide: bool,
     trees: Vec<TreeRecord>,
@@ -119,18 +119,18 @@ struct Look {
     trouble: Option<String>,
 }
 
-impl Look {
+impl TreeView {
     fn new(ledger: Ledger, wide: bool) -> Self {
         let (trees, shares) = (Vec::new(), HashMap::new());
         Self { ledger, wide, trees, at: Instant::now(), shares, trouble: None }
     }
 
     /// Refreshes the list; on an error, shows it together with the old list.
-    fn fresh(&mut self) {
-        self.trouble = self.again().err().map(|failure| escape(&failure.message));
+    fn refresh(&mut self) {
+        self.trouble = self.read().err().map(|failure| escape(&failure.message));
     }
 
-    fn again(&mut self) -> Result<()> {
+    fn read(&mut self) -> Result<()> {
         let trees = self.ledger.trees()?;
         let (before, now) = (std::mem::replace(&mut self.trees, trees), Instant::now());
         let elapsed = now.duration_since(self.at);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     context::Context,
     exit::{Exit, Failure, Result},
-    output, page,
+    html, output,
     render::{
         Table, Tense, after, bytes, csv, outcome, shell_words, short_bytes, short_span, since, span,
     },
@@ -53,9 +53,9 @@ pub(crate) struct ReportArgs {
     task: Option<String>,
     /// Print sums instead of a list
     #[arg(long)]
-    by: Option<By>,
+    by: Option<Grouping>,
     #[arg(long, default_value = "table")]
-    format: Format,
+    format: ReportFormat,
     /// Write to this file instead of stdout (replaced atomically)
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -83,7 +83,7 @@ impl Window {
 
 /// The key of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum By {
+pub(super) enum Grouping {
     Hour,
     Day,
     Task,
@@ -92,7 +92,7 @@ pub(super) enum By {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ReportFormat {
     Table,
     Json,
     Csv,
@@ -121,8 +121,8 @@ impl ReportArgs {
     /// Returns the text, and how many trees may have leaked unseen.
     fn of_all(&self, ledger: &Ledger, since: Option<SystemTime>) -> Result<(String, u64)> {
         Ok(match (self.format, self.by) {
-            (Format::Html, by) => {
-                let report = ledger.leak_report(since, page::LEAKS_SHOWN)?;
+            (ReportFormat::Html, by) => {
+                let report = ledger.leak_report(since, html::LEAKS_SHOWN)?;
                 (html(ledger, &report, since, by)?, ledger.unverified_trees(since)?)
             }
             (format, Some(by)) => {
@@ -147,7 +147,7 @@ impl ReportArgs {
         let leaks = leaks_of(ledger, since, task.as_str())?;
         let unverified = unverified(&leaks);
         let text = match (self.format, self.by) {
-            (Format::Html, by) => html(ledger, &report(ledger, since, leaks)?, since, by)?,
+            (ReportFormat::Html, by) => html(ledger, &report(ledger, since, leaks)?, since, by)?,
             (format, Some(by)) => sums(ledger, &groups(&leaks, by.into()), format, by, since)?,
             (format, None) => list(ledger, &leaks, format, since)?,
         };
@@ -159,22 +159,22 @@ fn html(
     ledger: &Ledger,
     report: &LeakReport,
     since: Option<SystemTime>,
-    by: Option<By>,
+    by: Option<Grouping>,
 ) -> Result<String> {
     let path = ledger.path().to_string_lossy();
-    page::page(report, &path, since, by.map(LeakGrouping::from))
+    html::page(report, &path, since, by.map(LeakGrouping::from))
 }
 
 fn list(
     ledger: &Ledger,
     leaks: &[LeakRecord],
-    format: Format,
+    format: ReportFormat,
     since: Option<SystemTime>,
 ) -> Result<String> {
     let lines = || leaks.iter().map(LeakLine::from);
     match format {
-        Format::Json => output::json(&lines().collect::<Vec<_>>()),
-        Format::Csv => Ok(csv(&LeakLine::HEADER, lines().map(|line| line.fields()))),
+        ReportFormat::Json => output::json(&lines().collect::<Vec<_>>()),
+        ReportFormat::Csv => Ok(csv(&LeakLine::HEADER, lines().map(|line| line.fields()))),
         _ if leaks.is_empty() => Ok(nothing(&ledger.pass_summaries(since)?)),
         _ => Ok(leak_table(leaks)),
     }
@@ -183,14 +183,14 @@ fn list(
 fn sums(
     ledger: &Ledger,
     groups: &[LeakGroup],
-    format: Format,
-    by: By,
+    format: ReportFormat,
+    by: Grouping,
     since: Option<SystemTime>,
 ) -> Result<String> {
     let lines = || groups.iter().map(GroupLine::from);
     match format {
-        Format::Json => output::json(&lines().collect::<Vec<_>>()),
-        Format::Csv => Ok(csv(&GroupLine::HEADER, lines().map(|line| line.fields()))),
+        ReportFormat::Json => output::json(&lines().collect::<Vec<_>>()),
+        ReportFormat::Csv => Ok(csv(&GroupLine::HEADER, lines().map(|line| line.fields()))),
         _ if groups.is_empty() => Ok(nothing(&ledger.pass_summaries(since)?)),
         _ => Ok(sum_table(groups, &by)),
     }
@@ -208,14 +208,14 @@ fn warn_unverified(trees: u64) {
     ));
 }
 
-impl From<By> for LeakGrouping {
-    fn from(by: By) -> Self {
+impl From<Grouping> for LeakGrouping {
+    fn from(by: Grouping) -> Self {
         match by {
-            By::Hour => Self::Hour,
-            By::Day => Self::Day,
-            By::Task => Self::Task,
-            By::Rule => Self::Rule,
-            By::Program => Self::Program,
+            Grouping::Hour => Self::Hour,
+            Grouping::Day => Self::Day,
+            Grouping::Task => Self::Task,
+            Grouping::Rule => Self::Rule,
+            Grouping::Program => Self::Program,
         }
     }
 }

@@ -10,7 +10,7 @@ use procledger::{
     LeakGroup, LeakGrouping, LeakKind, LeakRecord, LeakReport, Ledger, Outcome, Query, TaskId,
 };
 
-use crate::{exit::Result, page, render::rfc3339, task_pattern};
+use crate::{exit::Result, html, render::rfc3339, task_pattern};
 
 /// Returns the leaks since a time of the tasks that a name or pattern means, newest first.
 pub(super) fn leaks_of(
@@ -94,7 +94,7 @@ pub(super) fn report(
     let (by_hour, by_day) = (by(LeakGrouping::Hour), by(LeakGrouping::Day));
     let (by_task, by_rule) = (by(LeakGrouping::Task), by(LeakGrouping::Rule));
     let by_program = by(LeakGrouping::Program);
-    leaks.truncate(page::LEAKS_SHOWN as usize);
+    leaks.truncate(html::LEAKS_SHOWN as usize);
     let passes = ledger.pass_summaries(since)?;
     Ok(LeakReport { by_hour, by_day, by_task, by_rule, by_program, newest: leaks, passes })
 }

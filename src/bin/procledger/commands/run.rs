@@ -26,8 +26,8 @@ use super::{
 use crate::{
     context::Context,
     exit::{Exit, Failure, Result, chain, of_run_error},
+    history_args::HistoryArgs,
     inherited::Inherited,
-    keeping::KeepingArgs,
     output,
     privilege::Account,
     signals::{self, Signals, die_by, die_with_group_by},
@@ -133,7 +133,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     caller: CallerArgs,
     #[command(flatten)]
-    keeping: KeepingArgs,
+    history: HistoryArgs,
     /// Program and arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -226,7 +226,7 @@ impl Plan {
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
         // With one task there is no reader for the writer to wait for.
         let builder =
-            self.raw.keeping.apply(context.owner()).readers(0).protected_names(&self.raw.protect);
+            self.raw.history.apply(context.owner()).readers(0).protected_names(&self.raw.protect);
         let builder = builder.reap_all(true);
         let builder = match &self.caller {
             Some(caller) => self.contained(builder).caller(caller.clone()),
@@ -244,8 +244,8 @@ impl Plan {
         let success = &self.raw.success_exit;
         let exit = ended.conclude(&ledger, &self.task, success, self.verbosity(context))?;
         match shutdown {
-            Err(error) => output::complain(&format!("failed to shut down: {}", chain(&error))),
-            Ok(report) if report.survived() > 0 => output::complain(&format!(
+            Err(error) => output::warn(&format!("failed to shut down: {}", chain(&error))),
+            Ok(report) if report.survived() > 0 => output::warn(&format!(
                 "{} processes could not be ended: `procledger ps` lists them",
                 report.survived()
             )),

@@ -104,7 +104,7 @@ impl CallerArgs {
 }
 
 fn replace(context: &Context, tracker: &Tracker, task: &TaskId) -> Result<()> {
-    output::complain(&format!("task {task} already runs: ending it first"));
+    output::warn(&format!("task {task} already runs: ending it first"));
     match tracker.kill(&[task.as_str()], &context.asked_by("run")) {
         Err(error) if !error.is_not_found() => Err(error.into()),
         Ok(report) => survived(&report, task),

@@ -78,7 +78,7 @@ pub(super) fn conclude(
         ),
     };
     if let Some(what) = what.filter(|_| verbosity != Verbosity::Quiet) {
-        output::complain(&format!("task {task} {what}"));
+        output::warn(&format!("task {task} {what}"));
     }
     Ok(exit)
 }

@@ -41,7 +41,7 @@ impl Running<'_> {
             loop {
                 while let Some(signal) = self.next_signal()? {
                     if self.forwarding.forward(process, signal) {
-                        self.stop.heard(signal);
+                        self.stop.received(signal);
                     }
                 }
                 let caller = self.caller.filter(|_| !orphaned);
@@ -79,7 +79,7 @@ fn end(tracker: &Tracker, task: &TaskId) {
     match tracker.end_orphaned(task.as_str()) {
         // The program ended at the same moment.
         Err(error) if !error.is_not_found() && !error.is_closed() => {
-            output::complain(&format!("failed to end task {task}: {}", chain(&error)));
+            output::warn(&format!("failed to end task {task}: {}", chain(&error)));
         }
         _ => {}
     }

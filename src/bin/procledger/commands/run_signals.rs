@@ -48,7 +48,7 @@ impl SignalArgs {
         };
         match sent {
             Err(error) if !error.is_gone() => {
-                output::complain(&format!("failed to forward signal {signal}: {}", chain(&error)));
+                output::warn(&format!("failed to forward signal {signal}: {}", chain(&error)));
             }
             _ => {}
         }

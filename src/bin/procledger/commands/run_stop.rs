@@ -15,7 +15,7 @@ pub(super) struct Stop {
     /// Time from the first signal to the end of the tree, if it was requested.
     grace: Option<Duration>,
     asked_by: String,
-    heard: u32,
+    received: u32,
 }
 
 impl Stop {
@@ -25,16 +25,16 @@ impl Stop {
         grace: Option<Duration>,
         asked_by: String,
     ) -> Self {
-        Self { tracker, task, grace, asked_by, heard: 0 }
+        Self { tracker, task, grace, asked_by, received: 0 }
     }
 
     /// Acts on a signal that was forwarded.
-    pub(super) fn heard(&mut self, signal: i32) {
+    pub(super) fn received(&mut self, signal: i32) {
         if !matches!(signal, libc::SIGINT | libc::SIGTERM) {
             return;
         }
-        self.heard += 1;
-        match (self.heard, self.grace) {
+        self.received += 1;
+        match (self.received, self.grace) {
             (1, Some(grace)) => self.end_after(grace, "a signal and its grace"),
             (2, _) => self.end_after(Duration::ZERO, "a second signal"),
             _ => {}
@@ -50,7 +50,7 @@ impl Stop {
             end(&tracker, &task, &asked_by);
         });
         if let Err(failure) = started {
-            output::complain(&failure.message);
+            output::warn(&failure.message);
         }
     }
 }
@@ -60,7 +60,7 @@ fn end(tracker: &Tracker, task: &TaskId, asked_by: &str) {
     match tracker.kill_with(&[task.as_str()], asked_by, &at_once) {
         // It has ended in the meantime.
         Err(error) if !error.is_not_found() && !error.is_closed() => {
-            output::complain(&format!("failed to end task {task}: {}", chain(&error)));
+            output::warn(&format!("failed to end task {task}: {}", chain(&error)));
         }
         _ => {}
     }

@@ -63,7 +63,7 @@ impl ScanArgs {
         let scan = scan_orphans(self.min_age.unwrap_or(DEFAULT_MIN_AGE))?;
         let reap = self.reap(&scan.trees);
         for error in &scan.errors {
-            output::complain(error);
+            output::warn(error);
         }
         let text = if self.json { self.json(&scan, reap)? } else { self.text(&scan, reap) };
         output::print(text)?;

@@ -127,7 +127,7 @@ impl ShipArgs {
             [ledger] => ship_fleet::once(&global.on(ledger), address, self.options()),
             ledgers => {
                 logging::start(global.verbose, None)?;
-                ship_fleet::each_once(ledgers, &self.words(global)?)
+                ship_fleet::each_once(ledgers, &self.to_arguments(global)?)
             }
         }
     }
@@ -172,7 +172,7 @@ impl ShipArgs {
     fn supervise(self, global: &GlobalArgs) -> Result<Exit> {
         global.refuse_options_of_one_ledger()?;
         logging::start(global.verbose, None)?;
-        let words = self.words(global)?;
+        let words = self.to_arguments(global)?;
         ship_fleet::supervise(self.ledgers, self.dir, global, words)
     }
 
@@ -186,8 +186,8 @@ impl ShipArgs {
     }
 
     /// Returns the arguments of a process that ships one of several ledgers in the same way.
-    fn words(&self, global: &GlobalArgs) -> Result<Vec<String>> {
-        let mut words = global.words()?;
+    fn to_arguments(&self, global: &GlobalArgs) -> Result<Vec<String>> {
+        let mut words = global.to_arguments()?;
         let flags = [
             ("--insecure-tls", self.to.insecure_tls),
             ("--no-commands", self.content.no_commands),

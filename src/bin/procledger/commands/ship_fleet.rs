@@ -96,7 +96,7 @@ pub(super) fn each_once(ledgers: &[PathBuf], words: &[String]) -> Result<Exit> {
             .status()
             .map_err(|error| Failure::because("failed to start a process for a ledger", &error))?;
         if !status.success() {
-            output::complain(&format!("{} was not shipped", ledger.display()));
+            output::warn(&format!("{} was not shipped", ledger.display()));
             exit = Exit::FAILED;
         }
     }
@@ -129,7 +129,7 @@ pub(super) fn work(
     drop(worker.names.take());
     let done = context.and_then(|context| ship(&context, address?, options, &worker, &stop));
     done.inspect_err(|failure| {
-        output::complain(&failure.message);
+        output::warn(&failure.message);
         worker.wait_for_change(&path, &stop);
     })
     .or(Ok(Exit::FAILED))
@@ -158,7 +158,7 @@ fn ship(
         match watchdog.during(|| shipper.ship()) {
             Ok(turn) => {
                 if failures > 0 {
-                    output::complain("the fleet's database answers again");
+                    output::warn("the fleet's database answers again");
                 }
                 failures = 0;
                 pause = if turn.has_more { Duration::ZERO } else { interval };
@@ -170,7 +170,7 @@ fn ship(
                 failures += 1;
                 let failure = Failure::from(error).message;
                 if failure != last_failure {
-                    output::complain(&failure);
+                    output::warn(&failure);
                     last_failure = failure;
                 }
             }
@@ -219,7 +219,7 @@ impl Watchdog {
                 thread::sleep(Duration::from_secs(1));
                 let deadline = *watched.lock().unwrap_or_else(PoisonError::into_inner);
                 if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                    output::complain(&format!(
+                    output::warn(&format!(
                         "the fleet's database has not answered for {} s: the connection is given up",
                         HANG_LIMIT.as_secs()
                     ));

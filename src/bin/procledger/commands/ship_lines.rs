@@ -83,7 +83,7 @@ pub(super) fn ship(context: &Context, options: &Options) -> Result<Exit> {
     };
     loop {
         if !stream.continues(&position)? {
-            output::complain(
+            output::warn(
                 "the ledger does not continue what was shipped: it was restored; shipping it again from the start",
             );
             let Position { open, open_leaks, .. } = position;
@@ -107,7 +107,7 @@ pub(super) fn ship(context: &Context, options: &Options) -> Result<Exit> {
         // A backup may have taken its place.
         let before = std::mem::replace(&mut stream, Stream::open(&context.ledger)?);
         if stream.uuid() != before.uuid() {
-            output::complain(
+            output::warn(
                 "another ledger has taken the place of this one; shipping that from the start",
             );
             position = stream.start().clone();
@@ -131,9 +131,7 @@ fn read(file: &Path, stream: &Stream) -> Result<Position> {
     if cursor.stream == stream.uuid() {
         return Ok(cursor.position);
     }
-    output::complain(&format!(
-        "{shown} belongs to another ledger; shipping this one from the start"
-    ));
+    output::warn(&format!("{shown} belongs to another ledger; shipping this one from the start"));
     Ok(stream.start().clone())
 }
 

@@ -34,7 +34,7 @@ pub(super) fn run(ledgers: &[PathBuf], max_lag: Duration, json: bool) -> Result<
             match statuses(ledger).and_then(|found| Ok((found, last_error(ledger)?))) {
                 Ok(both) => both,
                 Err(error) => {
-                    output::complain(&Failure::from(error).message);
+                    output::warn(&Failure::from(error).message);
                     exit = Exit::FAILED;
                     continue;
                 }

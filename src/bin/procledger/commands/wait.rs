@@ -71,7 +71,7 @@ impl WaitArgs {
         for task in tasks {
             let programs = programs(&ledger, &roots, &task)?;
             if programs.is_empty() {
-                complain_of_unknown(&task);
+                warn_of_unknown_task(&task);
                 exits.push(Exit::NOT_FOUND);
             }
             for (task, id) in programs {
@@ -97,16 +97,14 @@ impl WaitArgs {
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let still_runs = || {
             let limit = self.timeout.unwrap_or_default();
-            output::complain(&format!("task {task} still runs after {limit:?}"));
+            output::warn(&format!("task {task} still runs after {limit:?}"));
             Ok(Exit::ALREADY_RUNNING)
         };
         let record = match ledger.wait(id, left()) {
             Ok(Some(record)) => record,
             Ok(None) => return still_runs(),
             Err(error) if error.is_unknown() => {
-                output::complain(&format!(
-                    "task {task}: {error}: `procledger reap` records its end"
-                ));
+                output::warn(&format!("task {task}: {error}: `procledger reap` records its end"));
                 return Ok(Exit::RUN_FAILED);
             }
             Err(error) => return Err(error.into()),
@@ -149,8 +147,8 @@ fn programs(
     Ok(ended.iter().find(|row| row.spec.root.is_none()).and_then(program_of).into_iter().collect())
 }
 
-fn complain_of_unknown(task: &TaskId) {
-    output::complain(&if task_pattern::is_pattern(task.as_str()) {
+fn warn_of_unknown_task(task: &TaskId) {
+    output::warn(&if task_pattern::is_pattern(task.as_str()) {
         format!(
             "no running task matches {task}: name a task to get the status of one that has ended"
         )

@@ -18,7 +18,7 @@ use crate::{
     context::{Access, Context},
     exit::{Exit, Failure, Result},
     global_args::GlobalArgs,
-    keeping::KeepingArgs,
+    history_args::HistoryArgs,
     ledger_path::{Environment, LedgerPath},
     logging,
     notify::Notify,
@@ -67,7 +67,7 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     hook: HookArgs,
     #[command(flatten)]
-    keeping: KeepingArgs,
+    history: HistoryArgs,
     /// Be a worker of another `watch`
     #[arg(long, hide = true, conflicts_with = "ledgers")]
     worker: bool,
@@ -117,8 +117,8 @@ impl WatchArgs {
         logging::start(global.verbose, None)?;
         let named = self.ledgers.into_iter().chain(global.db.clone()).collect();
         let protect = self.protect.into_iter().flat_map(|name| ["--protect".to_owned(), name]);
-        let words = global.words()?.into_iter().chain(protect);
-        let words = words.chain(self.keeping.words()).chain(self.hook.words());
+        let words = global.to_arguments()?.into_iter().chain(protect);
+        let words = words.chain(self.history.to_arguments()).chain(self.hook.to_arguments());
         let metrics = match self.metrics {
             Some(address) => Some((address, scraper(global)?)),
             None => None,
@@ -144,7 +144,7 @@ impl WatchArgs {
         let done = context
             .and_then(|context| self.watch_one(&context, stop, &stopper, Some((&worker, names))));
         done.inspect_err(|failure| {
-            output::complain(&failure.message);
+            output::warn(&failure.message);
             worker.wait_for_change(&path, &stop_waiting);
         })
         .or(Ok(Exit::FAILED))
@@ -159,7 +159,7 @@ impl WatchArgs {
     ) -> Result<Exit> {
         let mut notify = Notify::from_environment();
         let began = SystemTime::now();
-        let builder = self.keeping.apply(context.reaper()).protected_names(self.protect);
+        let builder = self.history.apply(context.reaper()).protected_names(self.protect);
         let (worker, names) = worker.unzip();
         // A worker opens first, which is fast, and then announces the pass, which may take long.
         let tracker = builder.reap_on_open(worker.is_none()).open()?;
@@ -167,7 +167,7 @@ impl WatchArgs {
         let print_report = |report: &Report| match print(report) {
             Ok(Reader::There) => {}
             Ok(Reader::Gone) => ask_to_stop(stopper),
-            Err(failure) => output::complain(&failure.message),
+            Err(failure) => output::warn(&failure.message),
         };
         match worker {
             Some(worker) => {
@@ -236,7 +236,7 @@ pub(super) fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: b
         ask_to_stop(&stopper);
         if is_limited {
             thread::sleep(STOP_LIMIT);
-            output::complain(
+            output::warn(
                 "the watch did not stop within 5 s and exits now: the next instance completes its work",
             );
             output::flush();
@@ -253,7 +253,7 @@ fn ask_to_stop(stopper: &OwnedFd) {
 
 fn print(report: &Report) -> Result<Reader> {
     for error in &report.errors {
-        output::complain(error);
+        output::warn(error);
     }
     let now = clock(SystemTime::now());
     let line = |ending| now.clone() + " " + &ending_line(ending) + "\n";

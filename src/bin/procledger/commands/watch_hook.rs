@@ -68,7 +68,7 @@ impl HookArgs {
     /// Fails if the program cannot be run; makes its path absolute.
     pub(super) fn check(self) -> Result<Self> {
         let Some(name) = self.program else { return Ok(self) };
-        let found = find(&name).ok_or_else(|| {
+        let found = find_executable(&name).ok_or_else(|| {
             Failure::usage(format!("--on-leak: there is no executable program `{name}`"))
         })?;
         let path = found.into_os_string().into_string().map_err(|path| {
@@ -78,7 +78,7 @@ impl HookArgs {
     }
 
     /// The same options as command-line arguments.
-    pub(super) fn words(&self) -> Vec<String> {
+    pub(super) fn to_arguments(&self) -> Vec<String> {
         let program = self.program.iter().flat_map(|path| ["--on-leak".to_owned(), path.clone()]);
         let arguments = self.arguments.iter().map(|arg| format!("--on-leak-arg={arg}"));
         let limit = format!("{}ms", self.time_limit.as_millis());
@@ -104,18 +104,18 @@ impl HookArgs {
         }
         // Before the leaks that the opening has found are read, so that none is missed.
         let events = tracker.subscribe()?;
-        let mut finder = Finder { events, queue, queued: HashSet::new(), skipped: 0 };
+        let mut pending = LeakQueue { events, queue, queued: HashSet::new(), skipped: 0 };
         let found = tracker.ledger().leaks(Query::new().since(since))?;
         for leak in found.iter().rev() {
-            finder.queued.insert((leak.process, leak.kind));
-            finder.put(leak);
+            pending.queued.insert((leak.process, leak.kind));
+            pending.put(leak);
         }
-        threads::start("procledger-leaks", move || finder.run())
+        threads::start("procledger-leaks", move || pending.run())
     }
 }
 
 /// Searches for an executable file as a shell does.
-fn find(name: &str) -> Option<PathBuf> {
+fn find_executable(name: &str) -> Option<PathBuf> {
     let is_executable = |path: &PathBuf| {
         fs::metadata(path)
             .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
@@ -129,7 +129,7 @@ fn find(name: &str) -> Option<PathBuf> {
 }
 
 /// Puts new leaks into the queue.
-struct Finder {
+struct LeakQueue {
     events: Subscription,
     queue: SyncSender<String>,
     /// Leaks that were queued before the subscription began, and that it may return again.
@@ -137,7 +137,7 @@ struct Finder {
     skipped: u64,
 }
 
-impl Finder {
+impl LeakQueue {
     /// Until the watch ends. Waits for nothing but the ledger.
     fn run(mut self) {
         while let Some(event) = self.events.next() {
@@ -156,7 +156,7 @@ impl Finder {
             }
             Ok(_) => {}
             Err(error) => {
-                output::complain(&format!("--on-leak: {}", chain(&error)));
+                output::warn(&format!("--on-leak: {}", chain(&error)));
                 thread::sleep(RETRY);
             }
         }
@@ -168,7 +168,7 @@ impl Finder {
         }
         match serde_json::to_string(&LeakLine::from(leak)) {
             Ok(json) => self.put_line(json + "\n"),
-            Err(error) => output::complain(&format!("--on-leak: {error}")),
+            Err(error) => output::warn(&format!("--on-leak: {error}")),
         }
     }
 
@@ -178,7 +178,7 @@ impl Finder {
 
     fn report_skipped(&mut self) {
         if self.skipped > 0 {
-            output::complain(&format!(
+            output::warn(&format!(
                 "--on-leak: {} leaks were skipped, since {QUEUE} others wait for their turn",
                 std::mem::take(&mut self.skipped)
             ));
@@ -207,8 +207,8 @@ impl Runner {
                 // The watch is stopping.
                 Ok(exit) if exit.reason == EndReason::Shutdown => return,
                 Err(error) if error.is_closed() => return,
-                Ok(exit) => self.complain(&describe(&exit)),
-                Err(error) => self.complain(&chain(&error)),
+                Ok(exit) => self.warn(&describe(&exit)),
+                Err(error) => self.warn(&chain(&error)),
             }
         }
     }
@@ -233,9 +233,9 @@ impl Runner {
         process.wait()
     }
 
-    fn complain(&self, what: &str) {
+    fn warn(&self, what: &str) {
         let name = Path::new(&self.program).display();
-        output::complain(&format!("--on-leak: {name} {what}"));
+        output::warn(&format!("--on-leak: {name} {what}"));
     }
 }
 
@@ -258,13 +258,13 @@ mod tests {
         let tracker = Tracker::builder(folder.path().join("ledger.db")).open().expect("opens");
         let (queue, leaks) = sync_channel(2);
         let events = tracker.subscribe().expect("subscribed");
-        let mut finder = Finder { events, queue, queued: HashSet::new(), skipped: 0 };
+        let mut pending = LeakQueue { events, queue, queued: HashSet::new(), skipped: 0 };
         for line in ["1", "2", "3", "4", "5"] {
-            finder.put_line(line.to_owned());
+            pending.put_line(line.to_owned());
         }
-        assert_eq!(finder.skipped, 3);
+        assert_eq!(pending.skipped, 3);
         assert_eq!([leaks.recv(), leaks.recv()], [Ok("1".to_owned()), Ok("2".to_owned())]);
-        finder.report_skipped();
-        assert_eq!(finder.skipped, 0);
+        pending.report_skipped();
+        assert_eq!(pending.skipped, 0);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use procledger::{Ending, Outcome, Report, Suspect, TaskId, fleet::FleetLeak};
 
 use super::{Table, escape, shell_words};
-use crate::{exit::Exit, output::complain};
+use crate::{exit::Exit, output::warn};
 
 /// Whether a report shows what was done or what would be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(crate) fn report_text(report: &Report, tense: Tense) -> String {
 /// Returns exit code 3 if something survived, and 1 if there were errors, which it prints to stderr.
 pub(crate) fn report_exit(report: &Report) -> Exit {
     for error in &report.errors {
-        complain(error);
+        warn(error);
     }
     if report.survived() > 0 {
         Exit::SURVIVED

@@ -38,15 +38,15 @@ pub(super) struct FolderEvents {
     instance: Result<OwnedFd, Errno>,
     tried: Instant,
     /// Whether it was reported that folders are checked each second instead.
-    has_complained: bool,
+    has_warned: bool,
 }
 
 impl FolderEvents {
     pub(super) fn new() -> Self {
         let (instance, tried) = (instance(), Instant::now());
-        let mut events = Self { instance, tried, has_complained: false };
+        let mut events = Self { instance, tried, has_warned: false };
         if let Err(error) = events.instance {
-            events.complain(error);
+            events.warn(error);
         }
         events
     }
@@ -73,8 +73,8 @@ impl FolderEvents {
     }
 
     /// Reports, once, that folders are checked each second.
-    pub(super) fn complain(&mut self, error: Errno) {
-        if std::mem::replace(&mut self.has_complained, true) {
+    pub(super) fn warn(&mut self, error: Errno) {
+        if std::mem::replace(&mut self.has_warned, true) {
             return;
         }
         let limit = match error {
@@ -89,7 +89,7 @@ impl FolderEvents {
 
     /// Reports that every folder has its watch again.
     pub(super) fn recover(&mut self) {
-        if self.instance.is_ok() && std::mem::take(&mut self.has_complained) {
+        if self.instance.is_ok() && std::mem::take(&mut self.has_warned) {
             to_stderr("procledger: inotify can be used again");
         }
     }

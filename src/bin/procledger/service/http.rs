@@ -122,9 +122,9 @@ impl Server {
             return page.clone();
         }
         let ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (page, complaints) = self.scraper.page(ledgers);
-        for complaint in complaints {
-            output::complain(&format!("metrics: {complaint}"));
+        let (page, warnings) = self.scraper.page(ledgers);
+        for warning in warnings {
+            output::warn(&format!("metrics: {warning}"));
         }
         *last = Some((Instant::now(), page.clone()));
         page

@@ -14,10 +14,10 @@
 //!
 //! - [`isolation`]: what a worker gives up before anything else;
 //! - [`messages`]: the messages between the two;
-//! - [`worker_side`]: the worker's own side;
-//! - [`worker`]: a worker as the supervisor sees it;
-//! - [`lines`]: output of a worker, line by line, within bounds;
-//! - [`work`]: what differs between `watch` and `ship`;
+//! - [`worker_process`]: the worker's own side;
+//! - [`worker_handle`]: a worker as the supervisor sees it;
+//! - [`worker_output`]: output of a worker, line by line, within bounds;
+//! - [`service_command`]: what differs between `watch` and `ship`;
 //! - [`target`]: one ledger or folder: watched, or waiting after a failure;
 //! - [`folder_events`]: one inotify instance for all folders of the supervisor's own user;
 //! - [`supervisor`]: all of them;
@@ -27,18 +27,18 @@
 mod folder_events;
 mod http;
 mod isolation;
-mod lines;
 mod messages;
 mod scrape;
+mod service_command;
 mod supervisor;
 mod target;
-mod work;
-mod worker;
-mod worker_side;
+mod worker_handle;
+mod worker_output;
+mod worker_process;
 
 pub(crate) use http::{Ledgers, address, serve};
 pub(crate) use isolation::shed_inherited;
 pub(crate) use scrape::{Scraper, absolute};
+pub(crate) use service_command::{SHIP, WATCH};
 pub(crate) use supervisor::supervise;
-pub(crate) use work::{SHIP, WATCH};
-pub(crate) use worker_side::{RunningWorker, StartingWorker, serve_folder};
+pub(crate) use worker_process::{RunningWorker, StartingWorker, serve_folder};

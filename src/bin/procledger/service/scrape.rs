@@ -18,7 +18,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::{isolation::ENVIRONMENT, lines::Lines};
+use super::{isolation::ENVIRONMENT, worker_output::OutputLines};
 use crate::{exit::Result, poll::poll_within, threads};
 
 /// A ledger is read in milliseconds; a dead mount never answers.
@@ -138,10 +138,10 @@ impl Scraper {
 fn listen(child: &mut Child) -> Result<Vec<Sample>, String> {
     let piped = || "its output is not a pipe".to_owned();
     let failed = |error: rustix::io::Errno| format!("failed to read from its worker: {error}");
-    let mut out = Lines::new(child.stdout.take().ok_or_else(piped)?).map_err(failed)?;
-    let mut err = Lines::new(child.stderr.take().ok_or_else(piped)?).map_err(failed)?;
+    let mut out = OutputLines::new(child.stdout.take().ok_or_else(piped)?).map_err(failed)?;
+    let mut err = OutputLines::new(child.stderr.take().ok_or_else(piped)?).map_err(failed)?;
     let deadline = Instant::now() + READ_LIMIT;
-    let (mut lines, mut complaint) = (Vec::new(), None);
+    let (mut lines, mut warning) = (Vec::new(), None);
     while out.pipe().is_some() || err.pipe().is_some() {
         let open = [out.pipe().map(AsFd::as_fd), err.pipe().map(AsFd::as_fd)];
         let mut fds: Vec<PollFd<'_>> = open
@@ -155,13 +155,13 @@ fn listen(child: &mut Child) -> Result<Vec<Sample>, String> {
         }
         let _ = poll_within(&mut fds, Some(left));
         lines.extend(out.read());
-        complaint = err.read().into_iter().next().or(complaint);
+        warning = err.read().into_iter().next().or(warning);
         if lines.len() > LINES {
             return Err(format!("its worker printed more than {LINES} lines"));
         }
     }
     if lines.is_empty() {
-        let why = complaint.unwrap_or_else(|| "its worker printed nothing".to_owned());
+        let why = warning.unwrap_or_else(|| "its worker printed nothing".to_owned());
         return Err(why.strip_prefix("procledger: ").unwrap_or(&why).to_owned());
     }
     let mut page = Vec::new();
@@ -235,12 +235,12 @@ impl Sample {
 /// Joins pages: all samples of a family must follow each other.
 fn merge(answers: BTreeMap<PathBuf, Result<Vec<Sample>, String>>) -> (String, Vec<String>) {
     let mut families: Vec<(String, Vec<String>, String)> = Vec::new();
-    let (mut readable, mut complaints) = (String::new(), Vec::new());
+    let (mut readable, mut warnings) = (String::new(), Vec::new());
     for (ledger, answer) in answers {
         let label = format!("ledger=\"{}\"", escape_label(&ledger.to_string_lossy()));
         let _ = writeln!(readable, "{READABLE}{{{label}}} {}", u8::from(answer.is_ok()));
         let samples = answer.unwrap_or_else(|why| {
-            complaints.push(format!("{}: {why}", ledger.display()));
+            warnings.push(format!("{}: {why}", ledger.display()));
             Vec::new()
         });
         for Sample { family, kind } in samples {
@@ -273,7 +273,7 @@ fn merge(answers: BTreeMap<PathBuf, Result<Vec<Sample>, String>>) -> (String, Ve
         }
         page.push_str(&values);
     }
-    (page, complaints)
+    (page, warnings)
 }
 
 /// Escapes a label value as the format requires.
@@ -320,8 +320,8 @@ mod tests {
         let answers =
             [("/b \"q\".db", Ok(lines.clone())), ("/a.db", Ok(lines)), ("/c", Err("no".into()))];
         let answers = answers.into_iter().map(|(path, page)| (PathBuf::from(path), page)).collect();
-        let (page, complaints) = merge(answers);
-        assert_eq!(complaints, ["/c: no"]);
+        let (page, warnings) = merge(answers);
+        assert_eq!(warnings, ["/c: no"]);
         let lines: Vec<&str> = page.lines().skip(2).collect();
         assert_eq!(
             lines,

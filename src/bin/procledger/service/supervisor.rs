@@ -19,8 +19,8 @@ use super::{
     http::{Ledgers, serve},
     messages::Order,
     scrape::Scraper,
+    service_command::ServiceCommand,
     target::Target,
-    work::Work,
 };
 use crate::{
     exit::{Exit, Failure, Result},
@@ -49,7 +49,7 @@ const TROUBLES: usize = 2 << 10;
 /// Serves ledgers, those named and those in folders, until it is asked to stop. `arguments` are those of each worker;
 /// `metrics` is where to serve metrics.
 pub(crate) fn supervise(
-    work: &'static Work,
+    service: &'static ServiceCommand,
     named: Vec<PathBuf>,
     folders: Vec<PathBuf>,
     arguments: Vec<String>,
@@ -62,14 +62,14 @@ pub(crate) fn supervise(
         serve(address, Arc::clone(&served), scraper)?;
     }
     let named: BTreeSet<PathBuf> = named.into_iter().collect();
-    let ledger = |path: &PathBuf| (path.clone(), Target::ledger(work, path.clone()));
+    let ledger = |path: &PathBuf| (path.clone(), Target::ledger(service, path.clone()));
     let ledgers = named.iter().map(ledger).collect();
     let folders = folders.into_iter().collect::<BTreeSet<_>>();
-    let folders = folders.into_iter().map(|path| Target::folder(work, path)).collect();
+    let folders = folders.into_iter().map(|path| Target::folder(service, path)).collect();
     let (events, notify) = (FolderEvents::new(), Notify::from_environment());
     let last_look = Instant::now();
     Supervisor {
-        work,
+        service,
         named,
         folders,
         ledgers,
@@ -84,7 +84,7 @@ pub(crate) fn supervise(
 }
 
 struct Supervisor {
-    work: &'static Work,
+    service: &'static ServiceCommand,
     named: BTreeSet<PathBuf>,
     folders: Vec<Target>,
     ledgers: BTreeMap<PathBuf, Target>,
@@ -146,9 +146,9 @@ impl Supervisor {
             is_wanted || ledger.is_running()
         });
         there.retain(|path| !self.ledgers.contains_key(path));
-        let work = self.work;
+        let service = self.service;
         self.ledgers
-            .extend(there.into_iter().map(|path| (path.clone(), Target::ledger(work, path))));
+            .extend(there.into_iter().map(|path| (path.clone(), Target::ledger(service, path))));
         let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         if !served.iter().eq(self.ledgers.keys()) {
             *served = self.ledgers.keys().cloned().collect();
@@ -175,7 +175,8 @@ impl Supervisor {
         if left_out > 0 {
             troubles.push(format!("; and {left_out} more"));
         }
-        let status = format!("{} {watched} of {all} ledgers{}", self.work.doing, troubles.concat());
+        let status =
+            format!("{} {watched} of {all} ledgers{}", self.service.doing, troubles.concat());
         if self.folders.iter().chain(self.ledgers.values()).all(Target::is_settled) {
             self.notify.ready(&status);
         } else {
@@ -257,7 +258,7 @@ impl Supervisor {
             }
             return;
         };
-        self.events.complain(Errno::from_raw_os_error(error));
+        self.events.warn(Errno::from_raw_os_error(error));
         let is_to_be_tried = self.events.is_to_be_tried();
         let is_time = self.last_look.elapsed() >= LOOK_WITHOUT_EVENTS;
         if is_time {

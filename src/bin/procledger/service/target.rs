@@ -9,8 +9,8 @@ use std::{
 
 use super::{
     messages::{Order, WorkerReport},
-    work::Work,
-    worker::{Assignment, News, Phase, Worker},
+    service_command::ServiceCommand,
+    worker_handle::{Assignment, News, Phase, WorkerHandle},
 };
 use crate::{
     output::{self, to_stderr},
@@ -27,15 +27,15 @@ const LONG: Duration = Duration::from_mins(1);
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// Maximum number of ledgers watched in one folder: each takes a process, and the folder may belong to another user.
 pub(super) const LEDGERS: usize = 1000;
-/// Number of complaints that are kept; the last one is the reason for a failure.
+/// Number of warnings that are kept; the last one is the reason for a failure.
 const COMPLAINTS: usize = 16;
 
 #[derive(Debug)]
 enum State {
-    Running(Box<Worker>),
+    Running(Box<WorkerHandle>),
     /// The worker was asked to stop, or killed.
     Ending {
-        worker: Box<Worker>,
+        worker: Box<WorkerHandle>,
         since: Instant,
         is_killed: bool,
     },
@@ -59,7 +59,7 @@ enum Kind {
 
 #[derive(Debug)]
 pub(super) struct Target {
-    work: &'static Work,
+    service: &'static ServiceCommand,
     path: PathBuf,
     kind: Kind,
     state: State,
@@ -68,7 +68,7 @@ pub(super) struct Target {
     /// When the worker reported its failure.
     failed_at: Option<Instant>,
     /// Complaints of its worker before it was settled: the reason, if it fails.
-    complaints: Vec<String>,
+    warnings: Vec<String>,
     /// The last reason for a failure: reported once, not at every attempt.
     failure: Option<String>,
     has_reported_missing: bool,
@@ -81,24 +81,24 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn ledger(work: &'static Work, path: PathBuf) -> Self {
-        Self::new(work, path, Kind::Ledger)
+    pub(super) fn ledger(service: &'static ServiceCommand, path: PathBuf) -> Self {
+        Self::new(service, path, Kind::Ledger)
     }
 
-    pub(super) fn folder(work: &'static Work, path: PathBuf) -> Self {
+    pub(super) fn folder(service: &'static ServiceCommand, path: PathBuf) -> Self {
         let (incoming, ledgers) = (BTreeSet::new(), BTreeSet::new());
-        Self::new(work, path, Kind::Folder { incoming, ledgers, left_out: 0 })
+        Self::new(service, path, Kind::Folder { incoming, ledgers, left_out: 0 })
     }
 
-    fn new(work: &'static Work, path: PathBuf, kind: Kind) -> Self {
+    fn new(service: &'static ServiceCommand, path: PathBuf, kind: Kind) -> Self {
         Self {
-            work,
+            service,
             path,
             kind,
             state: State::Resting { until: Instant::now() },
             rest: Duration::ZERO,
             failed_at: None,
-            complaints: Vec::new(),
+            warnings: Vec::new(),
             failure: None,
             has_reported_missing: false,
             is_stuck: false,
@@ -133,13 +133,13 @@ impl Target {
     /// Starts a worker.
     pub(super) fn start(&mut self, arguments: &[String], inotify: Option<OwnedFd>) {
         self.rest = (self.rest * 2).clamp(REST, LONGEST_REST);
-        self.complaints.clear();
+        self.warnings.clear();
         (self.failed_at, self.watch, self.without_watch) = (None, None, None);
         let assignment = match self.kind {
             Kind::Ledger => Assignment::Ledger(&self.path),
             Kind::Folder { .. } => Assignment::Folder(&self.path),
         };
-        match Worker::start(self.work, assignment, arguments, inotify) {
+        match WorkerHandle::start(self.service, assignment, arguments, inotify) {
             Ok(worker) => self.state = State::Running(Box::new(worker)),
             Err(error) => {
                 self.fail(format!("its worker could not be started: {error}"));
@@ -165,7 +165,7 @@ impl Target {
                     (*since, *is_killed) = (Instant::now(), true);
                 } else if !self.is_stuck {
                     self.is_stuck = true;
-                    self.complain(
+                    self.warn(
                         "its worker hangs in the kernel and cannot be killed; it is replaced once it is dead",
                     );
                 }
@@ -176,7 +176,7 @@ impl Target {
 
     fn kill(&mut self, why: &str) {
         if self.failure.as_deref() != Some(why) {
-            self.complain(why);
+            self.warn(why);
         }
         self.failure = Some(why.to_owned());
         self.end(true);
@@ -206,12 +206,12 @@ impl Target {
             State::Resting { .. } => return,
         };
         let before = worker.phase();
-        let News { done, complaints, reports, is_too_much, ended } = worker.news();
+        let News { done, warnings, reports, is_too_much, ended } = worker.news();
         let (phase, works, is_old) = (worker.phase(), worker.works(), worker.age() > LONG);
         for line in done {
             output::print_aside(&framed(&self.path, &line));
         }
-        self.complaints.extend(complaints);
+        self.warnings.extend(warnings);
         for report in reports {
             self.handle(&report);
         }
@@ -219,16 +219,16 @@ impl Target {
             (self.failure, self.has_reported_missing) = (None, false);
         }
         if works {
-            for line in std::mem::take(&mut self.complaints) {
-                self.complain(&line);
+            for line in std::mem::take(&mut self.warnings) {
+                self.warn(&line);
             }
         }
-        self.complaints.drain(..self.complaints.len().saturating_sub(COMPLAINTS));
+        self.warnings.drain(..self.warnings.len().saturating_sub(COMPLAINTS));
         if phase == Phase::Failed && before != Phase::Failed {
             if is_old {
                 self.rest = REST;
             }
-            let why = self.complaints.pop();
+            let why = self.warnings.pop();
             self.fail(why.unwrap_or_else(|| "its worker failed".to_owned()));
         }
         if is_too_much && !is_ending {
@@ -248,8 +248,8 @@ impl Target {
                     Kind::Ledger => "it is",
                     Kind::Folder { .. } => "its ledgers are",
                 };
-                let done = self.work.done;
-                self.complain(&format!("does not exist; {what} {done} as soon as it does"));
+                let done = self.service.done;
+                self.warn(&format!("does not exist; {what} {done} as soon as it does"));
             }
             WorkerReport::Failed => self.failed_at = Some(Instant::now()),
             WorkerReport::Watch(watch) => (self.watch, self.without_watch) = (Some(*watch), None),
@@ -276,9 +276,9 @@ impl Target {
                 let is_news = *now_left_out > 0 && *left_out == 0;
                 *left_out = *now_left_out;
                 if is_news {
-                    self.complain(&format!(
+                    self.warn(&format!(
                         "has more than {LEDGERS} ledgers, {now_left_out} of them are not {}: name them, or divide the folder",
-                        self.work.done
+                        self.service.done
                     ));
                 }
             }
@@ -295,7 +295,7 @@ impl Target {
             if is_old {
                 self.rest = REST;
             }
-            let why = self.complaints.pop();
+            let why = self.warnings.pop();
             self.fail(why.unwrap_or_else(|| format!("its worker ended: {status}")));
         }
         self.is_stuck = false;
@@ -307,14 +307,14 @@ impl Target {
     /// Reports a failure, once for each reason.
     fn fail(&mut self, why: String) {
         if self.failure.as_ref() != Some(&why) {
-            self.complain(&why);
+            self.warn(&why);
         }
         self.failure = Some(why);
-        self.complaints.clear();
+        self.warnings.clear();
     }
 
     /// Prints one line that names the ledger.
-    fn complain(&self, line: &str) {
+    fn warn(&self, line: &str) {
         let line = line.strip_prefix("procledger: ").unwrap_or(line);
         to_stderr(&format!("procledger: {}", framed(&self.path, line)));
     }

@@ -3,10 +3,11 @@
 pub(super) mod address;
 mod check;
 mod enroll;
+mod forget;
 mod init;
 mod listing;
+mod maintain;
 mod report;
-mod upkeep;
 
 use clap::{Args, Subcommand};
 
@@ -44,8 +45,8 @@ enum Command {
     Report(report::ReportArgs),
     Check(check::CheckArgs),
     Metrics(check::MetricsArgs),
-    Maintain(upkeep::MaintainArgs),
-    Forget(upkeep::ForgetArgs),
+    Maintain(maintain::MaintainArgs),
+    Forget(forget::ForgetArgs),
 }
 
 impl FleetArgs {

@@ -22,8 +22,8 @@ use crate::{
         report_lines::GroupLine,
     },
     exit::{Exit, Result},
+    html::{self, FleetPage},
     output,
-    page::{self, FleetPage},
     render::short_span,
 };
 
@@ -50,12 +50,12 @@ pub(super) struct ReportArgs {
     window: Window,
     /// Print sums instead of a list
     #[arg(long)]
-    by: Option<By>,
+    by: Option<FleetGrouping>,
     /// Print JSON: short for --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
     #[arg(long, default_value = "table")]
-    format: Format,
+    format: FleetReportFormat,
     /// Write to this file instead of stdout (replaced atomically)
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -63,16 +63,22 @@ pub(super) struct ReportArgs {
 
 /// The key of sums: the host, or one of those of a single ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+enum FleetGrouping {
     Host,
-    Of(report::By),
+    Of(report::Grouping),
 }
 
-impl ValueEnum for By {
+impl ValueEnum for FleetGrouping {
     fn value_variants<'a>() -> &'a [Self] {
-        use report::By::{Day, Hour, Program, Rule, Task};
-        const ALL: [By; 6] =
-            [By::Of(Day), By::Of(Hour), By::Host, By::Of(Task), By::Of(Rule), By::Of(Program)];
+        use report::Grouping::{Day, Hour, Program, Rule, Task};
+        const ALL: [FleetGrouping; 6] = [
+            FleetGrouping::Of(Day),
+            FleetGrouping::Of(Hour),
+            FleetGrouping::Host,
+            FleetGrouping::Of(Task),
+            FleetGrouping::Of(Rule),
+            FleetGrouping::Of(Program),
+        ];
         &ALL
     }
 
@@ -85,7 +91,7 @@ impl ValueEnum for By {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum FleetReportFormat {
     Table,
     Json,
     Html,
@@ -106,19 +112,19 @@ impl ReportArgs {
         let since = self.window.start();
         let mut fleet = self.from.open()?;
         let hosts = fleet.hosts()?;
-        let format = if self.json { Format::Json } else { self.format };
+        let format = if self.json { FleetReportFormat::Json } else { self.format };
         let text = match (format, self.by) {
-            (Format::Html, by) => self.html(&mut fleet, &hosts, since, by)?,
+            (FleetReportFormat::Html, by) => self.html(&mut fleet, &hosts, since, by)?,
             (format, Some(by)) => {
                 let groups = match by {
-                    By::Host => fleet.groups_by_host(since)?,
-                    By::Of(by) => fleet.groups(since, by.into())?,
+                    FleetGrouping::Host => fleet.groups_by_host(since)?,
+                    FleetGrouping::Of(by) => fleet.groups(since, by.into())?,
                 };
                 sums(&groups, &hosts, format, by)?
             }
             (format, None) => {
-                let leaks = fleet.leaks(since, page::LEAKS_SHOWN)?;
-                if format == Format::Json {
+                let leaks = fleet.leaks(since, html::LEAKS_SHOWN)?;
+                if format == FleetReportFormat::Json {
                     json(Some(leaks), None, &hosts)?
                 } else {
                     leak_table(&leaks) + &lines(&hosts)
@@ -137,7 +143,7 @@ impl ReportArgs {
         fleet: &mut Fleet,
         hosts: &[FleetHost],
         since: Option<SystemTime>,
-        by: Option<By>,
+        by: Option<FleetGrouping>,
     ) -> Result<String> {
         use LeakGrouping::{Day, Hour, Program, Rule, Task};
         let mut groups = |by| fleet.groups(since, by);
@@ -151,10 +157,10 @@ impl ReportArgs {
         };
         let (by_task, by_rule, by_program) = (groups(Task)?, groups(Rule)?, groups(Program)?);
         let by_host = fleet.groups_by_host(since)?;
-        let leaks = fleet.leaks(since, page::LEAKS_SHOWN)?;
+        let leaks = fleet.leaks(since, html::LEAKS_SHOWN)?;
         let passes = fleet.pass_summaries(since)?;
         let [silent, lost] = sentences(hosts);
-        page::of_fleet(&FleetPage {
+        html::of_fleet(&FleetPage {
             name: fleet.meta().fleet.simple().to_string(),
             report: procledger::LeakReport {
                 by_hour,
@@ -167,19 +173,26 @@ impl ReportArgs {
             },
             by_host,
             leaks,
-            complete: unheard(hosts).is_empty() && losers(hosts).is_empty() && !hosts.is_empty(),
+            complete: silent_hosts(hosts).is_empty()
+                && hosts_with_losses(hosts).is_empty()
+                && !hosts.is_empty(),
             lines: [silent, lost],
             since,
             first: match by {
-                Some(By::Of(by)) => Some(by.into()),
-                Some(By::Host) | None => None,
+                Some(FleetGrouping::Of(by)) => Some(by.into()),
+                Some(FleetGrouping::Host) | None => None,
             },
         })
     }
 }
 
-fn sums(groups: &[LeakGroup], hosts: &[FleetHost], format: Format, by: By) -> Result<String> {
-    if format == Format::Json {
+fn sums(
+    groups: &[LeakGroup],
+    hosts: &[FleetHost],
+    format: FleetReportFormat,
+    by: FleetGrouping,
+) -> Result<String> {
+    if format == FleetReportFormat::Json {
         let groups = groups.iter().map(GroupLine::from).collect();
         return json(None::<()>, Some(groups), hosts);
     }
@@ -191,14 +204,19 @@ fn json<T: Serialize>(
     groups: Option<Vec<GroupLine<'_>>>,
     hosts: &[FleetHost],
 ) -> Result<String> {
-    output::json(&Json { leaks, groups, silent: unheard(hosts), lost: losers(hosts) })
+    output::json(&Json {
+        leaks,
+        groups,
+        silent: silent_hosts(hosts),
+        lost: hosts_with_losses(hosts),
+    })
 }
 
-fn unheard(hosts: &[FleetHost]) -> Vec<&FleetHost> {
+fn silent_hosts(hosts: &[FleetHost]) -> Vec<&FleetHost> {
     hosts.iter().filter(|host| host.is_silent(SILENT)).collect()
 }
 
-fn losers(hosts: &[FleetHost]) -> Vec<&FleetHost> {
+fn hosts_with_losses(hosts: &[FleetHost]) -> Vec<&FleetHost> {
     let has_lost = |host: &&FleetHost| {
         host.gap + host.leak_gap + host.lost + host.lost_leaks + host.restarts + host.copied > 0
     };
@@ -213,7 +231,7 @@ fn lines(hosts: &[FleetHost]) -> String {
 
 fn sentences(hosts: &[FleetHost]) -> [String; 2] {
     let expected = hosts.iter().filter(|host| !host.forgotten).count();
-    let silent = unheard(hosts);
+    let silent = silent_hosts(hosts);
     let silent = match (expected, silent.as_slice()) {
         (0, _) => "Silent: no host ships to this fleet, so nothing is known.".to_owned(),
         (_, []) => format!("Silent: none (ledgers: {expected})."),

@@ -26,14 +26,14 @@ const LINE_COST: usize = 100;
 
 /// A pipe that is read as far as possible without waiting.
 #[derive(Debug)]
-pub(super) struct Lines<R> {
+pub(super) struct OutputLines<R> {
     pipe: Option<R>,
     rest: Vec<u8>,
     /// Whether the current line was cut: the rest of it is dropped.
     is_cut: bool,
 }
 
-impl<R: Read + AsFd> Lines<R> {
+impl<R: Read + AsFd> OutputLines<R> {
     pub(super) fn new(pipe: R) -> Result<Self, Errno> {
         let flags = rustix::fs::fcntl_getfl(&pipe)?;
         rustix::fs::fcntl_setfl(&pipe, flags | OFlags::NONBLOCK)?;
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn lines_come_as_they_are_written_and_the_last_one_at_the_end() {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
-        let mut lines = Lines::new(reader).expect("a flag");
+        let mut lines = OutputLines::new(reader).expect("a flag");
         assert_eq!(lines.read(), [""; 0]);
         writer.write_all(b"one\ntw").expect("written");
         assert_eq!(lines.read(), ["one"]);
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_line_without_an_end_is_cut_and_takes_no_memory() {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
-        let mut lines = Lines::new(reader).expect("a flag");
+        let mut lines = OutputLines::new(reader).expect("a flag");
         for _ in 0..1024 {
             writer.write_all(&[b'x'; 4096]).expect("written");
             assert_eq!(lines.read(), [""; 0]);
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_turn_reads_a_little_and_the_end_reads_all() {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
-        let mut lines = Lines::new(reader).expect("a flag");
+        let mut lines = OutputLines::new(reader).expect("a flag");
         writer.write_all(&b"yyy\n".repeat(16 << 10)).expect("as much as a pipe holds");
         assert_eq!(lines.read().len(), TURN / 4);
         // The writer is still open, as if a worker was killed between two turns.

@@ -8,7 +8,7 @@ use procledger::Builder;
 use crate::units;
 
 #[derive(Debug, Args)]
-pub(crate) struct KeepingArgs {
+pub(crate) struct HistoryArgs {
     /// Keep history for this long [default: 90days]; the shortest setting of all programs that have the ledger open applies
     #[arg(long, value_name = "D", value_parser = units::duration, env = "PROCLEDGER_KEEP_HISTORY")]
     keep_history: Option<Duration>,
@@ -17,7 +17,7 @@ pub(crate) struct KeepingArgs {
     limit_size: Option<u64>,
 }
 
-impl KeepingArgs {
+impl HistoryArgs {
     pub(crate) fn apply(&self, mut builder: Builder) -> Builder {
         if let Some(time) = self.keep_history {
             builder = builder.keep_history(time);
@@ -29,7 +29,7 @@ impl KeepingArgs {
     }
 
     /// The same options as command-line arguments.
-    pub(crate) fn words(&self) -> Vec<String> {
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
         let time = self.keep_history.map(|time| {
             ["--keep-history".to_owned(), humantime::format_duration(time).to_string()]
         });
@@ -44,14 +44,14 @@ mod tests {
 
     #[test]
     fn the_arguments_of_a_worker_are_those_of_the_command_line() {
-        let keeping = KeepingArgs {
+        let history = HistoryArgs {
             keep_history: Some(Duration::from_hours(24 * 400)),
             limit_size: Some(5 << 20),
         };
-        let words = keeping.words();
+        let words = history.to_arguments();
         assert_eq!((words[0].as_str(), words[2].as_str()), ("--keep-history", "--limit-size"));
         assert_eq!(units::duration(&words[1]), Ok(Duration::from_hours(24 * 400)));
         assert_eq!(units::size(&words[3]), Ok(5 << 20));
-        assert!(KeepingArgs { keep_history: None, limit_size: None }.words().is_empty());
+        assert!(HistoryArgs { keep_history: None, limit_size: None }.to_arguments().is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! `fleet maintain` and `fleet forget`: what the owner of the database does from time to time.
+//! `fleet forget`: gives up a host that will not come back.
 
 use clap::Args;
 use procledger::fleet;
@@ -9,30 +9,6 @@ use crate::{
     output,
     render::escape,
 };
-
-/// Create partitions ahead, delete old history, and recompute the sums of two weeks
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Run it once a day as the owner of the schema: `procledger fleet maintain` in a cron job or a timer.
-How long history is kept is set by `fleet init --keep`.")]
-pub(super) struct MaintainArgs {
-    #[command(flatten)]
-    to: To,
-}
-
-impl MaintainArgs {
-    pub(super) fn run(self) -> Result<Exit> {
-        let done = fleet::maintain(&self.to.address()?)?;
-        output::print_line(&format!(
-            "partitions created: {}, dropped: {}; rows deleted: {}; ledgers whose sums were recomputed: {}",
-            done.created.len(),
-            done.dropped.len(),
-            done.deleted,
-            done.streams
-        ))?;
-        Ok(Exit::DONE)
-    }
-}
 
 /// Give up a host that will not come back: what ran there is lost, its history stays
 #[derive(Debug, Args)]

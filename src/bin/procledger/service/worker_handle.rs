@@ -15,11 +15,11 @@ use std::{
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::{
-    lines::{Allowance, Lines},
     messages::{Connection, Order, Received, WorkerReport, pair},
-    work::Work,
+    service_command::ServiceCommand,
+    worker_output::{Allowance, OutputLines},
 };
-use crate::pin::Pin;
+use crate::pinned::PinnedProcess;
 
 /// The first access to a path takes microseconds, or never returns: a dead mount (NFS, FUSE) does not answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ pub(super) struct News {
     /// Lines about its actions, from stdout.
     pub(super) done: Vec<String>,
     /// Lines from stderr.
-    pub(super) complaints: Vec<String>,
+    pub(super) warnings: Vec<String>,
     /// Messages about its folder and its watch.
     pub(super) reports: Vec<WorkerReport>,
     /// Whether it printed more than a worker may.
@@ -68,11 +68,11 @@ pub(super) struct News {
 }
 
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(super) struct WorkerHandle {
     child: Child,
-    pidfd: Pin,
-    out: Lines<ChildStdout>,
-    err: Lines<ChildStderr>,
+    pidfd: PinnedProcess,
+    out: OutputLines<ChildStdout>,
+    err: OutputLines<ChildStderr>,
     allowance: Allowance,
     /// `None` once it was ordered to stop.
     connection: Option<Connection>,
@@ -85,9 +85,9 @@ pub(super) struct Worker {
     last_sign: Instant,
 }
 
-impl Worker {
+impl WorkerHandle {
     pub(super) fn start(
-        work: &Work,
+        service: &ServiceCommand,
         assignment: Assignment<'_>,
         arguments: &[String],
         inotify: Option<OwnedFd>,
@@ -95,13 +95,13 @@ impl Worker {
         let (connection, theirs) = pair()?;
         // Send it before the worker runs: the first order is available when the worker needs it.
         connection.order(&Order::Inotify(inotify));
-        let mut child = command(work, assignment, arguments).stdin(theirs).spawn()?;
+        let mut child = command(service, assignment, arguments).stdin(theirs).spawn()?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let piped = || io::Error::other("its output is not a pipe");
         Ok(Self {
-            pidfd: Pin::of_child(&child)?,
-            out: Lines::new(out.ok_or_else(piped)?)?,
-            err: Lines::new(err.ok_or_else(piped)?)?,
+            pidfd: PinnedProcess::of_child(&child)?,
+            out: OutputLines::new(out.ok_or_else(piped)?)?,
+            err: OutputLines::new(err.ok_or_else(piped)?)?,
             allowance: Allowance::new(),
             child,
             connection: Some(connection),
@@ -190,15 +190,14 @@ impl Worker {
         // Query the status before the pipes are read: if it is dead, its output is complete.
         let ended = self.child.try_wait().unwrap_or_default();
         let reports = self.read_reports();
-        let (done, complaints) = if ended.is_some() {
+        let (done, warnings) = if ended.is_some() {
             (self.out.read_the_last(), self.err.read_the_last())
         } else {
             (self.out.read(), self.err.read())
         };
         let now = Instant::now();
-        let is_covered =
-            self.allowance.covers(&done, now) & self.allowance.covers(&complaints, now);
-        News { done, complaints, reports, is_too_much: !is_covered, ended }
+        let is_covered = self.allowance.covers(&done, now) & self.allowance.covers(&warnings, now);
+        News { done, warnings, reports, is_too_much: !is_covered, ended }
     }
 
     fn read_reports(&mut self) -> Vec<WorkerReport> {
@@ -253,7 +252,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for WorkerHandle {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.kill();
@@ -261,7 +260,7 @@ impl Drop for Worker {
     }
 }
 
-fn command(work: &Work, assignment: Assignment<'_>, arguments: &[String]) -> Command {
+fn command(service: &ServiceCommand, assignment: Assignment<'_>, arguments: &[String]) -> Command {
     #[expect(
         clippy::disallowed_methods,
         reason = "a worker is not tracked; it ends when our end of its stdin closes"
@@ -273,7 +272,7 @@ fn command(work: &Work, assignment: Assignment<'_>, arguments: &[String]) -> Com
     };
     command
         .arg0("procledger")
-        .args([work.subcommand, "--worker"])
+        .args([service.subcommand, "--worker"])
         .args(arguments)
         .arg(option)
         .arg(path)
@@ -282,7 +281,7 @@ fn command(work: &Work, assignment: Assignment<'_>, arguments: &[String]) -> Com
         .env_clear()
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let kept = work.environment().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    let kept = service.environment().filter_map(|name| Some((name, std::env::var_os(name)?)));
     command.envs(kept);
     command
 }

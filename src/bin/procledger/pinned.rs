@@ -19,15 +19,15 @@ use crate::poll::poll_within;
 
 /// A pidfd of exactly the process that the ledger names.
 #[derive(Debug)]
-pub(crate) struct Pin(OwnedFd);
+pub(crate) struct PinnedProcess(OwnedFd);
 
-impl AsFd for Pin {
+impl AsFd for PinnedProcess {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl Pin {
+impl PinnedProcess {
     /// Returns `None` if the process is gone, or its PID is reused.
     pub(crate) fn of(record: &ProcessRecord) -> io::Result<Option<Self>> {
         let identity = &record.spec.identity;

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, Failure, Result},
-    output::complain,
+    output::warn,
     poll::poll_within,
     privilege,
     signals::{STOP, Signals},
@@ -312,7 +312,7 @@ pub(crate) fn serve_folder(folder: &Path) -> Result<Exit> {
 }
 
 fn fail_to_list(worker: StartingWorker, folder: &Path, error: &io::Error) -> Result<Exit> {
-    complain(&format!("failed to list the folder: {error}"));
+    warn(&format!("failed to list the folder: {error}"));
     let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| Failure::because("failed to create a pipe", &error))?;
     let worker = RunningWorker { names: None, ..worker.receive_orders(folder, stopper)? };

@@ -1,0 +1,34 @@
+//! `fleet maintain`: creates partitions, deletes old history, and recomputes sums.
+
+use clap::Args;
+use procledger::fleet;
+
+use super::address::To;
+use crate::{
+    exit::{Exit, Result},
+    output,
+};
+
+/// Create partitions ahead, delete old history, and recompute the sums of two weeks
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Run it once a day as the owner of the schema: `procledger fleet maintain` in a cron job or a timer.
+How long history is kept is set by `fleet init --keep`.")]
+pub(super) struct MaintainArgs {
+    #[command(flatten)]
+    to: To,
+}
+
+impl MaintainArgs {
+    pub(super) fn run(self) -> Result<Exit> {
+        let done = fleet::maintain(&self.to.address()?)?;
+        output::print_line(&format!(
+            "partitions created: {}, dropped: {}; rows deleted: {}; ledgers whose sums were recomputed: {}",
+            done.created.len(),
+            done.dropped.len(),
+            done.deleted,
+            done.streams
+        ))?;
+        Ok(Exit::DONE)
+    }
+}
