@@ -219,14 +219,14 @@ mod tests {
 
     #[test]
     fn another_boot_of_this_machine_is_gone_only_from_the_initial_namespace() {
-        let rebooted = PidScope { boot_id: Uuid::from_u128(3), ..pid_scope() };
+        let rebooted = PidScope { boot_id: Uuid::from_u128(3), ..scope() };
         assert_eq!(rebooted.reach(&scope()), Reach::Gone);
         let contained = PidScope { pid_namespace: 4_026_532_000, ..rebooted };
         assert_eq!(contained.reach(&scope()), Reach::Elsewhere);
         let elsewhere = PidScope { machine_id: Some(Uuid::from_u128(9)), ..rebooted };
         assert_eq!(elsewhere.reach(&scope()), Reach::Elsewhere);
         let nameless = PidScope { machine_id: None, ..rebooted };
-        assert_eq!(nameless.reach(&PidScope { machine_id: None, ..pid_scope() }), Reach::Elsewhere);
+        assert_eq!(nameless.reach(&PidScope { machine_id: None, ..scope() }), Reach::Elsewhere);
     }
 
     prop_compose! {
@@ -288,10 +288,9 @@ mod tests {
 
     #[test]
     fn another_namespace_or_time_offset_is_unknown() {
-        for elsewhere in [
-            PidScope { pid_namespace: 5, ..pid_scope() },
-            PidScope { boottime_offset: 1, ..pid_scope() },
-        ] {
+        for elsewhere in
+            [PidScope { pid_namespace: 5, ..scope() }, PidScope { boottime_offset: 1, ..scope() }]
+        {
             let observed = Identity { scope: elsewhere, ..identity() };
             assert_eq!(identity().sameness(&observed), Sameness::Unknown);
         }

@@ -102,13 +102,13 @@ impl Shared {
     }
 
     /// Waits until a write is due, or until the end.
-    fn wait(&self, pace: &Pace) -> Option<Ending> {
+    fn wait(&self, schedule: &WriteSchedule) -> Option<Ending> {
         let mut state = self.lock();
         loop {
             if state.ending.is_some() {
                 return state.ending;
             }
-            let due = pace.due(&state);
+            let due = schedule.due(&state);
             let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
             state = match wait {
                 None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -138,7 +138,7 @@ impl Shared {
 }
 
 /// When the next attempt may be made.
-struct Pace {
+struct WriteSchedule {
     /// The last change that an attempt covered.
     seen: u64,
     /// Not before this time for a new change.
@@ -148,7 +148,7 @@ struct Pace {
     backoff: Duration,
 }
 
-impl Pace {
+impl WriteSchedule {
     fn due(&self, state: &State) -> Option<Instant> {
         if state.requested > self.seen {
             Some(self.change_at)
@@ -187,10 +187,10 @@ pub(super) struct Writer {
     list: EntryList,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
-    pace: Pace,
+    schedule: WriteSchedule,
     /// Whether leftovers were removed since the lock was taken.
     swept: bool,
-    complaints: Complaints,
+    logged_errors: LoggedErrors,
 }
 
 impl Writer {
@@ -203,7 +203,7 @@ impl Writer {
     ) -> Self {
         let now = Instant::now();
         let passive = lock.is_none();
-        let pace = Pace {
+        let schedule = WriteSchedule {
             seen: u64::from(passive),
             change_at: if passive { now + TAKEOVER } else { now },
             retry_at: now,
@@ -216,15 +216,15 @@ impl Writer {
             list: EntryList::default(),
             shared,
             counters,
-            pace,
+            schedule,
             swept: false,
-            complaints: Complaints::default(),
+            logged_errors: LoggedErrors::default(),
         }
     }
 
     pub(super) fn run(mut self) -> Held {
         let ending = loop {
-            if let Some(ending) = self.shared.wait(&self.pace) {
+            if let Some(ending) = self.shared.wait(&self.schedule) {
                 break ending;
             }
             self.step();
@@ -246,15 +246,15 @@ impl Writer {
 
     fn step(&mut self) {
         let began = Instant::now();
-        self.pace.seen = self.shared.lock().requested;
+        self.schedule.seen = self.shared.lock().requested;
         let result = self.attempt().map_err(|error| with_causes(&error));
         match result {
             Ok(Attempt::Written) => self.counters.export_written(),
             Ok(Attempt::Unchanged | Attempt::Passive) => {}
             Err(_) => self.counters.export_failed(),
         }
-        self.shared.settle(self.pace.seen, &result);
-        self.pace.follow(&result, began.elapsed());
+        self.shared.settle(self.schedule.seen, &result);
+        self.schedule.follow(&result, began.elapsed());
         self.log(&result);
         // Last, since a folder such as /tmp may contain very many names.
         if self.held.lock.is_some() && !self.swept {
@@ -304,8 +304,8 @@ impl Writer {
 
     fn log(&mut self, result: &Result<Attempt, String>) {
         match result {
-            Ok(_) => self.complaints.settle(),
-            Err(message) if self.complaints.is_new(message) => tracing::warn!("{message}"),
+            Ok(_) => self.logged_errors.settle(),
+            Err(message) if self.logged_errors.is_new(message) => tracing::warn!("{message}"),
             Err(_) => {}
         }
     }
@@ -313,9 +313,9 @@ impl Writer {
 
 /// The errors that were logged since the last success, so that a persistent error is logged once.
 #[derive(Default)]
-pub(super) struct Complaints(Vec<String>);
+pub(super) struct LoggedErrors(Vec<String>);
 
-impl Complaints {
+impl LoggedErrors {
     /// Reports whether this was not logged yet, and marks it as logged.
     pub(super) fn is_new(&mut self, message: &str) -> bool {
         if self.0.iter().any(|known| known == message) {

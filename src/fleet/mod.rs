@@ -23,14 +23,14 @@
 
 mod connection;
 mod enroll;
+mod leak_sums;
+mod maintenance;
 mod reader;
 mod schema;
 mod secret;
 mod ship;
 mod stream;
-mod sums;
 mod tls;
-mod upkeep;
 
 pub use crate::model::{
     Batch, FleetHost, FleetLeak, FleetProcess, LostRow, OpenProcess, Position, StreamLeak,
@@ -38,8 +38,8 @@ pub use crate::model::{
 };
 pub use connection::Address;
 pub use enroll::{Enrollment, enroll};
+pub use maintenance::{Forgotten, Maintenance, forget, maintain};
 pub use reader::Fleet;
 pub use schema::{Engine, Init, Meta};
 pub use ship::{ShipOptions, ShipmentStatus, Shipped, Shipper, last_error, statuses};
 pub use stream::Stream;
-pub use upkeep::{Forgotten, Maintenance, forget, maintain};

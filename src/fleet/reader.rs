@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
-use postgres::{Client, Row, fallible_iterator::FallibleIterator, types::ToSql};
+use postgres::{Client, Row, fallible_iterator::FallibleIterator, row::RowIndex, types::ToSql};
 
 use super::{
     connection::{Address, failed},
@@ -253,11 +253,7 @@ impl Window {
     }
 }
 
-fn count(row: &Row, column: usize) -> u64 {
-    u64::try_from(row.get::<_, i64>(column)).unwrap_or(0)
-}
-
-fn named(row: &Row, column: &str) -> u64 {
+fn count<I: RowIndex + std::fmt::Display>(row: &Row, column: I) -> u64 {
     u64::try_from(row.get::<_, i64>(column)).unwrap_or(0)
 }
 
@@ -280,13 +276,13 @@ fn host(row: &Row) -> FleetHost {
         seen_at: row.get("seen_at"),
         silent: span(row.get("silent_ms")),
         skew_ms: row.get("skew_ms"),
-        live: named(row, "live"),
-        survivors: named(row, "survivors"),
-        gap: named(row, "gap"),
-        leak_gap: named(row, "leak_gap"),
-        lost: named(row, "lost"),
-        lost_leaks: named(row, "lost_leaks"),
-        restarts: named(row, "restarts"),
+        live: count(row, "live"),
+        survivors: count(row, "survivors"),
+        gap: count(row, "gap"),
+        leak_gap: count(row, "leak_gap"),
+        lost: count(row, "lost"),
+        lost_leaks: count(row, "lost_leaks"),
+        restarts: count(row, "restarts"),
         health_at: row.get("health_at"),
         orphan_at: row.get("orphan_at"),
         version: row.get("version"),

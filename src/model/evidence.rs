@@ -4,10 +4,10 @@
 
 use std::fmt;
 
-use super::words::words;
+use super::enums::string_enum;
 use crate::identity::Pid;
 
-words! {
+string_enum! {
     /// Identifies a kind of evidence in the ledger, whatever the particulars in its text are.
     pub EvidenceKey {
         /// It was the root itself.

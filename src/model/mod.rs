@@ -2,6 +2,7 @@
 //!
 //! Times are [`SystemTime`](std::time::SystemTime)s of whole milliseconds, as the ledger stores them.
 
+mod enums;
 mod evidence;
 #[cfg(feature = "fleet")]
 mod fleet;
@@ -19,12 +20,16 @@ mod shipment;
 #[cfg(feature = "fleet")]
 mod stream;
 mod tree;
-mod words;
 
 pub use crate::sys::{
     EndPlan, ExitStatus, SignalState,
     cgroup::Cgroup,
     spawn::{Attributes, Resource, Rlimit},
+};
+pub(crate) use enums::StopHow;
+pub use enums::{
+    Containment, ContainmentMode, EndReason, FigureSource, LeakKind, Origin, Outcome, PassKind,
+    State,
 };
 pub(crate) use evidence::Evidence;
 pub use evidence::EvidenceKey;
@@ -59,11 +64,6 @@ pub(crate) use stream::{Acknowledged, PassDay, print_of_leak, print_of_process};
 #[cfg(feature = "fleet")]
 pub use stream::{Batch, LostRow, OpenProcess, Position, StreamLeak, StreamProcess};
 pub use tree::{TreeMember, TreeRecord};
-pub(crate) use words::StopHow;
-pub use words::{
-    Containment, ContainmentMode, EndReason, FigureSource, LeakKind, Origin, Outcome, PassKind,
-    State,
-};
 #[cfg(test)]
 pub(crate) use {
     evidence::tests::all as evidence_of_each_kind, rule::tests::all as rules_of_each_kind,

@@ -4,10 +4,10 @@
 
 use std::{fmt, time::Duration};
 
-use super::words::words;
+use super::enums::string_enum;
 use crate::identity::Pid;
 
-words! {
+string_enum! {
     /// Identifies a rule in the ledger, whatever the particulars in its sentence are.
     pub RuleKey {
         /// Its instance was dead.

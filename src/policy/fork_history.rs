@@ -26,7 +26,7 @@ pub(crate) struct Forked {
 
 /// One process below this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Noted {
+pub(crate) struct ForkedDescendant {
     pub(crate) process: Forked,
     /// The child of this process that it is below: a root, once that is known.
     pub(crate) top: Forked,
@@ -40,7 +40,7 @@ pub(crate) struct Noted {
 #[derive(Debug)]
 pub(crate) struct Forks {
     own: Pid,
-    noted: HashMap<Pid, Noted>,
+    noted: HashMap<Pid, ForkedDescendant>,
     /// All delays are equal, so the first entry is always the next one.
     due: VecDeque<(Instant, Forked)>,
     /// The same with the longer delay.
@@ -79,12 +79,12 @@ impl Forks {
 
     /// Notes a process that is known from another source.
     pub(crate) fn add(&mut self, process: Forked, top: Forked, done: bool) {
-        self.noted.insert(process.pid, Noted { process, top, done, watched: false });
+        self.noted.insert(process.pid, ForkedDescendant { process, top, done, watched: false });
     }
 
     /// Takes those that are due by now, each once.
-    pub(crate) fn due(&mut self, now: Instant) -> Vec<Noted> {
-        let mut due: Vec<Noted> = Vec::new();
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<ForkedDescendant> {
+        let mut due: Vec<ForkedDescendant> = Vec::new();
         while self.due.front().is_some_and(|(when, _)| *when <= now) {
             let Some((_, process)) = self.due.pop_front() else { break };
             let noted = self.noted.get(&process.pid).filter(|noted| noted.process == process);
@@ -117,7 +117,7 @@ impl Forks {
     }
 
     /// Checks it again later.
-    pub(crate) fn again(&mut self, noted: &Noted, now: Instant) {
+    pub(crate) fn again(&mut self, noted: &ForkedDescendant, now: Instant) {
         self.due.push_back((now + DELAY, noted.process));
     }
 
@@ -202,7 +202,9 @@ mod tests {
         let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
         forks.take(fork(10, 11, 1), now, |_| false);
         forks.take(fork(11, 12, 2), now, |_| false);
-        let pids = |due: Vec<Noted>| due.iter().map(|noted| noted.process.pid).collect::<Vec<_>>();
+        let pids = |due: Vec<ForkedDescendant>| {
+            due.iter().map(|noted| noted.process.pid).collect::<Vec<_>>()
+        };
         assert_eq!(pids(forks.due(now + DELAY)), [pid(12)]);
         forks.watch(pid(12), now);
         forks.watch(pid(12), now);

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::{
     exemption::{Exempt, System},
     protection,
-    suspects::Doubt,
+    suspects::SuspectReason,
 };
 use crate::{
     identity::Pid,
@@ -95,7 +95,7 @@ pub(crate) struct Membership<'a> {
     /// What is left running on purpose.
     pub(crate) spared: BTreeMap<Pid, Spared>,
     /// What may belong to it, and is left running.
-    pub(crate) suspects: BTreeMap<Pid, Doubt>,
+    pub(crate) suspects: BTreeMap<Pid, SuspectReason>,
     /// What must not be touched on behalf of this tree.
     pub(crate) exempt: Exempt<'a>,
     /// The keeper, where being below it is evidence.
@@ -141,7 +141,7 @@ pub(crate) fn decide<'a>(
         let is_decided = found.members.contains_key(pid) || found.spared.contains_key(pid);
         !is_decided && !found.exempt.contains(*pid)
     });
-    found.suspects.extend(others.map(|&(pid, uid)| (pid, Doubt::OtherUser(uid))));
+    found.suspects.extend(others.map(|&(pid, uid)| (pid, SuspectReason::OtherUser(uid))));
     found
 }
 
@@ -179,7 +179,8 @@ fn find<'a>(system: &'a System<'_>, start: &Start<'_>) -> Membership<'a> {
     // 3. What may be a person's.
     let members = found.members;
     let is_open = |pid: &Pid| !members.contains_key(pid) && !exempt.contains(*pid);
-    let suspects = on_terminal.into_iter().filter(is_open).map(|pid| (pid, Doubt::Terminal));
+    let suspects =
+        on_terminal.into_iter().filter(is_open).map(|pid| (pid, SuspectReason::Terminal));
     let suspects = suspects.collect();
     let session = start.session;
     Membership { members, spared: BTreeMap::new(), suspects, exempt, keeper, session }
@@ -407,9 +408,9 @@ mod tests {
         pids(&found(snapshot, tree, &[]))
     }
 
-    fn suspects(snapshot: &Snapshot, tree: &TreeFacts) -> Vec<(u32, Doubt)> {
+    fn suspects(snapshot: &Snapshot, tree: &TreeFacts) -> Vec<(u32, SuspectReason)> {
         let found = decide(&System::new(snapshot, None, &[]), tree, None).suspects;
-        found.into_iter().map(|(pid, doubt)| (pid.get(), doubt)).collect()
+        found.into_iter().map(|(pid, reason)| (pid.get(), reason)).collect()
     }
 
     #[test]
@@ -450,7 +451,7 @@ mod tests {
         let snapshot = on_terminal(&machine(), 30);
         let tree = TreeFacts { token_holders: vec![pid(30)], ..tree(10) };
         assert_eq!(members(&snapshot, &tree), [10, 11, 12]);
-        assert_eq!(suspects(&snapshot, &tree), [(30, Doubt::Terminal)]);
+        assert_eq!(suspects(&snapshot, &tree), [(30, SuspectReason::Terminal)]);
     }
 
     #[test]
@@ -458,7 +459,7 @@ mod tests {
         let snapshot = on_terminal(&machine(), 31);
         let tree = TreeFacts { token_holders: vec![pid(30)], ..TreeFacts::default() };
         assert_eq!(members(&snapshot, &tree), [0_u32; 0]);
-        assert_eq!(suspects(&snapshot, &tree), [(30, Doubt::Terminal)]);
+        assert_eq!(suspects(&snapshot, &tree), [(30, SuspectReason::Terminal)]);
         // A process that an earlier pass found below the root belongs to the task, with or without a terminal.
         let recorded = TreeFacts { known: vec![Known::recorded(pid(30))], ..tree };
         assert_eq!(members(&snapshot, &recorded), [30, 31]);
@@ -468,7 +469,7 @@ mod tests {
     fn another_users_process_with_the_token_is_a_suspect_unless_it_descends() {
         let tree = TreeFacts { other_holders: vec![(pid(11), 7), (pid(20), 7)], ..tree(10) };
         assert_eq!(members(&machine(), &tree), [10, 11, 12]);
-        assert_eq!(suspects(&machine(), &tree), [(20, Doubt::OtherUser(7))]);
+        assert_eq!(suspects(&machine(), &tree), [(20, SuspectReason::OtherUser(7))]);
     }
 
     #[test]

@@ -24,17 +24,17 @@ const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 
 /// How many rows or pages a step handles: as many as its disk can do within the target.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct BatchSize {
     size: u32,
 }
 
-impl Default for Pace {
+impl Default for BatchSize {
     fn default() -> Self {
         Self { size: FIRST }
     }
 }
 
-impl Pace {
+impl BatchSize {
     pub(crate) fn size(self) -> u32 {
         self.size
     }
@@ -72,19 +72,23 @@ mod tests {
 
     #[test]
     fn steps_grow_on_a_fast_disk_and_shrink_on_a_slow_one() {
-        let mut pace = Pace::default();
+        let mut batch_size = BatchSize::default();
         for _ in 0..40 {
-            pace.took(Duration::from_micros(10));
+            batch_size.took(Duration::from_micros(10));
         }
-        assert_eq!(pace.size(), LARGEST);
-        assert_eq!(pace.took(Duration::from_millis(40)), Duration::from_millis(120));
-        assert_eq!(pace.size(), LARGEST / 2);
+        assert_eq!(batch_size.size(), LARGEST);
+        assert_eq!(batch_size.took(Duration::from_millis(40)), Duration::from_millis(120));
+        assert_eq!(batch_size.size(), LARGEST / 2);
         for _ in 0..40 {
-            pace.took(Duration::from_secs(9));
+            batch_size.took(Duration::from_secs(9));
         }
-        assert_eq!((pace.size(), pace.took(Duration::MAX)), (SMALLEST, LONGEST_PAUSE));
-        assert_eq!(pace.took(TARGET / 2 + Duration::from_micros(1)), SHORTEST_PAUSE, "just right");
-        assert_eq!(pace.size(), SMALLEST);
+        assert_eq!((batch_size.size(), batch_size.took(Duration::MAX)), (SMALLEST, LONGEST_PAUSE));
+        assert_eq!(
+            batch_size.took(TARGET / 2 + Duration::from_micros(1)),
+            SHORTEST_PAUSE,
+            "just right"
+        );
+        assert_eq!(batch_size.size(), SMALLEST);
     }
 
     proptest! {

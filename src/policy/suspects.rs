@@ -9,7 +9,7 @@ use crate::{
 
 /// Why it is doubtful.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doubt {
+pub(crate) enum SuspectReason {
     /// It carries the token, and serves a terminal: it may be a person's.
     Terminal,
     /// It carries the token, and has this effective uid, which is not that of the row: any user may put a token into an
@@ -19,7 +19,7 @@ pub(crate) enum Doubt {
     Unreadable,
 }
 
-impl fmt::Display for Doubt {
+impl fmt::Display for SuspectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Terminal => f.write_str(

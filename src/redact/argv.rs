@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use super::{
     MASK,
-    habits::Program,
+    known_programs::Program,
     names::{NAME_MAX, Value, is_random, of_name, takes_a_value},
-    shapes::mask_shapes,
+    patterns::mask_patterns,
+    shell_words::{is_one, split},
     values,
-    words::{is_one, split},
 };
 
 /// How deep nested texts are parsed: `ssh host "sh -c \"curl -H 'Authorization: …'\""` has three levels.
@@ -197,7 +197,7 @@ fn header(word: &str) -> Option<String> {
 
 /// Masks a text that may be a command line, or contain one.
 fn mask_line(text: &str, depth: u32) -> String {
-    let text = mask_shapes(text);
+    let text = mask_patterns(text);
     let Some(depth) = depth.checked_sub(1).filter(|_| !is_one(&text)) else { return text };
     splice(&text, false, depth, &splice(&text, true, depth, &text))
 }

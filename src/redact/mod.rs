@@ -25,13 +25,13 @@
 //! `${VARIABLE}` are not secrets. Masking twice changes nothing.
 
 mod argv;
-mod habits;
+mod known_programs;
 mod names;
-mod shapes;
+mod patterns;
+mod shell_words;
 #[cfg(test)]
 mod tests;
 mod values;
-mod words;
 
 pub(crate) use argv::{mask_command, mask_text};
 

@@ -21,10 +21,10 @@ pub(super) enum Value {
     IfRandom,
 }
 
-/// Words, separated by spaces; split once.
-struct Words(&'static str, OnceLock<HashSet<&'static str>>);
+/// WordSet, separated by spaces; split once.
+struct WordSet(&'static str, OnceLock<HashSet<&'static str>>);
 
-impl Words {
+impl WordSet {
     const fn new(text: &'static str) -> Self {
         Self(text, OnceLock::new())
     }
@@ -39,7 +39,7 @@ impl Words {
 }
 
 /// The last part of a name that makes its value a secret.
-static SECRET: Words = Words::new(
+static SECRET: WordSet = WordSet::new(
     "password passwords passwd passphrase passcode pwd pass secret secrets token credential \
     credentials apikey accesskey secretkey authtoken jwt bearer authorization otp totp pat \
     storepass keypass dbpass userpass srcstorepass deststorepass tlspass sshpass \
@@ -47,11 +47,11 @@ static SECRET: Words = Words::new(
 );
 
 /// The same as the end of a compound word: `PGPASSWORD`, `JSESSIONID`.
-static SECRET_ENDS: Words =
-    Words::new("password passwd passphrase secret token apikey sessionid _pwd");
+static SECRET_ENDS: WordSet =
+    WordSet::new("password passwd passphrase secret token apikey sessionid _pwd");
 
 /// Last parts that show that the name is about a secret but its value is not one: `--password-file`, `--token-count`.
-static ABOUT: Words = Words::new(
+static ABOUT: WordSet = WordSet::new(
     "file files filename path paths dir directory folder count counts length len size limit \
     limits budget ttl expiry expires expiration expire timeout lifetime duration name names type \
     url uri endpoint host port env var store manager provider policy mode format hint field \
@@ -63,30 +63,30 @@ static ABOUT: Words = Words::new(
 );
 
 /// Parts that make a token a piece of text, as language models count them.
-static OF_TEXT: Words = Words::new(
+static OF_TEXT: WordSet = WordSet::new(
     "max min num n per new total eos bos pad unk stop special context mask sep cls completion \
     output input thinking",
 );
 
-/// Words before `key` that make it a secret.
-static SECRET_KEYS: Words = Words::new(
+/// WordSet before `key` that make it a secret.
+static SECRET_KEYS: WordSet = WordSet::new(
     "api access secret auth encryption signing master account shared storage license app \
     application webhook stream consumer subscription hmac cipher crypto aes session write admin \
     integration service",
 );
 
-/// Words before `key` where the value is as often a path.
-static KEYS_OR_PATHS: Words =
-    Words::new("private ssh tls ssl client host identity rsa deploy server cert");
+/// WordSet before `key` where the value is as often a path.
+static KEYS_OR_PATHS: WordSet =
+    WordSet::new("private ssh tls ssl client host identity rsa deploy server cert");
 
-/// Words before `key` where it is part of some data.
-static KEYS_OF_DATA: Words = Words::new(
+/// WordSet before `key` where it is part of some data.
+static KEYS_OF_DATA: WordSet = WordSet::new(
     "primary foreign sort partition cache public index row group routing object config registry \
     idempotency hot map issue project publishable sync natural candidate lookup distribution",
 );
 
 /// First parts of an option that is a switch: the next argument is not its value.
-static SWITCHES: Words = Words::new(
+static SWITCHES: WordSet = WordSet::new(
     "no ask with without show hide skip disable enable prompt require allow print list generate \
     reset force is has never verify check",
 );

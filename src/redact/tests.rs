@@ -151,7 +151,7 @@ fn tokens_by_their_form() {
 }
 
 #[test]
-fn programs_with_habits_of_their_own() {
+fn programs_with_options_of_their_own() {
     becomes(
         &["curl", "-u", "bob:x", "-ubob:x", "--user", "bob:x"],
         &["curl", "-u", "bob:***", "-ubob:***", "--user", "bob:***"],

@@ -1,4 +1,4 @@
-//! What remains of a value.
+//! Masks a value, as its kind requires.
 
 use super::{
     MASK,

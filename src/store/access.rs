@@ -16,10 +16,10 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, config::DbConfig};
 
 use super::{
     budget,
-    connector::connector,
     failure::{failed, no_connection},
-    in_place::Files,
-    manager::Manager,
+    ledger_files::LedgerFiles,
+    pool_manager::PoolManager,
+    pool_thread::pool_thread,
     trust::{self, Located, beside},
     writer::PATIENCE,
 };
@@ -38,7 +38,7 @@ pub(super) const KEPT_WAL_BYTES: u64 = 512 << 10;
 /// Every statement of this module, so that none is prepared twice.
 const STATEMENTS: usize = 64;
 
-pub(super) type Pool = r2d2::Pool<Manager>;
+pub(super) type Pool = r2d2::Pool<PoolManager>;
 
 /// How a connection opens the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ pub(super) fn pool(
     size: u32,
     first: Option<Connection>,
     account: Option<Account>,
-    files: Arc<Files>,
+    files: Arc<LedgerFiles>,
 ) -> Result<Pool> {
     let others = SqliteConnectionManager::file(access.name(path))
         .with_flags(access.flags())
@@ -118,9 +118,9 @@ pub(super) fn pool(
         .max_lifetime(None)
         .idle_timeout(None)
         .connection_timeout(PATIENCE)
-        .thread_pool(Arc::clone(connector()?))
+        .thread_pool(Arc::clone(pool_thread()?))
         .error_handler(Box::new(NopErrorHandler))
-        .build(Manager::new(first, others, account, files))
+        .build(PoolManager::new(first, others, account, files))
         .map_err(|e| no_connection(path, "open", e))
 }
 
@@ -146,11 +146,11 @@ pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Returns the connection that writes: the one that has judged the ledger, or a new one. It is opened in this thread, to get its
+/// Returns the connection that writes: the one that has inspected the ledger, or a new one. It is opened in this thread, to get its
 /// errors: r2d2 retries until its time is up, then returns only a text.
-pub(super) fn first_writer(path: &Path, judge: Option<Connection>) -> Result<Connection> {
+pub(super) fn first_writer(path: &Path, opened: Option<Connection>) -> Result<Connection> {
     let wrong = |e| failed(path, "open a connection", e);
-    let connection = judge.map_or_else(|| open_writer(path), Ok).map_err(wrong)?;
+    let connection = opened.map_or_else(|| open_writer(path), Ok).map_err(wrong)?;
     if connection.is_readonly(MAIN_DB).map_err(wrong)? {
         let message = format!("the ledger `{}` cannot be written: check its mode", path.display());
         return Err(Error::new(Kind::Denied, message));

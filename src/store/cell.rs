@@ -1,4 +1,4 @@
-//! Cells: how the values of records are written to the ledger, and read from it.
+//! RowReader: how the values of records are written to the ledger, and read from it.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,13 +24,13 @@ pub(super) trait Cell: Sized {
     fn read(cell: ValueRef<'_>) -> Option<Self>;
 }
 
-/// The cells of a row, read one after the other in the order in which the query selects them.
-pub(super) struct Cells<'a, 'stmt> {
+/// Reads the cells of a row, one after the other, in the order in which the query selects them.
+pub(super) struct RowReader<'a, 'stmt> {
     row: &'a Row<'stmt>,
     next: usize,
 }
 
-impl<'a, 'stmt> Cells<'a, 'stmt> {
+impl<'a, 'stmt> RowReader<'a, 'stmt> {
     pub(super) fn of(row: &'a Row<'stmt>) -> Self {
         Self { row, next: 0 }
     }

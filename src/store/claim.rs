@@ -112,7 +112,7 @@ impl Store {
 
     /// Returns every instance except `own` that is ending a row.
     pub(crate) fn other_claimants(&self, own: InstanceId) -> Result<Vec<InstanceRecord>> {
-        self.glance("list the claimants", |connection| {
+        self.try_read("list the claimants", |connection| {
             let mut statement = connection.prepare_cached(OTHER_CLAIMANTS)?;
             let ids = statement.query_map([own.0], |row| row.get(0).map(InstanceId))?;
             ids.map(|id| instances::one(connection, self.schema(), id?)).collect()

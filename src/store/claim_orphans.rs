@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::{
     Store,
-    cell::Cells,
+    cell::RowReader,
     commit_counts::CommitCounts,
     instances, process,
     transaction::Transaction,
@@ -108,15 +108,15 @@ pub(super) const LIVE_ROWS: &str =
 fn live_rows(tx: &Transaction<'_>, program: &str) -> rusqlite::Result<Vec<Left>> {
     tx.prepare_cached(LIVE_ROWS)?
         .query_map([program], |row| {
-            let mut cells = Cells::of(row);
-            let (id, owner) = (cells.take()?, cells.take()?);
+            let mut reader = RowReader::of(row);
+            let (id, owner) = (reader.take()?, reader.take()?);
             // The query has no rows that have ended.
-            let life = transition::life(&mut cells)?.unwrap_or(Life::Running);
+            let life = transition::life(&mut reader)?.unwrap_or(Life::Running);
             Ok(Left {
                 row: Live { id, owner, life },
-                survive: cells.take()?,
-                same_program: cells.take()?,
-                uid: cells.take()?,
+                survive: reader.take()?,
+                same_program: reader.take()?,
+                uid: reader.take()?,
             })
         })?
         .collect()

@@ -17,14 +17,15 @@ use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 use super::{
     access::{Access, BUSY_TIMEOUT, KEPT_WAL_BYTES, Pool, first_reader, first_writer, pool},
     budget::{Budget, HOST_READ, LOOK, WRITE},
-    connector::connector,
     failure::{failed, no_connection},
-    in_place::Files,
+    ledger_files::LedgerFiles,
     migration::Schema,
+    pool_manager::PoolManager,
+    pool_thread::pool_thread,
     schema,
-    setup::{self, Standing, Upgrade},
+    setup::{self, SchemaStatus, Upgrade},
     transaction::Transaction,
-    trust::{Located, Terms, beside},
+    trust::{Located, TrustPolicy, beside},
     writer::{Writer, Writing},
 };
 use crate::{
@@ -47,7 +48,7 @@ pub(crate) struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    files: Arc<Files>,
+    files: Arc<LedgerFiles>,
     owner: u32,
     /// The owner, where that is a user other than root and we are root.
     account: Option<Account>,
@@ -67,7 +68,7 @@ impl Drop for Inner {
     /// Leaves a small WAL to the next opening. To copy it back and to begin another one takes four fsyncs, which is longer than
     /// all else that a short command does.
     ///
-    /// Waits for the connector to finish: until then it may hold the pool, and would be the one to close its connections, some
+    /// Waits for the thread of the pool to finish: until then it may hold the pool, and would be the one to close its connections, some
     /// time after this returned, or never when the process ends first.
     fn drop(&mut self) {
         if !self.files.has_small_wal(KEPT_WAL_BYTES)
@@ -82,8 +83,8 @@ impl Drop for Inner {
         }
         let (done, wait) = mpsc::channel();
         // It runs, as there is a pool.
-        let Ok(connector) = connector() else { return };
-        connector.execute(move || {
+        let Ok(pool_thread) = pool_thread() else { return };
+        pool_thread.execute(move || {
             let _ = done.send(());
         });
         let _ = wait.recv_timeout(CLOSE_PATIENCE);
@@ -112,21 +113,21 @@ impl Store {
     ) -> Result<Self> {
         if readers > 0 {
             // Before the access to files changes, which its thread would keep.
-            connector()?;
+            pool_thread()?;
         }
-        let terms = Terms::of(path, vouched);
-        act_as(terms.account, || Self::open_on(path, &terms, upgrade, readers))
+        let policy = TrustPolicy::of(path, vouched);
+        act_as(policy.account, || Self::open_on(path, &policy, upgrade, readers))
     }
 
-    fn open_on(path: &Path, terms: &Terms, upgrade: Upgrade, readers: u32) -> Result<Self> {
-        let located = Located::at(path, terms)?;
+    fn open_on(path: &Path, policy: &TrustPolicy, upgrade: Upgrade, readers: u32) -> Result<Self> {
+        let located = Located::at(path, policy)?;
         located.check_trusted()?;
         let mut before = located.found;
-        let (schema, judge) = setup::make_ready(&located, upgrade)?;
-        if judge.is_none() {
+        let (schema, opened) = setup::make_ready(&located, upgrade)?;
+        if opened.is_none() {
             before = located.again()?.found;
         }
-        let first = first_writer(&located.path, judge)?;
+        let first = first_writer(&located.path, opened)?;
         // Again: a file that did not exist before may belong to another user. And only a file that was there before and is
         // there now is the one that SQLite has open.
         let located = located.again()?;
@@ -148,15 +149,15 @@ impl Store {
     ///
     /// Not found when there is no ledger; otherwise as for [`Store::open_trusting`].
     pub(crate) fn migrate(path: &Path, vouched: Option<&Path>) -> Result<bool> {
-        let terms = Terms::of(path, vouched);
-        act_as(terms.account, || {
-            let located = Located::at(path, &terms)?;
+        let policy = TrustPolicy::of(path, vouched);
+        act_as(policy.account, || {
+            let located = Located::at(path, &policy)?;
             located.check_trusted()?;
             let shown = located.path.display();
-            match setup::standing(&located)? {
-                Standing::At(schema) if schema.is_current() => Ok(false),
-                Standing::At(_) => setup::make_ready(&located, Upgrade::Migrate).map(|_| true),
-                Standing::New => {
+            match setup::status(&located)? {
+                SchemaStatus::At(schema) if schema.is_current() => Ok(false),
+                SchemaStatus::At(_) => setup::make_ready(&located, Upgrade::Migrate).map(|_| true),
+                SchemaStatus::New => {
                     let message = format!("there is no ledger `{shown}` to migrate");
                     Err(Error::new(Kind::NotFound, message))
                 }
@@ -170,22 +171,22 @@ impl Store {
     ///
     /// Not found when there is no ledger; newer, or not a ledger, as for [`Store::open_trusting`](Self::open_trusting).
     pub(crate) fn open_read_only(path: &Path) -> Result<Self> {
-        connector()?;
-        let terms = Terms::of(path, None);
-        act_as(terms.account, || Self::read_only_on(path, &terms))
+        pool_thread()?;
+        let policy = TrustPolicy::of(path, None);
+        act_as(policy.account, || Self::read_only_on(path, &policy))
     }
 
-    fn read_only_on(path: &Path, terms: &Terms) -> Result<Self> {
-        let located = Located::to_read(path, terms)?;
+    fn read_only_on(path: &Path, policy: &TrustPolicy) -> Result<Self> {
+        let located = Located::to_read(path, policy)?;
         let shown = located.path.display();
         if located.found.is_none() {
             return Err(Error::new(Kind::NotFound, format!("there is no ledger `{shown}`")));
         }
         // Before SQLite opens them: it would wait for the other end of a FIFO, and under root give them to the ledger's owner.
         located.check_companions()?;
-        let schema = match setup::standing(&located)? {
-            Standing::At(schema) => schema,
-            Standing::New => {
+        let schema = match setup::status(&located)? {
+            SchemaStatus::At(schema) => schema,
+            SchemaStatus::New => {
                 let message = format!("the ledger `{shown}` is empty: its setup was not completed");
                 return Err(Error::new(Kind::NotFound, message));
             }
@@ -210,7 +211,7 @@ impl Store {
             return Err(Error::new(Kind::Other, message));
         };
         let account = located.account();
-        let files = Arc::new(Files::of(&located.path, found.file));
+        let files = Arc::new(LedgerFiles::of(&located.path, found.file));
         let readers = match readers {
             0 => None,
             most => Some(pool(&located.path, access, most, first, account, Arc::clone(&files))?),
@@ -242,7 +243,7 @@ impl Store {
         self.0.files.id()
     }
 
-    pub(super) fn files(&self) -> &Files {
+    pub(super) fn files(&self) -> &LedgerFiles {
         &self.0.files
     }
 
@@ -357,7 +358,7 @@ impl Store {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let _acting = self.act_as_owner()?;
-        self.check_in_place()?;
+        self.check_not_replaced()?;
         if self.0.suspect.load(Ordering::Relaxed) {
             // Each write would use up its budget, and the end of a host has many to record.
             schema::check(connection, self.path())?;
@@ -407,10 +408,10 @@ impl Store {
         };
         if readers.state().idle_connections == 0 {
             // It would open whatever the path names now, where the same row numbers mean other rows.
-            self.check_in_place()?;
+            self.check_not_replaced()?;
         }
         let connection = readers.get().map_err(|e| {
-            self.check_in_place().err().unwrap_or_else(|| no_connection(self.path(), doing, e))
+            self.check_not_replaced().err().unwrap_or_else(|| no_connection(self.path(), doing, e))
         })?;
         self.query_on(&connection, doing, work)
     }
@@ -425,7 +426,7 @@ impl Store {
         let _budget = self.reading();
         work(connection).map_err(|e| {
             // SQLite reports an emptied file as damaged.
-            self.check_in_place().err().unwrap_or_else(|| self.explained(connection, doing, e))
+            self.check_not_replaced().err().unwrap_or_else(|| self.explained(connection, doing, e))
         })
     }
 
@@ -445,7 +446,7 @@ impl Store {
 
     /// Runs a query of a few rows: where no reader is open yet, as while the ledger is opened, on the writer's connection if
     /// that is free. A new connection would parse the whole schema first.
-    pub(super) fn glance<T>(
+    pub(super) fn try_read<T>(
         &self,
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -462,7 +463,7 @@ impl Store {
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.check_in_place()?;
+        self.check_not_replaced()?;
         self.query_on(connection, doing, work)
     }
 

@@ -6,7 +6,7 @@ use rusqlite::{Connection, named_params};
 
 use super::{
     Store,
-    cell::{Cells, hex},
+    cell::{RowReader, hex},
     query::{KEPT_BELOW, identity},
 };
 use crate::{
@@ -77,7 +77,7 @@ impl Store {
                         ":pid_namespace": own.scope.pid_namespace.cast_signed(),
                         ":own": except.0,
                     },
-                    |row| identity(&mut Cells::of(row)),
+                    |row| identity(&mut RowReader::of(row)),
                 )?
                 .collect()
         })
@@ -88,13 +88,13 @@ fn descendants(connection: &Connection, root: ProcessId) -> rusqlite::Result<Rec
     let live = connection
         .prepare_cached(LIVE_BELOW)?
         .query_map([root.0], |row| {
-            let mut cells = Cells::of(row);
-            Ok((cells.take()?, identity(&mut cells)?))
+            let mut reader = RowReader::of(row);
+            Ok((reader.take()?, identity(&mut reader)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
     let spared = connection
         .prepare_cached(KEPT_BELOW)?
-        .query_map([root.0], |row| identity(&mut Cells::of(row)))?
+        .query_map([root.0], |row| identity(&mut RowReader::of(row)))?
         .collect::<rusqlite::Result<_>>()?;
     Ok(RecordedDescendants { live, spared })
 }

@@ -1,7 +1,7 @@
 //! The rows that are exported, and which of them have changed.
 //!
 //! The connection that writes notes each row of `process` that it changes, and knows by SQLite's `data_version` whether any
-//! other connection, of this process or of another one, has committed since. As long as none has, the noted rows are all that
+//! other connection, of this process or of another one, has committed since. As long as none has, the changed rows are all that
 //! can have changed, and only they are read. A row whose change was rolled back is read in vain.
 
 use std::{
@@ -18,8 +18,8 @@ use crate::{
     model::{ExportEntry, ExportRow, ExportUpdate, Millis, ProcessId},
 };
 
-/// How many changed rows are noted before all are read again: reading each takes longer by then.
-const NOTED_MAX: usize = 256;
+/// How many changed rows are changed before all are read again: reading each takes longer by then.
+const CHANGED_MAX: usize = 256;
 /// How long to wait for the connection that writes, before all rows are read on another one.
 const PATIENCE: Duration = Duration::from_millis(5);
 
@@ -39,15 +39,15 @@ const EXPORTED_ROW: &str = exported!("", "id = ?1 AND");
 
 /// Rows that were changed and not read yet.
 #[derive(Debug, Default)]
-struct Noted {
+struct ChangedRows {
     rows: HashSet<i64>,
     /// There were more.
     overflowed: bool,
 }
 
-impl Noted {
+impl ChangedRows {
     fn add(&mut self, row: i64) {
-        self.overflowed |= self.rows.len() == NOTED_MAX && !self.rows.contains(&row);
+        self.overflowed |= self.rows.len() == CHANGED_MAX && !self.rows.contains(&row);
         if !self.overflowed {
             self.rows.insert(row);
         }
@@ -58,8 +58,8 @@ impl Noted {
 #[derive(Debug)]
 pub(crate) struct ExportReader {
     store: Store,
-    noted: Arc<Mutex<Noted>>,
-    /// The version of the data at which the caller has all rows but the noted ones; `None`: it has to get all.
+    changed: Arc<Mutex<ChangedRows>>,
+    /// The version of the data at which the caller has all rows but the changed ones; `None`: it has to get all.
     version: Option<i64>,
 }
 
@@ -81,8 +81,8 @@ impl Store {
 
     /// Begins to note the rows that change.
     pub(crate) fn export_reader(&self) -> Result<ExportReader> {
-        let noted = Arc::<Mutex<Noted>>::default();
-        let theirs = Arc::clone(&noted);
+        let changed = Arc::<Mutex<ChangedRows>>::default();
+        let theirs = Arc::clone(&changed);
         let doing = "follow the exported processes";
         let note = move |_, _: &str, table: &str, row| {
             if table == "process" {
@@ -92,7 +92,7 @@ impl Store {
         self.writer(doing)?
             .update_hook(Some(note))
             .map_err(|error| super::failure::failed(self.path(), doing, error))?;
-        Ok(ExportReader { store: self.clone(), noted, version: None })
+        Ok(ExportReader { store: self.clone(), changed, version: None })
     }
 }
 
@@ -103,19 +103,19 @@ impl ExportReader {
         let doing = "list the exported processes";
         // No transaction of this store is open while this connection is held.
         let changes = self.store.on_idle_writer(PATIENCE, doing, |connection| {
-            let noted = std::mem::take(&mut *lock(&self.noted));
+            let changed = std::mem::take(&mut *lock(&self.changed));
             let snapshot = connection.unchecked_transaction()?;
             let version: i64 =
                 snapshot.prepare_cached("PRAGMA data_version")?.query_one([], |row| row.get(0))?;
-            let is_same = known == Some(version) && !noted.overflowed;
-            let rows = is_same.then(|| noted.rows.into_iter().map(|id| read(&snapshot, id)));
+            let is_same = known == Some(version) && !changed.overflowed;
+            let rows = is_same.then(|| changed.rows.into_iter().map(|id| read(&snapshot, id)));
             let rows = rows.map(Iterator::collect::<rusqlite::Result<_>>).transpose()?;
             Ok((version, rows))
         })?;
         let Some((version, rows)) = changes else {
             return self.store.export_rows().map(ExportUpdate::All);
         };
-        // What is committed before all are read is noted, or changes the version, and is read once more.
+        // What is committed before all are read is changed, or changes the version, and is read once more.
         let update = match rows {
             Some(rows) => ExportUpdate::Rows(rows),
             None => ExportUpdate::All(self.store.export_rows()?),
@@ -140,6 +140,6 @@ fn row(row: &Row<'_>) -> rusqlite::Result<ExportRow> {
     Ok(ExportRow { started, id: ProcessId(row.get(3)?), entry })
 }
 
-fn lock(noted: &Mutex<Noted>) -> MutexGuard<'_, Noted> {
-    noted.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(changed: &Mutex<ChangedRows>) -> MutexGuard<'_, ChangedRows> {
+    changed.lock().unwrap_or_else(PoisonError::into_inner)
 }

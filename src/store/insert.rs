@@ -23,45 +23,45 @@ impl Store {
     ///
     /// A task that has a root alive in `here` is refused, and only that item: a root alive elsewhere cannot be judged from
     /// here, and blocks nothing.
-    pub(crate) fn admit<K>(
+    pub(crate) fn insert_batch<K>(
         &self,
         here: &PidScope,
         batch: Vec<(K, NewProcess)>,
     ) -> Result<Vec<Insertion<K>>> {
-        self.write_patiently("record a process", |tx| admit(tx, here, batch))
+        self.write_patiently("record a process", |tx| insert_batch(tx, here, batch))
     }
 
     /// Does the same with the batch that there is once the transaction has begun.
-    pub(crate) fn admit_queued<K>(
+    pub(crate) fn insert_queued<K>(
         &self,
         here: &PidScope,
         batch: impl FnOnce() -> Vec<(K, NewProcess)>,
     ) -> Result<Vec<Insertion<K>>> {
-        self.write_patiently("record a process", |tx| admit(tx, here, batch()))
+        self.write_patiently("record a process", |tx| insert_batch(tx, here, batch()))
     }
 
     /// Records one process.
-    pub(crate) fn admit_one(&self, here: &PidScope, new: &NewProcess) -> Result<ProcessId> {
+    pub(crate) fn insert_one(&self, here: &PidScope, new: &NewProcess) -> Result<ProcessId> {
         self.write_patiently("record a process", |tx| insert(tx, here, new))?
     }
 
     /// Records a batch of processes that were found below a root, and are ended whether they can be recorded or not.
-    pub(crate) fn admit_found<K>(
+    pub(crate) fn insert_found<K>(
         &self,
         here: &PidScope,
         batch: Vec<(K, NewProcess)>,
     ) -> Result<Vec<Insertion<K>>> {
-        self.write("record a process", |tx| admit(tx, here, batch))
+        self.write("record a process", |tx| insert_batch(tx, here, batch))
     }
 }
 
-fn admit<K>(
+fn insert_batch<K>(
     tx: &Transaction<'_>,
     here: &PidScope,
     batch: Vec<(K, NewProcess)>,
 ) -> rusqlite::Result<Vec<Insertion<K>>> {
-    let admit = |(key, new)| Ok(Insertion { row: insert(tx, here, &new)?, key, new });
-    batch.into_iter().map(admit).collect()
+    let insert_batch = |(key, new)| Ok(Insertion { row: insert(tx, here, &new)?, key, new });
+    batch.into_iter().map(insert_batch).collect()
 }
 
 fn insert(

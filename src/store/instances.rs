@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::{
     Store,
-    cell::{Cells, hex},
+    cell::{RowReader, hex},
     migration::Schema,
     table::{self, table},
 };
@@ -140,7 +140,7 @@ impl Store {
         if self.schema() < Schema::CGROUP {
             return Ok(Vec::new());
         }
-        self.glance("list the cgroups", |connection| {
+        self.try_read("list the cgroups", |connection| {
             connection
                 .prepare_cached(CGROUPS_LEFT)?
                 .query_map(
@@ -158,21 +158,21 @@ impl Store {
     }
 
     /// Returns instances that may have left something: not stopped, or with a live row or claim.
-    pub(crate) fn instances_to_judge(&self) -> Result<Vec<InstanceRecord>> {
-        self.glance("list the instances", |connection| {
+    pub(crate) fn instances_to_check(&self) -> Result<Vec<InstanceRecord>> {
+        self.try_read("list the instances", |connection| {
             connection.prepare_cached(&to_judge(self.schema()))?.query_map([], instance)?.collect()
         })
     }
 
     /// Returns the start tick of the instance that recorded a row.
     pub(crate) fn first_owner_started(&self, row: ProcessId) -> Result<Option<u64>> {
-        self.glance("look up which instance recorded a process", |connection| {
+        self.try_read("look up which instance recorded a process", |connection| {
             connection
                 .prepare_cached(
                     "SELECT f.start_tick FROM process AS p
                      CROSS JOIN instance AS f ON f.id = p.first_owner WHERE p.id = ?1",
                 )?
-                .query_one([row.0], |row| Cells::of(row).take())
+                .query_one([row.0], |row| RowReader::of(row).take())
                 .optional()
         })
     }
@@ -211,7 +211,7 @@ pub(super) fn mark_stopped(
 }
 
 fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRecord> {
-    let mut cells = Cells::of(row);
-    let id = cells.take()?;
-    read_row(&mut cells, id)
+    let mut reader = RowReader::of(row);
+    let id = reader.take()?;
+    read_row(&mut reader, id)
 }

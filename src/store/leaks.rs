@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Store,
-    cell::{Cells, json},
+    cell::{RowReader, json},
     commit_counts::CommitCounts,
     migration::Schema,
     table::{self, table},
@@ -191,8 +191,8 @@ pub(super) fn numbered(
 ) -> rusqlite::Result<Vec<(i64, LeakRecord)>> {
     let mut statement = connection.prepare_cached(&select(schema, "l.id,", "leak AS l", rest))?;
     let leaks = statement.query_map(params, |row| {
-        let mut cells = Cells::of(row);
-        Ok((cells.take()?, leak_of(&mut cells)?))
+        let mut reader = RowReader::of(row);
+        Ok((reader.take()?, leak_of(&mut reader)?))
     })?;
     leaks.collect()
 }
@@ -320,7 +320,7 @@ impl Store {
                      CROSS JOIN process AS root ON root.id = coalesce(p.root, p.id)
                      WHERE l.found_at >= ?1 AND root.origin = 'spawned' AND root.containment = 'session'",
                 )?
-                .query_row([since], |row| Cells::of(row).take())
+                .query_row([since], |row| RowReader::of(row).take())
         })
     }
 
@@ -329,7 +329,7 @@ impl Store {
         self.read("look up a leak", |connection| {
             connection
                 .prepare_cached("SELECT kind FROM leak WHERE process = ?1 ORDER BY id LIMIT 1")?
-                .query_one([process.0], |row| Cells::of(row).take())
+                .query_one([process.0], |row| RowReader::of(row).take())
                 .optional()
         })
     }
@@ -410,31 +410,31 @@ pub(super) fn upsert(
 }
 
 fn leak(row: &Row<'_>) -> rusqlite::Result<LeakRecord> {
-    leak_of(&mut Cells::of(row))
+    leak_of(&mut RowReader::of(row))
 }
 
-fn leak_of(cells: &mut Cells<'_, '_>) -> rusqlite::Result<LeakRecord> {
+fn leak_of(reader: &mut RowReader<'_, '_>) -> rusqlite::Result<LeakRecord> {
     let joined = Joined {
-        root: cells.take()?,
-        verified: cells.take()?,
-        task_id: cells.take()?,
-        pid: cells.take()?,
-        command: cells.take()?,
+        root: reader.take()?,
+        verified: reader.take()?,
+        task_id: reader.take()?,
+        pid: reader.take()?,
+        command: reader.take()?,
     };
-    read_row(cells, joined)
+    read_row(reader, joined)
 }
 
 fn group(row: &Row<'_>) -> rusqlite::Result<LeakGroup> {
-    let mut cells = Cells::of(row);
+    let mut reader = RowReader::of(row);
     Ok(LeakGroup {
-        key: cells.take()?,
-        leaks: cells.take()?,
-        orphans: cells.take()?,
-        strays: cells.take()?,
-        unregistered: cells.take()?,
-        survived: cells.take()?,
-        process_hours: cells.take()?,
-        rss_bytes: cells.take()?,
-        last_found_at: cells.take()?,
+        key: reader.take()?,
+        leaks: reader.take()?,
+        orphans: reader.take()?,
+        strays: reader.take()?,
+        unregistered: reader.take()?,
+        survived: reader.take()?,
+        process_hours: reader.take()?,
+        rss_bytes: reader.take()?,
+        last_found_at: reader.take()?,
     })
 }

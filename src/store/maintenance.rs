@@ -14,7 +14,7 @@ use super::{
     access::{BUSY_TIMEOUT, WAL_LIMIT_BYTES, another_writer},
     budget::{Budget, WRITE},
     failure::failed,
-    manager::Owned,
+    pool_manager::OwnedConnection,
     prune,
     prune_instances::{self, WithoutForeignKeys},
     shipment::Unshipped,
@@ -51,7 +51,7 @@ pub(crate) struct Size {
 #[derive(Debug)]
 pub(crate) struct MaintenanceConnection {
     store: Store,
-    connection: Owned,
+    connection: OwnedConnection,
     /// Instances that may be deleted: finding them needs a scan of all processes, so many are found at once.
     unnamed: Vec<i64>,
 }
@@ -65,8 +65,8 @@ impl Store {
     pub(crate) fn maintenance_connection(&self) -> Result<MaintenanceConnection> {
         self.check_writable("maintain the ledger")?;
         let _acting = self.act_as_owner()?;
-        self.check_in_place()?;
-        let connection = Owned::new(another_writer(self.path())?, self.account());
+        self.check_not_replaced()?;
+        let connection = OwnedConnection::new(another_writer(self.path())?, self.account());
         Ok(MaintenanceConnection { store: self.clone(), connection, unnamed: Vec::new() })
     }
 

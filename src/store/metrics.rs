@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Store, cell::Cells};
+use super::{Store, cell::RowReader};
 use crate::{
     error::Result,
     model::{EndCount, LeakCount, LedgerCounts, Millis, PassKind, State},
@@ -54,8 +54,8 @@ fn live(connection: &Connection) -> rusqlite::Result<Vec<(State, bool, u64)>> {
     connection
         .prepare_cached(LIVE_BY_STATE)?
         .query_map([], |row| {
-            let mut cells = Cells::of(row);
-            Ok((cells.take()?, cells.take()?, cells.take()?))
+            let mut reader = RowReader::of(row);
+            Ok((reader.take()?, reader.take()?, reader.take()?))
         })?
         .collect()
 }
@@ -64,8 +64,8 @@ fn ends(connection: &Connection, since: Millis) -> rusqlite::Result<Vec<EndCount
     connection
         .prepare_cached(ENDS_SINCE)?
         .query_map([since.0], |row| {
-            let mut cells = Cells::of(row);
-            Ok(EndCount { reason: cells.take()?, count: cells.take()? })
+            let mut reader = RowReader::of(row);
+            Ok(EndCount { reason: reader.take()?, count: reader.take()? })
         })?
         .collect()
 }
@@ -78,14 +78,14 @@ fn leaks(
     let mut statement = connection.prepare_cached(LEAKS_SINCE)?;
     let mut rows = statement.query([since.0])?;
     while let Some(row) = rows.next()? {
-        let mut cells = Cells::of(row);
+        let mut reader = RowReader::of(row);
         counts.leaks.push(LeakCount {
-            kind: cells.take()?,
-            outcome: cells.take()?,
-            count: cells.take()?,
+            kind: reader.take()?,
+            outcome: reader.take()?,
+            count: reader.take()?,
         });
-        counts.leaked_bytes += cells.take::<u64>()?;
-        counts.leaked_time += cells.take::<Duration>()?;
+        counts.leaked_bytes += reader.take::<u64>()?;
+        counts.leaked_time += reader.take::<Duration>()?;
     }
     Ok(())
 }
@@ -94,8 +94,8 @@ fn passes(connection: &Connection, since: Millis) -> rusqlite::Result<Vec<(PassK
     connection
         .prepare_cached(PASSES_SINCE)?
         .query_map([since.0], |row| {
-            let mut cells = Cells::of(row);
-            Ok((cells.take()?, cells.take()?, cells.take()?))
+            let mut reader = RowReader::of(row);
+            Ok((reader.take()?, reader.take()?, reader.take()?))
         })?
         .collect()
 }

@@ -28,7 +28,7 @@
 //!
 //! # Layers
 //!
-//! `connection`, `writer`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place` and `failure` make up a
+//! `connection`, `writer`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `ledger_files` and `failure` make up a
 //! [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
 //! list of columns; each other file is one group of operations, each query beside the function that maps its rows. Every file
 //! may use these modules of the crate: `error`, `identity`, `model`, `redact`, `sys`, and `metrics`, which counts what was committed.
@@ -41,26 +41,27 @@ mod claim;
 mod claim_orphans;
 mod commit_counts;
 mod connection;
-mod connector;
 mod descendants;
 mod exported;
 mod failure;
+mod file_checks;
 mod filesystem;
-mod in_place;
 mod insert;
 mod instances;
 mod leak_report;
 mod leaks;
+mod ledger_files;
 mod maintenance;
-mod manager;
 mod metrics;
 mod migration;
-mod observe;
 mod passes;
+mod pool_manager;
+mod pool_thread;
 mod process;
 mod prune;
 mod prune_instances;
 mod query;
+mod resource_usage;
 mod schema;
 mod settle;
 mod setup;
@@ -69,7 +70,6 @@ mod shipment;
 mod shipping;
 #[cfg(feature = "fleet")]
 mod stream;
-mod surroundings;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row};
 
 use super::{
     Store,
-    cell::Cells,
+    cell::RowReader,
     migration::Schema,
     table::{self, table},
     transaction::Transaction,
@@ -118,17 +118,17 @@ pub(super) fn insert(
 }
 
 fn pass(row: &Row<'_>) -> rusqlite::Result<PassRecord> {
-    read_row(&mut Cells::of(row), ())
+    read_row(&mut RowReader::of(row), ())
 }
 
 fn summary(row: &Row<'_>) -> rusqlite::Result<PassSummary> {
-    let mut cells = Cells::of(row);
+    let mut reader = RowReader::of(row);
     Ok(PassSummary {
-        kind: cells.take()?,
-        passes: cells.take()?,
-        failed: cells.take()?,
-        first_at: cells.take()?,
-        last_at: cells.take()?,
-        longest_gap: cells.take()?,
+        kind: reader.take()?,
+        passes: reader.take()?,
+        failed: reader.take()?,
+        first_at: reader.take()?,
+        last_at: reader.take()?,
+        longest_gap: reader.take()?,
     })
 }

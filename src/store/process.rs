@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
-    cell::{Cells, status},
+    cell::{RowReader, status},
     migration::Schema,
     table::{self, table},
     transaction::Transaction,
@@ -172,9 +172,9 @@ pub(super) fn select(schema: Schema, from: &str, rest: &str) -> String {
 }
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
-    let mut cells = Cells::of(row);
-    let (id, owner_program, scope) = (cells.take()?, cells.take()?, cells.pid_scope()?);
-    read_row(&mut cells, Joined { id, owner_program, scope })
+    let mut reader = RowReader::of(row);
+    let (id, owner_program, scope) = (reader.take()?, reader.take()?, reader.pid_scope()?);
+    read_row(&mut reader, Joined { id, owner_program, scope })
 }
 
 /// Returns one row, within the transaction of the caller; `None` if there is none.

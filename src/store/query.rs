@@ -2,7 +2,7 @@
 
 use super::{
     Store,
-    cell::{Cells, hex},
+    cell::{RowReader, hex},
     migration::Schema,
     process,
 };
@@ -69,7 +69,7 @@ impl Store {
 
     /// Returns how many orphans another instance has taken over and is still ending.
     pub(crate) fn live_ending_by_others(&self, own: InstanceId) -> Result<u64> {
-        self.glance("count the processes that others are ending", |connection| {
+        self.try_read("count the processes that others are ending", |connection| {
             connection
                 .prepare_cached(
                     "SELECT count(*) FROM process INDEXED BY process_live_owner
@@ -83,7 +83,7 @@ impl Store {
 
     /// Reports whether a live root of this ledger has this token.
     pub(crate) fn knows_token(&self, token: &uuid::Uuid) -> Result<bool> {
-        self.glance("look up a token", |connection| {
+        self.try_read("look up a token", |connection| {
             connection
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM process INDEXED BY process_live_owner
@@ -95,7 +95,9 @@ impl Store {
 
     /// Returns one row, whatever its state.
     pub(crate) fn process(&self, id: ProcessId) -> Result<Option<ProcessRecord>> {
-        self.glance("look up a process", |connection| process::find(connection, self.schema(), id))
+        self.try_read("look up a process", |connection| {
+            process::find(connection, self.schema(), id)
+        })
     }
 
     /// Returns rows that have ended, newest end first: of a task, since a time, or all.
@@ -134,11 +136,11 @@ impl Store {
 }
 
 /// Reads the identity of a process, with its PID scope.
-pub(super) fn identity(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Identity> {
+pub(super) fn identity(reader: &mut RowReader<'_, '_>) -> rusqlite::Result<Identity> {
     Ok(Identity {
-        scope: cells.pid_scope()?,
-        pid: cells.take()?,
-        start_tick: cells.take()?,
-        pidfd_inode: cells.take()?,
+        scope: reader.pid_scope()?,
+        pid: reader.take()?,
+        start_tick: reader.take()?,
+        pidfd_inode: reader.take()?,
     })
 }

@@ -47,12 +47,12 @@ static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| {
 
 /// The objects that the migrations up to a schema made.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Kept {
+struct StoredSchema {
     schema: i64,
     objects: Vec<Object>,
 }
 
-fn kept() -> Option<Kept> {
+fn kept() -> Option<StoredSchema> {
     serde_json::from_str(include_str!("schema.json")).ok()
 }
 
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn the_schema_that_is_kept_is_what_the_migrations_make() {
         let latest = Schema::latest();
-        let wanted = Kept { schema: latest.number(), objects: made(latest).expect("made") };
+        let wanted = StoredSchema { schema: latest.number(), objects: made(latest).expect("made") };
         if std::env::var_os("PROCLEDGER_WRITE_SCHEMA").is_some() {
             let text = serde_json::to_string_pretty(&wanted).expect("JSON") + "\n";
             let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/schema.json");

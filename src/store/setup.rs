@@ -5,7 +5,7 @@
 //! "database is locked". The kernel drops that lock at death, and each step can be interrupted: an empty file, or WAL without
 //! tables, counts as new. The lock file stays; removing a lock file that a process waits for would split the waiters.
 //!
-//! A file is judged before the lock is even created, so that a refusal leaves the folder as it was. It is judged through
+//! A file is inspected before the lock is even created, so that a refusal leaves the folder as it was. It is inspected through
 //! SQLite, which never drops this process's locks as a descriptor of our own would: where no `-wal` exists with `immutable=1`
 //! (no locks, no files), otherwise as any reader, or by the connection that is to write, before it writes. (After a crash such a
 //! reader rebuilds `-shm`, which is memory and contains no data of its own.)
@@ -48,13 +48,13 @@ const MODE: u32 = 0o600;
 const SETUP_PATIENCE: Duration = Duration::from_secs(30);
 /// Time between two attempts to take the setup lock: a setup takes about 10 ms.
 const SETUP_POLL: Duration = Duration::from_millis(2);
-/// A file that another process begins to write while we judge it can look inconsistent; then it is judged again.
-const JUDGE_ATTEMPTS: u32 = 4;
-const JUDGE_PAUSE: Duration = Duration::from_millis(20);
+/// A file that another process begins to write while it is inspected can look inconsistent; then it is inspected again.
+const INSPECT_ATTEMPTS: u32 = 4;
+const INSPECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// The progress of a ledger's setup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum SchemaStatus {
     /// No file, an empty one, or one without tables.
     New,
     /// A ledger of a schema that this program can use, perhaps after a migration.
@@ -84,20 +84,20 @@ impl Upgrade {
 }
 
 /// Creates the ledger where there is none, and migrates it where it is older and that is requested. Returns its schema, and the
-/// connection that has judged it, if that can write. A refused file is left as it was.
+/// connection that has inspected it, if that can write. A refused file is left as it was.
 pub(super) fn make_ready(
     located: &Located,
     upgrade: Upgrade,
 ) -> Result<(Schema, Option<Connection>)> {
-    match judged(located, look_to_write) {
-        Ok(Judged { standing: Standing::At(schema), connection }) => {
+    match inspect(located, open_writable) {
+        Ok(Inspected { status: SchemaStatus::At(schema), connection }) => {
             if let Some(schema) = upgrade.accept(schema, located)? {
                 let writes =
                     |connection: &Connection| matches!(connection.is_readonly(MAIN_DB), Ok(false));
                 return Ok((schema, connection.filter(writes)));
             }
         }
-        Ok(Judged { standing: Standing::New, .. }) => {}
+        Ok(Inspected { status: SchemaStatus::New, .. }) => {}
         // It cannot be determined while another process holds it; under the lock it can.
         Err(error) if error.is_busy() => {}
         Err(error) => return Err(error),
@@ -105,9 +105,9 @@ pub(super) fn make_ready(
     let _lock = lock(located)?;
     let located = located.again()?;
     located.check_trusted()?;
-    match standing(&located)? {
-        Standing::New => create(&located)?,
-        Standing::At(schema) => {
+    match status(&located)? {
+        SchemaStatus::New => create(&located)?,
+        SchemaStatus::At(schema) => {
             if let Some(schema) = upgrade.accept(schema, &located)? {
                 return Ok((schema, None));
             }
@@ -118,17 +118,17 @@ pub(super) fn make_ready(
 }
 
 /// The progress of a file's setup, and the connection that has read it, if there was anything to read.
-struct Judged {
-    standing: Standing,
+struct Inspected {
+    status: SchemaStatus,
     connection: Option<Connection>,
 }
 
 /// Returns the progress of the file's setup; fails when the file is not ours to use.
-pub(super) fn standing(located: &Located) -> Result<Standing> {
-    judged(located, look_only).map(|judged| judged.standing)
+pub(super) fn status(located: &Located) -> Result<SchemaStatus> {
+    inspect(located, open_read_only).map(|inspected| inspected.status)
 }
 
-fn judged(located: &Located, open: Opener) -> Result<Judged> {
+fn inspect(located: &Located, open: Opener) -> Result<Inspected> {
     let shown = located.path.display();
     match located.found.map_or(0, |found| found.len) {
         // SQLite writes the first page before it creates a WAL: the content of an existing WAL has lost its ledger, unless the
@@ -142,7 +142,7 @@ fn judged(located: &Located, open: Opener) -> Result<Judged> {
             );
             return Err(Error::new(Kind::NotALedger, message));
         }
-        0 => return Ok(Judged { standing: Standing::New, connection: None }),
+        0 => return Ok(Inspected { status: SchemaStatus::New, connection: None }),
         // SQLite takes a file of one byte for an empty one, and would overwrite it.
         1..SMALLEST_DATABASE => {
             let message = format!("`{shown}` is not a database: choose another path");
@@ -152,12 +152,12 @@ fn judged(located: &Located, open: Opener) -> Result<Judged> {
     }
     let mut attempt = 1;
     loop {
-        match judge(&located.path, open) {
+        match inspect_once(&located.path, open) {
             Err(error)
-                if (error.is_not_a_ledger() || error.is_denied()) && attempt < JUDGE_ATTEMPTS =>
+                if (error.is_not_a_ledger() || error.is_denied()) && attempt < INSPECT_ATTEMPTS =>
             {
                 attempt += 1;
-                thread::sleep(JUDGE_PAUSE);
+                thread::sleep(INSPECT_PAUSE);
             }
             answer => return answer,
         }
@@ -168,27 +168,27 @@ fn has_content(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|file| file.len() > 0)
 }
 
-fn judge(path: &Path, open: Opener) -> Result<Judged> {
+fn inspect_once(path: &Path, open: Opener) -> Result<Inspected> {
     let _budget = Budget::of(HOST_READ);
     let connection = open(path).map_err(|e| failed(path, "open the header", e))?;
     let (application, version, empty) =
         header(&connection).map_err(|e| failed(path, "read the header", e))?;
     let shown = path.display();
-    let standing = match (application, version) {
+    let status = match (application, version) {
         // Before anything is written: a refusal changes nothing.
         (APPLICATION_ID, 1..) => {
             migration::check_not_newer(&connection, version, path)?;
             schema::check(&connection, path)?;
             let schema = migration::of(&connection, version);
-            schema.map(Standing::At).map_err(|e| failed(path, "read the schema's version", e))
+            schema.map(SchemaStatus::At).map_err(|e| failed(path, "read the schema's version", e))
         }
-        (0, 0) if empty => Ok(Standing::New),
+        (0, 0) if empty => Ok(SchemaStatus::New),
         _ => Err(Error::new(
             Kind::NotALedger,
             format!("`{shown}` is a database of another application: choose another path"),
         )),
     };
-    Ok(Judged { standing: standing?, connection: Some(connection) })
+    Ok(Inspected { status: status?, connection: Some(connection) })
 }
 
 /// Returns `application_id`, `user_version`, and whether the file is empty.
@@ -204,16 +204,16 @@ fn header(connection: &Connection) -> rusqlite::Result<(i32, i64, bool)> {
 type Opener = fn(&Path) -> rusqlite::Result<Connection>;
 
 /// Opens a connection that can write, where that changes nothing yet: there is a WAL, and no journal to play back.
-fn look_to_write(path: &Path) -> rusqlite::Result<Connection> {
+fn open_writable(path: &Path) -> rusqlite::Result<Connection> {
     if beside(path, "-wal").exists() && !beside(path, "-journal").exists() {
         open_writer(path)
     } else {
-        look_only(path)
+        open_read_only(path)
     }
 }
 
 /// Opens a connection that creates nothing where no files of SQLite exist.
-pub(super) fn look_only(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Store, cell::Cells, migration::Schema};
+use super::{Store, cell::RowReader, migration::Schema};
 use crate::{
     error::Result,
     model::{Millis, Shipment},
@@ -92,13 +92,13 @@ impl Store {
                 "SELECT fleet, process, leak, acked_at, give_up_ms FROM shipment ORDER BY fleet";
             let mut shipments = connection.prepare_cached(sql)?;
             let shipments = shipments.query_map([], |row| {
-                let mut cells = Cells::of(row);
+                let mut reader = RowReader::of(row);
                 Ok(Shipment {
-                    fleet: cells.take()?,
-                    process: cells.take()?,
-                    leak: cells.take()?,
-                    acked_at: cells.take()?,
-                    give_up: cells.take()?,
+                    fleet: reader.take()?,
+                    process: reader.take()?,
+                    leak: reader.take()?,
+                    acked_at: reader.take()?,
+                    give_up: reader.take()?,
                 })
             })?;
             shipments.collect()

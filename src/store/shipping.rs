@@ -12,7 +12,7 @@ use rusqlite::OptionalExtension;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use uuid::Uuid;
 
-use super::{Store, cell::Cells, cell::hex, migration::Schema, setup};
+use super::{Store, cell::RowReader, cell::hex, migration::Schema, setup};
 use crate::{
     error::{Error, Kind, Result},
     model::{Acknowledged, Millis, PassDay, millis},
@@ -86,7 +86,7 @@ impl Store {
     pub(crate) fn forked_from(&self) -> Result<Option<Uuid>> {
         self.read("read where the ledger is from", |connection| {
             let sql = "SELECT forked_from FROM ledger WHERE one = 1";
-            connection.query_one(sql, [], |row| Cells::of(row).take())
+            connection.query_one(sql, [], |row| RowReader::of(row).take())
         })
     }
 
@@ -97,8 +97,8 @@ impl Store {
             connection
                 .prepare_cached(sql)?
                 .query_one([hex(fleet)], |row| {
-                    let mut cells = Cells::of(row);
-                    let (mark, process, leak) = (cells.take()?, cells.take()?, cells.take()?);
+                    let mut reader = RowReader::of(row);
+                    let (mark, process, leak) = (reader.take()?, reader.take()?, reader.take()?);
                     Ok(Acknowledged { mark, process, leak })
                 })
                 .optional()
@@ -109,7 +109,7 @@ impl Store {
     pub(crate) fn shipped_until(&self, fleet: Uuid) -> Result<Option<SystemTime>> {
         self.read("read the shipment", |connection| {
             let sql = "SELECT nullif(shipped_at, 0) FROM shipment WHERE fleet = ?1";
-            connection.query_one(sql, [hex(fleet)], |row| Cells::of(row).take())
+            connection.query_one(sql, [hex(fleet)], |row| RowReader::of(row).take())
         })
     }
 
@@ -177,14 +177,14 @@ impl Store {
                 .query_one([], |row| row.get(0))?;
             let mut days = snapshot.prepare_cached(PASS_DAYS)?;
             let days = days.query_map([after], |row| {
-                let mut cells = Cells::of(row);
+                let mut reader = RowReader::of(row);
                 Ok(PassDay {
-                    start: Millis(cells.take::<i64>()?.saturating_mul(DAY_MS)),
-                    kind: cells.take()?,
-                    passes: cells.take()?,
-                    failed: cells.take()?,
-                    longest_gap_ms: cells.take()?,
-                    last_at: cells.take()?,
+                    start: Millis(reader.take::<i64>()?.saturating_mul(DAY_MS)),
+                    kind: reader.take()?,
+                    passes: reader.take()?,
+                    failed: reader.take()?,
+                    longest_gap_ms: reader.take()?,
+                    last_at: reader.take()?,
                 })
             })?;
             Ok((last, days.collect::<rusqlite::Result<_>>()?))
@@ -205,8 +205,8 @@ impl Store {
         self.read("count what is to be shipped", |connection| {
             let sql = "SELECT (SELECT count(*) FROM process WHERE id > ?1), (SELECT count(*) FROM leak WHERE id > ?2)";
             connection.query_one(sql, (process, leak), |row| {
-                let mut cells = Cells::of(row);
-                Ok((cells.take()?, cells.take()?))
+                let mut reader = RowReader::of(row);
+                Ok((reader.take()?, reader.take()?))
             })
         })
     }

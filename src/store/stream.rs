@@ -21,16 +21,16 @@ use crate::{
 const ROW_BYTES: usize = 256;
 
 /// A batch that is larger takes longer than a receiver should be kept waiting.
-pub(crate) const BATCH: Room = Room { rows: 2_000, bytes: 1 << 20 };
+pub(crate) const BATCH: BatchLimit = BatchLimit { rows: 2_000, bytes: 1 << 20 };
 
 /// How much fits a batch.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct BatchLimit {
     pub(crate) rows: usize,
     pub(crate) bytes: usize,
 }
 
-impl Room {
+impl BatchLimit {
     /// Takes the place of one more row; `false` where there is none left.
     fn take(&mut self, texts: usize) -> bool {
         let fits = self.rows > 0 && self.bytes > 0;
@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// Returns what a receiver lacks, as far as it fits.
-    pub(crate) fn next_batch(&self, position: &Position, room: Room) -> Result<Batch> {
+    pub(crate) fn next_batch(&self, position: &Position, room: BatchLimit) -> Result<Batch> {
         self.read("read a batch to ship", |connection| {
             let snapshot = connection.unchecked_transaction()?;
             let batch = Batch {
@@ -132,7 +132,7 @@ struct Reading<'a> {
     connection: &'a Connection,
     schema: Schema,
     position: &'a Position,
-    room: Room,
+    room: BatchLimit,
     batch: Batch,
 }
 

@@ -46,10 +46,10 @@ macro_rules! table {
 
         /// Makes a record of the cells of [`COLUMNS`].
         fn read_row(
-            cells: &mut $crate::store::cell::Cells<'_, '_>,
+            reader: &mut $crate::store::cell::RowReader<'_, '_>,
             $joined: $Joined,
         ) -> rusqlite::Result<$Record> {
-            $(let $column = cells.take()?;)+
+            $(let $column = reader.take()?;)+
             Ok($record)
         }
     };

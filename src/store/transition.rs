@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use rusqlite::{OptionalExtension, ToSql};
 
 use super::{
-    cell::{Cell, Cells, json},
+    cell::{Cell, RowReader, json},
     commit_counts::CommitCounts,
     leaks,
     migration::Schema,
@@ -40,16 +40,16 @@ pub(super) fn live(tx: &Transaction<'_>, id: ProcessId) -> rusqlite::Result<Opti
     let found = tx
         .prepare_cached("SELECT owner, state, claimed_by FROM process WHERE id = ?1")?
         .query_one([id.0], |row| {
-            let mut cells = Cells::of(row);
-            Ok((cells.take()?, life(&mut cells)?))
+            let mut reader = RowReader::of(row);
+            Ok((reader.take()?, life(&mut reader)?))
         })
         .optional()?;
     Ok(found.and_then(|(owner, life)| Some(Live { id, owner, life: life? })))
 }
 
 /// Reads `state` and `claimed_by`; `None` for a row that has ended.
-pub(super) fn life(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<Life>> {
-    Ok(match (cells.take()?, cells.take()?) {
+pub(super) fn life(reader: &mut RowReader<'_, '_>) -> rusqlite::Result<Option<Life>> {
+    Ok(match (reader.take()?, reader.take()?) {
         (State::Ended, _) => None,
         (State::Survived, _) => Some(Life::Survived),
         (State::Ending, Some(claimed_by)) => Some(Life::Ending { claimed_by }),
@@ -64,9 +64,9 @@ pub(super) fn all_live(tx: &Transaction<'_>, ids: &[ProcessId]) -> rusqlite::Res
     }
     let mut statement = tx.prepare_cached(LIVE_AMONG)?;
     let rows = statement.query_map([json(ids)], |row| {
-        let mut cells = Cells::of(row);
-        let (id, owner) = (cells.take()?, cells.take()?);
-        Ok(life(&mut cells)?.map(|life| Live { id, owner, life }))
+        let mut reader = RowReader::of(row);
+        let (id, owner) = (reader.take()?, reader.take()?);
+        Ok(life(&mut reader)?.map(|life| Live { id, owner, life }))
     })?;
     rows.filter_map(Result::transpose).collect()
 }

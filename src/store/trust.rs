@@ -42,15 +42,15 @@ const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-setup.lock"];
 
 /// The user that a ledger is opened as, and the folder that its administrator vouches for.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
+pub(super) struct TrustPolicy {
     /// The user whose file access root takes; `None` where we act as ourselves.
     pub(super) account: Option<Account>,
     trust: Trust,
     reader: Trust,
 }
 
-impl Terms {
-    /// Determines the terms. `vouched`: a folder whose writers are trusted. Not where root acts as another user: root's
+impl TrustPolicy {
+    /// Determines the policy for a path. `vouched`: a folder whose writers are trusted. Not where root acts as another user: root's
     /// administrator does not speak for that user's folders.
     pub(super) fn of(path: &Path, vouched: Option<&Path>) -> Self {
         // A path that cannot be reached is refused in a moment, by name; and one that appears meanwhile is judged then.
@@ -74,7 +74,7 @@ pub(super) struct Located {
     /// `None` where there is no file yet.
     pub(super) found: Option<Found>,
     folders: Folders,
-    terms: Terms,
+    policy: TrustPolicy,
 }
 
 /// The metadata of a file.
@@ -89,17 +89,17 @@ pub(super) struct Found {
 
 impl Located {
     /// Resolves `path`, to write to the ledger; fails when it cannot be a ledger, whatever its owner. To be called, as everything
-    /// that follows, with the file access of `terms.account`.
-    pub(super) fn at(path: &Path, terms: &Terms) -> Result<Self> {
-        look(path, terms, &terms.trust)
+    /// that follows, with the file access of `policy.account`.
+    pub(super) fn at(path: &Path, policy: &TrustPolicy) -> Result<Self> {
+        look(path, policy, &policy.trust)
     }
 
     /// Does the same to read it only.
-    pub(super) fn to_read(path: &Path, terms: &Terms) -> Result<Self> {
-        let located = look(path, terms, &terms.reader)?;
+    pub(super) fn to_read(path: &Path, policy: &TrustPolicy) -> Result<Self> {
+        let located = look(path, policy, &policy.reader)?;
         // It has appeared since it was determined who controls the path.
-        let foreign = located.found.filter(|found| terms.reader.is_foreign(found.owner));
-        match (terms.uid(), foreign) {
+        let foreign = located.found.filter(|found| policy.reader.is_foreign(found.owner));
+        match (policy.uid(), foreign) {
             (0, Some(_)) => located.check_owner().map(|()| located),
             _ => Ok(located),
         }
@@ -107,16 +107,16 @@ impl Located {
 
     /// Resolves once more: the same path, or a symlink that has appeared since.
     pub(super) fn again(&self) -> Result<Self> {
-        Self::at(&self.path, &self.terms)
+        Self::at(&self.path, &self.policy)
     }
 
     pub(super) fn account(&self) -> Option<Account> {
-        self.terms.account
+        self.policy.account
     }
 
     /// Returns the owner of the ledger: of the file, or the user who is about to create it.
     pub(super) fn owner(&self) -> u32 {
-        self.found.map_or_else(|| self.terms.uid(), |found| found.owner)
+        self.found.map_or_else(|| self.policy.uid(), |found| found.owner)
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -175,10 +175,10 @@ impl Located {
 
     fn check_owner(&self) -> Result<()> {
         let shown = self.path.display();
-        let uid = self.terms.uid();
+        let uid = self.policy.uid();
         let Some(found) = self.found else {
             // A file that root creates there would lock the folder's owner out, or be one that its owner did not request.
-            return match self.terms.account {
+            return match self.policy.account {
                 Some(_) => Err(Error::new(
                     Kind::Denied,
                     format!(
@@ -233,8 +233,8 @@ impl Located {
     pub(super) fn obstacle(&self) -> Option<Obstacle> {
         let mut private_below = false;
         self.folders.upwards().find_map(|folder| {
-            let found = self.terms.trust.obstacle(folder, private_below);
-            private_below |= self.terms.trust.is_private(folder);
+            let found = self.policy.trust.obstacle(folder, private_below);
+            private_below |= self.policy.trust.is_private(folder);
             found
         })
     }
@@ -279,7 +279,7 @@ impl Located {
                     "the folder of the ledger `{}` cannot be written by uid {}: \
                      WAL keeps its files there, choose a folder that can be",
                     self.path.display(),
-                    self.terms.uid()
+                    self.policy.uid()
                 ),
             ));
         }
@@ -290,7 +290,7 @@ impl Located {
                 format!(
                     "the ledger `{}` cannot be written by uid {}: check its mode",
                     self.path.display(),
-                    self.terms.uid()
+                    self.policy.uid()
                 ),
             ));
         }
@@ -301,9 +301,9 @@ impl Located {
 /// Returns the ledger's folder where no other user could replace the ledger at `path`, for `doctor`; the error names the
 /// obstacle and says what to do. Makes the same checks as [`super::Store::open_trusting`], but opens nothing.
 pub(crate) fn check_path(path: &Path, vouched: Option<&Path>) -> Result<PathBuf> {
-    let terms = Terms::of(path, vouched);
-    act_as(terms.account, || {
-        let located = Located::at(path, &terms)?;
+    let policy = TrustPolicy::of(path, vouched);
+    act_as(policy.account, || {
+        let located = Located::at(path, &policy)?;
         located.check_trusted()?;
         Ok(located.folder().to_owned())
     })
@@ -342,7 +342,7 @@ pub(super) fn remedy(found: &Obstacle) -> String {
     }
 }
 
-fn look(path: &Path, terms: &Terms, trust: &Trust) -> Result<Located> {
+fn look(path: &Path, policy: &TrustPolicy, trust: &Trust) -> Result<Located> {
     let Some(name) = path.file_name() else {
         let message = format!("`{}` does not name a file: a ledger is a file", path.display());
         return Err(Error::invalid(message));
@@ -368,7 +368,7 @@ fn look(path: &Path, terms: &Terms, trust: &Trust) -> Result<Located> {
     }
     let found = seen.map(|seen| regular(&path, &seen)).transpose()?;
     filesystem::check_local(path.parent().unwrap_or(Path::new("/")))?;
-    Ok(Located { path, found, folders, terms: terms.clone() })
+    Ok(Located { path, found, folders, policy: policy.clone() })
 }
 
 fn regular(path: &Path, seen: &Seen) -> Result<Found> {

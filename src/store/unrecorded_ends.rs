@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::{
     Store,
-    cell::{Cell, Cells},
+    cell::{Cell, RowReader},
     migration::Schema,
     transaction::Transaction,
     transition::write_core_dump,
@@ -55,8 +55,8 @@ impl Store {
                     "SELECT pid, start_tick, task_id FROM process WHERE id = ?1 AND state <> 'ended'",
                 )?
                 .query_one([id.0], |row| {
-                    let mut cells = Cells::of(row);
-                    Ok((cells.take()?, cells.take()?, cells.take()?))
+                    let mut reader = RowReader::of(row);
+                    Ok((reader.take()?, reader.take()?, reader.take()?))
                 })
                 .optional()
         })

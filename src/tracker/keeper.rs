@@ -22,7 +22,7 @@ use super::{
     runtime::{
         keeper_end_log::{EndLogWriter, Fate, end_log_path},
         liveness::lock_prefix,
-        tracked::{Root, Words},
+        tracked::{CompactCommand, Root},
     },
 };
 use crate::{
@@ -252,7 +252,7 @@ impl Keeper {
                 max_rss: None,
             },
             end_plan: params.end_plan.clone(),
-            command: Words::default(),
+            command: CompactCommand::default(),
             arguments: params.arguments,
         };
         TreeTarget { root, pidfd: None, recorded: Vec::new(), exemptions: Exemptions::default() }

@@ -12,7 +12,7 @@ use std::{
 use super::{PATIENCE, all, entry, my_uid, names_in, until};
 use crate::{
     error::Error,
-    export::{Exporter, lock::Lock, to_json, writer_thread::Complaints},
+    export::{Exporter, lock::Lock, to_json, writer_thread::LoggedErrors},
 };
 
 struct Scene {
@@ -324,15 +324,15 @@ fn a_path_that_cannot_be_a_file_is_refused_at_the_start() {
 
 #[test]
 fn an_error_is_logged_once_until_it_works_again() {
-    let mut complaints = Complaints::default();
-    assert!(complaints.is_new("a") && complaints.is_new("b"));
-    assert!(!complaints.is_new("a") && !complaints.is_new("b"));
-    complaints.settle();
-    assert!(complaints.is_new("a"));
+    let mut logged_errors = LoggedErrors::default();
+    assert!(logged_errors.is_new("a") && logged_errors.is_new("b"));
+    assert!(!logged_errors.is_new("a") && !logged_errors.is_new("b"));
+    logged_errors.settle();
+    assert!(logged_errors.is_new("a"));
     for number in 0..1_000 {
-        complaints.is_new(&number.to_string());
+        logged_errors.is_new(&number.to_string());
     }
-    assert!(complaints.is_new("a"), "what is remembered is bounded");
+    assert!(logged_errors.is_new("a"), "what is remembered is bounded");
 }
 
 /// Needs root, to create another user's file: a thread of its own then drops its rights.

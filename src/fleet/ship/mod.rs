@@ -13,10 +13,10 @@
 //!
 //! A shipper migrates nothing and never runs in the process of a host.
 
+mod batch_writer;
 mod claim;
 mod columns;
 mod status;
-mod write;
 
 pub use status::{ShipmentStatus, last_error, statuses};
 
@@ -33,9 +33,9 @@ use postgres::{Client, Transaction, error::SqlState, types::ToSql};
 use uuid::Uuid;
 
 use self::{
+    batch_writer::{Shipment, Statements, is_retryable},
     claim::{Claim, Facts, StreamRow, Watched},
     columns::Commands,
-    write::{Shipment, Statements, is_retryable},
 };
 use super::{
     connection::{Address, failed},
@@ -193,7 +193,7 @@ impl Shipper {
 
     /// Reports whether the path of the ledger still leads to the file that was opened.
     pub fn is_in_place(&self) -> bool {
-        self.store.check_in_place().is_ok()
+        self.store.check_not_replaced().is_ok()
     }
 
     /// Leaves the last error in the lock file, where `ship --status` finds it.
@@ -453,7 +453,7 @@ impl Shipper {
         // 2. Ship.
         let mut retries = 0;
         let seen_at = loop {
-            match write::ship(&mut session.client, &mut session.statements, &shipment) {
+            match batch_writer::ship(&mut session.client, &mut session.statements, &shipment) {
                 Err(error) if is_retryable(&error) && retries < RETRIES => retries += 1,
                 answer => break answer.map_err(|error| failed("ship a batch", error))?,
             }

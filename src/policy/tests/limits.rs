@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::policy::{
     limits::{TreeMemory, ran_too_long},
-    retention::Pace,
+    retention::BatchSize,
 };
 
 proptest! {
@@ -42,10 +42,10 @@ proptest! {
     fn a_step_of_the_housekeeping_is_never_empty_and_never_without_a_pause(
         held in prop::collection::vec(any::<u64>().prop_map(Duration::from_nanos), 0..60),
     ) {
-        let mut pace = Pace::default();
+        let mut batch_size = BatchSize::default();
         for held in held {
-            let pause = pace.took(held);
-            prop_assert!((1..=10_000).contains(&pace.size()));
+            let pause = batch_size.took(held);
+            prop_assert!((1..=10_000).contains(&batch_size.size()));
             prop_assert!(pause >= Duration::from_millis(1) && pause <= Duration::from_secs(1));
             // The lock is free longer than it was held, up to the longest pause.
             prop_assert!(pause >= held.saturating_mul(2).min(Duration::from_secs(1)));

@@ -6,7 +6,7 @@ use super::{any_pid, machine, number, pid, some_pids};
 use crate::{
     identity::Pid,
     model::Evidence,
-    policy::{exemption::*, membership::*, suspects::Doubt},
+    policy::{exemption::*, membership::*, suspects::SuspectReason},
     sys::snapshot::Snapshot,
 };
 
@@ -148,8 +148,8 @@ proptest! {
         for &member in found.members.keys() {
             prop_assert_eq!(snapshot.get(member).expect("there").terminal, 0);
         }
-        for (pid, doubt) in &found.suspects {
-            prop_assert!(token_holders.contains(pid) && *doubt == Doubt::Terminal);
+        for (pid, reason) in &found.suspects {
+            prop_assert!(token_holders.contains(pid) && *reason == SuspectReason::Terminal);
             prop_assert!(!found.members.contains_key(pid));
         }
     }

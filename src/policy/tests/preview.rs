@@ -17,7 +17,7 @@ use super::{
 use crate::{
     identity::Pid,
     model::{Evidence, Named},
-    policy::{exemption::*, membership::*, suspects::Doubt, token_holders::*},
+    policy::{exemption::*, membership::*, suspects::SuspectReason, token_holders::*},
     sys::snapshot::{Snapshot, Stat},
 };
 
@@ -92,7 +92,7 @@ impl TokenReader for &Truth {
 struct Verdict {
     ended: BTreeMap<Pid, Evidence>,
     spared: BTreeMap<Pid, Spared>,
-    suspects: BTreeMap<Pid, Doubt>,
+    suspects: BTreeMap<Pid, SuspectReason>,
 }
 
 impl Truth {
@@ -168,7 +168,8 @@ impl Truth {
             let mut facts = machine.facts(known.values().copied().collect(), &skipped);
             let before = done.spared.iter().map(|(&pid, it)| (pid, it.why.clone()));
             facts.exempt_before.clone_from(&exempt);
-            let doubted = done.suspects.iter().filter(|(_, doubt)| **doubt == Doubt::Terminal);
+            let doubted =
+                done.suspects.iter().filter(|(_, reason)| **reason == SuspectReason::Terminal);
             facts.on_terminal_before = doubted.map(|(&pid, _)| pid).collect();
             facts.spared_before = before.filter(|(pid, _)| is_there(pid)).collect();
             machine.decide(&facts, |system, found| {

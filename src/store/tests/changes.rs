@@ -80,7 +80,7 @@ fn an_end_behind_many_rows_that_live_is_not_missed() {
     let f = Fixture::new();
     let mut position = f.store.position().expect("read");
     let batch = (0..2_500).map(|n| process(f.me, &format!("task-{n}"), 100 + n));
-    f.admit_all(batch).expect("committed");
+    f.insert_all(batch).expect("committed");
     let last = f.row(f.me, 5_000, State::Ended);
     assert_eq!(next(&f, &mut position), [("ended", last.0)]);
 }
@@ -90,7 +90,7 @@ fn many_changes_come_in_parts_and_none_twice() {
     let f = Fixture::new();
     let batch = (0..2_500).map(|n| process(f.me, &format!("task-{n}"), 100 + n));
     let open: Vec<i64> = f
-        .admit_all(batch)
+        .insert_all(batch)
         .expect("committed")
         .into_iter()
         .map(|insertion| insertion.row.expect("inserted").0)

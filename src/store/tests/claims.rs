@@ -248,7 +248,7 @@ fn descendants_are_claimed_only_with_their_root() {
     let f = Fixture::new();
     let other = f.instance("cli", 2);
     let root = f.row(f.me, 10, State::Running);
-    let below = f.admit(stray(f.me, root, 11));
+    let below = f.insert(stray(f.me, root, 11));
     f.put(below, State::Running, None);
     f.store.claim(&[root], other, None, Some("ann")).expect("claimed");
     let trees = [vec![root, below]];
@@ -324,7 +324,7 @@ fn what_is_found_below_a_root_belongs_to_the_owner_of_that() {
     let person = f.instance("cli", 2);
     let root = f.row(f.me, 10, State::Running);
     f.store.claim(&[root], person, None, Some("ann")).expect("claimed");
-    let found = f.get(f.admit(stray(person, root, 11)));
+    let found = f.get(f.insert(stray(person, root, 11)));
     assert_eq!((found.owner, found.life.claimed_by()), (f.me, Some(person)));
 }
 

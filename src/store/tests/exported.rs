@@ -157,7 +157,7 @@ fn take(step: &Step, fixture: &Fixture, other: &(Store, InstanceId), pid: i64) {
         Step::Start { by_other: false } => _ = fixture.row(fixture.me, pid, State::Running),
         Step::Start { by_other: true } => {
             let new = process(other.1, &format!("task-{pid}"), pid);
-            other.0.admit_one(&here(), &new).expect("admitted");
+            other.0.insert_one(&here(), &new).expect("inserted");
         }
         Step::End { by_other, which } => {
             let store = if *by_other { &other.0 } else { &fixture.store };

@@ -54,16 +54,16 @@ impl Fixture {
         self.store.add_instance(&instance(program, here(), pid)).expect("recorded")
     }
 
-    pub(super) fn admit(&self, new: NewProcess) -> ProcessId {
-        self.admit_all([new]).expect("committed").remove(0).row.expect("admitted")
+    pub(super) fn insert(&self, new: NewProcess) -> ProcessId {
+        self.insert_all([new]).expect("committed").remove(0).row.expect("inserted")
     }
 
-    /// Admits a batch; the key of each is its place in it.
-    pub(super) fn admit_all(
+    /// Inserts a batch; the key of each is its index in it.
+    pub(super) fn insert_all(
         &self,
         batch: impl IntoIterator<Item = NewProcess>,
     ) -> Result<Vec<Insertion<usize>>> {
-        self.store.admit(&here(), batch.into_iter().enumerate().collect())
+        self.store.insert_batch(&here(), batch.into_iter().enumerate().collect())
     }
 
     /// Records one result; returns whether that was done.
@@ -73,7 +73,7 @@ impl Fixture {
 
     /// Adds a row of `owner` in any state; a claim is the owner's own.
     pub(super) fn row(&self, owner: InstanceId, pid: i64, state: State) -> ProcessId {
-        let id = self.admit(process(owner, &format!("task-{pid}"), pid));
+        let id = self.insert(process(owner, &format!("task-{pid}"), pid));
         self.put(id, state, (state == State::Ending).then_some(owner));
         id
     }

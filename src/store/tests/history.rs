@@ -8,7 +8,7 @@ use crate::{
 };
 
 fn ended(f: &Fixture, owner: InstanceId, name: &str, pid: i64, at: i64) -> ProcessId {
-    let id = f.admit(process(owner, name, pid));
+    let id = f.insert(process(owner, name, pid));
     let end = crate::model::End { at: Millis(at).into(), ..end(EndReason::Exited) };
     f.store.end(id, State::Running, end, None).expect("committed");
     id
@@ -32,7 +32,7 @@ fn history_is_newest_first_and_can_be_narrowed() {
     let f = Fixture::new();
     let ids = [(10, "a", 100), (11, "b", 200), (12, "a", 300)]
         .map(|(pid, name, at)| ended(&f, f.me, name, pid, at));
-    f.admit(process(f.me, "a", 13));
+    f.insert(process(f.me, "a", 13));
     let history = |name: Option<&str>, since: Option<i64>, limit| {
         let name = name.map(task);
         let rows = f.store.history(name.as_ref(), since.map(Millis), Some(limit)).expect("read");
@@ -53,7 +53,7 @@ fn what_lives_is_listed_by_age_owner_task_and_root() {
     let old = f.row(f.me, 10, State::Running);
     let theirs = f.row(other, 20, State::Ending);
     f.row(f.me, 5, State::Ended);
-    let below = f.admit(stray(f.me, old, 40));
+    let below = f.insert(stray(f.me, old, 40));
     let ids = |rows: Vec<crate::model::ProcessRecord>| {
         rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
     };
@@ -71,7 +71,7 @@ const DAY: i64 = 86_400_000;
 fn leaks_are_counted_by_day_task_and_rule() {
     let f = Fixture::new();
     let ids = [(10, "a"), (11, "a"), (12, "b")].map(|(pid, name)| {
-        let id = f.admit(process(f.me, name, pid));
+        let id = f.insert(process(f.me, name, pid));
         f.put(id, State::Ended, None);
         id
     });
@@ -140,7 +140,7 @@ fn old_history_goes_and_the_rest_stays() {
     leaked(&f, old, LeakKind::Stray, Outcome::Term, 100);
     f.sql("UPDATE process SET ended_at = 100 WHERE id = ?1", [old.0]);
     let root = ended(&f, f.me, "root", 11, 100);
-    let below = f.admit(stray(f.me, root, 12));
+    let below = f.insert(stray(f.me, root, 12));
     let new = ended(&f, f.me, "b", 13, 5_000);
     // The last process and the last leak would stay.
     let last = f.row(f.me, 14, State::Running);
@@ -172,7 +172,7 @@ fn largest(f: &Fixture) -> [i64; 4] {
 /// Adds one row to each table, all of them ended.
 fn something_that_is_over(f: &Fixture, pid: i64) {
     let by = f.instance("api", pid);
-    let id = f.admit(process(by, "a", pid));
+    let id = f.insert(process(by, "a", pid));
     leaked(f, id, LeakKind::Stray, Outcome::Term, 100);
     f.sql("UPDATE process SET ended_at = 100 WHERE id = ?1", [id.0]);
     f.store.record_pass(by, &pass(PassKind::Health, pid)).expect("committed");
@@ -211,7 +211,7 @@ fn the_last_number_of_each_table_stays_whatever_row_has_it() {
     let f = Fixture::new();
     // The last leak is that of the first process, below a root that has a larger number than necessary.
     let root = ended(&f, f.me, "root", 10, 100);
-    let first = f.admit(stray(f.me, root, 11));
+    let first = f.insert(stray(f.me, root, 11));
     let pass_of_leak = |id| f.number(&format!("SELECT pass FROM leak WHERE process = {id}"));
     leaked(&f, first, LeakKind::Stray, Outcome::Term, 100);
     f.sql("UPDATE process SET ended_at = 100 WHERE id = ?1", [first.0]);
@@ -234,7 +234,7 @@ fn the_last_number_of_each_table_stays_whatever_row_has_it() {
     assert!(pass_of_leak(first.0) > 0);
     assert!(f.store.check().expect("checked").is_empty());
     // With a later leak the row is like any other.
-    let later = f.admit(process(f.me, "c", 17));
+    let later = f.insert(process(f.me, "c", 17));
     leaked(&f, later, LeakKind::Stray, Outcome::Term, 100);
     prune(&f, i64::MAX, 3);
     let left = f.store.history(None, None, Some(10)).expect("read");

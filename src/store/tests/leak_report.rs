@@ -12,7 +12,7 @@ const HOUR: i64 = 3_600_000;
 fn leaked(f: &Fixture, pid: i64, command: &[&str], at: i64) {
     let mut new = process(f.me, "task", pid);
     new.spec.command = command.iter().map(|word| (*word).to_owned()).collect();
-    let id = f.admit(new);
+    let id = f.insert(new);
     f.put(id, State::Ending, Some(f.me));
     let mut leak = leak(LeakKind::Orphan, Outcome::Term);
     leak.found_at = Millis(at);

@@ -1,11 +1,11 @@
 //! Tests of the store on real files, in folders of their own. No process is ever signalled.
 
-mod admit;
 mod changes;
 mod claims;
 mod exported;
 mod fixture;
 mod history;
+mod insert;
 mod keys;
 mod leak_report;
 mod open;

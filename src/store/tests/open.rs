@@ -196,7 +196,7 @@ fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
     drop(old);
     opens();
     let programs: Vec<_> =
-        new.instances_to_judge().expect("read").into_iter().map(|i| i.program).collect();
+        new.instances_to_check().expect("read").into_iter().map(|i| i.program).collect();
     assert_eq!(programs, ["child", "child", "child"]);
     assert!(new.check().expect("checked").is_empty());
 }
@@ -226,7 +226,7 @@ fn a_second_opening_in_this_process_keeps_the_locks_of_the_first() {
     assert!(f.store.beside("-wal").exists(), "the other process took itself for the last one");
     f.instance("after", 9);
     let seen = Store::open_read_only(f.store.path()).expect("opened");
-    assert_eq!(seen.instances_to_judge().expect("read").len(), 3);
+    assert_eq!(seen.instances_to_check().expect("read").len(), 3);
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn writers_that_read_first_wait_for_each_other() {
                 let store = open(&path).expect("opens");
                 for n in 0..50 {
                     let new = process(me, &format!("task-{writer}-{n}"), 10 + n);
-                    store.admit_one(&here(), &new).expect("admitted");
+                    store.insert_one(&here(), &new).expect("inserted");
                 }
             })
         })
@@ -358,9 +358,9 @@ fn a_write_that_fails_leaves_nothing_and_frees_the_writer() {
     let f = Fixture::new();
     let missing = crate::model::InstanceId(999);
     let batch = [process(f.me, "a", 10), process(missing, "b", 11)];
-    let error = f.admit_all(batch).expect_err("no such owner");
+    let error = f.insert_all(batch).expect_err("no such owner");
     assert_eq!(error.kind(), Kind::Other);
     assert!(error.to_string().contains("failed to record a process in the ledger"), "{error}");
     assert!(f.store.live().expect("read").is_empty(), "neither was committed");
-    f.admit(process(f.me, "a", 10));
+    f.insert(process(f.me, "a", 10));
 }

@@ -58,9 +58,9 @@ fn a_process_that_is_certainly_gone_is_ended_without_a_check() {
     let f = Fixture::new();
     let old = f.store.add_instance(&instance("api", elsewhere(), 2)).expect("recorded");
     let rows = [
-        f.admit(process(old, "a", 10)),
-        f.admit(surviving(process(old, "b", 11))),
-        f.admit(process(old, "c", 12)),
+        f.insert(process(old, "a", 10)),
+        f.insert(surviving(process(old, "b", 11))),
+        f.insert(process(old, "c", 12)),
     ];
     f.put(rows[2], State::Ending, Some(old));
     let rebooted = DeadInstance {
@@ -85,12 +85,12 @@ fn processes_marked_survive_are_adopted_by_the_same_program_only() {
     let other = f.instance("batch", 3);
     let states = [State::Running, State::Ending, State::Survived];
     let rows = states.map(|state| {
-        let id = f.admit(surviving(process(same, state.as_str(), 10 + state as i64)));
+        let id = f.insert(surviving(process(same, state.as_str(), 10 + state as i64)));
         f.put(id, state, (state == State::Ending).then_some(same));
         id
     });
-    let left = f.admit(surviving(process(other, "left", 20)));
-    let given_back = f.admit(surviving(process(other, "given back", 21)));
+    let left = f.insert(surviving(process(other, "left", 20)));
+    let given_back = f.insert(surviving(process(other, "given back", 21)));
     f.put(given_back, State::Ending, Some(other));
     let answer = claim(&f, &[dead(same), dead(other)]);
     let mut adopted = ids(&answer.adopted);

@@ -40,10 +40,10 @@ fn no_recurring_query_reads_all_history() {
         ("settle_alone", settle::HAS_DESCENDANTS, "process_root"),
         ("export_entries", exported::EXPORTED, "process_live_owner"),
         ("kept_below", query::KEPT_BELOW, "process_root"),
-        ("admit", insert::ALIVE, "process_live_task"),
+        ("insert", insert::ALIVE, "process_live_task"),
         ("claim_orphans", claim_orphans::LIVE_ROWS, "process_live_owner"),
         ("other_claimants", claim::OTHER_CLAIMANTS, "process_live_owner"),
-        ("instances_to_judge", &*instances::to_judge(Schema::latest()), "process_live_owner"),
+        ("instances_to_check", &*instances::to_judge(Schema::latest()), "process_live_owner"),
         ("figures: live", metrics::LIVE_BY_STATE, "process_live_owner"),
         ("figures: ends", metrics::ENDS_SINCE, "process_ended"),
         ("figures: leaks", metrics::LEAKS_SINCE, "leak_found"),
@@ -259,13 +259,13 @@ fn a_row_stays_under_400_bytes_with_its_indexes() {
                 new
             })
             .collect();
-        let all = f.admit_all(batch).expect("committed");
+        let all = f.insert_all(batch).expect("committed");
         let ends: Vec<_> = all
             .into_iter()
-            .map(|admitted| {
+            .map(|inserted| {
                 let at = Millis(1_736_512_999_999 + start * 1_000);
                 RootEnd {
-                    process: admitted.row.expect("admitted"),
+                    process: inserted.row.expect("inserted"),
                     end: End { at: at.into(), ..end(EndReason::Exited) },
                     strays: Vec::new(),
                     kept: Vec::new(),

@@ -32,7 +32,7 @@ fn reading_changes_nothing() {
     };
     let before = contents();
     let store = Store::open_read_only(&file(folder.path(), "")).expect("opened");
-    assert_eq!(store.instances_to_judge().expect("read").len(), 1);
+    assert_eq!(store.instances_to_check().expect("read").len(), 1);
     assert!(store.check().expect("checked").is_empty());
     drop(store);
     assert_eq!(contents(), before);
@@ -43,7 +43,7 @@ fn reading_goes_on_beside_a_live_writer() {
     let f = Fixture::new();
     let reader = Store::open_read_only(f.store.path()).expect("opened");
     assert!(reader.live().expect("read").is_empty());
-    f.admit(process(f.me, "a", 10));
+    f.insert(process(f.me, "a", 10));
     assert_eq!(reader.live().expect("read").len(), 1, "sees what is committed later");
     assert_eq!(reader.file(), f.store.file());
     assert_eq!(reader.path(), f.store.path());
@@ -57,7 +57,7 @@ fn a_reader_that_came_first_sees_a_later_writer() {
     let path = file(folder.path(), "");
     let reader = Store::open_read_only(&path).expect("opened");
     let writer = open(&path).expect("opened");
-    writer.admit_one(&here(), &process(me, "a", 10)).expect("admitted");
+    writer.insert_one(&here(), &process(me, "a", 10)).expect("inserted");
     assert_eq!(reader.live().expect("read").len(), 1);
     drop(writer);
     assert_eq!(reader.live().expect("read").len(), 1);
@@ -66,12 +66,12 @@ fn a_reader_that_came_first_sees_a_later_writer() {
 #[test]
 fn every_write_is_refused() {
     let f = Fixture::new();
-    let id = f.admit(process(f.me, "a", 10));
+    let id = f.insert(process(f.me, "a", 10));
     let store = Store::open_read_only(f.store.path()).expect("opened");
     let errors = [
         store.add_instance(&instance("x", here(), 2)).err(),
         store.stop_instance(f.me, StopHow::Clean, Millis(1)).err(),
-        store.admit_one(&here(), &process(f.me, "b", 11)).err(),
+        store.insert_one(&here(), &process(f.me, "b", 11)).err(),
         store.claim(&[id], f.me, None, None).err(),
         store.record_pass(f.me, &pass(PassKind::Health, 1)).err(),
         store.forget(&[id], "a", Millis(1)).err(),

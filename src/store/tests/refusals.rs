@@ -313,7 +313,7 @@ fn a_ledger_in_a_folder_that_cannot_be_written_is_still_read() {
 fn child_that_reads_a_shut_folder() {
     let Some(folder) = given_folder() else { return };
     let store = Store::open_read_only(&file(&folder, "")).expect("opened");
-    assert_eq!(store.instances_to_judge().expect("read").len(), 1);
+    assert_eq!(store.instances_to_check().expect("read").len(), 1);
 }
 
 /// Returns a folder of the user `nobody`, and a test to run as that user; `None` where we are not root, or `nobody` cannot run

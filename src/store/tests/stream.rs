@@ -9,7 +9,7 @@ use crate::{
     model::{Batch, LeakKind, LostRow, Millis, OpenProcess, Outcome, Position, ProcessId, State},
     store::{
         Unshipped, stream,
-        stream::{BATCH as ROOM, Room},
+        stream::{BATCH as ROOM, BatchLimit},
     },
 };
 
@@ -26,7 +26,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn follow(&mut self, f: &Fixture, room: Room) -> Batch {
+    fn follow(&mut self, f: &Fixture, room: BatchLimit) -> Batch {
         let batch = f.store.next_batch(&self.position, room).expect("read");
         for LostRow { id, print } in &batch.lost {
             assert_eq!(self.live.remove(id).map(|it| it.print), Some(*print), "was it there?");
@@ -53,7 +53,7 @@ impl Receiver {
         batch
     }
 
-    fn catch_up(&mut self, f: &Fixture, room: Room) {
+    fn catch_up(&mut self, f: &Fixture, room: BatchLimit) {
         while self.follow(f, room).more {}
         assert!(self.follow(f, ROOM).is_empty());
     }
@@ -148,7 +148,7 @@ fn gap_is_counted() {
     }
     prune(&f);
     // The process of the last leak stays, what runs, and the last one.
-    receiver.catch_up(&f, Room { rows: 1, ..ROOM });
+    receiver.catch_up(&f, BatchLimit { rows: 1, ..ROOM });
     assert_eq!((receiver.gap, receiver.leak_gap), (9 + 3, 9));
     assert!(receiver.live.contains_key(&kept.0));
     receiver.check(&f);
@@ -211,7 +211,7 @@ fn a_batch_is_no_larger_than_its_room() {
     for pid in 10..20 {
         f.row(f.me, pid, State::Running);
     }
-    let sizes = |room: Room| {
+    let sizes = |room: BatchLimit| {
         let mut receiver = Receiver::default();
         let mut sizes = Vec::new();
         loop {
@@ -222,8 +222,12 @@ fn a_batch_is_no_larger_than_its_room() {
             }
         }
     };
-    assert_eq!(sizes(Room { rows: 4, ..ROOM }), [4, 4, 2]);
-    assert_eq!(sizes(Room { bytes: 1, ..ROOM }), [1; 10], "a row that is too large comes alone");
+    assert_eq!(sizes(BatchLimit { rows: 4, ..ROOM }), [4, 4, 2]);
+    assert_eq!(
+        sizes(BatchLimit { bytes: 1, ..ROOM }),
+        [1; 10],
+        "a row that is too large comes alone"
+    );
 }
 
 #[test]
@@ -296,10 +300,10 @@ proptest! {
                     f.store.end(id, from, end, None).expect("committed");
                 }),
                 Change::Prune => prune(&f),
-                Change::Ship(rows) => drop(receiver.follow(&f, Room { rows, ..ROOM })),
+                Change::Ship(rows) => drop(receiver.follow(&f, BatchLimit { rows, ..ROOM })),
             }
         }
-        receiver.catch_up(&f, Room { rows: 3, ..ROOM });
+        receiver.catch_up(&f, BatchLimit { rows: 3, ..ROOM });
         receiver.check(&f);
         let received = receiver.live.len() + receiver.ended.len() + receiver.lost.len();
         prop_assert_eq!(received as u64 + receiver.gap, started.cast_unsigned());

@@ -79,7 +79,7 @@ fn six_threads_open_a_new_ledger_at_once() {
             thread.join().expect("no error");
         }
         let store = Store::open_read_only(&file(folder.path(), "")).expect("opened");
-        assert_eq!(store.instances_to_judge().expect("read").len(), OPENERS, "none was lost");
+        assert_eq!(store.instances_to_check().expect("read").len(), OPENERS, "none was lost");
     }
 }
 
@@ -91,8 +91,8 @@ fn a_ledger_that_was_set_up_since_our_check_is_not_reported_as_emptied() {
     fs::write(&path, "").expect("written");
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(&path, permissions).expect("set");
-    let before = trust::Located::at(&path, &trust::Terms::of(&path, None)).expect("seen");
+    let before = trust::Located::at(&path, &trust::TrustPolicy::of(&path, None)).expect("seen");
     let store = open(&path).expect("set up by another program");
     store.add_instance(&instance("opener", here(), 1)).expect("written");
-    assert!(matches!(setup::standing(&before), Ok(setup::Standing::New)), "it is looked at anew");
+    assert!(matches!(setup::status(&before), Ok(setup::SchemaStatus::New)), "it is looked at anew");
 }

@@ -14,9 +14,9 @@ use rustix::{
 
 use super::{
     child::{Changes, Descriptor, EXECUTABLE, Plan, Session},
+    clone_thread::RUNS_BESIDE,
     gate::{Gate, step},
     launch::failure,
-    maker::RUNS_BESIDE,
     reap::reap,
     shared_memory::make_child,
 };

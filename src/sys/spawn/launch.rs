@@ -10,9 +10,9 @@ use std::{
 use super::{
     attributes::Attributes,
     child::{Changes, Credentials, Plan},
+    clone_thread::RUNS_BESIDE,
     command::Command,
     gate::{Gate, step},
-    maker::RUNS_BESIDE,
     program::{OwnPid, Program},
     reap::reap,
     shared_memory::{GatedChild, make_child},

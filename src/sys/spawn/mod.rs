@@ -34,7 +34,7 @@
 //!
 //! In a cgroup of its own a child must not share the memory of running code: where the cgroup runs out of memory, the kernel
 //! ends its victim and every process that shares that memory, so also the host; only a child of vfork(2) is skipped. Such a
-//! child is created by a thread that is suspended meanwhile ([`maker`]).
+//! child is created by a thread that is suspended meanwhile ([`clone_thread`]).
 //!
 //! A program of our own that is not a task ([`helper`]) is started in the same way, without a gate.
 //!
@@ -43,12 +43,12 @@
 mod attributes;
 mod child;
 mod clone;
+mod clone_thread;
 mod command;
 pub(crate) mod gate;
 mod helper;
 mod inherited;
 mod launch;
-mod maker;
 mod program;
 mod reap;
 mod shared_memory;

@@ -10,9 +10,9 @@ use std::{
 use super::{
     child::Plan,
     clone::{clone, to_pid},
+    clone_thread::{CloneThread, RUNS_BESIDE},
     command::TargetCgroup,
     gate::Gate,
-    maker::{Maker, RUNS_BESIDE},
     reap::reap,
     stack::Stack,
 };
@@ -57,20 +57,23 @@ struct SharedMemoryChild {
     child: GatedChild,
     stack: Option<Stack>,
     /// The thread that is suspended until then.
-    maker: Option<Maker>,
+    clone_thread: Option<CloneThread>,
 }
 
 impl SharedMemoryChild {
     fn begin(plan: &Plan<'_>, in_task_cgroup: bool, gate: &Arc<Gate>) -> Result<Self> {
         let stack = Stack::take()?;
-        let (made, maker) =
-            if plan.suspends { Maker::create(plan, &stack)? } else { (clone(plan, &stack), None) };
+        let (made, clone_thread) = if plan.suspends {
+            CloneThread::create(plan, &stack)?
+        } else {
+            (clone(plan, &stack), None)
+        };
         let pid = to_pid(made)?;
         // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(gate.pidfd.load(Ordering::Acquire)) };
         let pidfd = Arc::new(PidFd::from_owned(pidfd));
         let child = GatedChild { pid, pidfd, in_task_cgroup, gate: Arc::clone(gate) };
-        Ok(Self { child, stack: Some(stack), maker })
+        Ok(Self { child, stack: Some(stack), clone_thread })
     }
 }
 
@@ -82,7 +85,7 @@ impl Drop for SharedMemoryChild {
             gate.refuse();
         }
         gate.wait_until_left(pidfd);
-        drop(self.maker.take());
+        drop(self.clone_thread.take());
         if let Some(stack) = self.stack.take() {
             stack.give_back();
         }

@@ -20,7 +20,7 @@ use std::{
 
 use super::{
     context, flush, outcome, own_trees, release,
-    run::{EndContext, Feed, TreeOutcome, TreeTarget, end_as_they_come},
+    run::{EndContext, EndQueue, TreeOutcome, TreeTarget, end_as_they_come},
 };
 use crate::{
     model::{ProcessId, task_text},
@@ -104,7 +104,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-impl<'a> Feed<'a> for Worker<'a> {
+impl<'a> EndQueue<'a> for Worker<'a> {
     fn join(
         &mut self,
         under_way: &[ProcessId],

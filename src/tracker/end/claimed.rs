@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::atomic::AtomicBool};
 
 use super::{
     context, keeper_end_logs,
-    outcome::{self, Concluded},
+    outcome::{self, Conclusion},
     run::{TreeTarget, end_trees_unless},
     spared,
 };
@@ -23,7 +23,7 @@ pub(in crate::tracker) fn end_claimed(
     core: &Core,
     cause: &Cause,
     claimed: Vec<ProcessRecord>,
-) -> Concluded {
+) -> Conclusion {
     end_claimed_unless(core, &|_| cause.clone(), claimed, None)
 }
 
@@ -32,7 +32,7 @@ pub(in crate::tracker) fn end_claimed_each(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
     claimed: Vec<ProcessRecord>,
-) -> Concluded {
+) -> Conclusion {
     end_claimed_unless(core, cause_of, claimed, None)
 }
 
@@ -42,9 +42,9 @@ pub(in crate::tracker) fn end_claimed_unless(
     cause_of: &dyn Fn(ProcessId) -> Cause,
     mut claimed: Vec<ProcessRecord>,
     interrupt: Option<&AtomicBool>,
-) -> Concluded {
+) -> Conclusion {
     if claimed.is_empty() {
-        return Concluded::default();
+        return Conclusion::default();
     }
     for record in &claimed {
         if let Some(entry) = core.registry.get(record.id) {
@@ -52,7 +52,7 @@ pub(in crate::tracker) fn end_claimed_unless(
         }
     }
     let logs = keeper_end_logs::take_end_logs(core, &mut claimed);
-    let mut all = Concluded::default();
+    let mut all = Conclusion::default();
     all.report.errors.extend_from_slice(&logs.errors);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let trees =
@@ -66,9 +66,9 @@ pub(in crate::tracker) fn end_claimed_unless(
             outcome::conclude_each(core, cause_of, ends)
         }
         // Give the claims back, so that the next pass retries.
-        Err(error) => Concluded {
+        Err(error) => Conclusion {
             settled: rows.iter().map(|row| outcome::given_back(*row, &error)).collect(),
-            ..Concluded::failed(&error)
+            ..Conclusion::failed(&error)
         },
     });
     all

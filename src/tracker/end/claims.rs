@@ -21,7 +21,7 @@ use crate::{
     tracker::{
         core::Core,
         runtime::{
-            liveness::{Judge, Life, lock_state},
+            liveness::{Liveness, LivenessCheck, lock_state},
             tracked::{Dead, Tracked},
         },
     },
@@ -48,17 +48,17 @@ pub(in crate::tracker) fn is_dead_claimant(core: &Core, claimant: InstanceId) ->
 fn holds_no_claim(core: &Core, instance: &InstanceRecord) -> bool {
     let here = core.pid_scope();
     let reach = here.reach(&instance.identity.scope);
-    let Ok(all) = core.store.instances_to_judge() else { return false };
-    match Judge::new(&core.store, &core.proc, here).judge(instance, &all) {
-        Life::Dead(_) => true,
-        Life::Alive => {
+    let Ok(all) = core.store.instances_to_check() else { return false };
+    match LivenessCheck::new(&core.store, &core.proc, here).of(instance, &all) {
+        Liveness::Dead(_) => true,
+        Liveness::Alive => {
             reach == Reach::Here
                 && matches!(
                     Pinned::probe(&core.proc, here, &instance.identity),
                     Probe::Zombie(_) | Probe::Gone
                 )
         }
-        Life::Unknown(_) => {
+        Liveness::Unknown(_) => {
             let free = || matches!(lock_state(&core.store, instance), Ok(LockState::Free));
             instance.ledger_file == core.store.file()
                 && reach == Reach::Elsewhere

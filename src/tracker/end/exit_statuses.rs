@@ -22,7 +22,7 @@ use crate::{
     sys::PidFd,
     tracker::{
         core::Core,
-        runtime::tracked::{Dead, Learned, REAPED_BY_PARENT, Tracked},
+        runtime::tracked::{Dead, REAPED_BY_PARENT, StatusReading, Tracked},
     },
 };
 
@@ -42,9 +42,9 @@ pub(in crate::tracker) fn status_or_patience(
     deadline: Instant,
 ) -> Option<ExitStatus> {
     let patient = match entry.learn_status(pidfd, deadline) {
-        Learned::Status(status) => return Some(status),
-        Learned::NotYet => true,
-        Learned::Unreaped => is_traced(core, entry),
+        StatusReading::Status(status) => return Some(status),
+        StatusReading::NotYet => true,
+        StatusReading::Unreaped => is_traced(core, entry),
     };
     if patient && since.elapsed() < STATUS_PATIENCE {
         return None;

@@ -5,7 +5,7 @@
 
 use super::{
     claimed,
-    outcome::{self, Concluded},
+    outcome::{self, Conclusion},
     release,
 };
 use crate::{
@@ -78,7 +78,7 @@ pub(in crate::tracker) fn flush_all(core: &Core) -> Option<Error> {
 
 fn end_recorded(core: &Core, rows: &[ProcessId]) {
     let records = rows.iter().filter_map(|row| core.store.process(*row).ok().flatten()).collect();
-    let Concluded { settled, .. } = claimed::end_claimed(core, &Cause::stray(), records);
+    let Conclusion { settled, .. } = claimed::end_claimed(core, &Cause::stray(), records);
     // An error is logged, and retried by the next flush.
     let _ = outcome::write(core, None, settled);
 }

@@ -89,7 +89,7 @@ fn spares_below(core: &Core, entry: &Tracked, client: &KeeperClient) -> bool {
     let root = entry.root.row;
     let looked = || -> Result<bool> {
         let spared = core.store.descendants(&[root])?.into_values().flat_map(|it| it.spared);
-        let instances = core.store.instances_to_judge()?.into_iter().map(|it| it.identity);
+        let instances = core.store.instances_to_check()?.into_iter().map(|it| it.identity);
         // Rows of this tree may have another owner: the instance that is, or was, ending it.
         let others = core.store.live()?.into_iter();
         let others = others.filter(|row| row.spec.root.unwrap_or(row.id) != root);

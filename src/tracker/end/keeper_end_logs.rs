@@ -39,7 +39,7 @@ use crate::{
             keeper_end_log::{
                 EndLog, Fate, Logged, end_log_path, read_end_log, remove_end_log, token_of_end_log,
             },
-            liveness::Life,
+            liveness::Liveness,
             other_instances,
             tracked::Root,
         },
@@ -178,7 +178,7 @@ fn claim_logged(
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    core.store.admit(&core.pid_scope(), new).and_then(|all| {
+    core.store.insert_batch(&core.pid_scope(), new).and_then(|all| {
         let rows = all.into_iter().flat_map(|it| it.row).map(|id| core.store.process(id));
         rows.filter_map(Result::transpose).collect()
     })
@@ -223,8 +223,8 @@ pub(in crate::tracker) fn remove_end_logs(core: &Core) {
 
 /// Returns whether another instance may be alive, which could be about to read a record of its own keeper.
 fn has_live_others(core: &Core) -> bool {
-    let lives = |life: &Life| !matches!(life, Life::Dead(_));
-    other_instances::judge_others(&core.store, &core.proc, &core.instance)
+    let lives = |life: &Liveness| !matches!(life, Liveness::Dead(_));
+    other_instances::check_others(&core.store, &core.proc, &core.instance)
         .map_or(true, |others| others.iter().any(|(_, life)| lives(life)))
 }
 

@@ -36,7 +36,7 @@ pub(in crate::tracker) fn record_found(
     found: &[&ProcessInfo],
 ) -> HashMap<Identity, ProcessId> {
     let new = found.iter().map(|it| (it.identity, it.new_row(core.instance.id, root))).collect();
-    match core.store.admit_found(&core.pid_scope(), new) {
+    match core.store.insert_found(&core.pid_scope(), new) {
         Ok(all) => all.into_iter().filter_map(|it| Some((it.key, it.row.ok()?))).collect(),
         Err(error) => {
             tracing::error!(
@@ -50,12 +50,12 @@ pub(in crate::tracker) fn record_found(
 
 /// What became of trees: what to write, and what to report.
 #[derive(Debug, Default)]
-pub(in crate::tracker) struct Concluded {
+pub(in crate::tracker) struct Conclusion {
     pub(in crate::tracker) settled: Vec<Settled>,
     pub(in crate::tracker) report: Report,
 }
 
-impl Concluded {
+impl Conclusion {
     /// Returns what to report where nothing was ended.
     pub(in crate::tracker) fn failed(error: &crate::error::Error) -> Self {
         Self {
@@ -75,7 +75,7 @@ pub(in crate::tracker) fn conclude(
     core: &Core,
     cause: &Cause,
     ends: Vec<TreeOutcome>,
-) -> Concluded {
+) -> Conclusion {
     conclude_each(core, &|_| cause.clone(), ends)
 }
 
@@ -84,8 +84,8 @@ pub(in crate::tracker) fn conclude_each(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
     ends: Vec<TreeOutcome>,
-) -> Concluded {
-    let mut all = Concluded::default();
+) -> Conclusion {
+    let mut all = Conclusion::default();
     let began = Instant::now();
     for end in ends {
         all.absorb(conclude_tree(core, &cause_of(end.root.row), end, began));
@@ -133,9 +133,9 @@ pub(in crate::tracker) fn conclude_tree(
     cause: &Cause,
     tree: TreeOutcome,
     began: Instant,
-) -> Concluded {
+) -> Conclusion {
     let TreeOutcome { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
-    let Concluded { mut settled, mut report } = Concluded::default();
+    let Conclusion { mut settled, mut report } = Conclusion::default();
     for mut member in members {
         report.checked += 1;
         if interrupted && let Fate::Survived { why, .. } = &mut member.fate {
@@ -192,7 +192,7 @@ pub(in crate::tracker) fn conclude_tree(
         report.suspects.push(root_as_suspect(&root, why));
         settled.extend(row.map(|row| given_back(row, &error)));
     }
-    Concluded { settled, report }
+    Conclusion { settled, report }
 }
 
 /// Returns what is reported where it is unknown what else there was below a root, or which process it is.
@@ -331,7 +331,7 @@ pub(in crate::tracker) fn suspects_of(
             task_id: task.cloned(),
             pid: suspect.pid,
             command: suspect.command,
-            why: suspect.doubt.to_string(),
+            why: suspect.reason.to_string(),
         })
         .collect();
     if let Some(last) = suspects.last_mut().filter(|_| more > 0) {

@@ -13,7 +13,7 @@ use crate::{
         core::Core,
         runtime::{
             pending_writes::Unfinished,
-            tracked::{Learned, Tracked},
+            tracked::{StatusReading, Tracked},
         },
     },
 };
@@ -98,14 +98,14 @@ pub(in crate::tracker) fn finish_late(core: &Core) {
 fn finish(core: &Core, Unfinished { entry, pidfd, since }: &Unfinished) -> bool {
     // 1. The status, for callers that wait for the process.
     let status = match entry.learn_status(pidfd, Instant::now()) {
-        Learned::Status(status) => status,
-        Learned::NotYet => return false,
-        Learned::Unreaped
+        StatusReading::Status(status) => status,
+        StatusReading::NotYet => return false,
+        StatusReading::Unreaped
             if since.elapsed() < UNREAPED_LIMIT || exit_statuses::is_traced(core, entry) =>
         {
             return false;
         }
-        Learned::Unreaped => entry.publish(ExitStatus::Unobserved),
+        StatusReading::Unreaped => entry.publish(ExitStatus::Unobserved),
     };
     // 2. Its row, before the zombie is reaped: if we die in between, nothing in the ledger becomes less accurate.
     if entry.lacks_status() {

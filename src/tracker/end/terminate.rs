@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
     claimed, claims,
-    outcome::{self, Concluded},
+    outcome::{self, Conclusion},
     release, settle,
 };
 use crate::{
@@ -88,7 +88,7 @@ pub(in crate::tracker) fn kill_rows(
     let claimed = with_plan(claimed, &dead, plan);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
-    let Concluded { settled, mut report } = claimed::end_claimed_unless(
+    let Conclusion { settled, mut report } = claimed::end_claimed_unless(
         core,
         &|_| cause.clone(),
         claimed,

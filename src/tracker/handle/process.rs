@@ -31,7 +31,7 @@ use crate::{
         runtime::{
             background_ends::Due,
             cause::Cause,
-            tracked::{Learned, Tracked},
+            tracked::{StatusReading, Tracked},
         },
     },
 };
@@ -156,13 +156,13 @@ impl Process {
             let now = Instant::now();
             let until = deadline.map_or(now + STATUS_PAUSE, |end| end.min(now + STATUS_PAUSE));
             match self.entry.learn_status(&self.pidfd, until) {
-                Learned::Status(status) => return Some(status),
-                Learned::Unreaped if !exit_statuses::is_traced(&self.core, &self.entry) => {
+                StatusReading::Status(status) => return Some(status),
+                StatusReading::Unreaped if !exit_statuses::is_traced(&self.core, &self.entry) => {
                     if untraced.get_or_insert(now).elapsed() > REAPED_WITHIN {
                         return Some(self.entry.publish(ExitStatus::Unobserved));
                     }
                 }
-                Learned::NotYet | Learned::Unreaped => {}
+                StatusReading::NotYet | StatusReading::Unreaped => {}
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return None;

@@ -19,7 +19,7 @@ use crate::{
         options::trusted_or_by_environment,
         runtime::{
             keepers::try_keeper,
-            liveness::{Judge, Life},
+            liveness::{Liveness, LivenessCheck},
         },
     },
 };
@@ -409,15 +409,15 @@ fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
     let here = current_pid_scope()?;
     let live = store.live()?;
     let (mut orphaned, mut unknown) = (0, 0);
-    let all = store.instances_to_judge()?;
-    let judge = Judge::new(store, &proc, here);
+    let all = store.instances_to_check()?;
+    let liveness = LivenessCheck::new(store, &proc, here);
     for instance in &all {
         let left =
             live.iter().filter(|row| row.owner == instance.id && !row.spec.limits.survive).count();
-        match judge.judge(instance, &all) {
-            Life::Alive => {}
-            Life::Dead(_) => orphaned += left,
-            Life::Unknown(_) => unknown += left,
+        match liveness.of(instance, &all) {
+            Liveness::Alive => {}
+            Liveness::Dead(_) => orphaned += left,
+            Liveness::Unknown(_) => unknown += left,
         }
     }
     let survivors =

@@ -27,7 +27,7 @@ use crate::{
         options::trusted_or_by_environment,
         passes::name_match::{Search, answered_for, leave},
         runtime::{
-            liveness::{Judge, Life, orphan_rule},
+            liveness::{Liveness, LivenessCheck, orphan_rule},
             tracked::Root,
         },
     },
@@ -274,8 +274,8 @@ impl Ledger {
         let proc = Proc::open()?;
         let observer = Observer { scope: current_pid_scope()?, uid: self.store.owner_uid() };
         let own = own_pid()?;
-        let Orphans { by_instance, foreign, unjudged } = self.orphans(&proc, observer)?;
-        let mut report = Report { suspects: unjudged, ..Report::default() };
+        let Orphans { by_instance, foreign, unchecked } = self.orphans(&proc, observer)?;
+        let mut report = Report { suspects: unchecked, ..Report::default() };
         let ancestors = proc.ancestors(own);
         let protected = &self.protected;
         let context = EndContext { proc: &proc, observer, own, ancestors, foreign, protected };
@@ -308,24 +308,24 @@ impl Ledger {
         Ok(report)
     }
 
-    /// Judges every instance.
+    /// Checks every instance.
     fn orphans(&self, proc: &Proc, observer: Observer) -> Result<Orphans> {
         let mut orphans = Orphans::default();
-        let all = self.store.instances_to_judge()?;
-        let judge = Judge::new(&self.store, proc, observer.scope);
+        let all = self.store.instances_to_check()?;
+        let liveness = LivenessCheck::new(&self.store, proc, observer.scope);
         for instance in &all {
             let rows = self.store.live_of(instance.id)?;
-            let life = judge.judge(instance, &all);
+            let life = liveness.of(instance, &all);
             if may_be_responsible(instance, &life, observer.scope) {
                 let processes = rows.iter().map(|row| row.spec.identity.pid).collect();
                 orphans.foreign.push(Foreign { instance: instance.identity.pid, processes });
             }
             match life {
-                Life::Dead(dead) => orphans.by_instance.push((dead, rows)),
-                Life::Alive => {}
-                Life::Unknown(why) => {
+                Liveness::Dead(dead) => orphans.by_instance.push((dead, rows)),
+                Liveness::Alive => {}
+                Liveness::Unknown(why) => {
                     let why = format!("its instance {} cannot be judged: {why}", instance.program);
-                    orphans.unjudged.extend(rows.into_iter().map(|row| Suspect {
+                    orphans.unchecked.extend(rows.into_iter().map(|row| Suspect {
                         task_id: row.spec.task_id,
                         pid: row.spec.identity.pid,
                         command: row.spec.command,
@@ -507,14 +507,14 @@ fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview) -> Report {
     report
 }
 
-/// What dead instances left, as [`Ledger::orphans`] judges them.
+/// What dead instances left, as [`Ledger::orphans`] finds them.
 #[derive(Default)]
 struct Orphans {
     by_instance: Vec<(DeadInstance, Vec<ProcessRecord>)>,
     /// Processes that other instances are responsible for.
     foreign: Vec<Foreign>,
     /// Processes of instances that cannot be judged.
-    unjudged: Vec<Suspect>,
+    unchecked: Vec<Suspect>,
 }
 
 /// Plans what the name match would end, each match with its descendants, except for what is already planned.

@@ -13,7 +13,7 @@ use crate::{
     tracker::{
         Ledger,
         core::Core,
-        runtime::liveness::{Judge, Life},
+        runtime::liveness::{Liveness, LivenessCheck},
     },
 };
 
@@ -65,13 +65,13 @@ impl Ledger {
 fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
     let (proc, here) = (Proc::open()?, current_pid_scope()?);
     let (mut count, mut orphans) = (InstanceCount::default(), 0);
-    let all = store.instances_to_judge()?;
-    let judge = Judge::new(store, &proc, here);
+    let all = store.instances_to_check()?;
+    let liveness = LivenessCheck::new(store, &proc, here);
     for instance in &all {
-        match judge.judge(instance, &all) {
-            Life::Alive => count.alive += 1,
-            Life::Unknown(_) => count.unknown += 1,
-            Life::Dead(dead) => {
+        match liveness.of(instance, &all) {
+            Liveness::Alive => count.alive += 1,
+            Liveness::Unknown(_) => count.unknown += 1,
+            Liveness::Dead(dead) => {
                 count.dead += 1;
                 orphans += store.live_of(dead.id)?.len() as u64;
             }

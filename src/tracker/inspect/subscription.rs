@@ -65,9 +65,9 @@ pub struct Subscription {
 /// The share of the time that looks at a busy ledger take is at most one in this many.
 const SHARE: u32 = 10;
 
-/// What a look at the ledger has found.
+/// The result of polling the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::tracker) enum Look {
+pub(in crate::tracker) enum Poll {
     Events,
     Nothing,
     /// Nothing, and the tracker was shut down before.
@@ -99,7 +99,7 @@ impl Subscription {
     ///
     /// If the ledger cannot be read. The next call tries again, and nothing is lost.
     pub fn try_next(&mut self) -> Result<Option<LedgerEvent>> {
-        self.look()?;
+        self.poll()?;
         Ok(self.events.pop_front())
     }
 
@@ -111,7 +111,7 @@ impl Subscription {
     pub fn next_within(&mut self, limit: Duration) -> Result<Option<LedgerEvent>> {
         let deadline = Instant::now().checked_add(limit);
         loop {
-            if self.look()? != Look::Nothing {
+            if self.poll()? != Poll::Nothing {
                 return Ok(self.events.pop_front());
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -123,7 +123,7 @@ impl Subscription {
     }
 
     /// Reads what has been recorded, unless something that was read before is left.
-    pub(in crate::tracker) fn look(&mut self) -> Result<Look> {
+    pub(in crate::tracker) fn poll(&mut self) -> Result<Poll> {
         if self.events.is_empty() {
             // Before the ledger is read: what a shutdown records comes before it is complete.
             let is_over = self.tracker.as_ref().is_some_and(|core| core.instance.is_shut_down());
@@ -131,10 +131,10 @@ impl Subscription {
             self.events = self.store.changes(&mut self.position)?.into();
             self.took = began.elapsed();
             if self.events.is_empty() {
-                return Ok(if is_over { Look::End } else { Look::Nothing });
+                return Ok(if is_over { Poll::End } else { Poll::Nothing });
             }
         }
-        Ok(Look::Events)
+        Ok(Poll::Events)
     }
 
     /// Waits until the ledger is written, at most `limit`, or until it is time to look again.
@@ -183,10 +183,10 @@ impl Iterator for Subscription {
     /// Waits for the next event; `None` once the tracker is shut down and everything was returned.
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            match self.look() {
-                Ok(Look::Events) => return self.events.pop_front().map(Ok),
-                Ok(Look::End) => return None,
-                Ok(Look::Nothing) => {}
+            match self.poll() {
+                Ok(Poll::Events) => return self.events.pop_front().map(Ok),
+                Ok(Poll::End) => return None,
+                Ok(Poll::Nothing) => {}
                 Err(error) => return Some(Err(error)),
             }
             if let Err(error) = self.wait(WATCHED) {

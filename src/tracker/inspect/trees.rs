@@ -20,7 +20,7 @@ use crate::{
     policy::{
         exemption::{Foreign, System},
         membership::{Membership, decide},
-        suspects::Doubt,
+        suspects::SuspectReason,
     },
     store::Store,
     sys::{
@@ -37,7 +37,7 @@ use crate::{
             process_info::command_of,
         },
         runtime::{
-            liveness::{Judge, Life},
+            liveness::{Liveness, LivenessCheck},
             tracked::may_record_arguments,
         },
     },
@@ -171,12 +171,12 @@ impl Machine {
 
     /// Returns which owners are alive and which are dead; those of which that is unknown are left out.
     fn owners(&self, store: &Store) -> Result<HashMap<InstanceId, bool>> {
-        let all = store.instances_to_judge()?;
-        let judge = Judge::new(store, &self.proc, self.observer.scope);
-        let is_alive = |instance: &InstanceRecord| match judge.judge(instance, &all) {
-            Life::Alive => Some((instance.id, true)),
-            Life::Dead(_) => Some((instance.id, false)),
-            Life::Unknown(_) => None,
+        let all = store.instances_to_check()?;
+        let liveness = LivenessCheck::new(store, &self.proc, self.observer.scope);
+        let is_alive = |instance: &InstanceRecord| match liveness.of(instance, &all) {
+            Liveness::Alive => Some((instance.id, true)),
+            Liveness::Dead(_) => Some((instance.id, false)),
+            Liveness::Unknown(_) => None,
         };
         Ok(all.iter().filter_map(is_alive).collect())
     }
@@ -229,9 +229,9 @@ impl Machine {
         };
         let found = decide(system, &observation.facts(root, alive.is_some()), None);
         let members = self.describe(root, alive == Some(true), &found, ids);
-        let is_others = |doubt: &Doubt| matches!(doubt, Doubt::OtherUser(_));
+        let is_others = |reason: &SuspectReason| matches!(reason, SuspectReason::OtherUser(_));
         let (others, on_terminals): (Vec<_>, Vec<_>) =
-            found.suspects.iter().partition(|(_, doubt)| is_others(doubt));
+            found.suspects.iter().partition(|(_, reason)| is_others(reason));
         let suspects = on_terminals.into_iter().chain(others.into_iter().take(SUSPECTS));
         TreeRecord {
             owner_alive: None,
@@ -239,7 +239,7 @@ impl Machine {
             obstacle: None,
             rss_bytes: Some(members.iter().filter_map(|member| member.rss_bytes).sum()),
             cpu: Some(members.iter().filter_map(|member| member.cpu).sum()),
-            suspects: suspects.map(|(pid, doubt)| self.suspect(root, *pid, *doubt)).collect(),
+            suspects: suspects.map(|(pid, reason)| self.suspect(root, *pid, *reason)).collect(),
             members,
             root: root.clone(),
         }
@@ -280,12 +280,12 @@ impl Machine {
         shown
     }
 
-    fn suspect(&self, root: &ProcessRecord, pid: Pid, doubt: Doubt) -> Suspect {
+    fn suspect(&self, root: &ProcessRecord, pid: Pid, reason: SuspectReason) -> Suspect {
         Suspect {
             task_id: root.spec.task_id.clone(),
             pid,
             command: command_of(&self.proc, pid, may_record_arguments(&root.spec.command)),
-            why: doubt.to_string(),
+            why: reason.to_string(),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     model::{Observer, ProcessId, ProcessRecord},
     store::Store,
     sys::{Pinned, Probe, Proc, current_pid_scope, poll::poll_within},
-    tracker::runtime::liveness::{Judge, Life},
+    tracker::runtime::liveness::{Liveness, LivenessCheck},
 };
 
 /// How long after the death of a process whose owner is dead, too, its end may be recorded by an instance that cleans up.
@@ -98,11 +98,11 @@ impl Ledger {
 }
 
 fn is_owner_dead(store: &Store, proc: &Proc, row: &ProcessRecord) -> Result<bool> {
-    let all = store.instances_to_judge()?;
+    let all = store.instances_to_check()?;
     let owner = all.iter().find(|instance| instance.id == row.owner);
     let observer = Observer { scope: current_pid_scope()?, uid: store.owner_uid() };
-    let judge = Judge::new(store, proc, observer.scope);
-    Ok(owner.is_none_or(|owner| matches!(judge.judge(owner, &all), Life::Dead(_))))
+    let liveness = LivenessCheck::new(store, proc, observer.scope);
+    Ok(owner.is_none_or(|owner| matches!(liveness.of(owner, &all), Liveness::Dead(_))))
 }
 
 /// Waits until the process has ended or the ledger was written, at most `limit`.

@@ -146,7 +146,7 @@ mod tests {
     use crate::{
         model::{Limits, Origin, ProcessId},
         sys::snapshot::tests::{pid, stat},
-        tracker::runtime::tracked::Words,
+        tracker::runtime::tracked::CompactCommand,
     };
 
     /// Returns a root of its own session 10, or a registered one.
@@ -172,7 +172,7 @@ mod tests {
                 max_rss: None,
             },
             end_plan: crate::model::EndPlan::default(),
-            command: Words::default(),
+            command: CompactCommand::default(),
             arguments: true,
         }
     }

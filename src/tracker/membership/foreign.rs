@@ -11,20 +11,20 @@ use crate::{
     sys::Proc,
     tracker::{
         core::Core,
-        runtime::liveness::{Judge, Life},
+        runtime::liveness::{Liveness, LivenessCheck},
     },
 };
 
-/// Returns whether an instance that was judged so may be responsible for processes of this machine.
+/// Returns whether an instance of this liveness may be responsible for processes of this machine.
 pub(in crate::tracker) fn may_be_responsible(
     instance: &InstanceRecord,
-    life: &Life,
+    life: &Liveness,
     here: PidScope,
 ) -> bool {
     // A PID that belonged to a dead instance may have been reused by the tree itself.
     instance.stopped_at.is_none()
         && instance.identity.scope == here
-        && !matches!(life, Life::Dead(_))
+        && !matches!(life, Liveness::Dead(_))
 }
 
 /// Returns the instances, except `own`, that may be responsible for processes of this machine.
@@ -34,11 +34,11 @@ pub(in crate::tracker) fn responsible_instances(
     here: PidScope,
     own: Option<InstanceId>,
 ) -> Result<Vec<InstanceRecord>> {
-    let all = store.instances_to_judge()?;
-    let judge = Judge::new(store, proc, here);
+    let all = store.instances_to_check()?;
+    let liveness = LivenessCheck::new(store, proc, here);
     let others = all.iter().filter(|instance| Some(instance.id) != own);
     let responsible =
-        others.filter(|instance| may_be_responsible(instance, &judge.judge(instance, &all), here));
+        others.filter(|instance| may_be_responsible(instance, &liveness.of(instance, &all), here));
     Ok(responsible.cloned().collect())
 }
 

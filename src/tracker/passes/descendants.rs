@@ -96,7 +96,7 @@ pub(in crate::tracker) fn record_members(
     let mut written = core.store.observe(&sightings).map(|_| ());
     if written.is_ok() && !found.is_empty() {
         let new = found.into_iter().map(|new| ((), new)).collect();
-        written = core.store.admit(&core.pid_scope(), new).map(|_| ());
+        written = core.store.insert_batch(&core.pid_scope(), new).map(|_| ());
     }
     (due, written)
 }

@@ -27,7 +27,7 @@ use crate::{
     error::Result,
     identity::Pid,
     model::{Evidence, ProcessRecord},
-    policy::fork_history::{Forked, Forks, Noted},
+    policy::fork_history::{Forked, ForkedDescendant, Forks},
     sys::{
         Pinned,
         clock::{boot_minus_monotonic, monotonic_clock},
@@ -249,7 +249,7 @@ impl Listener<'_> {
     }
 
     /// Returns the root that it is below, once that is a root.
-    fn root(&self, noted: &Noted) -> Option<Arc<Tracked>> {
+    fn root(&self, noted: &ForkedDescendant) -> Option<Arc<Tracked>> {
         let root = self.core.registry.find(|entry| {
             let identity = entry.root.identity;
             identity.pid == noted.top.pid && was_started_at(identity.start_tick, noted.top.at)
@@ -276,7 +276,7 @@ impl Listener<'_> {
             })
             .collect();
         if !new.is_empty() {
-            core.store.admit(&core.pid_scope(), new)?;
+            core.store.insert_batch(&core.pid_scope(), new)?;
             core.export.notify();
         }
         Ok(())

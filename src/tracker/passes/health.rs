@@ -32,7 +32,7 @@ use crate::{
         end::{
             adopted_zombies, background, claimed, claims, flush, keeper_departure, keeper_end_logs,
             left_behind,
-            outcome::{self, Concluded},
+            outcome::{self, Conclusion},
             release,
             root_exit::log_dead,
             settle,
@@ -40,7 +40,7 @@ use crate::{
         runtime::{
             background_ends::Due,
             cause::Cause,
-            liveness::Life,
+            liveness::Liveness,
             other_instances,
             pass_run::PassRun,
             tracked::{Dead, Tracked},
@@ -243,8 +243,8 @@ fn save_lost_wal(core: &Core) {
 }
 
 fn dead_instances(core: &Core) -> Result<HashSet<InstanceId>> {
-    let others = other_instances::judge_others(&core.store, &core.proc, &core.instance)?;
-    let dead = others.into_iter().filter(|(_, life)| matches!(life, Life::Dead(_)));
+    let others = other_instances::check_others(&core.store, &core.proc, &core.instance)?;
+    let dead = others.into_iter().filter(|(_, life)| matches!(life, Liveness::Dead(_)));
     Ok(dead.map(|(instance, _)| instance.id).collect())
 }
 
@@ -435,7 +435,7 @@ fn try_again(core: &Core, left: Vec<(Cause, ProcessRecord)>, unheld: &[Arc<Track
         left.iter().map(|(cause, row)| (row.id, cause.clone())).collect();
     let rows = left.into_iter().map(|(_, row)| row).collect();
     let cause_of = |row: ProcessId| causes.get(&row).cloned().unwrap_or_else(Cause::stray);
-    let Concluded { settled, mut report } = claimed::end_claimed_each(core, &cause_of, rows);
+    let Conclusion { settled, mut report } = claimed::end_claimed_each(core, &cause_of, rows);
     report.add_error(outcome::write(core, None, settled));
     for entry in unheld {
         untrack_unobserved(core, entry);

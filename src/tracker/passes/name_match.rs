@@ -30,7 +30,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        end::{claimed, outcome::Concluded},
+        end::{claimed, outcome::Conclusion},
         membership::process_info::command_of,
         runtime::{cause::Cause, tracked::Root},
     },
@@ -279,17 +279,17 @@ pub(in crate::tracker) fn search<'a>(
 
 /// Ends the processes that match a configured name, as part of an orphan pass; returns what is to be written and
 /// reported.
-pub(in crate::tracker) fn end_matches(core: &Arc<Core>) -> Concluded {
+pub(in crate::tracker) fn end_matches(core: &Arc<Core>) -> Conclusion {
     if core.options.orphan_names.is_empty() {
-        return Concluded::default();
+        return Conclusion::default();
     }
     let found = search(core, &core.options.orphan_names, core.options.min_age)
         .and_then(|search| Ok((search.run()?, search)));
     let (matches, search) = match found {
         Ok(found) => found,
-        Err(error) => return Concluded::failed(&error),
+        Err(error) => return Conclusion::failed(&error),
     };
-    let mut all = Concluded::default();
+    let mut all = Conclusion::default();
     for found in matches {
         match found.judgement {
             Judgement::Leak(ref named) => {
@@ -299,7 +299,7 @@ pub(in crate::tracker) fn end_matches(core: &Arc<Core>) -> Concluded {
                     rule: Rule::NameMatch(named.clone()),
                 };
                 let ended = end_found(core, &search, &cause, None, Origin::Swept, &found);
-                all.absorb(ended.unwrap_or_else(|error| Concluded::failed(&error)));
+                all.absorb(ended.unwrap_or_else(|error| Conclusion::failed(&error)));
             }
             Judgement::Suspect(_) | Judgement::Young(_) => all.report.absorb(leave(found)),
             Judgement::Spared(_) => {}
@@ -316,12 +316,12 @@ pub(in crate::tracker) fn end_found(
     task: Option<TaskId>,
     origin: Origin,
     found: &Match,
-) -> Result<Concluded> {
-    let Some(pinned) = search.pin(found)? else { return Ok(Concluded::default()) };
+) -> Result<Conclusion> {
+    let Some(pinned) = search.pin(found)? else { return Ok(Conclusion::default()) };
     let (grace, arguments) = (core.options.grace, core.options.record_arguments);
     let new = search.row(core.instance.id, task, origin, grace, &pinned, arguments)?;
-    let row = match core.store.admit_one(&core.pid_scope(), &new) {
-        Err(error) if error.is_already_running() => return Ok(Concluded::default()),
+    let row = match core.store.insert_one(&core.pid_scope(), &new) {
+        Err(error) if error.is_already_running() => return Ok(Conclusion::default()),
         row => row?,
     };
     let record: Option<ProcessRecord> = core.store.process(row)?;
@@ -351,7 +351,7 @@ pub(in crate::tracker) fn answered_for(
     here: PidScope,
     dead: &HashSet<InstanceId>,
 ) -> Result<HashSet<Pid>> {
-    let instances = store.instances_to_judge()?;
+    let instances = store.instances_to_check()?;
     let living = instances
         .iter()
         .filter(|instance| instance.stopped_at.is_none() && !dead.contains(&instance.id))

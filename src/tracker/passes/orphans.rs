@@ -21,11 +21,11 @@ use crate::{
         core::Core,
         end::{
             adopted_zombies, claimed, claims, context, keeper_end_logs,
-            outcome::{self, Concluded},
+            outcome::{self, Conclusion},
         },
         runtime::{
             cause::Cause,
-            liveness::{Life, orphan_rule},
+            liveness::{Liveness, orphan_rule},
             other_instances,
             pass_run::PassRun,
             tracked::Tracking,
@@ -115,12 +115,12 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
 fn find_dead(core: &Core) -> Result<(Vec<DeadInstance>, Report)> {
     let (mut dead, mut report) = (Vec::new(), Report::default());
     for (instance, life) in
-        other_instances::judge_others_at_rest(&core.store, &core.proc, &core.instance)?
+        other_instances::check_others_at_rest(&core.store, &core.proc, &core.instance)?
     {
         match life {
-            Life::Alive => {}
-            Life::Dead(record) => dead.push(record),
-            Life::Unknown(why) => report.absorb(report_unknown(core, &instance, &why)),
+            Liveness::Alive => {}
+            Liveness::Dead(record) => dead.push(record),
+            Liveness::Unknown(why) => report.absorb(report_unknown(core, &instance, &why)),
         }
     }
     Ok((dead, report))
@@ -178,7 +178,7 @@ fn gone(record: &ProcessRecord, rule: RuleKey, evidence: &str) -> Ending {
 ///
 /// If the root is gone, the processes it left are ended like any strays; returns what is to be written and
 /// reported.
-fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Concluded {
+fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
     let mut report = Report::default();
     let mut gone = HashSet::new();
     for record in records.iter().filter(|record| record.spec.root.is_none()) {
@@ -206,10 +206,10 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Concluded {
         |record: &&ProcessRecord| gone.contains(&record.spec.root.unwrap_or(record.id));
     let left: Vec<ProcessId> = records.iter().filter(of_the_gone).map(|record| record.id).collect();
     let claimed = core.store.claim(&left, core.instance.id, Some(core.instance.id), None);
-    let mut all = Concluded { settled: Vec::new(), report };
+    let mut all = Conclusion { settled: Vec::new(), report };
     all.absorb(match claimed {
         Ok(claimed) => claimed::end_claimed(core, &Cause::stray(), claimed),
-        Err(error) => Concluded::failed(&error),
+        Err(error) => Conclusion::failed(&error),
     });
     all
 }
@@ -250,10 +250,10 @@ fn other_reaper_has_died(core: &Core, deadline: Instant) -> Result<bool, String>
             return Err(format!("another instance is still ending {live} orphans"));
         }
         std::thread::sleep(OTHER_REAPER_PAUSE);
-        let died = |(instance, life): &(InstanceRecord, Life)| {
-            matches!(life, Life::Dead(_)) && instance.stopped_at.is_none()
+        let died = |(instance, life): &(InstanceRecord, Liveness)| {
+            matches!(life, Liveness::Dead(_)) && instance.stopped_at.is_none()
         };
-        if other_instances::judge_others(&core.store, &core.proc, &core.instance)
+        if other_instances::check_others(&core.store, &core.proc, &core.instance)
             .is_ok_and(|others| others.iter().any(died))
         {
             return Ok(true);

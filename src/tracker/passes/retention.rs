@@ -16,7 +16,7 @@ use super::pass::Pass;
 use crate::{
     error::{Error, Result},
     model::Millis,
-    policy::retention::{Pace, interval, next_cutoff},
+    policy::retention::{BatchSize, interval, next_cutoff},
     store::{MaintenanceConnection, Unshipped},
     tracker::core::Core,
 };
@@ -133,8 +133,8 @@ struct PruneRun<'a> {
     connection: MaintenanceConnection,
     go_on: &'a dyn Fn() -> bool,
     /// Rows and pages have different costs.
-    rows: Pace,
-    pages: Pace,
+    rows: BatchSize,
+    pages: BatchSize,
     steps: u32,
     deleted: u64,
     bytes_before: u64,
@@ -145,8 +145,8 @@ impl<'a> PruneRun<'a> {
         Ok(Self {
             connection: core.store.maintenance_connection()?,
             go_on,
-            rows: Pace::default(),
-            pages: Pace::default(),
+            rows: BatchSize::default(),
+            pages: BatchSize::default(),
             steps: 0,
             deleted: 0,
             bytes_before: core.store.size()?.total,

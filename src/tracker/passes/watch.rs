@@ -31,7 +31,7 @@ use crate::{
     sys::{PidFd, Pinned, Probe, poll::timespec},
     tracker::{
         core::Core,
-        runtime::{liveness::Life, other_instances},
+        runtime::{liveness::Liveness, other_instances},
     },
 };
 
@@ -185,7 +185,7 @@ impl<'a> Watching<'a> {
         }
         // From then on the checks at intervals find it, if it ever appears.
         self.expected.retain(|_, seen| seen.elapsed() < CHECK_AGAIN);
-        let instances = core.store.instances_to_judge()?;
+        let instances = core.store.instances_to_check()?;
         let open = |id| instances.iter().any(|it| it.id == id && it.stopped_at.is_none());
         self.undecided.retain(|&id, died| died.elapsed() < CHECK_AGAIN && open(id));
         // An instance that stopped may be in a process that is still alive.
@@ -280,9 +280,9 @@ impl<'a> Watching<'a> {
 
 /// A pass is made for instances that died, or stopped and left something: not for every file in the folder.
 fn needs_a_pass(core: &Core) -> Result<bool> {
-    Ok(other_instances::judge_others(&core.store, &core.proc, &core.instance)?.iter().any(
+    Ok(other_instances::check_others(&core.store, &core.proc, &core.instance)?.iter().any(
         |(instance, life)| {
-            matches!(life, Life::Dead(_))
+            matches!(life, Liveness::Dead(_))
                 && (instance.stopped_at.is_none()
                     || core
                         .store

@@ -15,7 +15,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{instance::Instance, list::List, lock::lock, tracked::Root};
+use super::{instance::Instance, lock::lock, shared_list::SharedList, tracked::Root};
 use crate::{
     error::{Error, Kind, Result},
     identity::PidScope,
@@ -43,7 +43,7 @@ pub(in crate::tracker) struct Cgroups {
     /// ledger is written and the cgroup is created.
     instance_cgroup: Mutex<Option<Found>>,
     /// Task cgroups that could not be removed yet. Extended by ends, taken by the shutdown.
-    unremoved: List<Cgroup>,
+    unremoved: SharedList<Cgroup>,
 }
 
 /// The result of the search for an instance cgroup.
@@ -67,7 +67,7 @@ impl Cgroups {
             owner: instance.observer.uid,
             base,
             instance_cgroup: Mutex::default(),
-            unremoved: List::default(),
+            unremoved: SharedList::default(),
         }
     }
 

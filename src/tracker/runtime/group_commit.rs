@@ -110,7 +110,7 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     fn commit(&self) {
-        match self.group.store.admit_queued(&self.group.scope, || self.take_rows()) {
+        match self.group.store.insert_queued(&self.group.scope, || self.take_rows()) {
             Ok(all) => {
                 for Insertion { key: waiter, new, row } in all {
                     if let (Ok(_), Some(gate)) = (&row, &waiter.gate) {

@@ -66,7 +66,7 @@ impl Instance {
         let lock_path = store.path().with_file_name(&lock_name);
         let lock =
             store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
-        // 2. The note is written before the row as well, so that a process that judges the row finds it.
+        // 2. The note is written before the row as well, so that a process that checks the row finds it.
         if let Err(error) = lock.write_note(&note_of(proc, scope, own, caller)) {
             tracing::debug!("{error}: other instances will not recognize an exec of this program");
         }

@@ -8,7 +8,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{list::List, lock::lock, tracked::Tracked};
+use super::{lock::lock, shared_list::SharedList, tracked::Tracked};
 use crate::{
     error::{Error, Kind, Result},
     model::ContainmentMode,
@@ -28,7 +28,7 @@ pub(in crate::tracker) struct Keepers {
     fits: OnceLock<bool>,
     /// Keepers of trees that another instance is ending. Extended by the thread that releases a tree; taken by each of these
     /// threads, by health passes and by the shutdown, which put back those that have to stay.
-    pub(in crate::tracker) departing: List<(Arc<Tracked>, KeeperClient)>,
+    pub(in crate::tracker) departing: SharedList<(Arc<Tracked>, KeeperClient)>,
     /// Tokens of the trees whose keepers' records have been read: the files are removed once that is committed. Written by the
     /// thread that ends the tree, read by orphan passes.
     read_end_logs: Mutex<HashSet<Uuid>>,

@@ -33,12 +33,12 @@ use crate::{
 
 /// What is known of an instance.
 #[derive(Debug)]
-pub(in crate::tracker) enum Life {
+pub(in crate::tracker) enum Liveness {
     /// It is alive, or nothing proves that it is not.
     Alive,
     /// It is dead, or has stopped.
     Dead(DeadInstance),
-    /// It cannot be judged from here. Contains the reason.
+    /// It cannot be determined from here. Contains the reason.
     Unknown(String),
 }
 
@@ -56,8 +56,8 @@ pub(in crate::tracker) fn orphan_rule(replaced: bool) -> RuleKey {
     if replaced { RuleKey::InstanceReplaced } else { RuleKey::InstanceDead }
 }
 
-/// Judges instances by their locks and identities; created anew for each pass.
-pub(in crate::tracker) struct Judge<'a> {
+/// Determines whether instances are dead, by their locks and identities; created anew for each pass.
+pub(in crate::tracker) struct LivenessCheck<'a> {
     store: &'a Store,
     proc: &'a Proc,
     here: PidScope,
@@ -65,42 +65,44 @@ pub(in crate::tracker) struct Judge<'a> {
     namespaces: OnceCell<Result<Namespaces>>,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> LivenessCheck<'a> {
     pub(in crate::tracker) fn new(store: &'a Store, proc: &'a Proc, here: PidScope) -> Self {
         Self { store, proc, here, namespaces: OnceCell::new() }
     }
 
-    /// Judges one of `all` instances, which were listed before this judge was created.
-    pub(in crate::tracker) fn judge(
+    /// Returns the liveness of one of `all` instances, which were listed before this check was created.
+    pub(in crate::tracker) fn of(
         &self,
         instance: &InstanceRecord,
         all: &[InstanceRecord],
-    ) -> Life {
+    ) -> Liveness {
         let dead = |how, processes_gone| {
             let id = instance.id;
-            Life::Dead(DeadInstance { id, how, processes_gone, replaced: false })
+            Liveness::Dead(DeadInstance { id, how, processes_gone, replaced: false })
         };
         let reach = self.here.reach(&instance.identity.scope);
         let is_copy = instance.ledger_file != self.store.file();
         let lock = match lock_state(self.store, instance) {
             // Even then the instance is over if its process runs another program.
-            Ok(LockState::Held) if reach != Reach::Here || is_copy => return Life::Alive,
+            Ok(LockState::Held) if reach != Reach::Here || is_copy => return Liveness::Alive,
             Ok(state) => state,
-            Err(error) => return Life::Unknown(error.to_string()),
+            Err(error) => return Liveness::Unknown(error.to_string()),
         };
         if reach == Reach::Gone {
             return dead(StopHow::Rebooted, Some(EndReason::Rebooted));
         }
         if is_copy {
-            return Life::Unknown("its rows came with a copy of the ledger that it opened".into());
+            return Liveness::Unknown(
+                "its rows came with a copy of the ledger that it opened".into(),
+            );
         }
         if reach == Reach::Elsewhere {
-            return match self.judge_elsewhere(instance, lock, all) {
+            return match self.check_elsewhere(instance, lock, all) {
                 Ok(()) => {
                     let how = instance.stopped_how.unwrap_or(StopHow::Crashed);
                     dead(how, Some(EndReason::Gone))
                 }
-                Err(why) => Life::Unknown(why),
+                Err(why) => Liveness::Unknown(why),
             };
         }
         if lock != LockState::Held && instance.stopped_at.is_some() {
@@ -108,10 +110,10 @@ impl<'a> Judge<'a> {
             return dead(StopHow::Clean, None);
         }
         match Pinned::probe(self.proc, self.here, &instance.identity) {
-            Probe::Alive(_) => self.judge_living(instance, lock),
-            _ if lock == LockState::Held => Life::Alive,
+            Probe::Alive(_) => self.check_living(instance, lock),
+            _ if lock == LockState::Held => Liveness::Alive,
             Probe::Zombie(_) | Probe::Gone => dead(StopHow::Crashed, None),
-            Probe::Unknown(error) => Life::Unknown(error.to_string()),
+            Probe::Unknown(error) => Liveness::Unknown(error.to_string()),
         }
     }
 
@@ -122,7 +124,7 @@ impl<'a> Judge<'a> {
 
     /// Returns whether everything in the PID namespace of an instance with a free lock is gone; the error is why that is
     /// unknown.
-    fn judge_elsewhere(
+    fn check_elsewhere(
         &self,
         instance: &InstanceRecord,
         lock: LockState,
@@ -166,20 +168,20 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Judges an instance whose process is alive: whether it still runs the image that opened the ledger.
+    /// Checks an instance whose process is alive: whether it still runs the image that opened the ledger.
     ///
     /// Its lock alone does not decide. It is dropped at exec, but also where a descriptor is closed by mistake; and after an
     /// exec it is still held by a child that the former image had forked.
-    fn judge_living(&self, instance: &InstanceRecord, lock: LockState) -> Life {
+    fn check_living(&self, instance: &InstanceRecord, lock: LockState) -> Liveness {
         let pid = instance.identity.pid;
         let path = lock_path(self.store, instance);
         let replaced = || {
             let (id, how) = (instance.id, StopHow::Crashed);
-            Life::Dead(DeadInstance { id, how, processes_gone: None, replaced: true })
+            Liveness::Dead(DeadInstance { id, how, processes_gone: None, replaced: true })
         };
         let is_own = pid.get() == std::process::id();
         if is_own && OpenHere::contains(&path) {
-            return Life::Alive;
+            return Liveness::Alive;
         }
         let recorded = self.note_of(instance).and_then(|note| note.image);
         let now = self.proc.image(pid);
@@ -203,14 +205,14 @@ impl<'a> Judge<'a> {
             return replaced();
         }
         match (lock, recorded, now) {
-            (LockState::Held | LockState::Missing, ..) => Life::Alive,
+            (LockState::Held | LockState::Missing, ..) => Liveness::Alive,
             (LockState::Free, Some(_), Ok(Some(_))) => {
-                Life::Unknown("its process is alive, but does not hold its lock".into())
+                Liveness::Unknown("its process is alive, but does not hold its lock".into())
             }
-            (LockState::Free, _, Err(error)) => Life::Unknown(format!(
+            (LockState::Free, _, Err(error)) => Liveness::Unknown(format!(
                 "its process is alive, but does not hold its lock; whether it runs another program by now is unknown: {error}"
             )),
-            (LockState::Free, ..) => Life::Unknown(
+            (LockState::Free, ..) => Liveness::Unknown(
                 "its process is alive, but does not hold its lock; whether it runs another program by now is unknown".into(),
             ),
         }
@@ -218,7 +220,7 @@ impl<'a> Judge<'a> {
 }
 
 /// The lock files of this image's trackers: an instance with our own identity that is not among these was ended by an exec.
-/// Written where a tracker is opened and dropped, read where an instance is judged.
+/// Written where a tracker is opened and dropped, read where an instance is checked.
 static OPEN_HERE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// Registers an instance as one of this image, until it is dropped.

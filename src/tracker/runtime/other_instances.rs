@@ -1,4 +1,4 @@
-//! The other instances of the ledger, judged one by one.
+//! The other instances of the ledger, checked one by one.
 
 use std::{
     collections::HashSet,
@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     instance::Instance,
-    liveness::{Judge, Life, is_made_lock_name},
+    liveness::{Liveness, LivenessCheck, is_made_lock_name},
 };
 use crate::{
     error::Result,
@@ -23,35 +23,35 @@ const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// Judges every other instance that is not known to have stopped, or that left processes behind.
-pub(in crate::tracker) fn judge_others(
+/// Checks every other instance that is not known to have stopped, or that left processes behind.
+pub(in crate::tracker) fn check_others(
     store: &Store,
     proc: &Proc,
     own: &Instance,
-) -> Result<Vec<(InstanceRecord, Life)>> {
-    let all = store.instances_to_judge()?;
-    let judge = Judge::new(store, proc, own.pid_scope());
+) -> Result<Vec<(InstanceRecord, Liveness)>> {
+    let all = store.instances_to_check()?;
+    let liveness = LivenessCheck::new(store, proc, own.pid_scope());
     let others = all.iter().filter(|other| other.id != own.id);
-    let judged = others.map(|other| (other.clone(), judge.judge(other, &all)));
-    Ok(judged.collect())
+    let checked = others.map(|other| (other.clone(), liveness.of(other, &all)));
+    Ok(checked.collect())
 }
 
-/// Judges every other instance as [`judge_others`] does, once the locks of those that have just died are free.
+/// Checks every other instance as [`check_others`] does, once the locks of those that have just died are free.
 ///
 /// A lock that is held for longer is not held by a child at a gate. Its instance is left alone and reported.
-pub(in crate::tracker) fn judge_others_at_rest(
+pub(in crate::tracker) fn check_others_at_rest(
     store: &Store,
     proc: &Proc,
     own: &Instance,
-) -> Result<Vec<(InstanceRecord, Life)>> {
+) -> Result<Vec<(InstanceRecord, Liveness)>> {
     let deadline = Instant::now() + LOCK_LIMIT;
     loop {
-        let mut others = judge_others(store, proc, own)?;
+        let mut others = check_others(store, proc, own)?;
         let mut lingers = false;
         for (instance, life) in &mut others {
-            if matches!(life, Life::Alive) && is_gone(proc, own.pid_scope(), instance) {
+            if matches!(life, Liveness::Alive) && is_gone(proc, own.pid_scope(), instance) {
                 lingers = true;
-                *life = Life::Unknown(
+                *life = Liveness::Unknown(
                     "its process is gone, but its lock is still held, for example by a process that it has forked".into(),
                 );
             }
@@ -63,12 +63,12 @@ pub(in crate::tracker) fn judge_others_at_rest(
     }
 }
 
-/// Removes lock files by which no instance is judged any more and that no process holds: those of instances that died
+/// Removes lock files by which no instance is checked any more and that no process holds: those of instances that died
 /// before they were recorded, and those whose reaper died before it had removed them.
 pub(in crate::tracker) fn remove_stale_locks(store: &Store) {
     let ledger = store.path();
     let Ok(_acting) = store.act_as_owner() else { return };
-    let Ok(instances) = store.instances_to_judge() else { return };
+    let Ok(instances) = store.instances_to_check() else { return };
     let needed: HashSet<&str> =
         instances.iter().map(|instance| instance.lock_name.as_str()).collect();
     let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    list::List,
+    shared_list::SharedList,
     tracked::{Dead, Tracked},
 };
 use crate::{
@@ -27,15 +27,15 @@ pub(in crate::tracker) struct Unfinished {
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct PendingWrites {
     /// Ends of roots that could not be written yet (invariant 10).
-    pub(in crate::tracker) roots: List<RootEnd>,
+    pub(in crate::tracker) roots: SharedList<RootEnd>,
     /// Outcomes of claimed rows that could not be written yet.
-    pub(in crate::tracker) settled: List<Settled>,
+    pub(in crate::tracker) settled: SharedList<Settled>,
     /// Dead processes whose ends are not recorded yet, since their statuses are not available yet.
-    pub(in crate::tracker) statuses: List<Waiting>,
+    pub(in crate::tracker) statuses: SharedList<Waiting>,
     /// Dead processes whose ends are recorded, and whose statuses, or zombies, are not available yet.
-    pub(in crate::tracker) unfinished: List<Unfinished>,
+    pub(in crate::tracker) unfinished: SharedList<Unfinished>,
     /// Dead roots of ours that another instance was ending when they died.
-    pub(in crate::tracker) claimed: List<Dead>,
+    pub(in crate::tracker) claimed: SharedList<Dead>,
 }
 
 impl PendingWrites {

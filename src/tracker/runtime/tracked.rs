@@ -39,7 +39,7 @@ pub(in crate::tracker) struct Root {
     pub(in crate::tracker) containment: Containment,
     pub(in crate::tracker) limits: Limits,
     pub(in crate::tracker) end_plan: EndPlan,
-    pub(in crate::tracker) command: Words,
+    pub(in crate::tracker) command: CompactCommand,
     /// Whether the arguments of its descendants may be recorded.
     pub(in crate::tracker) arguments: bool,
 }
@@ -47,9 +47,9 @@ pub(in crate::tracker) struct Root {
 /// Program and arguments in one piece, each terminated by NUL, which no argument can contain: as many of these are in memory as
 /// there are tracked processes.
 #[derive(Clone, Debug, Default)]
-pub(in crate::tracker) struct Words(Box<str>);
+pub(in crate::tracker) struct CompactCommand(Box<str>);
 
-impl Words {
+impl CompactCommand {
     pub(in crate::tracker) fn new(words: &[String]) -> Self {
         let ended = words.iter().flat_map(|word| [word.as_str(), "\0"]);
         Self(ended.collect::<String>().into())
@@ -92,7 +92,7 @@ impl Root {
             containment: spec.containment,
             limits: spec.limits,
             end_plan: spec.end_plan.clone(),
-            command: Words::new(&spec.command),
+            command: CompactCommand::new(&spec.command),
             arguments,
         }
     }
@@ -433,33 +433,37 @@ impl Tracked {
     ///
     /// A status that another process still holds back, such as a tracer or the keeper, is waited for until `deadline`, and so
     /// is the status of a process that is not our child, which its parent must reap first.
-    pub(in crate::tracker) fn learn_status(&self, pidfd: &PidFd, deadline: Instant) -> Learned {
+    pub(in crate::tracker) fn learn_status(
+        &self,
+        pidfd: &PidFd,
+        deadline: Instant,
+    ) -> StatusReading {
         if let Some(status) = self.status() {
-            return Learned::Status(status);
+            return StatusReading::Status(status);
         }
-        let learned = match self.keeper.as_deref().map(|keeper| keeper.report(deadline)) {
+        let reading = match self.keeper.as_deref().map(|keeper| keeper.report(deadline)) {
             Some(KeeperReport::Ended(death)) => {
                 self.progress().dumped_core |= death.dumped_core;
-                Learned::Status(death.status)
+                StatusReading::Status(death.status)
             }
-            Some(KeeperReport::NotYet) => Learned::NotYet,
+            Some(KeeperReport::NotYet) => StatusReading::NotYet,
             None if self.child => child_status(pidfd),
             // A keeper that was killed reports nothing; then its program is the child of another process.
             Some(KeeperReport::Gone) | None => unrelated_status(pidfd, deadline),
         };
-        if let Learned::Status(status) = learned {
+        if let StatusReading::Status(status) = reading {
             if status.signal().is_some_and(may_dump_core) && pidfd.has_dumped_core() == Some(true) {
                 self.progress().dumped_core = true;
             }
-            return Learned::Status(self.publish(status));
+            return StatusReading::Status(self.publish(status));
         }
-        learned
+        reading
     }
 }
 
 /// The outcome of reading the status of a dead process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::tracker) enum Learned {
+pub(in crate::tracker) enum StatusReading {
     Status(ExitStatus),
     /// It will be available: a tracer still holds the process, or the keeper has not been scheduled.
     NotYet,
@@ -474,19 +478,19 @@ fn may_dump_core(signal: i32) -> bool {
 
 /// While a tracer has not released a dead child, waitid(2) reports nothing for it (ptrace(2)). That differs from the case in
 /// which another process or thread has taken the status: then there is no such child.
-fn child_status(pidfd: &PidFd) -> Learned {
+fn child_status(pidfd: &PidFd) -> StatusReading {
     match pidfd.child_status(false) {
-        Ok(Some(status)) => Learned::Status(status),
-        Ok(None) => Learned::NotYet,
+        Ok(Some(status)) => StatusReading::Status(status),
+        Ok(None) => StatusReading::NotYet,
         // The host reaped it, or ignores SIGCHLD: an exit code may be lost, correctness is not.
-        Err(_) => Learned::Status(pidfd.exit_info().unwrap_or(ExitStatus::Unobserved)),
+        Err(_) => StatusReading::Status(pidfd.exit_info().unwrap_or(ExitStatus::Unobserved)),
     }
 }
 
-fn unrelated_status(pidfd: &PidFd, deadline: Instant) -> Learned {
+fn unrelated_status(pidfd: &PidFd, deadline: Instant) -> StatusReading {
     match pidfd.wait_reaped(deadline.saturating_duration_since(Instant::now())) {
-        Ok(true) => Learned::Status(pidfd.exit_info().unwrap_or(ExitStatus::Unobserved)),
-        Ok(false) => Learned::Unreaped,
-        Err(_) => Learned::Status(ExitStatus::Unobserved),
+        Ok(true) => StatusReading::Status(pidfd.exit_info().unwrap_or(ExitStatus::Unobserved)),
+        Ok(false) => StatusReading::Unreaped,
+        Err(_) => StatusReading::Status(ExitStatus::Unobserved),
     }
 }

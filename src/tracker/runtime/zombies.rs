@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{list::List, lock::lock, tracked::Root};
+use super::{lock::lock, shared_list::SharedList, tracked::Root};
 use crate::{
     identity::{Identity, Pid},
     model::ProcessId,
@@ -23,7 +23,7 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Zombies {
     /// Children whose ends are recorded, and that are not reaped yet. Extended by ends, taken after each record and by passes.
-    pub(in crate::tracker) unreaped: List<Arc<PidFd>>,
+    pub(in crate::tracker) unreaped: SharedList<Arc<PidFd>>,
     /// Roots that have ended. Written by the thread that releases a root, read by scans.
     ended: Mutex<Ended>,
     /// Zombies that the ledger does not know, by PID and start tick, so that it is not queried for them again. Written and read

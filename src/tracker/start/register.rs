@@ -26,7 +26,7 @@ pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) 
     let pinned = pin(core, number)?;
     flush::flush_task(core, &task);
     let new = describe(core, task, &pinned)?;
-    let row = core.store.admit_one(&core.pid_scope(), &new)?;
+    let row = core.store.insert_one(&core.pid_scope(), &new)?;
     // Even if it is a child of ours: its starter waits for it, and we never take its status away.
     let root = Root::recorded(row, &new.spec, core.options.record_arguments);
     let pidfd = pinned.into_fd();

@@ -75,8 +75,8 @@ fn relay(
         new.spec.keeper = Some(keeper);
         Ok(new)
     });
-    let admitted = match described.and_then(|new| core.group_commit.commit(new, None)) {
-        Ok(admitted) => admitted,
+    let committed = match described.and_then(|new| core.group_commit.commit(new, None)) {
+        Ok(committed) => committed,
         Err(error) => {
             // If this fails, the keeper is gone, and the child with it.
             let _ = client.decide(false, &program);
@@ -84,7 +84,7 @@ fn relay(
         }
     };
     match client.decide(true, &program) {
-        Ok(()) => Ok(Spawned { pid, pidfd, committed: admitted, pipes }),
-        Err(error) => Err(Refusal { committed: Some(admitted), step: 0, error }),
+        Ok(()) => Ok(Spawned { pid, pidfd, committed, pipes }),
+        Err(error) => Err(Refusal { committed: Some(committed), step: 0, error }),
     }
 }

@@ -24,12 +24,12 @@ struct Exported {
     traits: BTreeMap<String, Item>,
 }
 
-/// An enum made by the macro `words!` of `src/model/words.rs`.
-struct Words {
+/// An enum made by the macro `string_enum!` of `src/model/enums.rs`.
+struct StringEnum {
     definition: syn::ItemEnum,
 }
 
-impl syn::parse::Parse for Words {
+impl syn::parse::Parse for StringEnum {
     fn parse(input: syn::parse::ParseStream<'_>) -> syn::Result<Self> {
         input.call(syn::Attribute::parse_outer)?;
         let attrs =
@@ -60,13 +60,13 @@ impl syn::parse::Parse for Words {
     }
 }
 
-/// The items of a file, with those that `words!` makes.
+/// The items of a file, with those that `string_enum!` makes.
 fn items(file: &syn::File) -> Vec<Item> {
     let mut items = Vec::new();
     for item in &file.items {
         match item {
-            Item::Macro(call) if call.mac.path.is_ident("words") => {
-                let Words { definition } = call.mac.parse_body().expect("an enum of words");
+            Item::Macro(call) if call.mac.path.is_ident("string_enum") => {
+                let StringEnum { definition } = call.mac.parse_body().expect("an enum of words");
                 let name = &definition.ident;
                 let methods: syn::ItemImpl = syn::parse_quote! {
                     impl #name {

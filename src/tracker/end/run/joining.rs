@@ -25,8 +25,8 @@ const BETWEEN_JOINS: u32 = 2;
 /// Descriptors of a tree whose members are not known yet: its root, its task cgroup, one descendant.
 const DESCRIPTORS: usize = 3;
 
-/// The source of trees, and the destination of their outcomes.
-pub(in crate::tracker) trait Feed<'a> {
+/// A queue of trees to end, and the destination of their outcomes.
+pub(in crate::tracker) trait EndQueue<'a> {
     /// Returns trees to be ended besides those in progress, at most `room`, and the context that says what to leave running
     /// from now on; `None` where there is none. Where none is in progress either, the run ends with that.
     fn join(
@@ -43,8 +43,11 @@ pub(in crate::tracker) trait Feed<'a> {
 }
 
 /// Ends trees as they come, until none is in progress and no new one is available.
-pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &mut Recorder<'_>) {
-    let Some((context, trees)) = feed.join(&[], room(0)) else { return };
+pub(in crate::tracker) fn end_as_they_come(
+    queue: &mut dyn EndQueue<'_>,
+    recorder: &mut Recorder<'_>,
+) {
+    let Some((context, trees)) = queue.join(&[], room(0)) else { return };
     let mut run = Run::new(Cow::Owned(context), Vec::new(), recorder);
     run.join(trees);
     let mut next_join = Instant::now() + SCAN_AGAIN;
@@ -53,7 +56,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
         let began = Instant::now();
         if began >= next_join || run.trees.is_empty() {
             let rows: Vec<ProcessId> = run.trees.iter().map(|tree| tree.root.row).collect();
-            if let Some((context, trees)) = feed.join(&rows, room(run.trees.len())) {
+            if let Some((context, trees)) = queue.join(&rows, room(run.trees.len())) {
                 run.context = Cow::Owned(context);
                 run.join(trees);
             } else if run.trees.is_empty() {
@@ -64,9 +67,9 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
         // 2. Ask new members to end, and kill those whose grace is over.
         run.ask_new();
         if run.expire() {
-            feed.is_killing(true);
+            queue.is_killing(true);
             run.kill();
-            feed.is_killing(false);
+            queue.is_killing(false);
             continue;
         }
         // 3. Return trees that have ended.
@@ -75,7 +78,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
         if any_done && (pending.is_none() || Instant::now() >= run.next_scan) {
             let ends = run.take_ended();
             if !ends.is_empty() {
-                feed.done(ends);
+                queue.done(ends);
                 continue;
             }
         }

@@ -50,7 +50,7 @@ mod tree_outcome;
 mod wait;
 
 pub(in crate::tracker) use exemptions::protected;
-pub(in crate::tracker) use joining::{Feed, end_as_they_come};
+pub(in crate::tracker) use joining::{EndQueue, end_as_they_come};
 pub(in crate::tracker) use phases::{end_trees, end_trees_unless, previews, strays};
 pub(in crate::tracker) use signal_tree::signal_tree;
 pub(in crate::tracker) use state::{EndContext, Exemptions, TreeTarget};

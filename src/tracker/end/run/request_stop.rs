@@ -90,7 +90,7 @@ mod tests {
         tracker::{
             end::run::{EndContext, Exemptions, TreeTarget, state::TreeRun},
             membership::process_info::ProcessInfo,
-            runtime::tracked::{Root, Words},
+            runtime::tracked::{CompactCommand, Root},
         },
     };
 
@@ -119,7 +119,7 @@ mod tests {
                 max_rss: None,
             },
             end_plan: EndPlan::default(),
-            command: Words::default(),
+            command: CompactCommand::default(),
             arguments: true,
         }
     }

@@ -21,7 +21,7 @@ use crate::{
     policy::{
         exemption::System,
         membership::{Known, Membership, Spared, TreeFacts, decide, descendants},
-        suspects::Doubt,
+        suspects::SuspectReason,
         token_holders::{TokenHolders, TokenOwner, TokenReader, token_holders},
     },
     sys::{
@@ -158,7 +158,8 @@ fn facts(
     holders: &mut TokenHolders,
 ) -> TreeFacts {
     let token = tree.root.token;
-    let on_terminal = tree.suspects.iter().filter(|(_, doubt)| **doubt == Doubt::Terminal);
+    let on_terminal =
+        tree.suspects.iter().filter(|(_, reason)| **reason == SuspectReason::Terminal);
     let on_terminal_before = on_terminal.map(|(&pid, _)| pid).collect();
     let mut facts = TreeFacts {
         may_spare_root: !tree.has_true_root(),

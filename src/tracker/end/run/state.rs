@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Kind},
     identity::{Identity, Pid},
     model::{Evidence, Named, Observer, Origin, ProcessId},
-    policy::{exemption::Foreign, suspects::Doubt},
+    policy::{exemption::Foreign, suspects::SuspectReason},
     sys::{PidFd, Pinned, Probe, Proc, cgroup::TaskCgroup, snapshot::Snapshot},
     tracker::{
         membership::process_info::{ProcessInfo, command_of},
@@ -94,7 +94,7 @@ pub(super) struct TreeRun {
     pub(super) root: Root,
     pub(super) members: Vec<Member>,
     pub(super) pids: HashMap<Pid, usize>,
-    pub(super) suspects: BTreeMap<Pid, Doubt>,
+    pub(super) suspects: BTreeMap<Pid, SuspectReason>,
     /// The root existed when its end began, alive or as a zombie.
     pub(super) was_there: bool,
     /// Its pidfd was held: it belongs to the acting instance.
@@ -338,15 +338,15 @@ pub(super) fn open_task_cgroup(
 /// Returns suspects with what is reported of them.
 pub(super) fn suspected(
     context: &EndContext<'_>,
-    suspects: BTreeMap<Pid, Doubt>,
+    suspects: BTreeMap<Pid, SuspectReason>,
     arguments: bool,
 ) -> Vec<Suspected> {
-    let described = |(pid, doubt)| {
+    let described = |(pid, reason)| {
         let start_tick = context.proc.stat(pid).ok().flatten()?.start_tick;
         Some(Suspected {
             pid,
             start_tick,
-            doubt,
+            reason,
             command: command_of(context.proc, pid, arguments),
         })
     };

@@ -19,7 +19,7 @@ use super::state::{EndContext, TreeRun};
 use crate::{
     identity::Pid,
     model::Containment,
-    policy::suspects::{Doubt, orphans},
+    policy::suspects::{SuspectReason, orphans},
     sys::snapshot::{Snapshot, Stat},
 };
 
@@ -46,7 +46,7 @@ pub(super) fn find(context: &EndContext<'_>, trees: &mut [TreeRun], snapshot: &S
             continue;
         }
         if let Some(tree) = trees.iter_mut().find(|tree| tree.may_have_left(context, stat)) {
-            tree.suspects.insert(stat.pid, Doubt::Unreadable);
+            tree.suspects.insert(stat.pid, SuspectReason::Unreadable);
         }
     }
 }

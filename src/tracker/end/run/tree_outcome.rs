@@ -6,7 +6,7 @@ use crate::{
     error::Error,
     identity::{Identity, Pid},
     model::{ExitStatus, Millis, Outcome, ProcessId, RuleKey, SpareReason},
-    policy::suspects::Doubt,
+    policy::suspects::SuspectReason,
     sys::PidFd,
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
@@ -92,7 +92,7 @@ impl Fate {
 pub(in crate::tracker) struct Suspected {
     pub(in crate::tracker) pid: Pid,
     pub(in crate::tracker) start_tick: u64,
-    pub(in crate::tracker) doubt: Doubt,
+    pub(in crate::tracker) reason: SuspectReason,
     pub(in crate::tracker) command: Vec<String>,
 }
 

@@ -31,7 +31,7 @@ use crate::{
             exit::{Exit, exit_of, exit_without_reading},
             process::{Process, RECORD_LIMIT, Signaller},
         },
-        runtime::tracked::Learned,
+        runtime::tracked::StatusReading,
     },
 };
 
@@ -308,13 +308,13 @@ impl AsyncProcess {
         let status = loop {
             // Its keeper may take a moment, and a tracer may still hold the process.
             match entry.learn_status(pidfd, Instant::now()) {
-                Learned::Status(status) => break status,
-                Learned::Unreaped if !exit_statuses::is_traced(core, entry) => {
+                StatusReading::Status(status) => break status,
+                StatusReading::Unreaped if !exit_statuses::is_traced(core, entry) => {
                     if untraced.get_or_insert_with(Instant::now).elapsed() > REAPED_WITHIN {
                         break entry.publish(ExitStatus::Unobserved);
                     }
                 }
-                Learned::NotYet | Learned::Unreaped => {}
+                StatusReading::NotYet | StatusReading::Unreaped => {}
             }
             tokio::time::sleep(STATUS_PAUSE).await;
         };

@@ -10,7 +10,7 @@ use crate::{
     tracker::{
         Tracker,
         inspect::{
-            subscription::{Look, Subscription},
+            subscription::{Poll, Subscription},
             writes::{UNWATCHED, WATCHED, Writes},
         },
         runtime::lock::lock,
@@ -69,10 +69,10 @@ impl AsyncSubscription {
                 return Some(Ok(event));
             }
             let inner = Arc::clone(&self.inner);
-            match aside(move || lock(&inner).look()).await.flatten() {
-                Ok(Look::Events) => continue,
-                Ok(Look::End) => return None,
-                Ok(Look::Nothing) => {}
+            match aside(move || lock(&inner).poll()).await.flatten() {
+                Ok(Poll::Events) => continue,
+                Ok(Poll::End) => return None,
+                Ok(Poll::Nothing) => {}
                 Err(error) => return Some(Err(error)),
             }
             if let Err(error) = self.written().await {

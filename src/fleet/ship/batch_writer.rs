@@ -13,7 +13,7 @@ use postgres::{Client, Row, Statement, Transaction, error::SqlState, types::ToSq
 use uuid::Uuid;
 
 use super::{
-    super::sums,
+    super::leak_sums,
     columns::{self, Column, Commands, at},
 };
 use crate::model::{Batch, PassDay, PassKind, Position};
@@ -178,7 +178,7 @@ impl BatchWriter<'_, '_> {
     /// Makes the sums of these days anew.
     fn sums(&mut self, days: &BTreeSet<NaiveDate>) -> Result<(), postgres::Error> {
         let days: Vec<NaiveDate> = days.iter().copied().collect();
-        sums::recompute(self.it.stream, &days, |sql, parameters| {
+        leak_sums::recompute(self.it.stream, &days, |sql, parameters| {
             let statement = self.statements.get(&mut self.transaction, sql)?;
             self.transaction.execute(&statement, parameters)
         })

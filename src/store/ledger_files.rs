@@ -26,7 +26,7 @@ const LOOK_AGAIN_MS: u64 = 5;
 
 /// The files of an open ledger. Each keeps its inode as long as a connection is open.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct LedgerFiles {
     ledger: PathBuf,
     id: FileId,
     /// The WAL and its index.
@@ -44,7 +44,7 @@ enum Found {
     CannotTell,
 }
 
-impl Files {
+impl LedgerFiles {
     /// Takes the companions that exist now: a connection has them open.
     pub(super) fn of(ledger: &Path, id: FileId) -> Self {
         let companions = ["-wal", "-shm"].iter().filter_map(|suffix| {

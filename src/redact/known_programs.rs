@@ -2,9 +2,9 @@
 
 use super::names::Value;
 
-/// How some programs take their secrets.
+/// The options by which some programs take their secrets.
 #[derive(Debug)]
-pub(super) struct Habit {
+pub(super) struct SecretOptions {
     programs: &'static [&'static str],
     /// The value is the next argument, or attached to a short option.
     options: &'static [(&'static str, Value)],
@@ -14,8 +14,8 @@ pub(super) struct Habit {
 
 use Value::{Cookie, Credentials, PassSource, Secret};
 
-const HABITS: &[Habit] = &[
-    Habit {
+const KNOWN: &[SecretOptions] = &[
+    SecretOptions {
         programs: &["curl"],
         options: &[
             ("-u", Credentials),
@@ -28,14 +28,18 @@ const HABITS: &[Habit] = &[
         ],
         attached: &[],
     },
-    Habit { programs: &["http", "https", "xh"], options: &[("-a", Credentials)], attached: &[] },
-    Habit { programs: &["lftp"], options: &[("-u", Credentials)], attached: &[] },
-    Habit {
+    SecretOptions {
+        programs: &["http", "https", "xh"],
+        options: &[("-a", Credentials)],
+        attached: &[],
+    },
+    SecretOptions { programs: &["lftp"], options: &[("-u", Credentials)], attached: &[] },
+    SecretOptions {
         programs: &["smbclient", "rpcclient", "smbget", "net"],
         options: &[("-U", Credentials), ("--user", Credentials)],
         attached: &[],
     },
-    Habit {
+    SecretOptions {
         programs: &[
             "mysql",
             "mysqldump",
@@ -60,7 +64,7 @@ const HABITS: &[Habit] = &[
         options: &[],
         attached: &[("-p", Secret)],
     },
-    Habit {
+    SecretOptions {
         programs: &[
             "sshpass",
             "mongo",
@@ -76,12 +80,12 @@ const HABITS: &[Habit] = &[
         options: &[("-p", Secret), ("--pin", Secret), ("--so-pin", Secret)],
         attached: &[],
     },
-    Habit {
+    SecretOptions {
         programs: &["redis-cli", "valkey-cli", "keydb-cli"],
         options: &[("-a", Secret)],
         attached: &[],
     },
-    Habit {
+    SecretOptions {
         programs: &[
             "ldapsearch",
             "ldapadd",
@@ -94,17 +98,17 @@ const HABITS: &[Habit] = &[
         options: &[("-w", Secret)],
         attached: &[],
     },
-    Habit {
+    SecretOptions {
         programs: &["zip", "unzip", "sqlcmd", "bcp", "ipmitool", "mosquitto_pub", "mosquitto_sub"],
         options: &[("-P", Secret)],
         attached: &[],
     },
-    Habit {
+    SecretOptions {
         programs: &["snmpget", "snmpwalk", "snmpset", "snmpbulkwalk", "snmptrap"],
         options: &[("-A", Secret), ("-X", Secret)],
         attached: &[],
     },
-    Habit {
+    SecretOptions {
         programs: &["openssl"],
         options: &[
             ("-passin", PassSource),
@@ -115,7 +119,7 @@ const HABITS: &[Habit] = &[
         ],
         attached: &[],
     },
-    Habit {
+    SecretOptions {
         programs: &["xfreerdp", "xfreerdp3", "wlfreerdp"],
         options: &[],
         attached: &[("/p:", Secret)],
@@ -137,23 +141,23 @@ const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "ash", "fish"];
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Program<'a> {
     name: &'a str,
-    habit: Option<&'static Habit>,
+    known: Option<&'static SecretOptions>,
 }
 
 impl<'a> Program<'a> {
     /// Takes the next word that is not an option.
     pub(super) fn pass(&mut self, word: &'a str) {
         let base = word.rsplit('/').next().unwrap_or(word);
-        let habit = HABITS.iter().find(|habit| habit.programs.contains(&base));
+        let known = KNOWN.iter().find(|known| known.programs.contains(&base));
         if base == "login" {
-            self.habit = habit.filter(|_| WITH_LOGIN.contains(&self.name)).or(self.habit);
-        } else if habit.is_some() {
-            *self = Self { name: base, habit };
+            self.known = known.filter(|_| WITH_LOGIN.contains(&self.name)).or(self.known);
+        } else if known.is_some() {
+            *self = Self { name: base, known };
         } else if WITH_LOGIN.contains(&base)
             || SHELLS.contains(&base)
             || ANNOUNCE.iter().any(|(name, _)| *name == base)
         {
-            *self = Self { name: base, habit: None };
+            *self = Self { name: base, known: None };
         }
     }
 
@@ -169,16 +173,16 @@ impl<'a> Program<'a> {
 
     /// Returns how the argument after the option is treated.
     pub(super) fn option(&self, option: &str) -> Option<Value> {
-        let options = self.habit.map_or(&[][..], |habit| habit.options);
+        let options = self.known.map_or(&[][..], |known| known.options);
         options.iter().find(|(name, _)| *name == option).map(|(_, class)| *class)
     }
 
     /// Parses an option with its value attached, as `-pX` or `-uuser:X`: the length of the option, and how the value is
     /// treated.
     pub(super) fn attached(&self, word: &str) -> Option<(usize, Value)> {
-        let habit = self.habit?;
-        let short = habit.options.iter().filter(|(name, _)| name.len() == 2);
-        let mut all = habit.attached.iter().chain(short);
+        let known = self.known?;
+        let short = known.options.iter().filter(|(name, _)| name.len() == 2);
+        let mut all = known.attached.iter().chain(short);
         let (name, class) =
             all.find(|(name, _)| word.len() > name.len() && word.starts_with(name))?;
         Some((name.len(), *class))

@@ -9,33 +9,33 @@ use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, Error};
 
-use super::in_place::Files;
+use super::ledger_files::LedgerFiles;
 use crate::sys::fs_user::Account;
 
 /// Begins with an existing connection: each one that is opened anew reads and parses the whole schema.
 #[derive(Debug)]
-pub(super) struct Manager {
+pub(super) struct PoolManager {
     others: SqliteConnectionManager,
     first: Mutex<Option<Connection>>,
     account: Option<Account>,
-    files: Arc<Files>,
+    files: Arc<LedgerFiles>,
 }
 
 /// A connection that is also closed as the ledger's owner: the last one to close removes `-wal` and `-shm` by path.
 #[derive(Debug)]
-pub(super) struct Owned {
+pub(super) struct OwnedConnection {
     /// `None` only during drop.
     connection: Option<Connection>,
     account: Option<Account>,
 }
 
-impl Owned {
+impl OwnedConnection {
     pub(super) fn new(connection: Connection, account: Option<Account>) -> Self {
         Self { connection: Some(connection), account }
     }
 }
 
-impl Deref for Owned {
+impl Deref for OwnedConnection {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
@@ -43,13 +43,13 @@ impl Deref for Owned {
     }
 }
 
-impl DerefMut for Owned {
+impl DerefMut for OwnedConnection {
     fn deref_mut(&mut self) -> &mut Connection {
         self.connection.as_mut().unwrap_or_else(|| unreachable!("it is taken by drop alone"))
     }
 }
 
-impl Drop for Owned {
+impl Drop for OwnedConnection {
     fn drop(&mut self) {
         let acting = self.account.as_ref().map(Account::act).transpose();
         if acting.is_err() {
@@ -60,19 +60,19 @@ impl Drop for Owned {
     }
 }
 
-impl Manager {
+impl PoolManager {
     pub(super) fn new(
         first: Option<Connection>,
         others: SqliteConnectionManager,
         account: Option<Account>,
-        files: Arc<Files>,
+        files: Arc<LedgerFiles>,
     ) -> Self {
         Self { others, first: Mutex::new(first), account, files }
     }
 
     /// Refuses to open what is in the place of the ledger that the other connections have open. SQLite would read another
     /// ledger's rows; beside an emptied file it would remove the WAL, and without a WAL create a new one.
-    fn check_in_place(&self) -> rusqlite::Result<()> {
+    fn check_not_replaced(&self) -> rusqlite::Result<()> {
         self.files.check_again().map_err(|error| {
             let not_opened = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
             Error::SqliteFailure(not_opened, Some(error.to_string()))
@@ -80,39 +80,39 @@ impl Manager {
     }
 }
 
-impl ManageConnection for Manager {
-    type Connection = Owned;
+impl ManageConnection for PoolManager {
+    type Connection = OwnedConnection;
     type Error = rusqlite::Error;
 
-    fn connect(&self) -> rusqlite::Result<Owned> {
+    fn connect(&self) -> rusqlite::Result<OwnedConnection> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(first) = first {
-            return Ok(Owned::new(first, self.account));
+            return Ok(OwnedConnection::new(first, self.account));
         }
         let _acting = self.account.as_ref().map(Account::act).transpose().map_err(|error| {
             let denied = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_PERM);
             Error::SqliteFailure(denied, Some(error.to_string()))
         })?;
-        self.check_in_place()?;
-        let opened = Owned::new(self.others.connect()?, self.account);
+        self.check_not_replaced()?;
+        let opened = OwnedConnection::new(self.others.connect()?, self.account);
         // Again: it may have been exchanged in between.
-        self.check_in_place()?;
+        self.check_not_replaced()?;
         Ok(opened)
     }
 
-    fn is_valid(&self, connection: &mut Owned) -> rusqlite::Result<()> {
+    fn is_valid(&self, connection: &mut OwnedConnection) -> rusqlite::Result<()> {
         self.others.is_valid(connection)
     }
 
-    fn has_broken(&self, connection: &mut Owned) -> bool {
+    fn has_broken(&self, connection: &mut OwnedConnection) -> bool {
         self.others.has_broken(connection)
     }
 }
 
-impl Drop for Manager {
+impl Drop for PoolManager {
     /// Closes a first connection that no pool has taken.
     fn drop(&mut self) {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(first.map(|first| Owned::new(first, self.account)));
+        drop(first.map(|first| OwnedConnection::new(first, self.account)));
     }
 }

@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::{
     connection::{Address, failed},
+    leak_sums,
     reader::no_host,
     schema::{self, partition, weeks},
-    sums,
 };
 use crate::error::Result;
 
@@ -158,7 +158,7 @@ fn recompute(
     stream: i32,
     days: &[NaiveDate],
 ) -> Result<(), postgres::Error> {
-    sums::recompute(stream, days, |sql, parameters| transaction.execute(sql, parameters))
+    leak_sums::recompute(stream, days, |sql, parameters| transaction.execute(sql, parameters))
 }
 
 fn midnight(day: NaiveDate) -> SystemTime {

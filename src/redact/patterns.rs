@@ -57,7 +57,7 @@ const PREFIXES: &[(&str, usize)] = &[
 const BEYOND: usize = 1024;
 
 /// Masks everything that is recognized by its form.
-pub(super) fn mask_shapes(text: &str) -> String {
+pub(super) fn mask_patterns(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
     let mut before = ' ';

@@ -1,7 +1,7 @@
-//! Words: enums as the ledger and JSON spell them.
+//! Enums whose variants are words in the ledger and in JSON: states, origins, reasons, outcomes.
 
-/// An enum whose variants are words in the ledger and in JSON.
-macro_rules! words {
+/// Defines an enum whose variants are words in the ledger and in JSON.
+macro_rules! string_enum {
     ($(#[$meta:meta])* $vis:vis $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -29,9 +29,9 @@ macro_rules! words {
         }
     };
 }
-pub(super) use words;
+pub(super) use string_enum;
 
-words! {
+string_enum! {
     /// How a process came into the ledger.
     pub Origin {
         /// Started through the gate.
@@ -47,7 +47,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// The state of a row.
     pub State {
         /// Not known to have ended; not being ended.
@@ -61,7 +61,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// The requested containment of trees.
     pub ContainmentMode {
         /// A cgroup for each task, else a keeper, else a session: the best that is available.
@@ -75,7 +75,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What contains a tree.
     pub Containment {
         /// Nothing of ours: parent pids and recorded descendants only.
@@ -89,7 +89,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Why a process is no longer running.
     pub EndReason {
         /// It ended by itself: exit code or signal show how.
@@ -125,7 +125,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// How an instance stopped.
     pub(crate) StopHow {
         /// It shut down.
@@ -137,7 +137,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What kind of leak it was.
     pub LeakKind {
         /// Its instance was dead.
@@ -149,7 +149,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// The outcome of ending a process.
     pub Outcome {
         /// It was already gone.
@@ -165,7 +165,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Which check a pass was.
     pub PassKind {
         /// Checks whether the recorded processes still exist.
@@ -175,7 +175,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Where the figures of a tree come from.
     pub FigureSource {
         /// The processes themselves, at the time of the query.
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_round_trip() {
+    fn the_words_of_each_enum_round_trip() {
         for state in State::ALL {
             assert_eq!(State::parse(state.as_str()), Some(*state));
         }

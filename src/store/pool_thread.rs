@@ -22,16 +22,16 @@ use crate::{
 /// # Errors
 ///
 /// Busy where there is no room for a thread. A later call tries again.
-pub(super) fn connector() -> Result<&'static Arc<ScheduledThreadPool>> {
-    static CONNECTOR: OnceLock<Arc<ScheduledThreadPool>> = OnceLock::new();
+pub(super) fn pool_thread() -> Result<&'static Arc<ScheduledThreadPool>> {
+    static POOL_THREAD: OnceLock<Arc<ScheduledThreadPool>> = OnceLock::new();
     static STARTING: Mutex<()> = Mutex::new(());
 
-    if let Some(connector) = CONNECTOR.get() {
-        return Ok(connector);
+    if let Some(pool_thread) = POOL_THREAD.get() {
+        return Ok(pool_thread);
     }
     let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(connector) = CONNECTOR.get() {
-        return Ok(connector);
+    if let Some(pool_thread) = POOL_THREAD.get() {
+        return Ok(pool_thread);
     }
     let tried = thread::Builder::new().spawn(|| ()).map_err(no_thread)?;
     // It does nothing that could panic.
@@ -42,7 +42,7 @@ pub(super) fn connector() -> Result<&'static Arc<ScheduledThreadPool>> {
     // Signals of the host are for the host's own threads: taken by this one, SIGTERM would end `run` and leave its program.
     let started = without_signals(|| catch_unwind(|| builder.build()));
     let started = started.map_err(|_| no_thread(io::Error::from_raw_os_error(libc::EAGAIN)))?;
-    Ok(CONNECTOR.get_or_init(|| Arc::new(started)))
+    Ok(POOL_THREAD.get_or_init(|| Arc::new(started)))
 }
 
 fn no_thread(error: io::Error) -> Error {

@@ -6,15 +6,15 @@ use super::lock::lock;
 
 /// A list that threads share. Its lock is held within a method only, so it is taken last whatever else is locked.
 #[derive(Debug)]
-pub(in crate::tracker) struct List<T>(Mutex<Vec<T>>);
+pub(in crate::tracker) struct SharedList<T>(Mutex<Vec<T>>);
 
-impl<T> Default for List<T> {
+impl<T> Default for SharedList<T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<T> List<T> {
+impl<T> SharedList<T> {
     pub(in crate::tracker) fn push(&self, item: T) {
         lock(&self.0).push(item);
     }

@@ -47,7 +47,7 @@ const FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_CHILD_CLEARTID;
 
 /// The thread, and what it is to create. When this is dropped the thread has ended, so the child has left the memory.
-pub(super) struct Maker {
+pub(super) struct CloneThread {
     request: Box<Request>,
     stack: Option<Stack>,
     of_libc: Option<JoinHandle<()>>,
@@ -65,7 +65,7 @@ struct Request {
 // SAFETY: the thread that created it waits until the one that uses it has ended.
 unsafe impl Sync for Request {}
 
-impl Maker {
+impl CloneThread {
     /// Creates a child on a new thread; returns what clone has returned there, and the thread as long as there is one.
     pub(super) fn create(plan: &Plan<'_>, stack: &Stack) -> Result<(isize, Option<Self>)> {
         let request = Request {
@@ -74,14 +74,14 @@ impl Maker {
             made: AtomicIsize::new(0),
             running: AtomicU32::new(0),
         };
-        let mut maker = Self { request: Box::new(request), stack: None, of_libc: None };
-        maker.start()?;
+        let mut clone_thread = Self { request: Box::new(request), stack: None, of_libc: None };
+        clone_thread.start()?;
         match plan.gate.wait_until_created() {
             NOT_CREATED => {
-                maker.wait();
-                Ok((maker.request.made.load(Ordering::Acquire), None))
+                clone_thread.wait();
+                Ok((clone_thread.request.made.load(Ordering::Acquire), None))
             }
-            child_pid => Ok((child_pid.cast_signed() as isize, Some(maker))),
+            child_pid => Ok((child_pid.cast_signed() as isize, Some(clone_thread))),
         }
     }
 
@@ -130,7 +130,7 @@ impl Maker {
     }
 }
 
-impl Drop for Maker {
+impl Drop for CloneThread {
     fn drop(&mut self) {
         self.wait();
         if let Some(stack) = self.stack.take() {

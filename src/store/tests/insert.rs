@@ -21,7 +21,7 @@ fn a_row_comes_back_as_it_went_in() {
         max_rss: Some(u64::MAX),
     };
     new.spec.command = vec!["sh".to_owned(), "-c".to_owned(), "echo \"\u{1}\u{fffd}'\"".to_owned()];
-    let row = f.get(f.admit(new.clone()));
+    let row = f.get(f.insert(new.clone()));
     assert_eq!((row.owner, row.owner_program.as_str(), row.life), (f.me, "api", Life::Running));
     assert_eq!((row.peak_rss, row.cpu), (Some(7), None));
     // The whole identity, unsigned numbers included.
@@ -35,7 +35,7 @@ fn a_task_that_runs_here_is_refused_and_only_that_item() {
         f.row(f.me, pid, state);
     }
     let batch = ["task-10", "task-11", "task-12", "other"].map(|name| process(f.me, name, 50));
-    let answers = f.admit_all(batch).expect("committed");
+    let answers = f.insert_all(batch).expect("committed");
     for (answer, pid) in answers.iter().zip([10, 11, 12]) {
         let error = answer.row.as_ref().expect_err("refused");
         assert_eq!(error.kind(), Kind::AlreadyRunning);
@@ -47,10 +47,10 @@ fn a_task_that_runs_here_is_refused_and_only_that_item() {
 }
 
 #[test]
-fn a_task_twice_in_one_batch_is_admitted_once() {
+fn a_task_twice_in_one_batch_is_inserted_once() {
     let f = Fixture::new();
     let batch = [process(f.me, "a", 10), process(f.me, "a", 11)];
-    let answers = f.admit_all(batch).expect("committed");
+    let answers = f.insert_all(batch).expect("committed");
     assert!(answers[0].row.is_ok());
     assert_eq!(answers[1].row.as_ref().expect_err("refused").kind(), Kind::AlreadyRunning);
 }
@@ -64,12 +64,12 @@ fn nameless(mut new: NewProcess) -> NewProcess {
 fn rows_that_do_not_prevent_a_new_root() {
     let f = Fixture::new();
     let far = f.store.add_instance(&instance("api", elsewhere(), 3)).expect("recorded");
-    f.admit(process(far, "far", 10));
+    f.insert(process(far, "far", 10));
     f.row(f.me, 11, State::Ended);
     let root = f.row(f.me, 12, State::Running);
-    f.admit(below(root, process(f.me, "below", 13)));
+    f.insert(below(root, process(f.me, "below", 13)));
     f.row(f.me, 14, State::Survived);
-    f.admit(nameless(process(f.me, "x", 15)));
+    f.insert(nameless(process(f.me, "x", 15)));
     let again = [
         process(f.me, "far", 20),
         process(f.me, "task-11", 21),
@@ -78,7 +78,7 @@ fn rows_that_do_not_prevent_a_new_root() {
         nameless(process(f.me, "x", 24)),
         below(root, process(f.me, "task-12", 25)),
     ];
-    for answer in f.admit_all(again).expect("committed") {
+    for answer in f.insert_all(again).expect("committed") {
         assert!(answer.row.is_ok(), "{answer:?}");
     }
 }
@@ -87,7 +87,7 @@ fn rows_that_do_not_prevent_a_new_root() {
 #[test]
 fn a_pid_scope_has_three_parts() {
     let f = Fixture::new();
-    f.admit(process(f.me, "a", 10));
+    f.insert(process(f.me, "a", 10));
     let mut scopes = [here(), here(), here()];
     scopes[0].boot_id = elsewhere().boot_id;
     scopes[1].pid_namespace = 5;
@@ -96,7 +96,7 @@ fn a_pid_scope_has_three_parts() {
         let owner = f.store.add_instance(&instance("api", scope, 3)).expect("recorded");
         let mut new = process(owner, "a", 11);
         new.spec.identity = identity(scope, 11);
-        assert!(f.store.admit_one(&scope, &new).is_ok(), "{scope:?}");
+        assert!(f.store.insert_one(&scope, &new).is_ok(), "{scope:?}");
     }
 }
 
@@ -105,7 +105,7 @@ fn an_allowed_survivor_still_blocks_once_it_is_being_ended() {
     let f = Fixture::new();
     f.row(f.me, 10, State::Ending);
     let new = NewProcess { allow_survivor: true, ..process(f.me, "task-10", 11) };
-    let error = f.store.admit_one(&here(), &new).expect_err("refused");
+    let error = f.store.insert_one(&here(), &new).expect_err("refused");
     assert_eq!(error.kind(), Kind::AlreadyRunning);
 }
 
@@ -129,7 +129,7 @@ fn a_root_ends_together_with_what_it_left() {
 fn what_a_root_may_keep_is_recorded_with_its_end_and_has_no_owner_any_more() {
     let f = Fixture::new();
     let root = f.row(f.me, 10, State::Running);
-    let seen = f.admit(NewProcess { claimed: false, ..stray(f.me, root, 11) });
+    let seen = f.insert(NewProcess { claimed: false, ..stray(f.me, root, 11) });
     let earlier = Settled { row: seen.into(), ..kept(f.me, root, 11) };
     let ends = [RootEnd {
         process: root,
@@ -220,6 +220,6 @@ fn an_instance_is_judged_while_it_may_have_left_something() {
         f.store.stop_instance(id, StopHow::Clean, crate::model::Millis(7)).expect("committed");
     }
     let judged: Vec<_> =
-        f.store.instances_to_judge().expect("read").into_iter().map(|row| row.id).collect();
+        f.store.instances_to_check().expect("read").into_iter().map(|row| row.id).collect();
     assert_eq!(judged, [f.me, idle, owner, claimant]);
 }

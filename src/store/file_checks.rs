@@ -1,4 +1,4 @@
-//! The file system of a ledger, and whether its files are still in place.
+//! Checks of an open ledger's file system and files, before they are used.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ impl Store {
     }
 
     /// Fails where the open files are no longer those at the ledger's path.
-    pub(crate) fn check_in_place(&self) -> Result<()> {
+    pub(crate) fn check_not_replaced(&self) -> Result<()> {
         self.files().check()
     }
 
