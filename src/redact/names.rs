@@ -21,7 +21,7 @@ pub(super) enum Value {
     IfRandom,
 }
 
-/// WordSet, separated by spaces; split once.
+/// Words, separated by spaces; split once.
 struct WordSet(&'static str, OnceLock<HashSet<&'static str>>);
 
 impl WordSet {
@@ -68,18 +68,18 @@ static OF_TEXT: WordSet = WordSet::new(
     output input thinking",
 );
 
-/// WordSet before `key` that make it a secret.
+/// Words before `key` that make it a secret.
 static SECRET_KEYS: WordSet = WordSet::new(
     "api access secret auth encryption signing master account shared storage license app \
     application webhook stream consumer subscription hmac cipher crypto aes session write admin \
     integration service",
 );
 
-/// WordSet before `key` where the value is as often a path.
+/// Words before `key` where the value is as often a path.
 static KEYS_OR_PATHS: WordSet =
     WordSet::new("private ssh tls ssl client host identity rsa deploy server cert");
 
-/// WordSet before `key` where it is part of some data.
+/// Words before `key` where it is part of some data.
 static KEYS_OF_DATA: WordSet = WordSet::new(
     "primary foreign sort partition cache public index row group routing object config registry \
     idempotency hot map issue project publishable sync natural candidate lookup distribution",

@@ -1,4 +1,4 @@
-//! RowReader: how the values of records are written to the ledger, and read from it.
+//! Cells: how the values of records are written to the ledger, and read from it.
 
 use std::time::{Duration, SystemTime};
 

@@ -20,7 +20,6 @@ use super::{
     failure::{failed, no_connection},
     ledger_files::LedgerFiles,
     migration::Schema,
-    pool_manager::PoolManager,
     pool_thread::pool_thread,
     schema,
     setup::{self, SchemaStatus, Upgrade},

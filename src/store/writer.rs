@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
-use super::manager::Owned;
+use super::pool_manager::OwnedConnection;
 use crate::{
     error::{Error, Kind, Result},
     sys::fs_user::Account,
@@ -16,14 +16,14 @@ use crate::{
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Writer(Mutex<Owned>);
+pub(super) struct Writer(Mutex<OwnedConnection>);
 
 /// The connection, for as long as this lives.
-pub(super) type Writing<'a> = MutexGuard<'a, Owned>;
+pub(super) type Writing<'a> = MutexGuard<'a, OwnedConnection>;
 
 impl Writer {
     pub(super) fn new(connection: Connection, account: Option<Account>) -> Self {
-        Self(Mutex::new(Owned::new(connection, account)))
+        Self(Mutex::new(OwnedConnection::new(connection, account)))
     }
 
     /// Returns the connection if no thread uses it.

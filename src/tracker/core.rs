@@ -1,6 +1,6 @@
-//! What the rooms of an open tracker share.
+//! The components that all operations of an open tracker share.
 //!
-//! [`Core`] ties the components together and decides nothing: each component owns its data and knows none of the rooms that act
+//! [`Core`] combines the components and decides nothing: each component owns its data and depends on none of the modules that act
 //! on it. A function takes the components that it needs, or all of `Core` where these are more than a few.
 //!
 //! # Locks

@@ -1,4 +1,4 @@
-//! [`Tracker`]: each verb in a few lines; what it does is in the rooms.
+//! [`Tracker`]: each operation in a few lines; the work is done in the other modules of the tracker.
 
 use std::{
     os::fd::OwnedFd,

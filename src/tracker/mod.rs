@@ -1,6 +1,6 @@
 //! The tracker: the operations of an open ledger.
 //!
-//! - [`runtime`]: components, each of which owns its data and knows no room;
+//! - [`runtime`]: components, each of which owns its data and depends on no other module here;
 //! - [`options`] and [`core`]: the options, and what ties the components together;
 //! - [`caller`]: the process on whose behalf a host runs its tasks;
 //! - [`start`]: how a process comes under the tracker;

@@ -1,4 +1,4 @@
-//! Components: what an open tracker keeps while it runs. Each owns its data, and knows none of the rooms that act on it.
+//! Components: what an open tracker keeps while it runs. Each owns its data, and depends on none of the modules that act on it.
 //!
 //! - [`background_ends`]: the queue of trees that are ended in the background;
 //! - [`cause`]: why trees are ended;
