@@ -140,10 +140,19 @@ impl PidFd {
             .or_else(|_| self.signal_raw(Some(signal)))
     }
 
-    /// Returns the signal that has stopped our child since the last call.
+    /// Returns the signal that has stopped our child, until it is continued or [`forget_stop`](Self::forget_stop) is called.
     pub(crate) fn stopped_by(&self) -> Result<Option<i32>> {
-        match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)
-        {
+        self.stop_event(WaitIdOptions::NOWAIT)
+    }
+
+    /// Reports the present stop of our child no longer.
+    pub(crate) fn forget_stop(&self) -> Result<()> {
+        self.stop_event(WaitIdOptions::empty()).map(drop)
+    }
+
+    fn stop_event(&self, further: WaitIdOptions) -> Result<Option<i32>> {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | further;
+        match waitid(WaitId::PidFd(self.0.as_fd()), options) {
             Ok(status) => Ok(status.and_then(|status| status.stopping_signal())),
             Err(Errno::INTR | Errno::CHILD) => Ok(None),
             Err(error) => Err(Error::os("failed to wait for a child to stop", error)),

@@ -66,11 +66,11 @@ impl Process {
             if self.pidfd.is_dead()? {
                 return self.wait().map(Some);
             }
-            if let Some(signal) = self.pidfd.stopped_by()? {
-                self.stop_along(control, signal)?;
-            } else if control.foreground && !control.has_terminal && control.terminal.is_ours() {
-                // The shell has brought us back by `fg` while the program ran in the background.
-                self.give_terminal(control)?;
+            match self.pidfd.stopped_by()? {
+                // First what is readable: a SIGCONT there says that the shell has continued us since.
+                Some(_) if ready => control.was_stopped = true,
+                Some(signal) => self.stop_along(control, signal, others)?,
+                None => self.go_on(control)?,
             }
             if ready {
                 return Ok(None);
@@ -78,7 +78,26 @@ impl Process {
         }
     }
 
-    fn stop_along(&self, control: &mut JobControl, signal: i32) -> Result<()> {
+    /// Restores what belongs to a program that runs.
+    fn go_on(&self, control: &mut JobControl) -> Result<()> {
+        if control.was_stopped {
+            // A signal that was forwarded has continued the program alone, and its group was stopped with it.
+            control.was_stopped = false;
+            self.continue_group()?;
+        }
+        if control.foreground && !control.has_terminal && control.terminal.is_ours() {
+            // The shell has brought us back by `fg` while the program ran in the background.
+            self.give_terminal(control)?;
+        }
+        Ok(())
+    }
+
+    fn stop_along(
+        &self,
+        control: &mut JobControl,
+        signal: i32,
+        others: &[BorrowedFd<'_>],
+    ) -> Result<()> {
         let needs_terminal = matches!(signal, libc::SIGTTIN | libc::SIGTTOU);
         if needs_terminal && control.terminal.is_ours() {
             self.give_terminal(control)?;
@@ -96,8 +115,13 @@ impl Process {
                     self.continue_group()
                 }
                 libc::SIGTSTP => self.continue_group(),
-                _ => Ok(()),
+                _ => self.pidfd.forget_stop(),
             };
+        }
+        // Another host in our group, as in `host a | host b`, may have stopped it first, and the shell continued it.
+        control.was_stopped = self.pidfd.wait_dead_or(others, Some(Duration::ZERO))?;
+        if control.was_stopped {
+            return Ok(());
         }
         stop_own_group()?;
         // The parent shell has continued us. It may have put us into the background: then the terminal is not ours to give, and

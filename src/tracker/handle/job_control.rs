@@ -10,4 +10,6 @@ pub(in crate::tracker) struct JobControl {
     pub(in crate::tracker) foreground: bool,
     /// Whether we have given it the terminal, and not taken it back.
     pub(in crate::tracker) has_terminal: bool,
+    /// Whether the program was last seen stopped, and this process group was not stopped along with it.
+    pub(in crate::tracker) was_stopped: bool,
 }

@@ -148,7 +148,12 @@ fn job_control(options: &Options, job: &Job) -> Result<Option<JobControl>> {
     if !foreground && !shares {
         return Ok(None);
     }
-    let control = |terminal| JobControl { terminal, foreground, has_terminal: foreground };
+    let control = |terminal| JobControl {
+        terminal,
+        foreground,
+        has_terminal: foreground,
+        was_stopped: false,
+    };
     Ok(Terminal::open().map(control))
 }
 
