@@ -161,7 +161,7 @@
 //! | [`Process::wait`], [`try_wait`](Process::try_wait), [`wait_timeout`](Process::wait_timeout) | `wait`, `try_wait` | `wait`, `try_wait` | the same; with `ProcessGroup`, up to version 9.1, until the group's other children are reaped | an [`Exit`] with the reason, once the end is in the ledger; does not wait for what the program leaves |
 //! | [`Tracker::get`], [`Tracker::wait`] | none | none | none | by task, from any number of threads |
 //! | [`Process::kill`] | `kill` | `start_kill`; `kill` also waits | as tokio, with std as well; the whole group with `ProcessGroup` | the program alone, as in std; what it leaves is ended as strays |
-//! | [`Process::signal`], [`Process::signal_tree`] | none | none | `signal`: to the PID, or to the group with `ProcessGroup` | to the program by its pidfd; to the whole tree, also to what has left the group |
+//! | [`Process::signal`], [`Process::signal_group`], [`Process::signal_tree`] | none | none | `signal`: to the PID, or to the group with `ProcessGroup` | to the program by its pidfd, or to its group; to the whole tree, also to what has left the group |
 //! | [`Process::suspend`], [`resume`](Process::resume) | none | none | by `signal`, to the group | the whole tree, until no process of it runs; whatever ends it makes it run first |
 //! | [`Process::terminate`], [`terminate_with`](Process::terminate_with) | none | none | none | SIGTERM or the [stop signals](Job::stop_signals), a grace, SIGKILL, to the whole tree, verified |
 //! | [`terminate_on_drop`](Job::terminate_on_drop) | none | `kill_on_drop` | `KillOnDrop`, which is tokio's: the program alone | the whole tree, with its grace; off by default |

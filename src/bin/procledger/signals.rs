@@ -71,6 +71,20 @@ fn default_action(signal: i32) -> Action {
     }
 }
 
+/// A signal that was read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received {
+    pub(crate) signal: i32,
+    /// It was sent by the terminal, to all processes of its foreground group.
+    pub(crate) by_terminal: bool,
+}
+
+/// Returns whether the terminal has sent a signal: no process, but the kernel, for a key, a new size or a hangup.
+fn is_of_terminal(signal: i32, code: i32) -> bool {
+    let sent = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGWINCH, libc::SIGHUP];
+    code == libc::SI_KERNEL && sent.contains(&signal)
+}
+
 /// Signals that are blocked and read from a descriptor.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -168,8 +182,16 @@ impl Signals {
 
     /// Returns the next signal, if one is pending.
     pub(crate) fn pending(&self) -> io::Result<Option<i32>> {
+        self.received().map(|next| next.map(|received| received.signal))
+    }
+
+    /// Returns the next signal, if one is pending, and where it comes from.
+    pub(crate) fn received(&self) -> io::Result<Option<Received>> {
         let next = self.fd.read_signal()?;
-        Ok(next.and_then(|info| i32::try_from(info.ssi_signo).ok()))
+        Ok(next.and_then(|info| {
+            let signal = i32::try_from(info.ssi_signo).ok()?;
+            Some(Received { signal, by_terminal: is_of_terminal(signal, info.ssi_code) })
+        }))
     }
 
     /// Waits for the next signal.

@@ -1,6 +1,7 @@
 //! The handle on one spawned program, and waiting for it.
 
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd},
     process::{ChildStderr, ChildStdin, ChildStdout},
     sync::{
@@ -214,6 +215,19 @@ impl Process {
         self.signaller().signal(signal)
     }
 
+    /// Sends a signal, by its number in signal(7), to the process group that the program leads, as a terminal does at Ctrl-C; to
+    /// the program alone before Linux 6.9, and where it leads no group ([`Job::process_group`](crate::Job::process_group)).
+    ///
+    /// A program that waits for its children until they have ended by Ctrl-C, such as make(1), does not end by a SIGINT to itself
+    /// alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    pub fn signal_group(&self, signal: i32) -> Result<()> {
+        self.signaller().send(signal, PidFd::send_to_group)
+    }
+
     /// Sends a signal, by its number in signal(7), to the program and all processes that belong to its tree: those that
     /// [`terminate`](Self::terminate) would end now, wherever they are, and not only a process group as killpg(3). Returns how
     /// many got it. Each is verified and gets it once; protected programs get none, nor does what is forked from now on.
@@ -366,6 +380,14 @@ impl Signaller {
     ///
     /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) when the program has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
+        self.send(signal, PidFd::send)
+    }
+
+    fn send<E: Into<io::Error>>(
+        &self,
+        signal: i32,
+        send: impl FnOnce(&PidFd, Signal) -> std::result::Result<(), E>,
+    ) -> Result<()> {
         let signal = Signal::from_number(signal).ok_or_else(|| {
             Error::invalid(format!("{signal} is not a signal number: use 1 to {}", Signal::LAST))
         })?;
@@ -374,8 +396,7 @@ impl Signaller {
         if self.pidfd.is_dead()? {
             return Err(Error::new(Kind::Gone, format!("process {pid} has ended")));
         }
-        self.pidfd
-            .send(signal)
+        send(&self.pidfd, signal)
             .map_err(|error| Error::os(format!("failed to signal process {pid}"), error))
     }
 

@@ -212,6 +212,50 @@ fn ctrl_c_ends_a_pipeline() {
 }
 
 #[test]
+fn a_pipeline_of_two_runs_was_stopped_again_by_fg() {
+    need!("bash", "dash", "zsh");
+    play(|person| {
+        let other = person.prefix.replace("--task t", "--task other");
+        person.types(&format!("@{SLEEPER} | {other}sh -c 'echo other$((1+1))runs >&2; exec cat'"));
+        person.sees("it2runs");
+        person.sees("other2runs");
+        let program = person.program();
+        for _ in 0..3 {
+            person.stops_it(program);
+            person.types("fg");
+            person.has_left_the_terminal_to(program);
+            stays("it goes on", || state(program) != Some('T'));
+        }
+        person.keys("\x03");
+        person.gets_the_prompt();
+        until("it has ended", || !is_alive(program));
+        person.shell_is_well();
+    });
+}
+
+/// A shell, or make(1), waits until its children have ended by the same key.
+#[test]
+fn keys_reached_only_the_first_process_of_a_program_in_a_pipeline() {
+    need!("bash", "dash", "zsh");
+    play(|person| {
+        let script = "trap 'echo int$((1+1))errupted >&2' INT\n\
+                      sh -c 'echo $$ > pid; echo it$((1+1))runs; exec sleep 3600'\necho after\n";
+        let script = person.place.script("children", script);
+        person.types(&format!("@sh {} | cat", script.display()));
+        person.sees("it2runs");
+        let child = person.program();
+        person.stops_it(child);
+        person.types("fg");
+        person.has_left_the_terminal_to(child);
+        person.keys("\x03");
+        person.gets_the_prompt();
+        person.sees("int2errupted");
+        assert!(!is_alive(child));
+        person.shell_is_well();
+    });
+}
+
+#[test]
 fn a_program_with_redirected_input_finds_the_terminal() {
     need!("bash", "dash", "zsh");
     play(|person| {

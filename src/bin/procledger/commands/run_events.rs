@@ -11,7 +11,7 @@ use super::{run_signals::SignalArgs, run_stop::Stop};
 use crate::{
     exit::{Failure, Result, chain},
     output,
-    signals::Signals,
+    signals::{Received, Signals},
     threads,
 };
 
@@ -39,9 +39,9 @@ impl Running<'_> {
         thread::scope(|scope| {
             let mut orphaned = false;
             loop {
-                while let Some(signal) = self.next_signal()? {
-                    if self.forwarding.forward(process, signal) {
-                        self.stop.received(signal);
+                while let Some(received) = self.next_signal()? {
+                    if self.forwarding.forward(process, received) {
+                        self.stop.received(received.signal);
                     }
                 }
                 let caller = self.caller.filter(|_| !orphaned);
@@ -61,8 +61,8 @@ impl Running<'_> {
         })
     }
 
-    fn next_signal(&self) -> Result<Option<i32>> {
-        self.signals.pending().map_err(|error| Failure::because("failed to read a signal", &error))
+    fn next_signal(&self) -> Result<Option<Received>> {
+        self.signals.received().map_err(|error| Failure::because("failed to read a signal", &error))
     }
 
     /// Ends the tree on another thread, so that signals are forwarded during its grace; on this one where there is no other.

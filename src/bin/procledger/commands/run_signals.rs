@@ -6,7 +6,7 @@ use procledger::Process;
 use crate::{
     exit::{Failure, Result, chain},
     output,
-    signals::is_forwarded,
+    signals::{Received, is_forwarded},
     units,
 };
 
@@ -35,14 +35,17 @@ impl SignalArgs {
     }
 
     /// Forwards a signal; returns whether it is one that is forwarded.
-    pub(super) fn forward(&self, process: &Process, signal: i32) -> bool {
-        let rewrite = self.rewrite.iter().find(|&&(from, _)| from == signal);
-        let signal = rewrite.map_or(signal, |&(_, to)| to);
+    pub(super) fn forward(&self, process: &Process, received: Received) -> bool {
+        let rewrite = self.rewrite.iter().find(|&&(from, _)| from == received.signal);
+        let signal = rewrite.map_or(received.signal, |&(_, to)| to);
         if signal == 0 {
             return false;
         }
         let sent = if self.signal_tree {
             process.signal_tree(signal).map(drop)
+        } else if received.by_terminal {
+            // The plain program would have got it together with its children.
+            process.signal_group(signal)
         } else {
             process.signal(signal)
         };
