@@ -54,6 +54,22 @@ enum Found {
     None(Arc<str>),
 }
 
+impl Found {
+    fn none(error: &Error) -> Self {
+        tracing::debug!("task cgroups are not available: {error}");
+        let cause =
+            std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::None(format!("{error}{cause}").into())
+    }
+
+    fn available(self) -> Result<Arc<InstanceCgroup>> {
+        match self {
+            Self::Created(created) => Ok(created),
+            Self::None(why) => Err(Error::new(Kind::Unsupported, &*why)),
+        }
+    }
+}
+
 impl Cgroups {
     pub(in crate::tracker) fn new(
         store: Store,
@@ -76,7 +92,7 @@ impl Cgroups {
         match mode {
             // The keeper is searched for, and tested, later.
             ContainmentMode::Auto | ContainmentMode::Session | ContainmentMode::Keeper => Ok(()),
-            ContainmentMode::Cgroup => self.instance_cgroup().map(|_| ()),
+            ContainmentMode::Cgroup => self.instance_cgroup()?.available().map(|_| ()),
         }
     }
 
@@ -91,7 +107,9 @@ impl Cgroups {
             ContainmentMode::Auto => false,
             ContainmentMode::Cgroup => true,
         };
-        let created = self.instance_cgroup().and_then(|instance| {
+        let found =
+            self.instance_cgroup().map_err(|e| e.with_context("the program was not started"))?;
+        let created = found.available().and_then(|instance| {
             let task_cgroup = instance.task_cgroup().inspect_err(|error| {
                 tracing::warn!("{error}: the task gets no cgroup of its own");
             })?;
@@ -130,59 +148,64 @@ impl Cgroups {
     }
 
     /// Returns this instance's cgroup, which is created at the first call.
-    fn instance_cgroup(&self) -> Result<Arc<InstanceCgroup>> {
+    ///
+    /// Fails where the ledger cannot be written: then a program could not be recorded either, and the next call tries again.
+    fn instance_cgroup(&self) -> Result<Found> {
         let mut found = lock(&self.instance_cgroup);
-        let answer = found.get_or_insert_with(|| match self.find_instance_cgroup() {
-            Ok(created) => Found::Created(Arc::new(created)),
-            Err(error) => {
-                tracing::debug!("task cgroups are not available: {error}");
-                let cause = std::error::Error::source(&error)
-                    .map(|cause| format!(": {cause}"))
-                    .unwrap_or_default();
-                Found::None(format!("{error}{cause}").into())
-            }
-        });
-        match answer {
-            Found::Created(created) => Ok(Arc::clone(created)),
-            Found::None(why) => Err(Error::new(Kind::Unsupported, &**why)),
+        if let Some(found) = &*found {
+            return Ok(found.clone());
         }
+        Ok(found.insert(self.find_instance_cgroup()?).clone())
     }
 
-    /// Creates the instance cgroup in the first base in which one can be created and joined.
-    fn find_instance_cgroup(&self) -> Result<InstanceCgroup> {
+    /// Creates the instance cgroup in the first base in which one can be created and joined. Fails where the ledger cannot be
+    /// written.
+    fn find_instance_cgroup(&self) -> Result<Found> {
         let bases = match &self.base {
             Some(base) => vec![base.clone()],
-            None => bases()?,
+            None => match bases() {
+                Ok(bases) => bases,
+                Err(error) => return Ok(Found::none(&error)),
+            },
         };
         let mut failed = None;
         for base in &bases {
-            match self.create_instance_cgroup(base) {
-                Ok(created) => return Ok(created),
+            match self.create_instance_cgroup(base)? {
+                Ok(created) => return Ok(Found::Created(Arc::new(created))),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Err(failed.unwrap_or_else(|| {
-            Error::new(Kind::Unsupported, "no cgroup in which task cgroups can be created")
-        }))
+        let nowhere =
+            || Error::new(Kind::Unsupported, "no cgroup in which task cgroups can be created");
+        Ok(Found::none(&failed.unwrap_or_else(nowhere)))
     }
 
-    fn create_instance_cgroup(&self, base: &Path) -> Result<InstanceCgroup> {
+    /// Creates an instance cgroup in this base; the inner error is that of the cgroup, the outer one that of the ledger.
+    fn create_instance_cgroup(&self, base: &Path) -> Result<Result<InstanceCgroup>> {
         let path = InstanceCgroup::path_in(base, &Uuid::new_v4().simple().to_string());
         let Some(text) = path.to_str() else {
             let what =
                 format!("the cgroup `{}` has a name that is not valid UTF-8", base.display());
-            return Err(Error::invalid(what));
+            return Ok(Err(Error::invalid(what)));
         };
-        self.store.plan_cgroup(self.instance, text)?;
-        let made = InstanceCgroup::make(&path).and_then(|created| {
-            self.store.confirm_cgroup(self.instance, created.inode())?;
-            Ok(created)
-        });
-        if made.is_err() {
+        match self.store.plan_cgroup(self.instance, text) {
+            // The ledger is of a schema without cgroups.
+            Err(error) if error.kind() == Kind::Unsupported => return Ok(Err(error)),
+            planned => planned?,
+        }
+        let made = InstanceCgroup::make(&path);
+        let confirmed = match &made {
+            Ok(created) => self.store.confirm_cgroup(self.instance, created.inode()),
+            Err(_) => Ok(()),
+        };
+        if let (Ok(created), Err(_)) = (&made, &confirmed) {
+            created.remove();
+        }
+        if made.is_err() || confirmed.is_err() {
             // If the record stays, the next orphan pass looks it up and finds the cgroup absent.
             let _ = self.store.forget_cgroup(self.instance);
         }
-        made
+        confirmed.map(|()| made)
     }
 
     /// Opens the task cgroup of a root; `None` where it has none, or it is gone.

@@ -77,6 +77,9 @@ pub(crate) fn load(given: &Given) {
 pub(crate) fn together(given: &Given) {
     // A second after opening, the monitor would copy the WAL back, and the next transaction begin it anew.
     let tracker = given.builder().monitor(false).open().expect("a ledger");
+    // The cgroup of the instance is recorded at the first spawn, before its child exists.
+    let first = Job::new("first", "/bin/true").stdin(Stdio::null());
+    tracker.spawn(first).and_then(|mut process| process.wait()).expect("it ran");
     let others = children().len();
     let lock = WriteLock::take(&given.ledger(), &given.marker);
     let before = commits(&given.ledger());

@@ -45,6 +45,24 @@ fn ends_during_a_held_lock_are_recorded_once_it_is_free_and_the_tasks_can_run_ag
     host.stop();
 }
 
+/// The first spawn records the cgroup of the instance. Once it could not, all later programs were in sessions alone.
+#[test]
+fn a_first_spawn_beside_a_held_lock_is_refused_and_the_next_program_has_its_cgroup() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let mut host = Host::start(&place, "");
+    let held = WriteLock::take(&place.ledger(), place.marker());
+    let refused = host.ask("spawn task exec sleep 3600");
+    assert!(refused.starts_with("error the program was not started: "), "{refused}");
+    assert!(refused.contains("another process holds its write lock, try again"), "{refused}");
+    held.release();
+    host.spawn("task", "exec sleep 3600");
+    assert_eq!(place.sqlite3("SELECT containment FROM process WHERE root IS NULL"), "cgroup");
+    host.stop();
+}
+
 /// The program of a `run`; the lock is held from before its end until after that of `run`.
 fn ends_under_the_lock(
     place: &Place,
