@@ -142,12 +142,13 @@ fn a_ledger_that_was_emptied_before_a_crash_is_not_taken_for_a_new_one() {
 
 /// To every program that opens it, with advice; and the ledger stays unchanged.
 fn is_reported_as_damaged(place: &Place) {
-    let before = files(place).map(|file| fs::read(file).ok());
+    let contents = || files(place).map(|file| fs::read(file).ok());
+    let before = contents();
     let next = Host::launch(place, &place.ledger(), "");
     let answer = next.answer();
     assert!(answer.starts_with("error ") && answer.contains("damaged"), "{answer}");
     let doctor = place.procledger(&["doctor"]);
     let doctor = String::from_utf8_lossy(&doctor.stdout);
     assert!(doctor.contains("restore a backup"), "{doctor}");
-    let _ = before;
+    assert!(contents() == before, "the ledger was changed");
 }
