@@ -19,9 +19,10 @@ use std::{
 
 use procledger::{Job, Stdio};
 pub(crate) use procledger_testing::{
-    PATIENCE, PidfdWatch, at_once, await_tick, children, eventually, find, is_alive, is_only,
-    namespaced, namespaces, parent, pidfd, pids, random, root, skipped, start_tick, stat_field,
-    state, status, stays, threads, tool, until, zombies_of,
+    FairClock, PATIENCE, PidfdWatch, at_once, await_tick, children, eventually, find, is_alive,
+    is_only, long, namespaced, namespaces, parent, pidfd, pids, processes_with, random, root,
+    sampled, skipped, start_tick, stat_field, state, status, stays, threads, tool, until,
+    zombies_of,
 };
 use rustix::process::{Signal, pidfd_send_signal};
 use tempfile::TempDir;
@@ -230,6 +231,12 @@ pub(crate) fn in_namespace_as_a_user(test: &str) -> bool {
     is_inside() || root() && tool("setpriv").is_some() && run_inside(user, test)
 }
 
+/// Live processes of such a namespace, except its init and this one.
+pub(crate) fn others() -> Vec<u32> {
+    let own = std::process::id();
+    pids().into_iter().filter(|&pid| pid != 1 && pid != own && is_alive(pid)).collect()
+}
+
 fn this_binary() -> PathBuf {
     std::env::current_exe().expect("this binary")
 }
@@ -331,23 +338,6 @@ macro_rules! need {
     };
 }
 pub(crate) use need;
-
-/// Live processes whose arguments or environment contain `text`, except this one.
-pub(crate) fn processes_with(text: &str) -> Vec<u32> {
-    let own = std::process::id();
-    let holds = |pid: &u32| {
-        ["cmdline", "environ"].iter().any(|file| {
-            let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            bytes.windows(text.len()).any(|window| window == text.as_bytes())
-        })
-    };
-    pids().into_iter().filter(|&pid| pid != own && is_alive(pid)).filter(holds).collect()
-}
-
-/// Whether to run everything rather than a sample: set by `PROCLEDGER_LONG=1`.
-pub(crate) fn long() -> bool {
-    std::env::var_os("PROCLEDGER_LONG").is_some()
-}
 
 /// Serialises scenarios that measure time, or that load the machine.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {

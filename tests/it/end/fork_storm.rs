@@ -12,43 +12,40 @@ use procledger::{ContainmentMode, Job, Stdio, Tracker};
 use crate::{
     containment::leaves::leaves,
     spawn::gate_host::{FOLDER, Given, HOST, MARKER, ROLE},
-    support::{Place, alone, in_namespace_with_init, is_alive, pids, until},
+    support::{Place, alone, in_namespace_with_init, others, sampled, until},
 };
 
 const PROCESSES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
-const ROUNDS: u32 = 10;
 /// No storm lives longer than this, whatever goes wrong.
 const LIFE: Duration = Duration::from_mins(1);
 const READY: &str = "the storm is up";
 
 #[test]
-fn a_fork_storm_in_a_session_is_ended_in_one_call_ten_times_of_ten() {
-    const NAME: &str =
-        "end::fork_storm::a_fork_storm_in_a_session_is_ended_in_one_call_ten_times_of_ten";
+fn a_fork_storm_in_a_session_is_ended_in_one_call_each_time() {
+    const NAME: &str = "end::fork_storm::a_fork_storm_in_a_session_is_ended_in_one_call_each_time";
     let _alone = alone();
     if in_namespace_with_init(NAME) {
-        ten_times(ContainmentMode::Session);
+        each_time(ContainmentMode::Session);
     }
 }
 
 #[test]
-fn a_fork_storm_in_a_leaf_is_ended_in_one_call_ten_times_of_ten() {
-    const NAME: &str =
-        "end::fork_storm::a_fork_storm_in_a_leaf_is_ended_in_one_call_ten_times_of_ten";
+fn a_fork_storm_in_a_leaf_is_ended_in_one_call_each_time() {
+    const NAME: &str = "end::fork_storm::a_fork_storm_in_a_leaf_is_ended_in_one_call_each_time";
     let _alone = alone();
     if leaves() && in_namespace_with_init(NAME) {
-        ten_times(ContainmentMode::Cgroup);
+        each_time(ContainmentMode::Cgroup);
     }
 }
 
 /// In a namespace of its own.
-fn ten_times(containment: ContainmentMode) {
+fn each_time(containment: ContainmentMode) {
     let place = Place::new();
     let tracker =
         Tracker::builder(place.ledger()).containment(containment).open().expect("a ledger");
     let before = others();
-    for round in 0..ROUNDS {
+    for round in 0..sampled(3, 10) {
         let _ = fs::remove_file(place.path().join(READY));
         tracker.spawn(storm(&place)).expect("spawned");
         // Another storm at the same time must not use up the time limit of this one.
@@ -68,12 +65,6 @@ fn ten_times(containment: ContainmentMode) {
         fs::remove_file(place.path().join("stubborn")).expect("removed");
     }
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
-}
-
-/// All processes of the namespace except its init and this process.
-fn others() -> Vec<u32> {
-    let own = std::process::id();
-    pids().into_iter().filter(|&pid| pid != 1 && pid != own && is_alive(pid)).collect()
 }
 
 fn storm(place: &Place) -> Job {

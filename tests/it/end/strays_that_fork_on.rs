@@ -13,10 +13,9 @@ use procledger::{ContainmentMode, Job, Stdio, Tracker};
 
 use crate::{
     spawn::gate_host::{FOLDER, Given, HOST, MARKER, ROLE},
-    support::{Place, alone, in_namespace_with_init, is_alive, pids, until},
+    support::{Place, alone, in_namespace_with_init, others, sampled, until},
 };
 
-const ROUNDS: u32 = 20;
 /// Time between two forks, in microseconds: about as long as a scan takes.
 const PAUSE: u32 = 500;
 /// The upper bound, whatever goes wrong; longer than any wait for its end.
@@ -34,7 +33,7 @@ fn a_stray_that_keeps_forking_while_its_dead_root_is_settled_is_ended() {
     let builder = Tracker::builder(place.ledger()).containment(ContainmentMode::Session);
     let tracker = builder.open().expect("a ledger");
     let before = others();
-    for round in 0..ROUNDS {
+    for round in 0..sampled(6, 20) {
         let _ = fs::remove_file(place.path().join(READY));
         let mut process = tracker.spawn(job(&place, round)).expect("spawned");
         process.wait().expect("ended");
@@ -60,12 +59,6 @@ fn job(place: &Place, round: u32) -> Job {
         .env(MARKER, place.marker())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-}
-
-/// All processes of the namespace except its init and this process.
-fn others() -> Vec<u32> {
-    let own = std::process::id();
-    pids().into_iter().filter(|&pid| pid != 1 && pid != own && is_alive(pid)).collect()
 }
 
 pub(crate) fn body(given: &Given) -> ! {

@@ -43,6 +43,18 @@ pub fn start_tick(pid: u32) -> Option<u64> {
     stat_field(pid, 22)?.parse().ok()
 }
 
+/// Live processes whose arguments or environment contain `text`, except this one.
+pub fn processes_with(text: &str) -> Vec<u32> {
+    let own = std::process::id();
+    let holds = |pid: &u32| {
+        ["cmdline", "environ"].iter().any(|file| {
+            let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        })
+    };
+    pids().into_iter().filter(|&pid| pid != own && is_alive(pid)).filter(holds).collect()
+}
+
 /// Zombies among them.
 pub fn children(of: u32) -> Vec<u32> {
     pids().into_iter().filter(|&pid| parent(pid) == Some(of)).collect()
