@@ -1,11 +1,7 @@
 //! `run --die-with-parent` and `--owner`: when the caller ends, however it ends, the whole tree is ended and recorded, and the
 //! task can be started again.
 
-use std::{
-    os::unix::process::ExitStatusExt,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{os::unix::process::ExitStatusExt, process::Command, time::Duration};
 
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -13,15 +9,14 @@ use crate::{
     cli::command::{Answer, PROCLEDGER, Running, answer, clean, procledger, run},
     containment::leaves::leaves,
     support::{
-        Guard, PidfdWatch, Place, eventually, in_namespace, in_namespace_with_init, is_alive,
-        parent, pidfd, root, state, stays, until,
+        FairClock, Guard, PidfdWatch, Place, eventually, in_namespace, in_namespace_with_init,
+        is_alive, parent, pidfd, processes_with, root, state, stays, until,
     },
 };
 
 const GRACE: Duration = Duration::from_millis(300);
-/// What an end may take beyond the grace: a machine that has time needs less than two seconds, one that runs all tests at once
-/// beside a build has taken three.
-const SLACK: Duration = Duration::from_secs(10);
+/// What an end may take beyond the grace, by a [`FairClock`].
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// What the task starts.
 #[derive(Clone, Copy, Debug)]
@@ -154,7 +149,8 @@ impl Scene {
 fn check(containment: &str, tree: Tree, loss: Loss) {
     let what = format!("{containment}, {tree:?}, {loss:?}");
     let mut scene = Scene::new(containment, tree, loss);
-    let since = Instant::now();
+    let marker = scene.place.marker().to_owned();
+    let clock = FairClock::start(move || processes_with(&marker));
     scene.lose(loss);
     // Nothing that is alive acts for a `run` that is killed or stopped, except a keeper.
     let acts = containment == "keeper" && loss == Loss::BothKilled
@@ -175,7 +171,8 @@ fn check(containment: &str, tree: Tree, loss: Loss) {
         scene.again().expect(0);
         assert!(ended(&scene), "{what}: {:?}", scene.place.alive());
     }
-    assert!(since.elapsed() < GRACE + SLACK, "{what}: {:?}", since.elapsed());
+    let took = clock.stop();
+    assert!(took < GRACE + LIMIT, "{what}: {took:?}");
     if loss == Loss::RunStopped {
         signal(scene.run.pid(), Signal::CONT);
         until(&what, || scene.run.is_dead());

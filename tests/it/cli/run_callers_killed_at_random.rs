@@ -10,13 +10,14 @@ use std::{
 
 use crate::{
     cli::command::{PROCLEDGER, clean, containments, run},
-    support::{Guard, Place, in_namespace_with_init, long, tool, until},
+    support::{
+        FairClock, Guard, Place, in_namespace_with_init, long, others, sampled, status, tool, until,
+    },
 };
 
 const GRACE: Duration = Duration::from_millis(300);
-/// What an end may take beyond the grace: a machine that has time needs less than two seconds, one that runs all tests at once
-/// beside a build has taken three.
-const SLACK: Duration = Duration::from_secs(10);
+/// What an end may take beyond the grace, by a [`FairClock`].
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// Each starts `run` with its own PID as the owner, and waits for it.
 const PYTHON: &str = r#"
@@ -51,7 +52,7 @@ const TREES: [&str; 3] = [
 ];
 
 fn play(language: &str, caller: &[&str]) {
-    let times = if long() { 50 } else { 2 };
+    let times = if long() { 50 } else { sampled(1, 2) };
     for containment in containments() {
         for tree in TREES {
             let place = Place::new();
@@ -78,12 +79,12 @@ fn kill_a_caller(place: &Place, caller: &[&str], containment: &str, tree: &str) 
     command.current_dir(place.path()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = Guard(command.spawn().expect("a caller"));
     thread::sleep(moment);
+    let clock = FairClock::start(others);
     child.0.kill().expect("killed");
     child.0.wait().expect("a child");
-    let since = Instant::now();
-    until("nothing lives", || place.alive().is_empty());
-    let took = since.elapsed();
-    assert!(took < GRACE + SLACK, "{caller:?}, {containment}, {tree}, {moment:?}: {took:?}");
+    until("nothing lives", || others().is_empty());
+    let took = clock.stop();
+    assert!(took < GRACE + LIMIT, "{caller:?}, {containment}, {tree}, {moment:?}: {took:?}");
     run(place, &["run", "--task", "t", "--", "true"]).expect(0);
 }
 
@@ -130,4 +131,39 @@ fn shell() {
     if in_namespace_with_init("cli::run_callers_killed_at_random::shell") {
         play("sh", &["sh", "-c", SHELL, "sh"]);
     }
+}
+
+/// Otherwise the limit above would mean nothing.
+#[test]
+fn the_clock_counts_sleep_and_leaves_out_what_starvation_takes() {
+    if tool("taskset").is_none() {
+        return;
+    }
+    let place = Place::new();
+    let pause = Duration::from_millis(500);
+    let asleep = place.child("exec sleep 3600");
+    let watched = asleep.pid();
+    let clock = FairClock::start(move || vec![watched]);
+    thread::sleep(pause);
+    let counted = clock.stop();
+    assert!(counted > pause.mul_f64(0.9), "{counted:?} of a sleep");
+
+    // On one processor, each of them waits for half of the time.
+    let own = status(std::process::id());
+    let cpus =
+        own.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list");
+    let cpu: String = cpus.trim().chars().take_while(char::is_ascii_digit).collect();
+    let script = format!("exec taskset -c {cpu} sh -c 'echo > up-$$; while :; do :; done'");
+    let busy = || place.child(&script);
+    let busy = [busy(), busy()];
+    for one in &busy {
+        place.wait_for(&format!("up-{}", one.pid()));
+    }
+    let pids = busy.each_ref().map(Guard::pid);
+    let began = Instant::now();
+    let clock = FairClock::start(move || pids.to_vec());
+    thread::sleep(pause);
+    let counted = clock.stop();
+    let took = began.elapsed();
+    assert!(counted < took.mul_f64(0.5), "{counted:?} of {took:?} with two for one processor");
 }
