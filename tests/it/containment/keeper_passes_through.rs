@@ -12,7 +12,8 @@ use procledger::{Containment, ExitStatus, Job, Stdio};
 
 use crate::{
     containment::keepers::{keepers, kept},
-    spawn::gate_host::{Given, children, descriptors, in_another_process_under_keeper},
+    handle::stopped_group::stop_and_continue,
+    spawn::gate_host::{Given, children, command, descriptors, in_another_process_under_keeper},
     support::{Place, parent, stat_field, until},
 };
 
@@ -29,7 +30,9 @@ fn the_guarantees_of_the_gate_hold_when_it_is_relayed() {
 #[test]
 fn a_group_that_is_stopped_and_continued_hangs_no_spawn_under_a_keeper() {
     let place = Place::new();
-    in_another_process_under_keeper(&place, "stopped-group", Duration::from_mins(2));
+    let mut host = command(&place, "stopped-group");
+    host.env("PROCLEDGER_CONTAINMENT", "keeper");
+    stop_and_continue(&place, host);
 }
 
 #[test]
