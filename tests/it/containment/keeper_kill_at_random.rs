@@ -17,11 +17,9 @@ use procledger::{ContainmentMode, Job, Tracker};
 use crate::{
     containment::keepers::KEEPER,
     spawn::gate_host::{self, Given, kill_at_random},
-    support::{Place, at_once, pids, sqlite3, until},
+    support::{Place, at_once, pids, sampled, sqlite3, until},
 };
 
-/// Kills; each is one host.
-const TRIALS: u32 = 200;
 /// Two cores.
 const WORKERS: u32 = 2;
 const TRIAL: &str = "PROCLEDGER_IT_TRIAL";
@@ -55,6 +53,8 @@ pub(crate) fn host(given: &Given) {
 
 #[test]
 fn no_program_without_a_row_none_left_and_no_keeper_left() {
+    // Kills; each is one host.
+    let trials = sampled(60, 200);
     let (next, struck) = (AtomicU32::new(0), Mutex::new(BTreeMap::<&str, u32>::new()));
     at_once(0..WORKERS, |_| {
         let place = Place::new();
@@ -62,7 +62,7 @@ fn no_program_without_a_row_none_left_and_no_keeper_left() {
         fs::copy(KEEPER, place.path().join("procledger-keeper")).expect("a copy");
         loop {
             let trial = next.fetch_add(1, Ordering::Relaxed);
-            if trial >= TRIALS {
+            if trial >= trials {
                 return;
             }
             let at = strike(&place, trial);
@@ -70,10 +70,10 @@ fn no_program_without_a_row_none_left_and_no_keeper_left() {
         }
     });
     let struck = struck.into_inner().expect("no panic");
-    eprintln!("{TRIALS} kills struck {struck:?}");
+    eprintln!("{trials} kills struck {struck:?}");
     let before = struck.get("before a row").copied().unwrap_or(0);
-    let after = TRIALS - before - struck.get("outside").copied().unwrap_or(0);
-    assert!(before > TRIALS / 20 && after > TRIALS / 20, "the kills hit one side only: {struck:?}");
+    let after = trials - before - struck.get("outside").copied().unwrap_or(0);
+    assert!(before > trials / 20 && after > trials / 20, "the kills hit one side only: {struck:?}");
 }
 
 fn strike(place: &Place, trial: u32) -> &'static str {

@@ -17,7 +17,7 @@ use super::{
     scene::{Scene, copy, scene},
     server::{Database, database},
 };
-use crate::support::{Place, long, need, root, sqlite3};
+use crate::support::{Place, long, need, root, sampled, sqlite3};
 
 pub(super) fn shipper(database: &Database, ledger: &Path) -> Shipper {
     let address = Address::parse(&database.url()).expect("valid");
@@ -327,7 +327,7 @@ fn play(steps: &[Step]) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if long() { 10_000 } else { 12 },
+        cases: if long() { 10_000 } else { sampled(4, 12) },
         failure_persistence: None,
         max_shrink_iters: 60,
         ..ProptestConfig::default()

@@ -13,14 +13,11 @@ use super::{
     scene::scene,
     server::{Server, Setup},
 };
-use crate::support::{Place, long, need, until};
-
-/// How many crash points or lengths of a connection a run without `PROCLEDGER_LONG=1` tries.
-const SAMPLE: usize = 14;
+use crate::support::{Place, long, need, sampled, until};
 
 /// Chooses some of many points, evenly; all of them with `PROCLEDGER_LONG=1`.
 fn sample<T>(all: Vec<T>) -> Vec<T> {
-    let step = if long() { 1 } else { all.len().div_ceil(SAMPLE).max(1) };
+    let step = if long() { 1 } else { all.len().div_ceil(sampled(5, 14)).max(1) };
     all.into_iter().step_by(step).collect()
 }
 

@@ -17,11 +17,9 @@ use procledger::{Job, Tracker};
 
 use crate::{
     spawn::gate_host::{self, Given, kill_at_random},
-    support::{Place, pids, processes_with, sqlite3, until},
+    support::{Place, pids, processes_with, sampled, sqlite3, until},
 };
 
-/// Kills; each is one host.
-const TRIALS: u32 = 500;
 /// Two cores.
 const WORKERS: u32 = 2;
 const TRIAL: &str = "PROCLEDGER_IT_TRIAL";
@@ -69,6 +67,8 @@ enum Struck {
 #[test]
 fn invariant_01_recorded_before_it_runs() {
     let place = Place::new();
+    // Kills; each is one host.
+    let trials = sampled(120, 500);
     let next = AtomicU32::new(0);
     let mut histogram = BTreeMap::new();
     let mut programs = 0;
@@ -77,7 +77,7 @@ fn invariant_01_recorded_before_it_runs() {
             let mut seen = Vec::new();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= TRIALS {
+                if number >= trials {
                     return seen;
                 }
                 seen.push(trial(&place, number));
@@ -91,10 +91,10 @@ fn invariant_01_recorded_before_it_runs() {
             }
         }
     });
-    eprintln!("{TRIALS} kills struck {histogram:?}; {programs} programs ran");
+    eprintln!("{trials} kills struck {histogram:?}; {programs} programs ran");
     let outside = histogram.get(&Struck::Outside).copied().unwrap_or(0);
-    assert!(outside < TRIALS / 2, "too few kills hit a spawn: {histogram:?}");
-    assert!(programs >= TRIALS as usize / 2, "too few programs ran: {programs}");
+    assert!(outside < trials / 2, "too few kills hit a spawn: {histogram:?}");
+    assert!(programs >= trials as usize / 2, "too few programs ran: {programs}");
     assert_eq!(place.alive(), [0_u32; 0], "nothing of the test is alive");
 }
 

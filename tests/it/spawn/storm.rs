@@ -1,4 +1,4 @@
-//! 20,000 spawns from four threads of a host whose process group is flooded with signals, beside threads that allocate and
+//! Thousands of spawns from four threads of a host whose process group is flooded with signals, beside threads that allocate and
 //! threads that use errno: between clone and exec the child shares all of that with its host.
 
 #![expect(unsafe_code, reason = "handlers, errno, and signals to the own group")]
@@ -16,12 +16,11 @@ use procledger::{ExitStatus, Job, Stdio, Tracker};
 
 use crate::{
     spawn::gate_host::{Given, children, descriptors, in_another_process, note},
-    support::{Place, long, until},
+    support::{Place, long, sampled, until},
 };
 
-/// Times ten with `PROCLEDGER_LONG`.
 pub(crate) fn spawns() -> u32 {
-    if long() { 200_000 } else { 20_000 }
+    if long() { 200_000 } else { sampled(4_000, 20_000) }
 }
 
 /// Two storms at once take ten times as long, not twice, on two cores.

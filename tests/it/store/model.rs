@@ -13,7 +13,9 @@ use proptest::{
     test_runner::{Config, RngSeed, TestRunner},
 };
 
-use crate::support::{Guard, Host, PidfdWatch, Place, canary, in_namespace_with_init, long, until};
+use crate::support::{
+    Guard, Host, PidfdWatch, Place, canary, in_namespace_with_init, long, sampled, until,
+};
 
 const PROGRAMS: [&str; 2] = ["one", "two"];
 const TASKS: [&str; 3] = ["a", "b", "c"];
@@ -475,9 +477,9 @@ const LEAKS: &str = "SELECT p.task_id, p.end_reason, count(l.id) AS leaks
     FROM process AS p LEFT JOIN leak AS l ON l.process = p.id
     WHERE p.root IS NULL GROUP BY p.id HAVING leaks <> (p.end_reason = 'orphan')";
 
-/// The number of sequences: about 20 s of them.
+/// The number of sequences.
 fn cases() -> u32 {
-    if long() { 1500 } else { 40 }
+    if long() { 1500 } else { sampled(15, 40) }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use procledger::{Job, Stdio, Tracker};
 
 use crate::{
     spawn::gate_host::{Given, children, command, descriptors, note, run_command},
-    support::{Guard, Place, alone, long, until},
+    support::{Guard, Place, alone, long, sampled, until},
 };
 
 /// The growth allowed for a few more pages. Less than a hundred bytes a spawn, over 100,000 of them.
@@ -176,7 +176,7 @@ fn quiet(job: Job) -> Job {
 
 /// The host of the soak.
 pub(crate) fn body(given: &Given) {
-    let spawns: u32 = if long() { 100_000 } else { 1_500 };
+    let spawns: u32 = if long() { 100_000 } else { sampled(500, 1_500) };
     let tracker = open(given);
     work(&tracker, given, spawns / 10);
     settle(&tracker);
@@ -258,7 +258,7 @@ fn live_and_die(tracker: &Tracker, given: &Given, number: u32) {
 
 /// The host of the openings.
 pub(crate) fn open_and_close(given: &Given) {
-    let cycles: u32 = if long() { 10_000 } else { 300 };
+    let cycles: u32 = if long() { 10_000 } else { sampled(100, 300) };
     for number in 0..20 {
         cycle(given, number);
     }
