@@ -17,17 +17,15 @@ use std::{
 use crate::{
     Wish,
     trial::{OUTCOME, Outcome, Sabotage, Strike, Trial},
-    world::{Chance, folder, modes, run_role},
+    world::{Chance, folder, modes, run_role, sampled},
 };
 
 /// Cores of a small machine.
 const WORKERS: usize = 2;
 /// Time limit of one trial, on a machine with other load.
 const LIMIT: Duration = Duration::from_secs(100);
-/// Crash points of each workload in each containment, in the sample.
-const SAMPLE: u64 = 12;
-/// Random instants of each workload in each containment: in the sample, and in the whole.
-const INSTANTS: (u64, u64) = (4, 150);
+/// Random instants of each workload in each containment, in the whole.
+const INSTANTS: u64 = 150;
 /// A traced host makes more calls in one run than in another; the whole continues until this many hosts in a row have finished
 /// before their crash point.
 const UNSTRUCK: usize = 4;
@@ -82,7 +80,7 @@ pub(crate) fn at_every_step(wish: &Wish, chance: &mut Chance) -> Vec<String> {
 pub(crate) fn at_instants(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let mut findings = Vec::new();
     for scene in scenes(wish) {
-        let count = if wish.whole { INSTANTS.1 } else { INSTANTS.0 };
+        let count = if wish.whole { INSTANTS } else { sampled(2, 4) };
         let calm = match run(scene, Strike::Instant(60_000_000)) {
             Ok(outcome) => outcome,
             Err(error) => return vec![format!("{scene}: undisturbed run failed: {error}")],
@@ -131,8 +129,9 @@ fn points(wish: &Wish, chance: &mut Chance, steps: u64) -> Vec<u64> {
         // As many again: they are skipped as soon as hosts end before them.
         return (1..=steps * 2).collect();
     }
-    let part = (steps / SAMPLE).max(1);
-    (0..SAMPLE).map(|number| number * part + chance.below(part) + 1).collect()
+    let sample = sampled(6, 12);
+    let part = (steps / sample).max(1);
+    (0..sample).map(|number| number * part + chance.below(part) + 1).collect()
 }
 
 fn shuffled(mut points: Vec<u64>, chance: &mut Chance) -> Vec<u64> {

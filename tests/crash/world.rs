@@ -11,7 +11,7 @@ use std::{
 };
 
 pub(crate) use procledger_testing::{
-    Chance, PATIENCE, PidfdWatch, await_tick, is_alive, namespaces, parent, pids, skipped,
+    Chance, PATIENCE, PidfdWatch, await_tick, is_alive, namespaces, parent, pids, sampled, skipped,
     start_tick, within,
 };
 

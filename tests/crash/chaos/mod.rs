@@ -16,11 +16,11 @@ pub(crate) use small_pid_max::{body as small_body, scenario as small_pid_max};
 
 use crate::{
     Wish,
-    world::{Chance, folder, modes, run_role},
+    world::{Chance, folder, modes, run_role, sampled},
 };
 
-/// Crashes in the sample, and in the whole.
-const CRASHES: (u64, u64) = (40, 1_000);
+/// Crashes in the whole.
+const CRASHES: u64 = 1_000;
 /// Time limit for one run of the whole, on a machine with other load.
 const LIMIT: Duration = Duration::from_mins(40);
 
@@ -46,7 +46,7 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let task = Task {
         folder: folder.path().to_owned(),
         seed: seed_from_outside().unwrap_or_else(|| chance.draw()),
-        crashes: if wish.whole { CRASHES.1 } else { CRASHES.0 },
+        crashes: if wish.whole { CRASHES } else { sampled(20, 40) },
         modes: modes().into_iter().map(str::to_owned).collect(),
     };
     println!("PROCLEDGER_CHAOS_SEED={} repeats the same decisions", task.seed);

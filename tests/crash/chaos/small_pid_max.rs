@@ -20,8 +20,8 @@ use crate::{
     Wish,
     stepper::reap,
     world::{
-        COMMAND, Chance, PATIENCE, PidfdWatch, again, folder, is_alive, modes, run_role, start,
-        within,
+        COMMAND, Chance, PATIENCE, PidfdWatch, again, folder, is_alive, modes, run_role, sampled,
+        start, within,
     },
 };
 
@@ -29,8 +29,8 @@ use crate::{
 const PID_MAX: &str = "500";
 /// Unrelated processes at the same time: about half of all pids.
 const BYSTANDERS: usize = 90;
-/// Reused pids in the sample, and in the whole.
-const REUSES: (u64, u64) = (150, 2_000);
+/// Reused pids in the whole.
+const REUSES: u64 = 2_000;
 const LIMIT: Duration = Duration::from_mins(15);
 const KINDS: [&str; 6] = ["leaver", "short", "stray", "stubborn", "short", "family"];
 
@@ -63,7 +63,7 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let task = Task {
         folder: folder.path().to_owned(),
         seed: chance.draw(),
-        reuses: if wish.whole { REUSES.1 } else { REUSES.0 },
+        reuses: if wish.whole { REUSES } else { sampled(50, 150) },
         // A keeper and its program need two more processes for each task: too many here.
         modes: modes().into_iter().filter(|mode| *mode != "keeper").map(str::to_owned).collect(),
     };
