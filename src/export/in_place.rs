@@ -27,33 +27,20 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FallocateFlags, FlockOperation, OFlags, StatxAttributes, StatxFlags},
+    fs::{FlockOperation, OFlags},
     io::Errno,
 };
 
-use crate::sys::plain_file::{open_as_is, try_flock};
+use crate::sys::{
+    filesystem::{is_mount_point, reserve},
+    plain_file::{open_as_is, try_flock},
+};
 
 /// How long to wait for a reader that has locked the file: a list is read in milliseconds.
 const READERS: Duration = Duration::from_secs(1);
 const READERS_POLL: Duration = Duration::from_millis(1);
 /// An old list that is longer than the new one by more than this is truncated, and not overwritten with spaces first.
 const PADDING_MAX: u64 = 1 << 20;
-
-/// Reports whether another file was mounted at the path itself. Before Linux 5.8 the kernel does not report it (statx(2)), and
-/// a rename finds out.
-pub(crate) fn is_mount_point(path: &Path) -> bool {
-    attributes(path).contains(StatxAttributes::MOUNT_ROOT)
-}
-
-/// Reports whether chattr(1) has marked the file so that it can neither be replaced nor written.
-pub(super) fn is_immutable(path: &Path) -> bool {
-    attributes(path).intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
-}
-
-fn attributes(path: &Path) -> StatxAttributes {
-    rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)
-        .map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask)
-}
 
 /// Reports whether an error of the rename, or of what comes before it, concerns the place and not the list.
 pub(super) fn is_about_the_place(error: &io::Error) -> bool {
@@ -125,10 +112,7 @@ fn lock(file: &File) -> bool {
 fn put(file: &File, text: &[u8]) -> io::Result<()> {
     let (new, old) = (text.len() as u64, file.metadata()?.len());
     // 1. Space for all of it. Where the file system does not support reservation, the write fails instead.
-    let reserved = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, new.max(1));
-    if let Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = reserved {
-        return Err(errno.into());
-    }
+    reserve(file, new)?;
     // 2. The list, over all of the old one.
     let padding = old.saturating_sub(new);
     if padding == 0 || padding > PADDING_MAX {

@@ -27,6 +27,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::ExportEntry,
     sys::{
+        filesystem,
         fs_user::{Account, act_as},
         plain_file::{FileId, open_as_is, try_flock},
         trusted_path::{Folders, Trust, controller_of_folder},
@@ -189,7 +190,7 @@ impl Target {
 
     fn replace_here(&self, text: Vec<u8>, locked: Option<&File>) -> Result<Written> {
         let mut why = None;
-        if !in_place::is_mount_point(&self.path) {
+        if !filesystem::is_mount_point(&self.path) {
             match self.rename_into_place(&text) {
                 Ok((file, stamp)) => return Ok(Written { stamp, _file: Some(file), text }),
                 Err(error) if in_place::is_about_the_place(&error) => why = Some(error),
@@ -248,12 +249,15 @@ impl Target {
 
     /// Determines whether a new list could be put at the path now; see [`Prospect`].
     pub(super) fn prospect(&self) -> Prospect {
-        let mounted = in_place::is_mount_point(&self.path);
+        let mounted = filesystem::is_mount_point(&self.path);
         let why = if mounted {
             None
         } else {
             match self.try_beside() {
-                Ok(()) if !self.is_kept_by_the_folder() && !in_place::is_immutable(&self.path) => {
+                Ok(())
+                    if !self.is_kept_by_the_folder()
+                        && filesystem::protecting_attribute(&self.path).is_none() =>
+                {
                     return Prospect::Replaced;
                 }
                 Ok(()) => Some(io::Error::from_raw_os_error(libc::EPERM)),
@@ -366,7 +370,7 @@ impl Target {
         let advice = match Errno::from_io_error(&error) {
             Some(Errno::NOSPC | Errno::DQUOT) => "free some space on its disk",
             Some(Errno::ROFS) => "mount it writable, or choose another path",
-            Some(Errno::PERM) if in_place::is_immutable(&self.path) => {
+            Some(Errno::PERM) if filesystem::protecting_attribute(&self.path).is_some() => {
                 "remove its attribute `i` or `a` (chattr)"
             }
             Some(Errno::BUSY) => "mount its folder instead of the file, or choose another path",

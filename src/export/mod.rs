@@ -38,7 +38,6 @@ mod tests;
 mod writer_thread;
 
 pub(crate) use exporter::Exporter;
-pub(crate) use in_place::is_mount_point;
 pub(crate) use json_file::{Prospect, prospect, to_json, write_once};
 #[cfg(fuzzing)]
 pub(crate) use legacy::fuzz as fuzz_legacy;

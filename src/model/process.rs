@@ -24,6 +24,13 @@ pub struct Limits {
     pub max_rss: Option<u64>,
 }
 
+impl Limits {
+    /// Returns the settings of a process with this grace, no limits, and no setting that differs from the default.
+    pub(crate) fn with_grace(grace: Duration) -> Self {
+        Self { survive: false, grace, max_runtime: None, max_rss: None }
+    }
+}
+
 /// What is fixed about a process when it is recorded.
 #[derive(Clone, Debug)]
 pub struct ProcessSpec {

@@ -18,7 +18,7 @@ use crate::{
     model::{ExportEntry, ExportRow, ExportUpdate, Millis, ProcessId},
 };
 
-/// How many changed rows are changed before all are read again: reading each takes longer by then.
+/// How many changed rows are remembered before all are read again: reading each takes longer by then.
 const CHANGED_MAX: usize = 256;
 /// How long to wait for the connection that writes, before all rows are read on another one.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -115,7 +115,7 @@ impl ExportReader {
         let Some((version, rows)) = changes else {
             return self.store.export_rows().map(ExportUpdate::All);
         };
-        // What is committed before all are read is changed, or changes the version, and is read once more.
+        // What is committed before all are read is among the changed rows, or changes the version, and is read once more.
         let update = match rows {
             Some(rows) => ExportUpdate::Rows(rows),
             None => ExportUpdate::All(self.store.export_rows()?),

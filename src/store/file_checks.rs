@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{Store, failure::failed, filesystem};
-use crate::error::Result;
+use super::{Store, failure::failed};
+use crate::{error::Result, sys::filesystem};
 
 impl Store {
     /// Checks the file system: fails, naming it, where the ledger is on a network file system.

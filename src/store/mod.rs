@@ -28,7 +28,7 @@
 //!
 //! # Layers
 //!
-//! `connection`, `writer`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `ledger_files` and `failure` make up a
+//! `connection`, `writer`, `access`, `trust`, `setup`, `migration`, `schema`, `budget`, `ledger_files` and `failure` make up a
 //! [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
 //! list of columns; each other file is one group of operations, each query beside the function that maps its rows. Every file
 //! may use these modules of the crate: `error`, `identity`, `model`, `redact`, `sys`, and `metrics`, which counts what was committed.
@@ -45,7 +45,6 @@ mod descendants;
 mod exported;
 mod failure;
 mod file_checks;
-mod filesystem;
 mod insert;
 mod instances;
 mod leak_report;

@@ -18,14 +18,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags, accessat, statx},
+    fs::{Access, AtFlags, CWD, accessat},
     process::geteuid,
 };
 
-use super::filesystem;
 use crate::{
     error::{Error, Kind, Result},
     sys::{
+        filesystem,
         fs_user::{Account, act_as},
         trusted_path::{Folders, Obstacle, Seen, Trust, controller},
     },
@@ -151,23 +151,14 @@ impl Located {
     fn check_attributes(&self) -> Result<()> {
         let file = self.found.map(|_| self.path.as_path());
         for path in [Some(self.folder()), file].into_iter().flatten() {
-            let Ok(found) = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) else {
-                continue;
-            };
-            let set = found.stx_attributes & found.stx_attributes_mask;
-            for (attribute, word, letter) in [
-                (StatxAttributes::APPEND, "append-only", 'a'),
-                (StatxAttributes::IMMUTABLE, "immutable", 'i'),
-            ] {
-                if set.contains(attribute) {
-                    let shown = path.display();
-                    let message = format!(
-                        "`{shown}` has the attribute {word}, so the ledger `{}` cannot be written: \
-                         run `chattr -{letter} {shown}`, or choose another folder",
-                        self.path.display()
-                    );
-                    return Err(Error::new(Kind::Denied, message));
-                }
+            if let Some((word, letter)) = filesystem::protecting_attribute(path) {
+                let shown = path.display();
+                let message = format!(
+                    "`{shown}` has the attribute {word}, so the ledger `{}` cannot be written: \
+                     run `chattr -{letter} {shown}`, or choose another folder",
+                    self.path.display()
+                );
+                return Err(Error::new(Kind::Denied, message));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Pidfds that are already held: they were verified when they were opened, and stay with their processes.
+//! The descriptors of this process: how many it may open, and pidfds that it holds already. These were verified when they were opened, and stay with their processes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +17,13 @@ const AT_ONCE: usize = 512;
 /// Returns the soft limit on descriptors (`RLIMIT_NOFILE`), or the usual one if a seccomp profile refuses getrlimit(2).
 pub(crate) fn descriptor_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
+/// Returns how many descriptors this process may still open; `None` where the open ones cannot be listed.
+pub(crate) fn free_descriptors() -> Option<usize> {
+    let limit = usize::try_from(descriptor_limit()).unwrap_or(usize::MAX);
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    Some(limit.saturating_sub(open))
 }
 
 /// Determines which of these processes are dead, in a few calls, however many they are.

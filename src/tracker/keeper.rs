@@ -245,12 +245,7 @@ impl Keeper {
             origin: Origin::Spawned,
             // Every member is below this process: no other process can belong to the tree.
             containment: Containment::None,
-            limits: Limits {
-                survive: false,
-                grace: params.grace,
-                max_runtime: None,
-                max_rss: None,
-            },
+            limits: Limits::with_grace(params.grace),
             end_plan: params.end_plan.clone(),
             command: CompactCommand::default(),
             arguments: params.arguments,

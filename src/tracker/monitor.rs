@@ -12,12 +12,12 @@ use super::{
     core::Core,
     end::settle,
     passes::schedule::Schedule,
-    runtime::{
-        deaths::{Death, EVENTS},
-        tracked::Dead,
-    },
+    runtime::{deaths::Death, tracked::Dead},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sys::readiness::EVENTS,
+};
 
 /// Starts the thread.
 pub(in crate::tracker) fn start(core: &Arc<Core>) -> Result<()> {

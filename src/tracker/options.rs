@@ -55,7 +55,7 @@ pub(in crate::tracker) struct Options {
 impl Options {
     /// Returns the limits of a process that sets none of its own.
     pub(in crate::tracker) fn limits(&self) -> Limits {
-        Limits { survive: false, grace: self.grace, max_runtime: None, max_rss: None }
+        Limits::with_grace(self.grace)
     }
 
     /// Returns the requested mode: the caller's, or else that of the environment.

@@ -152,12 +152,7 @@ pub(super) fn task(name: &str) -> TaskId {
 
 /// A running root without limits.
 pub(super) fn process(owner: InstanceId, name: &str, pid: i64) -> NewProcess {
-    let limits = Limits {
-        survive: false,
-        grace: Duration::from_millis(100),
-        max_runtime: None,
-        max_rss: None,
-    };
+    let limits = Limits::with_grace(Duration::from_millis(100));
     NewProcess::from(ProcessSpec {
         task_id: Some(task(name)),
         token: Some(Uuid::from_u128(77)),

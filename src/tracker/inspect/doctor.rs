@@ -8,12 +8,13 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    export::{Prospect, is_mount_point, prospect},
+    export::{Prospect, prospect},
     identity::Pid,
     model::Millis,
     store::{Schema, Store, check_path},
     sys::{
-        PidFd, Proc, cgroup, current_pid_scope, features, file_lock, keeper::Binary, proc_events,
+        PidFd, Proc, cgroup, current_pid_scope, features, file_lock, filesystem, keeper::Binary,
+        proc_events,
     },
     tracker::{
         options::trusted_or_by_environment,
@@ -346,7 +347,7 @@ fn second_name(ledger: &Path) -> Option<Finding> {
             format!("the ledger has {links} names (hard links)"),
             "writing by a second name damages it: use one name, and back up with `.backup` of sqlite3",
         )
-    } else if is_mount_point(ledger) {
+    } else if filesystem::is_mount_point(ledger) {
         (
             "the file of the ledger is mounted alone".to_owned(),
             "its `-wal` and locks lie in another folder than those of its first name: mount the folder",

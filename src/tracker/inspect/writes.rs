@@ -4,18 +4,17 @@
 //! moment later: a reader that is woken waits for [`SETTLES`] first.
 
 use std::{
-    mem::MaybeUninit,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::ffi::OsStrExt,
     },
-    sync::Arc,
     time::Duration,
 };
 
-use rustix::fs::inotify;
-
-use crate::store::Store;
+use crate::{
+    store::Store,
+    sys::folder_watch::{FolderWatch, Interest},
+};
 
 /// Pause after a write, so that a busy ledger is not read for each of its transactions.
 pub(in crate::tracker) const SETTLES: Duration = Duration::from_millis(5);
@@ -27,7 +26,7 @@ pub(in crate::tracker) const WATCHED: Duration = Duration::from_secs(5);
 /// Notices writes to the files of a ledger, by any process.
 #[derive(Debug)]
 pub(in crate::tracker) struct Writes {
-    fd: Arc<OwnedFd>,
+    folder: FolderWatch,
     /// The beginning of the names of these files.
     name: Vec<u8>,
 }
@@ -35,27 +34,18 @@ pub(in crate::tracker) struct Writes {
 impl Writes {
     /// Returns `None` where inotify is not available.
     pub(super) fn of(store: &Store) -> Option<Self> {
-        let fd =
-            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
-        let events = inotify::WatchFlags::MODIFY
-            | inotify::WatchFlags::CREATE
-            | inotify::WatchFlags::DELETE
-            | inotify::WatchFlags::ONLYDIR;
         let path = store.path();
         let _acting = store.act_as_owner().ok()?;
-        inotify::add_watch(&fd, path.parent()?, events).ok()?;
-        Some(Self { fd: Arc::new(fd), name: path.file_name()?.as_bytes().to_vec() })
+        let folder = FolderWatch::new(path.parent()?, Interest::Writes).ok()?;
+        Some(Self { folder, name: path.file_name()?.as_bytes().to_vec() })
     }
 
     /// Reads the events that have arrived, and returns whether one of them was of a file of the ledger, or may have been.
     pub(in crate::tracker) fn take(&self) -> bool {
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(self.fd.as_fd(), &mut buffer);
         let mut is_of_ledger = false;
-        while let Ok(event) = events.next() {
-            let name = event.file_name().map(std::ffi::CStr::to_bytes);
-            is_of_ledger |= name.is_none_or(|name| name.starts_with(&self.name));
-        }
+        self.folder.read(|_, name| {
+            is_of_ledger |= name.is_empty() || name.as_bytes().starts_with(&self.name);
+        });
         is_of_ledger
     }
 }
@@ -63,13 +53,13 @@ impl Writes {
 #[cfg(feature = "tokio")]
 impl Writes {
     /// Returns the descriptor that is readable after a write.
-    pub(in crate::tracker) fn fd(&self) -> &Arc<OwnedFd> {
-        &self.fd
+    pub(in crate::tracker) fn fd(&self) -> &std::sync::Arc<std::os::fd::OwnedFd> {
+        self.folder.fd()
     }
 }
 
 impl AsFd for Writes {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.folder.as_fd()
     }
 }

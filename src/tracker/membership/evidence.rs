@@ -165,12 +165,7 @@ mod tests {
             keeper: None,
             origin: Origin::Spawned,
             containment: crate::model::Containment::Session,
-            limits: Limits {
-                survive: false,
-                grace: Duration::ZERO,
-                max_runtime: None,
-                max_rss: None,
-            },
+            limits: Limits::with_grace(Duration::ZERO),
             end_plan: crate::model::EndPlan::default(),
             command: CompactCommand::default(),
             arguments: true,

@@ -66,8 +66,7 @@ impl ProcessInfo {
 
     /// Returns its row below `root`, claimed by `owner` from the start.
     pub(in crate::tracker) fn new_row(&self, owner: InstanceId, root: &Root) -> NewProcess {
-        let limits =
-            Limits { max_runtime: None, max_rss: None, survive: false, grace: root.limits.grace };
+        let limits = Limits::with_grace(root.limits.grace);
         NewProcess {
             spec: ProcessSpec {
                 task_id: root.task.clone(),

@@ -228,7 +228,8 @@ pub(in crate::tracker) fn new_row(
     }
     info.command = command_of(&core.proc, seen.pid, tree.arguments);
     let mut new = info.new_row(core.instance.id, &tree);
-    new.spec.limits = Limits { max_runtime: None, max_rss: None, ..root.spec.limits };
+    let Limits { survive, grace, .. } = root.spec.limits;
+    new.spec.limits = Limits { survive, ..Limits::with_grace(grace) };
     Some(NewProcess { claimed: false, allow_survivor: true, ..new })
 }
 

@@ -236,7 +236,7 @@ impl Search<'_> {
         pinned: &Pinned,
         arguments: bool,
     ) -> Result<NewProcess> {
-        let limits = Limits { grace, survive: false, max_runtime: None, max_rss: None };
+        let limits = Limits::with_grace(grace);
         let uid = pinned.uid(self.proc)?.unwrap_or(self.observer.uid);
         Ok(NewProcess {
             spec: ProcessSpec {

@@ -7,7 +7,6 @@
 use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
-    mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -16,9 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{fs::inotify, io::Errno};
+use rustix::io::Errno;
 
-use crate::tracker::runtime::liveness::is_lock_name;
+use crate::{
+    sys::folder_watch::{FolderWatch, Interest, Kind},
+    tracker::runtime::liveness::is_lock_name,
+};
 
 /// Interval at which inotify is retried while it is not available.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
@@ -41,7 +43,7 @@ pub(in crate::tracker) enum Change {
 #[derive(Debug)]
 enum Source {
     /// Our own instance, and the folder (device, inode) that it watches.
-    Inotify { fd: OwnedFd, of: Option<(u64, u64)> },
+    Inotify { watch: FolderWatch, of: Option<(u64, u64)> },
     /// Names, each terminated by a NUL, from a program that has the instance.
     Names { pipe: OwnedFd, rest: Vec<u8> },
     /// None is available.
@@ -76,7 +78,7 @@ impl Folder {
     /// Returns the descriptor to poll, if there is one.
     pub(in crate::tracker) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
-            Source::Inotify { fd, .. } => Some(fd.as_fd()),
+            Source::Inotify { watch, .. } => Some(watch.as_fd()),
             Source::Names { pipe, .. } => Some(pipe.as_fd()),
             Source::Listed { .. } => None,
         }
@@ -132,24 +134,18 @@ impl Folder {
         let mut changes = Vec::new();
         let mut ended = false;
         match &mut self.source {
-            Source::Inotify { fd, of } => {
-                let mut buffer = [MaybeUninit::uninit(); 4096];
-                let mut events = inotify::Reader::new(fd.as_fd(), &mut buffer);
-                while let Ok(event) = events.next() {
-                    let name = event.file_name().map_or(&b""[..], |name| name.to_bytes());
-                    if event.events().contains(inotify::ReadFlags::CLOSE_WRITE) {
-                        let is_lock = is_lock_name(&self.ledger, OsStr::from_bytes(name));
-                        changes.extend(is_lock.then_some(Change::LockClosed));
-                        continue;
-                    }
-                    let made = inotify::ReadFlags::CREATE | inotify::ReadFlags::MOVED_TO;
-                    let is_made = event.events().intersects(made);
-                    if event.events().contains(inotify::ReadFlags::IGNORED) {
+            Source::Inotify { watch, of } => watch.read(|kind, name| match kind {
+                Kind::Closed => {
+                    let is_lock = is_lock_name(&self.ledger, name);
+                    changes.extend(is_lock.then_some(Change::LockClosed));
+                }
+                Kind::Created | Kind::Unwatched | Kind::Other => {
+                    if kind == Kind::Unwatched {
                         *of = None;
                     }
-                    changes.extend(change(&self.ledger, OsStr::from_bytes(name), is_made));
+                    changes.extend(change(&self.ledger, name, kind == Kind::Created));
                 }
-            }
+            }),
             Source::Names { pipe, rest } => {
                 ended = read_names(pipe, rest, |name| {
                     let path = folder_of(&self.ledger).join(name);
@@ -208,17 +204,9 @@ fn read_names(pipe: &OwnedFd, rest: &mut Vec<u8>, mut take: impl FnMut(&OsStr)) 
 
 fn inotify_on(ledger: &Path) -> Result<Source, Errno> {
     let folder = folder_of(ledger);
-    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    let events = inotify::WatchFlags::CREATE
-        | inotify::WatchFlags::CLOSE_WRITE
-        | inotify::WatchFlags::DELETE
-        | inotify::WatchFlags::MOVED_TO
-        | inotify::WatchFlags::MOVED_FROM
-        | inotify::WatchFlags::ONLYDIR;
     // Read before the watch is created: if the folder is swapped in between, the next check finds another one.
     let of = id_of(folder);
-    inotify::add_watch(&fd, folder, events)?;
-    Ok(Source::Inotify { fd, of })
+    Ok(Source::Inotify { watch: FolderWatch::new(folder, Interest::Names)?, of })
 }
 
 fn folder_of(ledger: &Path) -> &Path {

@@ -2,15 +2,16 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::{Condvar, Mutex},
     time::{Duration, Instant},
 };
 
-use rustix::event::{EventfdFlags, eventfd};
-
 use super::lock::lock;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sys::readiness::Wake,
+};
 
 /// It goes on listening for this long after the last spawn, so that it need not start again for each of several successive
 /// roots.
@@ -24,7 +25,7 @@ pub(in crate::tracker) struct ForkListener {
     state: Mutex<State>,
     /// The thread listens, or has found that it cannot.
     begun: Condvar,
-    wake: OwnedFd,
+    wake: Wake,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +41,7 @@ struct State {
 
 impl ForkListener {
     pub(in crate::tracker) fn new() -> Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        let wake = Wake::new()
             .map_err(|error| Error::os("failed to set up the listener for forks", error))?;
         Ok(Self { state: Mutex::default(), begun: Condvar::new(), wake })
     }
@@ -93,7 +94,7 @@ impl ForkListener {
 
     /// Makes the thread check whether it is to end.
     pub(in crate::tracker) fn wake(&self) {
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        self.wake.wake();
     }
 
     /// Returns the descriptor that is readable once it was woken.

@@ -6,7 +6,7 @@ use std::{
 
 use crate::{
     error::Result,
-    model::{Attributes, EndPlan, SignalState},
+    model::{Attributes, EndPlan, Limits, SignalState},
     sys::spawn::{self, StdioSource},
 };
 
@@ -137,9 +137,8 @@ pub struct Job {
     pub(in crate::tracker) inherit_fds: bool,
     pub(in crate::tracker) attributes: Attributes,
     pub(in crate::tracker) end_plan: EndPlan,
-    pub(in crate::tracker) max_runtime: Option<Duration>,
-    pub(in crate::tracker) max_rss: Option<u64>,
-    pub(in crate::tracker) survive: bool,
+    /// Without the grace, which is in the end plan.
+    pub(in crate::tracker) limits: Limits,
     pub(in crate::tracker) allow_survivor: bool,
     pub(in crate::tracker) keep_strays: bool,
     pub(in crate::tracker) protected: Vec<String>,
@@ -168,9 +167,7 @@ impl Job {
             inherit_fds: false,
             attributes: Attributes::default(),
             end_plan: EndPlan::new(),
-            max_runtime: None,
-            max_rss: None,
-            survive: false,
+            limits: Limits::with_grace(Duration::ZERO),
             allow_survivor: false,
             keep_strays: false,
             protected: Vec::new(),
@@ -340,7 +337,7 @@ impl Job {
     /// [`MaxRuntime`](crate::EndReason::MaxRuntime).
     #[must_use]
     pub fn max_runtime(mut self, limit: Duration) -> Self {
-        self.max_runtime = Some(limit);
+        self.limits.max_runtime = Some(limit);
         self
     }
 
@@ -354,14 +351,14 @@ impl Job {
     /// files in a tmpfs, is listed in `docs/limits.md`.
     #[must_use]
     pub fn max_rss(mut self, bytes: u64) -> Self {
-        self.max_rss = Some(bytes);
+        self.limits.max_rss = Some(bytes);
         self
     }
 
     /// Lets the program outlive the tracker; the next instance of the same program adopts it.
     #[must_use]
     pub fn survive(mut self, on: bool) -> Self {
-        self.survive = on;
+        self.limits.survive = on;
         self
     }
 

@@ -61,12 +61,7 @@ impl SpawnSpec {
             command: recorded_command(job, record_arguments),
             attributes: recorded_attributes(job, record_arguments),
             cwd: job.directory.as_ref().map(|path| path.display().to_string()),
-            limits: Limits {
-                survive: job.survive,
-                grace,
-                max_runtime: job.max_runtime,
-                max_rss: job.max_rss,
-            },
+            limits: Limits { grace, ..job.limits },
             end_plan,
             allow_survivor: job.allow_survivor,
             strays: Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() },

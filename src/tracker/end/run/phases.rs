@@ -26,7 +26,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::{fd_table::descriptor_limit, poll::timespec, snapshot::Snapshot},
+    sys::{fd_table::free_descriptors, poll::timespec, snapshot::Snapshot},
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
@@ -152,10 +152,8 @@ fn batches(trees: Vec<TreeTarget>) -> Vec<Vec<TreeTarget>> {
 /// Returns the number of descriptors for the trees that are ended together: half of what this process may still open. The rest
 /// is for members that a scan finds, and for other work of the process.
 pub(super) fn share_of_descriptors() -> usize {
-    let limit = usize::try_from(descriptor_limit()).unwrap_or(usize::MAX);
-    // Where the open ones cannot even be listed, trees are ended one after another.
-    let open = std::fs::read_dir("/proc/self/fd").map_or(limit, Iterator::count);
-    limit.saturating_sub(open) / 2
+    // Where the open ones cannot even be counted, trees are ended one after another.
+    free_descriptors().unwrap_or(0) / 2
 }
 
 /// Returns the number of descriptors that a tree needs before the first scan: a pidfd for each process and its keeper, and its

@@ -20,7 +20,10 @@ use crate::{
     identity::Pid,
     model::Containment,
     policy::suspects::{SuspectReason, orphans},
-    sys::snapshot::{Snapshot, Stat},
+    sys::{
+        children::adopts_orphans,
+        snapshot::{Snapshot, Stat},
+    },
 };
 
 /// Adds processes that may belong to the trees and cannot be read; each process to one tree, the first.
@@ -34,10 +37,10 @@ pub(super) fn find(context: &EndContext<'_>, trees: &mut [TreeRun], snapshot: &S
     let mut adopters: HashSet<Pid> = context.ancestors.iter().copied().collect();
     adopters.extend(trees.iter().flat_map(|tree| tree.ancestors.iter().copied()));
     adopters.extend(Pid::new(1));
-    if context.own.get() != 1 && !adopts_orphans() {
-        adopters.remove(&context.own);
-    } else {
+    if adopts_orphans() {
         adopters.insert(context.own);
+    } else {
+        adopters.remove(&context.own);
     }
     let others: HashSet<Pid> = context.untouchable().collect();
     let unknown = |stat: &&Stat| !members.contains(&stat.pid) && !others.contains(&stat.pid);
@@ -49,10 +52,6 @@ pub(super) fn find(context: &EndContext<'_>, trees: &mut [TreeRun], snapshot: &S
             tree.suspects.insert(stat.pid, SuspectReason::Unreadable);
         }
     }
-}
-
-fn adopts_orphans() -> bool {
-    rustix::process::child_subreaper().is_ok_and(|set| set.is_some())
 }
 
 impl TreeRun {

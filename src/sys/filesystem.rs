@@ -1,9 +1,18 @@
-//! Which file systems can hold a ledger.
+//! File systems: which of them can hold a ledger, their free space, and attributes of files on them.
 //!
 //! WAL needs memory that all its users share (<https://sqlite.org/wal.html>), and the locks of instances need flock(2) that the
 //! kernel drops at death. A network file system guarantees neither.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, FallocateFlags, StatxAttributes, StatxFlags},
+    io::Errno,
+};
 
 use crate::error::{Error, Kind, Result};
 
@@ -45,7 +54,7 @@ const NETWORK_FUSE: [&str; 14] = [
 ];
 
 /// Returns the bytes that an ordinary user may still write to the file system of a folder (statvfs(3)).
-pub(super) fn free_bytes(folder: &Path) -> Result<u64> {
+pub(crate) fn free_bytes(folder: &Path) -> Result<u64> {
     let found = rustix::fs::statvfs(folder).map_err(|e| {
         Error::os(format!("failed to determine the free space at `{}`", folder.display()), e)
     })?;
@@ -53,7 +62,7 @@ pub(super) fn free_bytes(folder: &Path) -> Result<u64> {
 }
 
 /// Refuses a folder on a network file system.
-pub(super) fn check_local(folder: &Path) -> Result<()> {
+pub(crate) fn check_local(folder: &Path) -> Result<()> {
     let shown = folder.display();
     let found = rustix::fs::statfs(folder)
         .map_err(|e| Error::os(format!("failed to read the file system type of `{shown}`"), e))?;
@@ -68,6 +77,42 @@ pub(super) fn check_local(folder: &Path) -> Result<()> {
                  choose a folder on a local disk"
             ),
         )),
+    }
+}
+
+/// Reports whether another file was mounted at the path itself. Before Linux 5.8 the kernel does not report it (statx(2)), and
+/// a rename finds out.
+pub(crate) fn is_mount_point(path: &Path) -> bool {
+    attributes(path).contains(StatxAttributes::MOUNT_ROOT)
+}
+
+/// Returns the attribute by which a file can neither be replaced nor written freely, as a word and as the letter that chattr(1)
+/// takes.
+pub(crate) fn protecting_attribute(path: &Path) -> Option<(&'static str, char)> {
+    let set = attributes(path);
+    let all = [
+        (StatxAttributes::APPEND, "append-only", 'a'),
+        (StatxAttributes::IMMUTABLE, "immutable", 'i'),
+    ];
+    let found = all.into_iter().find(|(attribute, ..)| set.contains(*attribute));
+    found.map(|(_, word, letter)| (word, letter))
+}
+
+fn attributes(path: &Path) -> StatxAttributes {
+    rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)
+        .map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask)
+}
+
+/// Reserves space for the first `length` bytes of a file, without changing its size (fallocate(2)). Succeeds where the file
+/// system does not support that.
+///
+/// # Errors
+///
+/// `ENOSPC`, `EDQUOT` or `EFBIG` where there is too little space.
+pub(crate) fn reserve(file: &File, length: u64) -> std::result::Result<(), Errno> {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length.max(1)) {
+        Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(errno),
+        _ => Ok(()),
     }
 }
 
