@@ -146,7 +146,7 @@ fn write_in_place(target: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Formats `value` as indented JSON and a newline, safe to show on a terminal.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     serde_json::to_string_pretty(value)
-        .map(|text| escape_json(&text) + "\n")
+        .map(|text| escape_json(text) + "\n")
         .map_err(|error| Failure::because("failed to write JSON", &error))
 }
 

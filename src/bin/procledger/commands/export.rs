@@ -30,7 +30,7 @@ impl ExportArgs {
         let ledger = context.read()?;
         if self.file == Path::new("-") {
             let json = ledger.export_json()?;
-            output::print(escape_json(&String::from_utf8_lossy(&json)))?;
+            output::print(escape_json(String::from_utf8_lossy(&json).into_owned()))?;
         } else {
             ledger.export_to(&self.file)?;
         }

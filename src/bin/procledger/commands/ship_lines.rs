@@ -154,7 +154,7 @@ impl Lines<'_> {
         let line = Line { kind, stream: self.stream, host: self.host, row };
         let line = serde_json::to_string(&line)
             .map_err(|error| Failure::because("failed to write JSON", &error))?;
-        self.text += &escape_json(&line);
+        self.text += &escape_json(line);
         self.text.push('\n');
         Ok(())
     }

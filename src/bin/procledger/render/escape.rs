@@ -5,6 +5,15 @@ use std::{borrow::Cow, fmt::Write};
 /// Escapes C0, DEL and C1 as `\x1b`, and characters that change the direction of text or break lines as `\u{202e}`.
 pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
+    push_escaped(&mut safe, text);
+    safe
+}
+
+/// Appends the text, escaped like [`escape`].
+pub(crate) fn push_escaped(safe: &mut String, text: &str) {
+    if is_plain_ascii(text) {
+        return safe.push_str(text);
+    }
     for char in text.chars() {
         let code = u32::from(char);
         // Writing to a String cannot fail.
@@ -14,7 +23,6 @@ pub(crate) fn escape(text: &str) -> String {
             _ => write!(safe, "\\u{{{code:x}}}"),
         };
     }
-    safe
 }
 
 /// Escapes like [`escape`], without a copy if there is nothing to escape.
@@ -27,23 +35,46 @@ fn is_plain_ascii(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Escapes a whole JSON text with JSON's own `\u` escapes, which keeps its meaning. Line breaks between values stay.
-pub(crate) fn escape_json(json: &str) -> String {
+/// Escapes a whole JSON text with JSON's own `\u` escapes, which keeps its meaning. Line breaks between values stay. There is no
+/// copy if there is nothing to escape: a list may have 50 MB.
+pub(crate) fn escape_json(json: String) -> String {
+    if !json.bytes().any(may_be_harmful) {
+        return json;
+    }
     let mut safe = String::with_capacity(json.len());
-    for char in json.chars() {
-        let _ = if is_harmful(char) && char != '\n' {
-            write!(safe, "\\u{:04x}", u32::from(char))
-        } else {
-            safe.write_char(char)
-        };
+    for line in json.split_inclusive('\n') {
+        if !line.bytes().any(may_be_harmful) {
+            safe.push_str(line);
+            continue;
+        }
+        for char in line.chars() {
+            // Writing to a String cannot fail.
+            let _ = if is_harmful(char) && char != '\n' {
+                write!(safe, "\\u{:04x}", u32::from(char))
+            } else {
+                safe.write_char(char)
+            };
+        }
     }
     safe
 }
 
+/// Reports whether a byte other than a line break may be the first one of a harmful character: C0 and DEL, or the lead of C1, of
+/// U+061C, or of U+2000 to U+2FFF.
+fn may_be_harmful(byte: u8) -> bool {
+    matches!(byte, 0..=0x09 | 0x0b..=0x1f | 0x7f | 0xc2 | 0xd8 | 0xe2)
+}
+
 /// Formats a command as shell input, escaped.
 pub(crate) fn shell_words(command: &[String]) -> String {
-    let words: Vec<Cow<'_, str>> = command.iter().map(|word| quoted(word)).collect();
-    escaped(words.join(" "))
+    let mut line = String::new();
+    for (index, word) in command.iter().enumerate() {
+        if index > 0 {
+            line.push(' ');
+        }
+        line.push_str(&quoted(word));
+    }
+    escaped(line)
 }
 
 fn quoted(word: &str) -> Cow<'_, str> {
@@ -88,7 +119,7 @@ mod tests {
     #[test]
     fn json_keeps_its_meaning() {
         let value = vec!["\u{9b}\u{202e}\x7f\x1b".to_owned()];
-        let json = escape_json(&serde_json::to_string_pretty(&value).expect("strings"));
+        let json = escape_json(serde_json::to_string_pretty(&value).expect("strings"));
         assert_eq!(json, "[\n  \"\\u009b\\u202e\\u007f\\u001b\"\n]");
         assert_eq!(serde_json::from_str::<Vec<String>>(&json).expect("JSON"), value);
     }
@@ -99,17 +130,24 @@ mod tests {
         assert_eq!(shell_words(&command), r"sh -c 'echo '\''a'\'' $b' '' 'x\x1b'");
     }
 
+    #[test]
+    fn each_harmful_character_begins_with_a_byte_that_is_looked_for() {
+        for char in ('\0'..=char::MAX).filter(|&char| is_harmful(char) && char != '\n') {
+            assert!(may_be_harmful(char.encode_utf8(&mut [0; 4]).as_bytes()[0]), "{char:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_that_moves_a_cursor_reaches_a_terminal(text in "(\\PC|\\p{Cc}|\\p{Cf}|\u{2028}|\u{2029}){0,40}") {
             prop_assert!(!escape(&text).chars().any(is_harmful));
-            prop_assert!(!escape_json(&text).chars().any(|char| is_harmful(char) && char != '\n'));
+            prop_assert!(!escape_json(text.clone()).chars().any(|char| is_harmful(char) && char != '\n'));
             prop_assert_eq!(escape(&escape(&text)), escape(&text));
         }
 
         #[test]
         fn json_keeps_any_meaning(value: Vec<String>) {
-            let json = escape_json(&serde_json::to_string_pretty(&value).expect("strings"));
+            let json = escape_json(serde_json::to_string_pretty(&value).expect("strings"));
             prop_assert_eq!(serde_json::from_str::<Vec<String>>(&json).expect("JSON"), value);
         }
 

@@ -9,7 +9,7 @@ mod table;
 mod time;
 
 pub(crate) use csv::csv;
-pub(crate) use escape::{escape, escape_json, escaped, shell_words};
+pub(crate) use escape::{escape, escape_json, escaped, push_escaped, shell_words};
 pub(crate) use figures::{bytes, cpu_time, short_bytes, short_span, span};
 pub(crate) use paint::Paint;
 pub(crate) use report::{

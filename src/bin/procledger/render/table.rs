@@ -10,7 +10,7 @@ use std::{
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Width, presets};
 use unicode_width::UnicodeWidthStr;
 
-use super::escaped;
+use super::push_escaped;
 
 /// The first column, a task id or the like, gets at most this share of a terminal.
 const FIRST_COLUMN_PERCENT: u16 = 30;
@@ -40,9 +40,28 @@ pub(crate) struct Table {
     header: Vec<String>,
     /// Right-aligned columns.
     right: Vec<usize>,
-    /// The cells, all escaped.
-    rows: Vec<Vec<String>>,
+    cells: Cells,
     fit: Fit,
+}
+
+/// The cells of all rows, escaped, in one text: a list may have a million of them.
+#[derive(Debug, Default)]
+struct Cells {
+    text: String,
+    /// Where each cell ends.
+    ends: Vec<usize>,
+}
+
+impl Cells {
+    fn push(&mut self, cell: &str) {
+        push_escaped(&mut self.text, cell);
+        self.ends.push(self.text.len());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        let starts = iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.text[start..end])
+    }
 }
 
 impl Table {
@@ -61,7 +80,7 @@ impl Table {
 
     fn fitted(header: &[&str], fit: Fit) -> Self {
         let header = header.iter().map(|&name| name.to_owned()).collect();
-        Self { header, right: Vec::new(), rows: Vec::new(), fit }
+        Self { header, right: Vec::new(), cells: Cells::default(), fit }
     }
 
     /// Right-aligns a column: figures are easier to compare that way.
@@ -70,52 +89,60 @@ impl Table {
         self
     }
 
+    /// Adds a row, which has a cell for each name of the header.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(escaped).collect());
+        for cell in cells {
+            self.cells.push(&cell);
+        }
+        debug_assert_eq!(self.cells.ends.len() % self.header.len(), 0, "{:?}", self.header);
     }
 
     /// Returns the lines, each with its newline.
     pub(crate) fn text(self) -> String {
-        let mut lines = self.lines();
-        lines.push(String::new());
-        lines.join("\n")
+        match self.fit {
+            Fit::Whole => self.whole_text(),
+            Fit::Wrapped(_) | Fit::Cut => {
+                let mut lines = self.lines();
+                lines.push(String::new());
+                lines.join("\n")
+            }
+        }
     }
 
     /// Returns the lines: the header, then one line per row, except where rows are wrapped.
     pub(crate) fn lines(self) -> Vec<String> {
         match self.fit {
-            Fit::Whole => self.whole_lines(),
+            Fit::Whole => self.whole_text().lines().map(str::to_owned).collect(),
             Fit::Wrapped(flexible) => self.fitted_lines(flexible),
             Fit::Cut => self.fitted_lines(1),
         }
     }
 
     /// Formats unfitted rows without comfy-table, which takes ten times as long: a pipe may get all the leaks of a year.
-    fn whole_lines(self) -> Vec<String> {
-        let all = || iter::once(&self.header).chain(&self.rows);
-        let mut widths = vec![0; self.header.len()];
-        for row in all() {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = columns(cell).max(*width);
+    fn whole_text(&self) -> String {
+        let all = || self.header.iter().map(String::as_str).chain(self.cells.iter());
+        let count = self.header.len();
+        let mut widths = vec![0; count];
+        for (index, cell) in all().enumerate() {
+            let width = &mut widths[index % count];
+            *width = columns(cell).max(*width);
+        }
+        let mut text = String::with_capacity(self.cells.text.len() * 3 / 2);
+        for (index, cell) in all().enumerate() {
+            let column = index % count;
+            let missing = widths[column] - columns(cell);
+            let before = if self.right.contains(&column) { missing } else { 0 };
+            text.extend(iter::repeat_n(' ', before));
+            text.push_str(cell);
+            if column + 1 == count {
+                let is_space = |char: char| char.is_whitespace() && char != '\n';
+                text.truncate(text.trim_end_matches(is_space).len());
+                text.push('\n');
+            } else {
+                text.extend(iter::repeat_n(' ', missing - before + usize::from(PADDING)));
             }
         }
-        all().map(|row| self.whole_line(row, &widths)).collect()
-    }
-
-    fn whole_line(&self, row: &[String], widths: &[usize]) -> String {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let missing = width - columns(cell);
-            let before = if self.right.contains(&column) { missing } else { 0 };
-            // Spaces behind the last cell would be cut off again.
-            let is_last = column + 1 == row.len();
-            let after = if is_last { 0 } else { missing - before + usize::from(PADDING) };
-            line.extend(iter::repeat_n(' ', before));
-            line.push_str(cell);
-            line.extend(iter::repeat_n(' ', after));
-        }
-        line.truncate(line.trim_end().len());
-        line
+        text
     }
 
     fn fitted_lines(self, flexible: usize) -> Vec<String> {
@@ -126,7 +153,7 @@ impl Table {
 
     fn for_a_terminal(self) -> comfy_table::Table {
         let mut inner = comfy_table::Table::new();
-        let mut names: Row = self.header.into();
+        let mut names = Row::from(&self.header);
         names.max_height(1);
         inner.load_style(presets::NOTHING).set_header(names);
         inner.set_content_arrangement(ContentArrangement::Dynamic);
@@ -136,7 +163,8 @@ impl Table {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        for row in self.rows {
+        let cells: Vec<&str> = self.cells.iter().collect();
+        for row in cells.chunks(self.header.len()) {
             let mut row: Row = row.into();
             if self.fit == Fit::Cut {
                 row.max_height(1);
