@@ -19,6 +19,8 @@ const HOSTS: i32 = 1_000;
 const DAYS: u32 = 30;
 /// Rows of `ended` for one of `leak`.
 const ENDED_PER_LEAK: u64 = 20;
+/// Processes that run, however much history there is.
+const LIVE: u64 = 100_000;
 /// Connections that write.
 const WRITERS: u32 = 2;
 const RUNS: usize = 3;
@@ -34,7 +36,7 @@ impl Size {
     pub(crate) fn of_arguments() -> Self {
         let rows = std::env::args().skip_while(|argument| argument != "--rows").nth(1);
         let ended = rows.map_or(5_000_000, |rows| rows.parse().expect("a number of rows"));
-        Self { ended, live: ended / 1_000 }
+        Self { ended, live: LIVE }
     }
 }
 

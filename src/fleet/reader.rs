@@ -1,9 +1,14 @@
 //! What all ledgers of a fleet say together.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
-use postgres::{Client, Row, fallible_iterator::FallibleIterator, row::RowIndex, types::ToSql};
+use postgres::{
+    Client, IsolationLevel, Row, fallible_iterator::FallibleIterator, row::RowIndex, types::ToSql,
+};
 
 use super::{
     connection::{Address, failed},
@@ -85,14 +90,25 @@ impl Fleet {
     /// If the database cannot be read.
     pub fn live(&mut self) -> Result<Vec<FleetProcess>> {
         let what = |error| failed("read the live processes", error);
+        // Both statements see one state of the database.
+        let snapshot =
+            self.client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+        let mut snapshot = snapshot.read_only(true).start().map_err(what)?;
+        let hosts = snapshot.query(include_str!("statements/live_hosts.sql"), &[]).map_err(what)?;
+        let hosts = LiveHost::by_stream(&hosts);
         let none: [&(dyn ToSql + Sync); 0] = [];
-        let rows = self.client.query_raw(include_str!("statements/live.sql"), none);
+        let rows = snapshot.query_raw(include_str!("statements/live.sql"), none).map_err(what)?;
         // They are taken as they come and sorted here: the server would keep them in a file to sort them.
-        let mut live: Vec<FleetProcess> =
-            rows.map_err(what)?.map(|row| Ok(process(&row))).collect().map_err(what)?;
-        let by = |process: &FleetProcess| (process.started_at, process.stream, process.id);
-        live.sort_unstable_by(|a, b| a.host.cmp(&b.host).then_with(|| by(a).cmp(&by(b))));
-        Ok(live)
+        let mut live: Vec<(usize, FleetProcess)> = rows
+            .filter_map(|row| {
+                Ok(hosts.get(&row.get(0)).map(|host| (host.rank, process(&row, host))))
+            })
+            .collect()
+            .map_err(what)?;
+        live.sort_unstable_by_key(|(rank, process)| {
+            (*rank, process.started_at, process.stream, process.id)
+        });
+        Ok(live.into_iter().map(|(_, process)| process).collect())
     }
 
     /// Returns the newest leaks since a time, newest first.
@@ -292,29 +308,55 @@ fn host(row: &Row) -> FleetHost {
     }
 }
 
+/// What the live processes of a ledger have in common.
+struct LiveHost {
+    host: String,
+    /// The place of its name among all.
+    rank: usize,
+    seen_at: SystemTime,
+    silent: Duration,
+}
+
+impl LiveHost {
+    /// Takes the rows of `live_hosts.sql`, which are sorted by name.
+    fn by_stream(rows: &[Row]) -> HashMap<i32, Self> {
+        let mut rank = 0;
+        let mut last = None;
+        let hosts = rows.iter().map(|row| {
+            let host: &str = row.get(1);
+            if last.replace(host) != Some(host) {
+                rank += 1;
+            }
+            let (seen_at, now): (SystemTime, SystemTime) = (row.get(2), row.get(3));
+            let silent = now.duration_since(seen_at).unwrap_or_default();
+            (row.get(0), Self { host: host.to_owned(), rank, seen_at, silent })
+        });
+        hosts.collect()
+    }
+}
+
 /// Reads a row of `live.sql`, by position: there may be many.
-fn process(row: &Row) -> FleetProcess {
-    let (seen_at, now): (SystemTime, SystemTime) = (row.get(17), row.get(18));
+fn process(row: &Row, host: &LiveHost) -> FleetProcess {
     FleetProcess {
-        host: row.get(0),
-        stream: row.get(1),
-        id: row.get(2),
-        root: row.get(3),
-        task_id: row.get(4),
-        pid: row.get(5),
-        state: row.get(6),
-        origin: row.get(7),
-        containment: row.get(8),
-        owner: row.get(9),
-        uid: row.get(10),
-        survive: row.get(11),
-        command: command(row.get(12)),
-        started_at: row.get(13),
-        peak_rss_bytes: row.get(14),
-        cpu_ms: row.get(15),
-        last_error: row.get(16),
-        seen_at,
-        silent: now.duration_since(seen_at).unwrap_or_default(),
+        host: host.host.clone(),
+        stream: row.get(0),
+        id: row.get(1),
+        root: row.get(2),
+        task_id: row.get(3),
+        pid: row.get(4),
+        state: row.get(5),
+        origin: row.get(6),
+        containment: row.get(7),
+        owner: row.get(8),
+        uid: row.get(9),
+        survive: row.get(10),
+        command: command(row.get(11)),
+        started_at: row.get(12),
+        peak_rss_bytes: row.get(13),
+        cpu_ms: row.get(14),
+        last_error: row.get(15),
+        seen_at: host.seen_at,
+        silent: host.silent,
     }
 }
 

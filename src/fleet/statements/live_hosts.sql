@@ -1,0 +1,1 @@
+SELECT stream, host, seen_at, now() FROM fleet.stream ORDER BY host
