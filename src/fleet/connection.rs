@@ -56,7 +56,7 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// As [`Address::parse`].
+    /// As [`Address::parse`], and if the address asks for a certificate that is verified.
     pub fn parse_unverified(url: &str) -> Result<Self> {
         Self::new(url, true)
     }
@@ -81,6 +81,12 @@ impl Address {
         }
         let stays = stays_on_the_machine(&mut config)?;
         let tls = url.tls(stays, unverified)?;
+        let is_socket = |host: &Host| matches!(host, Host::Unix(_));
+        if tls.is_some() && config.get_hosts().iter().any(is_socket) {
+            return Err(Error::invalid(
+                "the address names a Unix socket, which has no TLS: name it as the only host, without sslmode",
+            ));
+        }
         config
             .ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable })
             .connect_timeout(CONNECT)
@@ -279,16 +285,33 @@ impl Url {
             _ => return Err(Error::invalid("sslcert and sslkey belong together: one is missing")),
         };
         let tls = Tls { roots: self.roots.as_ref().map(Into::into), client, unverified };
-        match self.mode.as_deref() {
-            None | Some("disable") if stays => Ok(None),
-            None | Some("verify-full") => Ok(Some(tls)),
-            Some("require") if unverified => Ok(Some(tls)),
-            Some(mode) => Err(Error::invalid(format!(
+        let certificates =
+            [("sslrootcert", &self.roots), ("sslcert", &self.certificate), ("sslkey", &self.key)];
+        let certificate =
+            certificates.iter().find(|(_, file)| file.is_some()).map(|(name, _)| name);
+        match (self.mode.as_deref(), certificate) {
+            (None | Some("disable"), Some(name)) if stays => Err(Error::invalid(format!(
+                "{name} has no effect without TLS: add sslmode=verify-full, or remove {name}"
+            ))),
+            (None | Some("disable"), None) if stays => Ok(None),
+            (Some(mode @ ("verify-full" | "verify-ca")), _) if unverified => {
+                Err(contradiction(&format!("sslmode={mode}")))
+            }
+            _ if unverified && self.roots.is_some() => Err(contradiction("sslrootcert")),
+            (None | Some("verify-full"), _) => Ok(Some(tls)),
+            (Some("require"), _) if unverified => Ok(Some(tls)),
+            (Some(mode), _) => Err(Error::invalid(format!(
                 "sslmode={mode} is refused: a connection that leaves the machine is encrypted and verified (verify-full, the \
                  default); `--insecure-tls` accepts any certificate"
             ))),
         }
     }
+}
+
+fn contradiction(parameter: &str) -> Error {
+    Error::invalid(format!(
+        "`--insecure-tls` accepts any certificate, and {parameter} in the address verifies it: remove one of them"
+    ))
 }
 
 /// Decodes `%2F` and the like.
@@ -384,6 +407,11 @@ mod tests {
             ("postgresql:///fleet?host=/run/postgresql&user=u", false),
             ("postgresql://u@127.0.0.1,db.example/fleet", true),
             ("postgresql://u@localhost/fleet?hostaddr=10.0.0.1", true),
+            ("postgresql://u@db.example/fleet?hostaddr=127.0.0.1", false),
+            ("postgresql://u@localhost,127.0.0.1/fleet", true),
+            ("postgresql://u@[::ffff:127.0.0.1]/fleet", true),
+            ("postgresql://u@0.0.0.0/fleet", true),
+            ("postgresql://u@localhost.example/fleet", true),
         ] {
             let address = Address::parse(url).unwrap_or_else(|error| panic!("{url}: {error:?}"));
             assert_eq!(address.tls.is_some(), tls, "{url}");
@@ -433,6 +461,33 @@ mod tests {
             let error = Address::parse(url).expect_err("a password");
             assert!(error.to_string().contains("PGPASSFILE"), "{error}");
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for (place, parameter) in [
+            ("db.example", "sslmode=verify-full"),
+            ("db.example", "sslmode=verify-ca"),
+            ("127.0.0.1", "sslmode=verify-full"),
+            ("db.example", "sslrootcert=/ca.pem"),
+            ("db.example", "sslmode=require&sslrootcert=/ca.pem"),
+        ] {
+            let url = format!("postgresql://u@{place}/fleet?{parameter}");
+            let error = Address::parse_unverified(&url).expect_err(&url).to_string();
+            let named = parameter.rsplit('&').next().and_then(|it| it.split("=/").next());
+            assert!(error.contains("`--insecure-tls`") && error.contains(named.expect("a name")));
+        }
+        for (url, named) in [
+            ("postgresql://u@localhost/fleet?sslrootcert=/ca.pem", "sslrootcert has no effect"),
+            ("postgresql://u@127.0.0.1/f?sslmode=disable&sslcert=/c&sslkey=/k", "sslcert has"),
+            ("postgresql:///fleet?host=/run/postgresql&user=u&sslrootcert=/ca.pem", "sslrootcert"),
+            ("postgresql://u@%2Frun%2Fpostgresql/fleet?sslmode=verify-full", "Unix socket"),
+            ("postgresql://u@%2Frun%2Fpostgresql,db.example/fleet", "Unix socket"),
+            ("postgresql:///fleet?host=/run/postgresql&hostaddr=10.0.0.1&user=u", "Unix socket"),
+        ] {
+            let error = Address::parse(url).expect_err(url);
+            assert!(error.is_invalid_input() && error.to_string().contains(named), "{error}");
         }
     }
 

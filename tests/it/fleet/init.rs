@@ -79,6 +79,9 @@ fn an_address_that_cannot_be_used_is_refused_in_one_line() {
         assert!(error.lines().count() == 1 && !error.contains("secret"), "{url}: {error}");
         assert!(!error.contains("db error"), "the cause is there once: {error}");
     }
+    let verified = "postgresql://u@db.example/d?sslmode=verify-full";
+    let error = refused(2, fleet(&["init", "--insecure-tls", "--to", verified]));
+    assert!(error.contains("sslmode=verify-full") && error.lines().count() == 1, "{error}");
     let error = refused(1, fleet(&["hosts", "--from", &database.url()]));
     let cause = "procledger: failed to read the fleet's version: relation \"fleet.meta\" does not exist; create or upgrade the \
                  schema with `procledger fleet init`\n";

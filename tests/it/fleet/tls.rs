@@ -162,7 +162,7 @@ fn a_server_is_verified_and_a_host_has_a_password() {
         assert!(error.contains(reason), "{url}: {error}");
     }
     // Said so explicitly, an unknown certificate is accepted, and the connection is still encrypted: `hostssl` demands it.
-    let unverified = host_url.replace("verify-full", "require").replace("ours.crt", "theirs.crt");
+    let unverified = host_url.replace("verify-full", "require").replace(&roots, "");
     let mut init = fleet(&["init", "--keep", "1day", "--insecure-tls", "--to", &unverified]);
     init.env("PGPASSWORD", &password);
     assert!(refused(1, init).contains("permission denied for table meta"));
