@@ -1,4 +1,8 @@
-//! What a shipper costs the host beside it: blocks of spawns by turns without one and beside one.
+//! What a shipper costs the host beside it.
+//!
+//! Pairs of blocks of spawns, one without a shipper and one beside it, in turns which is first. Both blocks of a pair begin in the
+//! same way: whatever has just ended has settled, and some spawns that do not count have brought the caches and the clock of the
+//! CPU to where spawns bring them. Each pair has a ratio of its own, so that a machine which is slower for a while slows both.
 
 use std::{
     fs,
@@ -14,8 +18,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{median, server::Server};
 
-const BLOCKS: usize = 16;
+const PAIRS: usize = 20;
 const SPAWNS: usize = 25;
+/// Spawns before a block, which do not count.
+const WARM_UP: usize = 8;
+/// What has ended before a block, and what a database still writes, is over after this time.
+const SETTLED: Duration = Duration::from_millis(150);
 
 /// The time of a spawn beside a shipper, of that without one, and the memory that it takes.
 pub(crate) struct Beside {
@@ -30,7 +38,13 @@ pub(crate) struct Beside {
 
 pub(crate) fn measure(server: &Server, ledger: &Path) -> Beside {
     let tracker = Tracker::builder(ledger).monitor(false).open().expect("a ledger");
-    let block = || (0..SPAWNS).map(|_| spawn(&tracker)).collect::<Vec<_>>();
+    let block = || {
+        thread::sleep(SETTLED);
+        for _ in 0..WARM_UP {
+            spawn(&tracker);
+        }
+        median((0..SPAWNS).map(|_| spawn(&tracker)).collect())
+    };
     // A transaction sees the activity of its beginning: the lock is held by another connection.
     let [mut client, mut other] =
         [(), ()].map(|()| Client::connect(&server.url(), NoTls).expect("connects"));
@@ -38,46 +52,57 @@ pub(crate) fn measure(server: &Server, ledger: &Path) -> Beside {
     let sql = format!("SELECT process FROM fleet.stream WHERE ledger = '{uuid}'");
     let shipped = |client: &mut Client| count(client, &sql);
     let last = || of::<i64>(ledger, "SELECT max(id) FROM process");
-    let [mut without, mut idle, mut hanging, mut shipping] = [const { Vec::new() }; 4];
-    let mut resident = 0.0;
-    block();
-    for _ in 0..BLOCKS {
-        without.extend(block());
+
+    let idle = ratio(block, || {
         let service = Service::start(server, ledger);
         until(|| shipped(&mut client) == last());
-        idle.extend(block());
-        service.end();
-
-        without.extend(block());
+        let took = block();
+        drop(service);
+        took
+    });
+    let hanging = ratio(block, || {
         let mut lock = other.transaction().expect("begun");
         lock.batch_execute("LOCK TABLE fleet.ended").expect("locked");
         let service = Service::start(server, ledger);
-        until(|| {
-            count(
-                &mut client,
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
-            ) > 0
-        });
-        hanging.extend(block());
-        service.end();
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        until(|| count(&mut client, waiting) > 0);
+        let took = block();
+        drop(service);
         lock.rollback().expect("unlocked");
-
-        without.extend(block());
+        took
+    });
+    let mut resident = 0.0;
+    let shipping = ratio(block, || {
         // As after a restore: it ships the ledger again from the start.
         let restored = "UPDATE fleet.stream SET mark = gen_random_uuid(), previous_mark = NULL";
         client.batch_execute(&format!("{restored} WHERE ledger = '{uuid}'")).expect("set");
         let service = Service::start(server, ledger);
         until(|| shipped(&mut client) < last() / 2);
-        shipping.extend(block());
+        let took = block();
         assert!(shipped(&mut client) + 1000 < last(), "it has shipped all the time");
         resident = f64::max(resident, service.peak_mib());
-        service.end();
-    }
+        took
+    });
     tracker.shutdown().expect("closed");
-    let without = median(without).as_secs_f64();
-    let [idle, hanging, shipping] =
-        [idle, hanging, shipping].map(|times| median(times).as_secs_f64() / without);
     Beside { resident, idle, hanging, shipping }
+}
+
+/// Returns the time of a block beside a shipper, of that of one without, as the median of all pairs.
+fn ratio(mut without: impl FnMut() -> Duration, mut beside: impl FnMut() -> Duration) -> f64 {
+    without();
+    let mut pair = |number: usize| {
+        let (without, beside) = if number.is_multiple_of(2) {
+            let first = without();
+            (first, beside())
+        } else {
+            let first = beside();
+            (without(), first)
+        };
+        beside.as_secs_f64() / without.as_secs_f64()
+    };
+    let mut ratios: Vec<f64> = (0..PAIRS).map(&mut pair).collect();
+    ratios.sort_by(f64::total_cmp);
+    f64::midpoint(ratios[PAIRS / 2 - 1], ratios[PAIRS / 2])
 }
 
 fn spawn(tracker: &Tracker) -> Duration {
@@ -90,7 +115,7 @@ fn spawn(tracker: &Tracker) -> Duration {
     took
 }
 
-/// `ship` as a service.
+/// `ship` as a service, which ends with this value.
 struct Service(Child);
 
 impl Service {
@@ -110,11 +135,15 @@ impl Service {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
         line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
     }
+}
 
-    fn end(mut self) {
-        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, Signal::TERM).expect("signalled");
-        self.0.wait().expect("it ends");
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
+            // It ends its workers. It is a child that was not waited for: the pid is still its own.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let _ = self.0.wait();
     }
 }
 

@@ -3,7 +3,8 @@
 //! `cargo bench --bench fleet [-- --strict]`. It needs the programs of a PostgreSQL server, which it starts in a temporary folder
 //! with the defaults of its own: `fsync` is on. With `--strict` it exits with 1 if a limit is missed.
 //!
-//! `-- --reading` measures the reports instead, over 5 million ended rows, or over as many as `--rows N` says.
+//! `-- --reading` measures the reports instead, over 5 million ended rows, or over as many as `--rows N` says. `-- --beside`
+//! measures only what a shipper costs the host beside it.
 #![expect(clippy::disallowed_methods, reason = "it measures the command as a person runs it")]
 
 mod beside;
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
     let mut scores = Scores::default();
     let measured = if has("--reading") {
         reading::measure(&mut scores, &reading::Size::of_arguments())
+    } else if has("--beside") {
+        beside(&mut scores)
     } else {
         writing(&mut scores)
     };
@@ -63,12 +66,27 @@ fn writing(scores: &mut Scores) -> Option<()> {
     scores.at_least("batches of one row/s", single_rows(&server, folder.path()), 150.0);
     let read = read_live(folder.path());
     scores.at_most("a batch beside 10,000 live rows, ms", read.as_secs_f64() * 1e3, 50.0);
-    let beside = beside::measure(&server, &folder.path().join("whole-0.db"));
+    compare(scores, &server, &folder.path().join("whole-0.db"));
+    Some(())
+}
+
+/// What a shipper costs the host beside it; `None` where there is no PostgreSQL.
+fn beside(scores: &mut Scores) -> Option<()> {
+    let server = Server::start(&[])?;
+    let folder = tempfile::tempdir().expect("a folder");
+    Init::default().run(&address(&server)).expect("a schema");
+    let path = folder.path().join("whole.db");
+    fill(&ledger(&path), ROWS, false);
+    compare(scores, &server, &path);
+    Some(())
+}
+
+fn compare(scores: &mut Scores, server: &Server, ledger: &Path) {
+    let beside = beside::measure(server, ledger);
     scores.at_most("resident memory of a worker, MiB", beside.resident, 20.0);
     scores.at_most("spawn beside an idle shipper, of without", beside.idle, 1.05);
     scores.at_most("spawn beside one that hangs, of without", beside.hanging, 1.05);
     scores.at_most("spawn beside one that ships, of without", beside.shipping, 1.05);
-    Some(())
 }
 
 /// Prints each line and records whether a limit was missed.
