@@ -212,6 +212,10 @@ pub(crate) fn failed(what: &str, error: postgres::Error) -> Error {
         Some(SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED) => {
             (Kind::Busy, "; it is safe to try again")
         }
+        Some(SqlState::READ_ONLY_SQL_TRANSACTION) => (
+            Kind::Busy,
+            "; the server is a standby, or default_transaction_read_only is set for the role or the database",
+        ),
         Some(_) => (Kind::Other, ""),
         None => (Kind::Busy, ""),
     };

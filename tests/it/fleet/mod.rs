@@ -11,6 +11,7 @@ mod reading;
 mod rights;
 mod scene;
 mod server;
+mod settings;
 mod ship;
 mod ship_copies;
 mod ship_cut;
