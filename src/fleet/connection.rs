@@ -145,7 +145,9 @@ impl Address {
         });
         let parameters = others.chain(ours).collect::<Vec<_>>().join("&");
         let separator = if parameters.is_empty() { "" } else { "?" };
-        format!("{scheme}://{}@{place}{separator}{parameters}", encoded(user))
+        let url = format!("{scheme}://{}@{place}{separator}{parameters}", encoded(user));
+        // It is put in quotes.
+        url.replace('\'', "%27")
     }
 
     fn password(&self) -> Result<Option<String>> {
@@ -507,6 +509,7 @@ mod tests {
                 "postgres://u@db/fleet?sslcert=%2Fc&sslkey=/k&sslrootcert=/a%20b&sslmode=verify-full",
                 "postgres://web%401@db/fleet?sslmode=verify-full&sslrootcert=/a%20b",
             ),
+            ("postgresql://u@db/o'brien", "postgresql://web%401@db/o%27brien"),
         ] {
             let other = Address::parse(url).expect("valid").url_of("web@1");
             assert_eq!(other, expected);
