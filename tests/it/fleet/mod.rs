@@ -26,6 +26,10 @@ fn fleet(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_procledger"));
     command.arg("fleet").args(words).stdin(Stdio::null()).env_remove("PROCLEDGER_FLEET");
     command.env_remove("PGPASSWORD").env_remove("PGPASSFILE");
+    // Of the server that `PROCLEDGER_FLEET_URL` names.
+    if let (Some(&"init"), Ok(engine)) = (words.first(), std::env::var("PROCLEDGER_FLEET_ENGINE")) {
+        command.args(["--engine", &engine]);
+    }
     command
 }
 

@@ -4,7 +4,6 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -31,6 +30,7 @@ pub(super) enum Fault {
 pub(super) struct Proxy {
     folder: tempfile::TempDir,
     database: String,
+    owner: String,
     /// Bytes of requests, then of answers.
     passed: Arc<[AtomicU64; 2]>,
 }
@@ -44,19 +44,26 @@ impl Proxy {
         let folder = folder.expect("a folder");
         let listener = UnixListener::bind(folder.path().join(SOCKET)).expect("a socket");
         let passed: Arc<[AtomicU64; 2]> = Arc::default();
-        let (to, counters) = (database.folder().join(SOCKET), Arc::clone(&passed));
+        let counters = Arc::clone(&passed);
+        let behind = database.clone();
         // It ends with the test process.
         thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
-                pass(&client, &to, fault, &counters);
+                pass(&client, &behind, fault, &counters);
             }
         });
-        Self { folder, database: database.name().to_owned(), passed }
+        Self {
+            folder,
+            database: database.name().to_owned(),
+            owner: database.owner().to_owned(),
+            passed,
+        }
     }
 
     /// The address of the database behind it.
     pub(super) fn url(&self) -> String {
-        format!("postgresql:///{}?host={}&user=owner", self.database, self.folder.path().display())
+        let folder = self.folder.path().display();
+        format!("postgresql:///{}?host={folder}&user={}", self.database, self.owner)
     }
 
     /// Bytes of requests and of answers so far.
@@ -65,8 +72,8 @@ impl Proxy {
     }
 }
 
-fn pass(client: &UnixStream, to: &Path, fault: Fault, passed: &Arc<[AtomicU64; 2]>) {
-    let Ok(server) = UnixStream::connect(to) else { return };
+fn pass(client: &UnixStream, to: &Database, fault: Fault, passed: &Arc<[AtomicU64; 2]>) {
+    let Ok(server) = to.connect() else { return };
     let copies = || Some((client.try_clone().ok()?, server.try_clone().ok()?));
     let (Some(requests), Some(answers)) = (copies(), copies()) else { return };
     let counters = Arc::clone(passed);
@@ -112,8 +119,8 @@ fn left(way: usize, fault: Fault, passed: &[AtomicU64; 2]) -> Option<usize> {
     let left = match fault {
         Fault::Cut(limit) => limit.saturating_sub(requests + answers),
         Fault::LoseAnswer(limit) if way == 1 => limit.saturating_sub(answers),
-        Fault::Hang(limit) => limit.saturating_sub(answers),
-        Fault::LoseAnswer(_) | Fault::None => return None,
+        Fault::Hang(limit) if way == 1 || answers >= limit => limit.saturating_sub(answers),
+        Fault::Hang(_) | Fault::LoseAnswer(_) | Fault::None => return None,
     };
     usize::try_from(left).ok()
 }

@@ -94,8 +94,8 @@ fn a_host_can_only_add() {
         "DROP TABLE fleet.ended",
         "CREATE TRIGGER t BEFORE INSERT ON fleet.ended EXECUTE FUNCTION suppress_redundant_updates_trigger()",
         "SET ROLE fleet_read",
-        "SET ROLE owner",
-        "SET SESSION AUTHORIZATION owner",
+        &format!("SET ROLE {}", database.owner()),
+        &format!("SET SESSION AUTHORIZATION {}", database.owner()),
     ] {
         assert!(is_denied(&mut host, statement), "{statement}");
     }

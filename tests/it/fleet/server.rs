@@ -1,5 +1,7 @@
 //! A real PostgreSQL: one server for all tests of a run, with a database for each test, and servers of a test's own.
 //!
+//! `PROCLEDGER_FLEET_URL` names another server for the run, as one of another engine: docs/fleet.md says how.
+//!
 //! A shell holds each server and reads its orders from a pipe: at the end of the pipe, which comes with the end of the test
 //! process however that ends, it stops the server and removes its folder. A test process that ends by itself waits for that,
 //! since whoever ran it may look at once for processes that it left.
@@ -7,8 +9,12 @@
 
 use std::{
     fs,
-    io::Write,
-    os::unix::fs::PermissionsExt,
+    io::{self, Write},
+    net::TcpStream,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -17,11 +23,11 @@ use std::{
     },
 };
 
-use postgres::{Client, NoTls};
+use postgres::{Client, NoTls, config::Host};
 
 use crate::support::{eventually, find, skipped, until};
 
-/// The superuser of each server, and the owner of each database.
+/// The superuser of each server that the tests start, and the owner of its databases.
 pub(super) const OWNER: &str = "owner";
 /// PostgreSQL refuses to be run by root, and by a user without a name: it runs as this one, which every system has.
 const NOBODY: &str = "65534";
@@ -57,10 +63,27 @@ pub(super) struct Server {
     keeper: Mutex<Child>,
 }
 
+/// Where a server listens.
+#[derive(Clone)]
+enum Listener {
+    /// A Unix socket in this folder, of this port.
+    Socket(PathBuf, u16),
+    Tcp(String, u16),
+}
+
 /// A database of one test.
+#[derive(Clone)]
 pub(super) struct Database {
-    folder: PathBuf,
+    listener: Listener,
+    owner: String,
     name: String,
+}
+
+/// The server of this run.
+enum Shared {
+    Own(Server),
+    /// The server that the environment names, by a database of it.
+    Named(Database),
 }
 
 /// A new database on the server of this run; `None` where there is no PostgreSQL, which is printed.
@@ -68,17 +91,30 @@ pub(super) fn database() -> Option<Database> {
     let server = SHARED.get_or_init(|| {
         // SAFETY: the handler unwinds into nothing: it neither panics nor expects anything of other threads.
         assert_eq!(unsafe { libc::atexit(stop_shared) }, 0, "atexit has room for it");
-        Server::start(&Setup::default())
+        match std::env::var("PROCLEDGER_FLEET_URL") {
+            Ok(url) => Some(Shared::Named(Database::of_url(&url))),
+            Err(_) => Server::start(&Setup::default()).map(Shared::Own),
+        }
     });
-    server.as_ref().map(Server::database)
+    server.as_ref().map(|server| match server {
+        Shared::Own(server) => server.database(),
+        Shared::Named(database) => database.create(),
+    })
 }
 
-static SHARED: OnceLock<Option<Server>> = OnceLock::new();
+static SHARED: OnceLock<Option<Shared>> = OnceLock::new();
 
 extern "C" fn stop_shared() {
-    if let Some(Some(server)) = SHARED.get() {
-        server.stop();
+    match SHARED.get() {
+        Some(Some(Shared::Own(server))) => server.stop(),
+        Some(Some(Shared::Named(database))) => database.drop_all(),
+        Some(None) | None => {}
     }
+}
+
+/// What the names of all databases of this run begin with.
+fn prefix() -> String {
+    format!("fleet_{}_", std::process::id())
 }
 
 impl Server {
@@ -159,13 +195,16 @@ impl Server {
     }
 
     pub(super) fn database(&self) -> Database {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("fleet_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let made = Database { folder: self.folder.clone(), name: "postgres".to_owned() }
-            .client()
-            .batch_execute(&format!("CREATE DATABASE {name}"));
-        made.expect("a database");
-        Database { folder: self.folder.clone(), name }
+        self.maintenance().create()
+    }
+
+    /// The database that each server has.
+    fn maintenance(&self) -> Database {
+        Database {
+            listener: Listener::Socket(self.folder.clone(), 5432),
+            owner: OWNER.to_owned(),
+            name: "postgres".to_owned(),
+        }
     }
 
     fn stop(&self) {
@@ -185,8 +224,7 @@ impl Server {
     }
 
     fn ready(&self) -> Option<()> {
-        let maintenance = Database { folder: self.folder.clone(), name: "postgres".to_owned() };
-        Client::connect(&maintenance.url(), NoTls).ok().map(drop)
+        Client::connect(&self.maintenance().url(), NoTls).ok().map(drop)
     }
 }
 
@@ -197,19 +235,80 @@ impl Drop for Server {
 }
 
 impl Database {
+    /// The database of an address, which is that of a superuser without a password.
+    fn of_url(url: &str) -> Self {
+        let config: postgres::Config = url.parse().expect("an address");
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let listener = match config.get_hosts() {
+            [Host::Unix(folder)] => Listener::Socket(folder.clone(), port),
+            [Host::Tcp(name)] => Listener::Tcp(name.clone(), port),
+            other => panic!("{other:?}"),
+        };
+        let owner = config.get_user().expect("a user").to_owned();
+        let name = config.get_dbname().expect("a database").to_owned();
+        Self { listener, owner, name }
+    }
+
+    /// Creates another database on its server.
+    fn create(&self) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}{}", prefix(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let made = self.client().batch_execute(&format!("CREATE DATABASE {name}"));
+        made.expect("a database");
+        Self { listener: self.listener.clone(), owner: self.owner.clone(), name }
+    }
+
+    /// Drops all databases of this run, and the roles that are named after them.
+    fn drop_all(&self) {
+        let prefix = prefix();
+        let mut client = self.client();
+        for (list, drop) in [
+            ("SELECT datname FROM pg_database WHERE strpos(datname, $1) = 1", "DROP DATABASE"),
+            ("SELECT rolname FROM pg_roles WHERE strpos(rolname, $1) > 0", "DROP ROLE"),
+        ] {
+            for row in client.query(list, &[&prefix]).expect("read") {
+                let name = row.get::<_, String>(0).replace('"', "\"\"");
+                // A connection may be open for a moment more.
+                until("it is dropped", || {
+                    client.batch_execute(&format!("{drop} \"{name}\"")).is_ok()
+                });
+            }
+        }
+    }
+
     /// Its address, for the owner.
     pub(super) fn url(&self) -> String {
-        self.url_as(OWNER)
+        self.url_as(&self.owner)
     }
 
     /// Its address, for another login.
     pub(super) fn url_as(&self, user: &str) -> String {
-        format!("postgresql:///{}?host={}&user={user}", self.name, self.folder.display())
+        let name = &self.name;
+        match &self.listener {
+            Listener::Socket(folder, port) => {
+                format!("postgresql:///{name}?host={}&port={port}&user={user}", folder.display())
+            }
+            Listener::Tcp(host, port) => {
+                format!("postgresql:///{name}?host={host}&port={port}&user={user}")
+            }
+        }
     }
 
-    /// The folder of its server's socket.
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
+    /// Opens a connection to its server. One over TCP is passed on like any other.
+    pub(super) fn connect(&self) -> io::Result<UnixStream> {
+        match &self.listener {
+            Listener::Socket(folder, port) => {
+                UnixStream::connect(folder.join(format!(".s.PGSQL.{port}")))
+            }
+            Listener::Tcp(host, port) => {
+                TcpStream::connect((host.as_str(), *port)).map(|tcp| OwnedFd::from(tcp).into())
+            }
+        }
+    }
+
+    /// The role that owns it.
+    pub(super) fn owner(&self) -> &str {
+        &self.owner
     }
 
     pub(super) fn name(&self) -> &str {
@@ -217,7 +316,7 @@ impl Database {
     }
 
     pub(super) fn client(&self) -> Client {
-        self.client_as(OWNER)
+        self.client_as(&self.owner)
     }
 
     pub(super) fn client_as(&self, user: &str) -> Client {
