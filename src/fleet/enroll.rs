@@ -40,7 +40,7 @@ pub fn enroll(address: &Address, host: &str) -> Result<Enrollment> {
         return Err(Error::invalid(message));
     }
     let what = format!("create the login {login}");
-    let mut client = address.connect()?;
+    let mut client = schema::connect_as_owner(address)?;
     schema::meta(&mut client)?;
     let mut transaction = client.transaction().map_err(|error| failed(&what, error))?;
     let mut count = |statement| {

@@ -50,7 +50,7 @@ pub struct Forgotten {
 ///
 /// If the database cannot be reached, or the user does not own the schema.
 pub fn maintain(address: &Address) -> Result<Maintenance> {
-    let mut client = address.connect()?;
+    let mut client = schema::connect_as_owner(address)?;
     let meta = schema::meta(&mut client)?;
     let mut done = Maintenance::default();
     let now = schema::now(&mut client)?;
@@ -173,7 +173,7 @@ fn midnight(day: NaiveDate) -> SystemTime {
 /// Not found if the fleet has no such host; if the database cannot be reached, or the user does not own the schema.
 pub fn forget(address: &Address, host: &str) -> Result<Forgotten> {
     let what = |error| failed("forget the host", error);
-    let mut client = address.connect()?;
+    let mut client = schema::connect_as_owner(address)?;
     schema::meta(&mut client)?;
     let mut transaction = client.transaction().map_err(what)?;
     let streams =

@@ -111,7 +111,8 @@ impl Init {
     /// Newer if a newer version of this crate has upgraded the schema; if the database cannot be reached, or the user may not
     /// create schemas and roles.
     pub fn run(&self, address: &Address) -> Result<(i32, Meta)> {
-        let mut client = address.connect()?;
+        let mut client = connect_as_owner(address)?;
+        check_encoding(&mut client)?;
         let before = version(&mut client)?;
         if before > VERSION {
             return Err(newer(before));
@@ -207,6 +208,43 @@ pub(super) fn now(client: &mut impl GenericClient) -> Result<DateTime<Utc>> {
 
 pub(super) fn milliseconds(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Connects as the owner of the schema, which only runs what it trusts: before the schema is looked at for the first time.
+///
+/// # Errors
+///
+/// Denied to a superuser if the schema belongs to an ordinary role: a view or a trigger of that role would have all rights.
+pub(super) fn connect_as_owner(address: &Address) -> Result<Client> {
+    let mut client = address.connect()?;
+    let owner = client.query_opt(include_str!("statements/foreign_owner.sql"), &[]);
+    match owner.map_err(|error| failed("look for the owner of the schema `fleet`", error))? {
+        None => Ok(client),
+        Some(owner) => {
+            let owner: String = owner.get(0);
+            let message = format!(
+                "the schema `fleet` belongs to `{owner}`, which is no superuser: whatever it contains would run with the rights \
+                 of `{}`; connect as `{owner}`",
+                address.user()
+            );
+            Err(Error::new(Kind::Denied, message))
+        }
+    }
+}
+
+/// Refuses a database that cannot store each text: one name that it lacks would stop a host for good.
+fn check_encoding(client: &mut Client) -> Result<()> {
+    let encoding = client.query_one(include_str!("statements/encoding.sql"), &[]);
+    let encoding: String =
+        encoding.map_err(|error| failed("read the encoding of the database", error))?.get(0);
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    let message = format!(
+        "the database has the encoding {encoding}, and the names of tasks and programs may be of any: create it with \
+         `createdb --encoding=UTF8 --template=template0`"
+    );
+    Err(Error::new(Kind::Unsupported, message))
 }
 
 fn make_role(client: &mut Client, role: &str) -> Result<()> {

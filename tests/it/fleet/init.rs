@@ -63,6 +63,43 @@ fn a_newer_schema_is_left_as_it_is() {
     assert_eq!(database.rows("SELECT version, keep_ms FROM fleet.meta"), "1000|7776000000");
 }
 
+/// A name that the database cannot store would stop its host for good.
+#[test]
+fn a_database_of_another_encoding_is_refused() {
+    let Some(database) = database() else { return };
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let name = format!("{}_{}", database.name(), encoding.to_lowercase());
+        let sql = format!("CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0");
+        database.client().batch_execute(&sql).expect("made");
+        let url = database.url().replacen(database.name(), &name, 1);
+        let error = refused(1, fleet(&["init", "--to", &url]));
+        assert!(error.contains(encoding) && error.contains("createdb --encoding=UTF8"), "{error}");
+        database.client().batch_execute(&format!("DROP DATABASE {name}")).expect("dropped");
+    }
+}
+
+/// A user who may create schemas waits for the superuser who sets up a fleet.
+#[test]
+fn a_superuser_runs_nothing_that_an_ordinary_role_has_put_into_the_schema() {
+    let Some(database) = database() else { return };
+    let other = format!("other-{}", database.name());
+    let taken = format!(
+        "CREATE ROLE \"{other}\"; CREATE SCHEMA fleet AUTHORIZATION \"{other}\"; SET ROLE \"{other}\";
+         CREATE FUNCTION fleet.taken() RETURNS uuid LANGUAGE plpgsql AS
+           'BEGIN ALTER ROLE \"{other}\" SUPERUSER; RETURN gen_random_uuid(); END';
+         CREATE VIEW fleet.meta AS SELECT fleet.taken() AS fleet, 1 AS one, 2 AS version, 1 AS oldest_shipper, text 'postgres' AS engine,
+           bigint '86400000' AS keep_ms"
+    );
+    database.client().batch_execute(&taken).expect("made");
+    for words in [&["init"][..], &["maintain"], &["enroll", "web-1"], &["forget", "web-1"]] {
+        let error = refused(1, fleet(&[words, &["--to", &database.url()]].concat()));
+        let reason = format!("belongs to `{other}`, which is no superuser");
+        assert!(error.contains(&reason) && error.lines().count() == 1, "{words:?}: {error}");
+    }
+    let is_super = format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{other}'");
+    assert_eq!(database.rows(&is_super), "f");
+}
+
 #[test]
 fn an_address_that_cannot_be_used_is_refused_in_one_line() {
     let Some(database) = database() else { return };
