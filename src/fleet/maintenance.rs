@@ -7,7 +7,7 @@ use postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use super::{
-    connection::{Address, failed},
+    connection::{Address, failed, quoted},
     leak_sums,
     reader::no_host,
     schema::{self, partition, weeks},
@@ -29,6 +29,8 @@ pub struct Maintenance {
     pub deleted: u64,
     /// Streams whose sums were made anew.
     pub streams: u64,
+    /// Keys that were built anew, since they were half empty.
+    pub rebuilt: Vec<String>,
 }
 
 /// What [`forget`] has closed.
@@ -43,8 +45,8 @@ pub struct Forgotten {
     pub leaks: u64,
 }
 
-/// Creates the partitions of the coming weeks, deletes history that is older than the fleet keeps, and makes the sums of the last
-/// two weeks anew. Run it once a day, as the owner.
+/// Creates the partitions of the coming weeks, deletes history that is older than the fleet keeps, makes the sums of the last two
+/// weeks anew, and rebuilds keys that are half empty. Run it once a day, as the owner.
 ///
 /// # Errors
 ///
@@ -96,6 +98,9 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
         transaction.commit().map_err(what)?;
         done.streams += 1;
     }
+    if meta.engine.has_partitions() {
+        rebuild(&mut client, now, &mut done)?;
+    }
     let done_at = client.execute(include_str!("statements/maintained.sql"), &[]);
     done_at.map_err(|error| failed("maintain the fleet", error))?;
     Ok(done)
@@ -129,10 +134,7 @@ fn create(
 fn drop_old(client: &mut Client, oldest: SystemTime, done: &mut Maintenance) -> Result<()> {
     let what = "drop a partition";
     for name in partitions(client)? {
-        let monday = name
-            .strip_prefix("ended_")
-            .and_then(|date| NaiveDate::parse_from_str(date, "%Y%m%d").ok());
-        if monday.is_none_or(|monday| midnight(monday + Days::new(7)) > oldest) {
+        if monday(&name).is_none_or(|monday| midnight(monday + Days::new(7)) > oldest) {
             continue;
         }
         // A process that has run for long ended much later than it had started.
@@ -145,6 +147,34 @@ fn drop_old(client: &mut Client, oldest: SystemTime, done: &mut Maintenance) -> 
         }
     }
     Ok(())
+}
+
+/// Rebuilds keys that are half empty: those of weeks that are over stay full. Many hosts add one row after the other, each behind
+/// its own last one, and PostgreSQL splits a full page in the middle. Whatever else goes on is not kept waiting.
+fn rebuild(client: &mut Client, now: DateTime<Utc>, done: &mut Maintenance) -> Result<()> {
+    let what = |error| failed("rebuild a key", error);
+    client.batch_execute("SET statement_timeout = '1h'").map_err(what)?;
+    for row in client.query(include_str!("schema/index_list.sql"), &[]).map_err(what)? {
+        let (name, is_valid): (String, bool) = (row.get(0), row.get(1));
+        let week = name.strip_suffix("_pkey").and_then(monday);
+        let goes_on = week.is_some_and(|monday| midnight(monday + Days::new(14)) > now.into());
+        let index = format!("fleet.{}", quoted(&name));
+        if !is_valid {
+            // Of an earlier run that was interrupted.
+            client
+                .batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"))
+                .map_err(what)?;
+        } else if !goes_on {
+            client.batch_execute(&format!("REINDEX INDEX CONCURRENTLY {index}")).map_err(what)?;
+            done.rebuilt.push(name);
+        }
+    }
+    Ok(())
+}
+
+/// Returns the Monday of the week whose partition has this name.
+fn monday(partition: &str) -> Option<NaiveDate> {
+    NaiveDate::parse_from_str(partition.strip_prefix("ended_")?, "%Y%m%d").ok()
 }
 
 fn partitions(client: &mut Client) -> Result<Vec<String>> {

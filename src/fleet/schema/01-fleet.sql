@@ -79,30 +79,30 @@ CREATE TABLE fleet.live (
 ){fillfactor};
 
 CREATE TABLE fleet.ended (
-  -- History: rows are added and never changed.
-  stream         integer     NOT NULL,
+  -- History: rows are added and never changed. Columns of eight bytes come first, then those of four: without gaps.
   id             bigint      NOT NULL,
-  print          integer     NOT NULL,
+  started_at     timestamptz NOT NULL,
+  ended_at       timestamptz NOT NULL,
   root           bigint,
-  task_id        text,
+  uid            bigint,
+  peak_rss_bytes bigint,
+  cpu_ms         bigint,
+  stream         integer     NOT NULL,
+  print          integer     NOT NULL,
   pid            integer     NOT NULL,
+  exit_code      integer,
+  exit_signal    integer,
+  task_id        text,
   origin         text        NOT NULL,
   containment    text        NOT NULL,
   owner          text,
-  uid            bigint,
   program        text        NOT NULL,
   command        text        NOT NULL,
-  started_at     timestamptz NOT NULL,
-  ended_at       timestamptz NOT NULL,
   end_reason     text        NOT NULL,
   end_rule       text,                 -- why it was ended, as a sentence
   end_rule_key   text,
   end_evidence   text,
-  exit_code      integer,
-  exit_signal    integer,
   asked_by       text,
-  peak_rss_bytes bigint,
-  cpu_ms         bigint,
   last_error     text,
   -- Not ended_at: with it in the key a process could end twice after a restore.
   PRIMARY KEY (stream, id, print, started_at),
@@ -112,24 +112,24 @@ CREATE TABLE fleet.ended (
 
 CREATE TABLE fleet.leak (
   -- Leaks, each with what is known of its process. `outcome` and `died_after_ms` change while the outcome is survived.
-  stream        integer     NOT NULL,
   id            bigint      NOT NULL,
-  print         integer     NOT NULL,
+  found_at      timestamptz NOT NULL,
   process       bigint      NOT NULL,
   root          bigint      NOT NULL,
+  age_ms        bigint      NOT NULL,
+  rss_bytes     bigint,
+  died_after_ms bigint,
+  stream        integer     NOT NULL,
+  print         integer     NOT NULL,
+  pid           integer     NOT NULL,
   verified      boolean     NOT NULL, -- whether the whole tree could be seen
   task_id       text,
-  pid           integer     NOT NULL,
   kind          text        NOT NULL, -- orphan, stray or unregistered
   rule          text        NOT NULL,
   rule_key      text        NOT NULL,
   evidence      text        NOT NULL,
   evidence_key  text        NOT NULL,
-  found_at      timestamptz NOT NULL,
-  age_ms        bigint      NOT NULL,
-  rss_bytes     bigint,
   outcome       text        NOT NULL, -- gone, term, kill, survived, kept, or lost where its ledger does not have it any more
-  died_after_ms bigint,
   program       text        NOT NULL,
   command       text        NOT NULL,
   PRIMARY KEY (stream, found_at, id, print),

@@ -28,7 +28,8 @@ fn a_schema_is_created_once() {
     let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'fleet.ended'::regclass";
     // The default one, four weeks of history, this week and four weeks ahead.
     assert_eq!(database.rows(partitions), "10");
-    let of_today = "INSERT INTO fleet.ended VALUES (1, 1, 1, NULL, NULL, 1, 'spawned', 'none', NULL, NULL, 'p', '[]', now(), now(), 'exited')
+    let of_today = "INSERT INTO fleet.ended (stream, id, print, pid, origin, containment, program, command, started_at, ended_at, end_reason)
+                      VALUES (1, 1, 1, 1, 'spawned', 'none', 'p', '[]', now(), now(), 'exited')
                     RETURNING tableoid::regclass <> 'fleet.ended_default'::regclass";
     assert_eq!(database.rows(of_today), "t", "it is in the partition of its week");
 }

@@ -58,3 +58,50 @@ fn sums_are_recomputed_beside_a_shipper_that_makes_them() {
     assert!(status.success(), "{error}");
     assert_eq!(scene.database.rows("SELECT sum(leaks) FROM fleet.leak_day"), "1");
 }
+
+/// Many hosts add one row after the other, and PostgreSQL splits each full page of the key in the middle.
+#[test]
+fn keys_that_are_half_empty_are_rebuilt_beside_a_shipper() {
+    let Some(scene) = scene() else { return };
+    scene.ledger.work();
+    scene.ship();
+    let rows = "INSERT INTO fleet.leak (stream, id, print, process, root, verified, pid, kind, rule, rule_key, evidence, evidence_key,
+          found_at, age_ms, outcome, program, command)
+        SELECT 100 + n % 200, n, n, 1, 1, true, 1, 'orphan', 'r', 'r', 'e', 'e', now() - interval '5 days' + n * interval '1 second', 1,
+          'term', 'p', '[]' FROM generate_series(1, 120000) AS n;
+        INSERT INTO fleet.ended (stream, id, print, pid, origin, containment, program, command, started_at, ended_at, end_reason)
+        SELECT 100 + n % 200, n, n, 1, 'spawned', 'none', 'p', '[]', it.at, it.at, 'exited' FROM generate_series(1, 120000) AS n,
+          LATERAL (SELECT date_trunc('week', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - interval '14 days' + n * interval '1 second') AS it (at);
+        ANALYZE fleet.leak; ANALYZE fleet.ended";
+    let keep = ["init", "--to", &scene.database.url(), "--keep", "60days"];
+    printed(fleet(&keep));
+    let maintain = || printed(fleet(&["maintain", "--to", &scene.database.url()]));
+    assert!(maintain().ends_with("; keys rebuilt: 0\n"));
+    scene.database.client().batch_execute(rows).expect("inserted");
+    let size = "SELECT pg_relation_size('fleet.leak_pkey') / 120000";
+    let before: u32 = scene.database.rows(size).parse().expect("a number");
+    // As a run that was interrupted has left it.
+    let interrupted = "CREATE INDEX later_ccnew ON fleet.leak (pid);
+        UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'fleet.later_ccnew'::regclass";
+    scene.database.client().batch_execute(interrupted).expect("made");
+    // A batch that is being written is waited for, and waits for nothing.
+    let mut shipper = scene.database.client();
+    let mut shipment = shipper.transaction().expect("begun");
+    shipment.batch_execute("UPDATE fleet.leak SET died_after_ms = 1 WHERE id = 1").expect("done");
+    let mut maintaining = fleet(&["maintain", "--to", &scene.database.url()]);
+    let mut maintaining = Guard(maintaining.stdout(Stdio::null()).spawn().expect("it starts"));
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock' AND query LIKE '%CONCURRENTLY%'",
+        scene.database.name()
+    );
+    until("it waits", || scene.database.rows(&waiting) == "1" || !maintaining.is_running());
+    scene.ledger.work();
+    scene.ship();
+    shipment.commit().expect("committed");
+    assert!(maintaining.0.wait().expect("it ends").success());
+    let after: u32 = scene.database.rows(size).parse().expect("a number");
+    assert!(before > 70 && after < 55, "{before} {after}");
+    assert_eq!(scene.database.rows("SELECT to_regclass('fleet.later_ccnew') IS NULL"), "t");
+    assert!(maintain().ends_with("; keys rebuilt: 0\n"));
+    scene.check();
+}

@@ -1,4 +1,4 @@
-//! `fleet maintain`: creates partitions, deletes old history, and recomputes sums.
+//! `fleet maintain`: creates partitions, deletes old history, recomputes sums, and rebuilds keys.
 
 use clap::Args;
 use procledger::fleet;
@@ -9,7 +9,7 @@ use crate::{
     output,
 };
 
-/// Create partitions ahead, delete old history, and recompute the sums of two weeks
+/// Create partitions ahead, delete old history, recompute the sums of two weeks, and rebuild keys
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Run it once a day as the owner of the schema: `procledger fleet maintain` in a cron job or a timer.
@@ -23,11 +23,12 @@ impl MaintainArgs {
     pub(super) fn run(self) -> Result<Exit> {
         let done = fleet::maintain(&self.to.address()?)?;
         output::print_line(&format!(
-            "partitions created: {}, dropped: {}; rows deleted: {}; ledgers whose sums were recomputed: {}",
+            "partitions created: {}, dropped: {}; rows deleted: {}; ledgers whose sums were recomputed: {}; keys rebuilt: {}",
             done.created.len(),
             done.dropped.len(),
             done.deleted,
-            done.streams
+            done.streams,
+            done.rebuilt.len()
         ))?;
         Ok(Exit::DONE)
     }
