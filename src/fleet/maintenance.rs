@@ -1,6 +1,9 @@
 //! What the owner of a fleet's database does from time to time: partitions, retention, and hosts that are gone.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use postgres::{Client, Transaction};
@@ -72,6 +75,7 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
     for (statement, by_day) in [
         (include_str!("statements/expire_ended.sql"), false),
         (include_str!("statements/expire_leak.sql"), false),
+        (include_str!("statements/expire_leak_hour.sql"), false),
         (include_str!("statements/expire_leak_day.sql"), true),
         (include_str!("statements/expire_leak_top.sql"), true),
         (include_str!("statements/expire_pass_day.sql"), true),
@@ -83,8 +87,8 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
         };
         done.deleted += deleted.map_err(|error| failed("delete old history", error))?;
     }
-    let today = now.date_naive();
-    let days: Vec<NaiveDate> = (0..DAYS_OF_SUMS).map(|back| today - Days::new(back)).collect();
+    let hours = (0..DAYS_OF_SUMS * 24).map(|back| now - Duration::from_hours(back));
+    let hours: Vec<DateTime<Utc>> = hours.collect();
     let streams = client.query(include_str!("statements/streams.sql"), &[]);
     for row in streams.map_err(|error| failed("read the streams", error))? {
         let what = |error| failed("make the sums anew", error);
@@ -94,7 +98,7 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
         transaction
             .execute(include_str!("statements/lock_stream.sql"), &[&stream])
             .map_err(what)?;
-        recompute(&mut transaction, stream, &days).map_err(what)?;
+        recompute(&mut transaction, stream, &hours).map_err(what)?;
         transaction.commit().map_err(what)?;
         done.streams += 1;
     }
@@ -186,9 +190,11 @@ fn partitions(client: &mut Client) -> Result<Vec<String>> {
 fn recompute(
     transaction: &mut Transaction<'_>,
     stream: i32,
-    days: &[NaiveDate],
+    found_at: &[DateTime<Utc>],
 ) -> Result<(), postgres::Error> {
-    leak_sums::recompute(stream, days, |sql, parameters| transaction.execute(sql, parameters))
+    leak_sums::recompute(stream, found_at.iter().copied(), |sql, parameters| {
+        transaction.execute(sql, parameters)
+    })
 }
 
 fn midnight(day: NaiveDate) -> SystemTime {
@@ -223,12 +229,12 @@ pub fn forget(address: &Address, host: &str) -> Result<Forgotten> {
         transaction.execute(include_str!("statements/forget_live.sql"), &[&host]).map_err(what)?;
     let leaks =
         transaction.query(include_str!("statements/forget_leaks.sql"), &[&host]).map_err(what)?;
-    let mut touched: BTreeMap<i32, Vec<NaiveDate>> = BTreeMap::new();
+    let mut touched: BTreeMap<i32, Vec<DateTime<Utc>>> = BTreeMap::new();
     for row in &leaks {
         touched.entry(row.get(0)).or_default().push(row.get(1));
     }
-    for (stream, days) in touched {
-        recompute(&mut transaction, stream, &days).map_err(what)?;
+    for (stream, found_at) in touched {
+        recompute(&mut transaction, stream, &found_at).map_err(what)?;
     }
     transaction.commit().map_err(what)?;
     Ok(Forgotten { ledgers: streams.len() as u64, processes, leaks: leaks.len() as u64 })

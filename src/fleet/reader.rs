@@ -12,6 +12,7 @@ use postgres::{
 
 use super::{
     connection::{Address, failed},
+    leak_sums,
     schema::{self, Meta},
 };
 use crate::{
@@ -137,8 +138,7 @@ impl Fleet {
 
     /// Returns the leaks since a time, counted by a key: days and hours newest first, all others largest first.
     ///
-    /// Tasks and programs: of the 20 largest of each host and day the 1,000 largest by name, and the others together. Hours are
-    /// read leak by leak: ask for a few days.
+    /// Tasks and programs: of the 20 largest of each host and day the 1,000 largest by name, and the others together.
     ///
     /// # Errors
     ///
@@ -167,7 +167,7 @@ impl Fleet {
         by: Option<LeakGrouping>,
     ) -> Result<Vec<LeakGroup>> {
         use LeakGrouping::{Day, Hour, Program, Rule, Task};
-        let Window { from, first_day, first_midnight } = Window::since(since);
+        let Window { from, first_hour, first_day, first_midnight } = Window::since(since);
         let day = include_str!("statements/groups_by_day.sql");
         let top = include_str!("statements/groups_by_top.sql");
         let of = |sql: &str, of_day: &str, of_leak: &str| {
@@ -190,7 +190,8 @@ impl Fleet {
             None => of(day, "s.host", "s.host"),
         };
         let all: [&(dyn ToSql + Sync); 3] = [&from, &first_day, &first_midnight];
-        let parameters = if by == Some(Hour) { &all[..1] } else { &all[..] };
+        let of_hours: [&(dyn ToSql + Sync); 2] = [&from, &first_hour];
+        let parameters = if by == Some(Hour) { &of_hours[..] } else { &all[..] };
         let rows = self.query("count the leaks", &sql, parameters)?;
         let mut groups: Vec<LeakGroup> = rows.iter().map(|row| group(row, by)).collect();
         match by {
@@ -251,9 +252,10 @@ impl std::fmt::Debug for Fleet {
     }
 }
 
-/// The time since which leaks are counted: a part of a day, and whole days after it.
+/// The time since which leaks are counted: a part of an hour or a day, and whole ones after it.
 struct Window {
     from: SystemTime,
+    first_hour: DateTime<Utc>,
     first_day: NaiveDate,
     first_midnight: SystemTime,
 }
@@ -265,7 +267,9 @@ impl Window {
         let starts_at_midnight = time.time() == NaiveTime::MIN;
         let first_day = time.date_naive() + Days::new(u64::from(!starts_at_midnight));
         let first_midnight = first_day.and_time(NaiveTime::MIN).and_utc().into();
-        Self { from, first_day, first_midnight }
+        let hour = leak_sums::hour(time);
+        let first_hour = if hour == time { hour } else { hour + Duration::from_hours(1) };
+        Self { from, first_hour, first_day, first_midnight }
     }
 }
 

@@ -13,10 +13,13 @@ use super::connection::{Address, failed};
 use crate::error::{Error, Kind, Result};
 
 /// The migrations in their order: the first one leads to version 1.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/01-fleet.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("schema/01-fleet.sql"), include_str!("schema/02-hours.sql")];
+/// What Citus needs after each of them.
+const CITUS: [&str; 2] =
+    [include_str!("schema/01-fleet-citus.sql"), include_str!("schema/02-hours-citus.sql")];
 const PARTITIONS: &str = include_str!("schema/partitions.sql");
 const PARTITION: &str = include_str!("schema/partition.sql");
-const CITUS: &str = include_str!("schema/citus.sql");
 const RIGHTS: &str = include_str!("schema/rights.sql");
 const RIGHTS_COCKROACH: &str = include_str!("schema/rights-cockroach.sql");
 const POLICIES: &str = include_str!("schema/policies.sql");
@@ -28,7 +31,7 @@ const WEEKS_BACK: u64 = 53;
 const WEEKS_AHEAD: u64 = 4;
 
 /// The version that this program knows.
-pub(crate) const VERSION: i32 = 1;
+pub(crate) const VERSION: i32 = 2;
 /// How long history is kept if nothing else is said.
 pub(super) const KEEP: Duration = Duration::from_hours(90 * 24);
 
@@ -100,7 +103,8 @@ impl Init {
     /// Returns the SQL that [`run`](Self::run) executes in a database without the schema.
     pub fn sql(&self) -> String {
         let roles = ROLES.map(|role| format!("CREATE ROLE {role};\n")).concat();
-        format!("{roles}BEGIN;\n{}COMMIT;\n", self.steps(0, Utc::now()))
+        let engine = self.engine.unwrap_or_default();
+        format!("{roles}BEGIN;\n{}COMMIT;\n", self.steps(0, engine, Utc::now()))
     }
 
     /// Creates the schema, or upgrades an older one. Returns the version that it had, 0 for none, and what it is now. Running it
@@ -131,10 +135,15 @@ impl Init {
             );
             return Err(Error::invalid(message));
         }
+        let engine = found.map_or_else(|| self.engine.unwrap_or_default(), |found| found.engine);
+        // An upgrade may read all leaks.
+        client
+            .batch_execute("SET statement_timeout = 0")
+            .map_err(|error| failed("create the schema", error))?;
         let mut transaction =
             client.transaction().map_err(|error| failed("create the schema", error))?;
         if before < VERSION {
-            let steps = self.steps(before, now(&mut transaction)?);
+            let steps = self.steps(before, engine, now(&mut transaction)?);
             transaction
                 .batch_execute(&steps)
                 .map_err(|error| failed("create the schema", error))?;
@@ -149,8 +158,7 @@ impl Init {
     }
 
     /// Returns what leads from a version to the latest one.
-    fn steps(&self, from: i32, now: DateTime<Utc>) -> String {
-        let engine = self.engine.unwrap_or_default();
+    fn steps(&self, from: i32, engine: Engine, now: DateTime<Utc>) -> String {
         let done = usize::try_from(from).unwrap_or(0);
         let mut sql: String = MIGRATIONS[done..].concat();
         let postgres = engine.has_partitions();
@@ -170,8 +178,8 @@ impl Init {
                 sql.push_str(&partition(week));
             }
         }
-        if from == 0 && engine == Engine::Citus {
-            sql.push_str(CITUS);
+        if engine == Engine::Citus {
+            sql.push_str(&CITUS[done..].concat());
         }
         sql.push_str(if postgres { RIGHTS } else { RIGHTS_COCKROACH });
         if from == 0 {

@@ -6,4 +6,4 @@ GRANT SELECT, INSERT, UPDATE ON fleet.stream TO fleet_ship;
 GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.live TO fleet_ship;
 GRANT INSERT ON fleet.ended TO fleet_ship;
 GRANT SELECT, INSERT, UPDATE ON fleet.leak TO fleet_ship;
-GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.leak_day, fleet.leak_top, fleet.pass_day TO fleet_ship;
+GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.leak_day, fleet.leak_hour, fleet.leak_top, fleet.pass_day TO fleet_ship;

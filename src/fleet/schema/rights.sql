@@ -17,4 +17,4 @@ GRANT SELECT (stream, id, print, process, task_id, kind, rule_key, found_at, age
   ON fleet.leak TO fleet_ship;
 GRANT INSERT ON fleet.leak TO fleet_ship;
 GRANT UPDATE (outcome, died_after_ms) ON fleet.leak TO fleet_ship;
-GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.leak_day, fleet.leak_top, fleet.pass_day TO fleet_ship;
+GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.leak_day, fleet.leak_hour, fleet.leak_top, fleet.pass_day TO fleet_ship;

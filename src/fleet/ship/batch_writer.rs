@@ -1,14 +1,11 @@
 //! One batch, in one transaction.
 //!
 //! The mark is replaced first, by compare and swap: a transaction that finds another mark writes nothing. All other statements
-//! may be repeated: history is only added to, and sums are made anew for whole days.
+//! may be repeated: history is only added to, and sums are made anew for whole days and hours.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, time::SystemTime};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use postgres::{Client, Row, Statement, Transaction, error::SqlState, types::ToSql};
 use uuid::Uuid;
 
@@ -159,26 +156,20 @@ impl BatchWriter<'_, '_> {
 
     fn leaks(&mut self) -> Result<(), postgres::Error> {
         let Shipment { batch, commands, .. } = self.it;
-        let mut days: BTreeSet<NaiveDate> =
-            batch.leaks.iter().map(|leak| columns::day(leak.row.found_at)).collect();
+        let mut found: Vec<DateTime<Utc>> =
+            batch.leaks.iter().map(|leak| at(leak.row.found_at)).collect();
         if !batch.lost_leaks.is_empty() {
             let ids: Vec<i64> = batch.lost_leaks.iter().map(|row| row.id).collect();
             let prints: Vec<i32> =
                 batch.lost_leaks.iter().map(|row| row.print.cast_signed()).collect();
             let sql = include_str!("../statements/ship_leak_lost.sql");
             let lost = self.query(sql, &[Box::new(ids), Box::new(prints)])?;
-            days.extend(lost.iter().map(|row| row.get::<_, DateTime<Utc>>(0).date_naive()));
+            found.extend(lost.iter().map(|row| row.get::<_, DateTime<Utc>>(0)));
         }
         if !batch.leaks.is_empty() {
             self.run(include_str!("../statements/ship_leak.sql"), &commands.leaks(&batch.leaks))?;
         }
-        self.sums(&days)
-    }
-
-    /// Makes the sums of these days anew.
-    fn sums(&mut self, days: &BTreeSet<NaiveDate>) -> Result<(), postgres::Error> {
-        let days: Vec<NaiveDate> = days.iter().copied().collect();
-        leak_sums::recompute(self.it.stream, &days, |sql, parameters| {
+        leak_sums::recompute(self.it.stream, found, |sql, parameters| {
             let statement = self.statements.get(&mut self.transaction, sql)?;
             self.transaction.execute(&statement, parameters)
         })

@@ -1,8 +1,6 @@
 //! The rows of a batch as columns: each statement takes arrays, whatever the number of rows.
 
-use std::time::SystemTime;
-
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use postgres::types::ToSql;
 
 use crate::model::{
@@ -149,9 +147,4 @@ pub(super) fn pass_days(days: &[PassDay]) -> Vec<Column> {
         column(days, |it| it.longest_gap_ms),
         column(days, |it| at(it.last_at)),
     ]
-}
-
-/// Returns the day in which a leak was found.
-pub(super) fn day(found_at: SystemTime) -> NaiveDate {
-    at(found_at).date_naive()
 }

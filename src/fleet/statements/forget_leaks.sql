@@ -1,3 +1,3 @@
 UPDATE fleet.leak SET outcome = 'lost'
 WHERE outcome = 'survived' AND stream IN (SELECT stream FROM fleet.stream WHERE host = $1)
-RETURNING stream, CAST(found_at AT TIME ZONE 'UTC' AS date)
+RETURNING stream, found_at

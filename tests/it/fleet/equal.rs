@@ -179,6 +179,15 @@ pub(super) fn fleet_equals_ledger(database: &Database, ledger: &Path) {
         database.rows(&format!("{anew} {of_stream} GROUP BY 1, 2, 3, 4 {order}")),
         "sums of leaks"
     );
+    let sums = "SELECT hour, leaks, orphans, strays, unregistered, survived, age_ms, rss_bytes, last_found_at FROM fleet.leak_hour";
+    let anew = "SELECT date_trunc('hour', found_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC', count(*), sum((kind = 'orphan')::int),
+                  sum((kind = 'stray')::int), sum((kind = 'unregistered')::int), sum((outcome = 'survived')::int), sum(age_ms),
+                  sum(rss_bytes), max(found_at) FROM fleet.leak";
+    assert_eq!(
+        database.rows(&format!("{sums} {of_stream} ORDER BY 1")),
+        database.rows(&format!("{anew} {of_stream} GROUP BY 1 ORDER BY 1")),
+        "sums by hour"
+    );
     let tops = format!(
         "SELECT coalesce(sum(leaks), 0) FROM fleet.leak_top {of_stream} AND dimension = 'task'"
     );

@@ -9,13 +9,13 @@ fn a_schema_is_created_once() {
         |words: &[&str]| printed(fleet(&[&["init", "--to", &database.url()], words].concat()));
     let made = init(&["--keep", "30days"]);
     assert!(
-        made.starts_with("created the schema `fleet`, version 1, in database `fleet_"),
+        made.starts_with("created the schema `fleet`, version 2, in database `fleet_"),
         "{made}"
     );
     assert!(made.ends_with(", postgres, history is kept for 30days\n"), "{made}");
     let meta = "SELECT version, oldest_shipper, engine, keep_ms, fleet FROM fleet.meta";
     let first = database.rows(meta);
-    assert!(first.starts_with("1|1|postgres|2592000000|"), "{first}");
+    assert!(first.starts_with("2|1|postgres|2592000000|"), "{first}");
 
     let again = init(&[]);
     assert!(again.contains("is up to date"), "{again}");

@@ -34,6 +34,7 @@ fn two_hosts(database: &Database) -> [String; 2] {
              INSERT INTO fleet.leak {LEAK} ON CONFLICT (stream, found_at, id, print) DO UPDATE
                SET outcome = excluded.outcome, died_after_ms = excluded.died_after_ms WHERE leak.outcome IN ('survived', 'lost');
              INSERT INTO fleet.leak_day SELECT stream, '2026-11-01', 'orphan', 'r', 'survived', 1, 1, 0, now() FROM fleet.stream;
+             INSERT INTO fleet.leak_hour SELECT stream, 1, TIMESTAMPTZ '2026-11-01', now(), 1, 0, 1, 0, 0, 1 FROM fleet.stream;
              INSERT INTO fleet.leak_top SELECT stream, '2026-11-01', 'task', false, '', 1, 1, 0, 0, 1, 1, 0, now() FROM fleet.stream;
              INSERT INTO fleet.pass_day SELECT stream, '2026-11-01', 'health', 1, 0, 0, now() FROM fleet.stream"
         );
@@ -76,7 +77,7 @@ fn a_host_can_only_add() {
         "UPDATE fleet.leak SET found_at = now()",
         "UPDATE fleet.leak SET kind = 'stray'",
         "DELETE FROM fleet.leak",
-        "TRUNCATE fleet.leak, fleet.leak_day, fleet.leak_top, fleet.pass_day, fleet.live",
+        "TRUNCATE fleet.leak, fleet.leak_day, fleet.leak_hour, fleet.leak_top, fleet.pass_day, fleet.live",
         // Who it is, and what only the owner decides.
         "UPDATE fleet.stream SET login = 'another'",
         "UPDATE fleet.stream SET ledger = gen_random_uuid()",
@@ -113,13 +114,13 @@ fn a_host_can_only_add() {
             assert!(is_denied(&mut host, &replaced), "{replaced}");
         }
     }
-    for table in ["stream", "live", "leak_day", "leak_top", "pass_day"] {
+    for table in ["stream", "live", "leak_day", "leak_hour", "leak_top", "pass_day"] {
         let rows = host.query_one(&format!("SELECT count(stream) FROM fleet.{table}"), &[]);
         assert_eq!(rows.expect(table).get::<_, i64>(0), 1, "{table}");
     }
     let seen = host.query_one("SELECT count(id) FROM fleet.leak", &[]).expect("its own");
     assert_eq!(seen.get::<_, i64>(0), 1);
-    for table in ["live", "leak_day", "leak_top", "pass_day"] {
+    for table in ["live", "leak_day", "leak_hour", "leak_top", "pass_day"] {
         for statement in [
             format!("DELETE FROM fleet.{table} WHERE stream = {theirs}"),
             format!("UPDATE fleet.{table} SET stream = stream WHERE stream = {theirs}"),
@@ -172,7 +173,9 @@ fn a_reader_reads_all_and_changes_nothing() {
     let sql = format!("CREATE ROLE \"{reader}\" LOGIN IN ROLE fleet_read");
     database.client().batch_execute(&sql).expect("made");
     let mut client = database.client_as(&reader);
-    for table in ["stream", "live", "ended", "leak", "leak_day", "leak_top", "pass_day"] {
+    for table in
+        ["stream", "live", "ended", "leak", "leak_day", "leak_hour", "leak_top", "pass_day"]
+    {
         let rows =
             client.query_one(&format!("SELECT count(*) FROM fleet.{table}"), &[]).expect(table);
         assert_eq!(rows.get::<_, i64>(0), 2, "{table}");
@@ -195,6 +198,7 @@ fn what_a_hostile_host_ships_breaks_no_report() {
         format!("{} ON CONFLICT DO NOTHING", row.replace(from, to))
     };
     let leak_day = "INSERT INTO fleet.leak_day SELECT stream, '2026-11-02', 'orphan', 'r', 'term', 1, 2, 3, now() FROM fleet.stream";
+    let leak_hour = "INSERT INTO fleet.leak_hour SELECT stream, 1, TIMESTAMPTZ '2026-11-02', now(), 2, 3, 1, 0, 0, 1 FROM fleet.stream";
     let leak_top = "INSERT INTO fleet.leak_top SELECT stream, '2026-11-02', 'task', false, '', 1, 1, 0, 0, 1, 2, 3, now() FROM fleet.stream";
     for statement in [
         "UPDATE fleet.stream SET seen_at = 'infinity'".to_owned(),
@@ -205,6 +209,12 @@ fn what_a_hostile_host_ships_breaks_no_report() {
         with(&format!("INSERT INTO fleet.ended {ENDED}"), "now()", "'infinity'"),
         with(&format!("INSERT INTO fleet.leak {LEAK}"), "TIMESTAMPTZ '2026-11-01'", "'infinity'"),
         with(&format!("INSERT INTO fleet.leak {LEAK}"), "TIMESTAMPTZ '2026-11-01', 1", "now(), -1"),
+        with(leak_day, "1, 2, 3", "-1, 2, 3"),
+        with(leak_hour, "TIMESTAMPTZ '2026-11-02'", "'infinity'"),
+        with(leak_hour, "1, 0, 0, 1", "1, -1, 0, 1"),
+        with(leak_top, "1, 1, 0", "-1, 1, 0"),
+        "UPDATE fleet.pass_day SET passes = 9223372036854775807".to_owned(),
+        "UPDATE fleet.pass_day SET failed = -1".to_owned(),
         with(leak_day, "'2026-11-02'", "'infinity'"),
         with(leak_day, "now()", "'-infinity'"),
         with(leak_top, "'2026-11-02'", "'infinity'"),
@@ -219,6 +229,8 @@ fn what_a_hostile_host_ships_breaks_no_report() {
         "INSERT INTO fleet.leak {};
          INSERT INTO fleet.leak_day SELECT stream, '2026-11-02', 'orphan', 'r', 'term', 1, 9223372036854775807, 9223372036854775807,
            now() FROM fleet.stream;
+         INSERT INTO fleet.leak_hour SELECT stream, 1, TIMESTAMPTZ '2026-11-02' + interval '1 minute', now(), 9223372036854775807,
+           9223372036854775807, 1, 0, 0, 1 FROM fleet.stream;
          INSERT INTO fleet.leak_top SELECT stream, '2026-11-02', dimension, false, '', 1, 1, 0, 0, 1, 9223372036854775807, 9223372036854775807,
            now() FROM fleet.stream, (VALUES ('task'), ('program')) AS of (dimension)",
         LEAK.replace("stream, 1, 1, 1, 1, true", "stream, n, 1, 1, 1, true")

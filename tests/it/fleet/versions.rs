@@ -3,11 +3,13 @@
 use std::{fs, path::Path};
 
 use super::{
-    equal::fleet_equals_ledger,
+    equal::{Ledger, fleet_equals_ledger, init, ship, try_ship},
     fleet, printed,
     scene::{Scene, scene},
+    server::database,
     ship_copies::shipper,
 };
+use crate::support::Place;
 
 fn file(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect(name)
@@ -18,12 +20,21 @@ fn file(name: &str) -> String {
 fn a_newer_fleet_is_shipped_to_and_read() {
     let Some(scene) = scene() else { return };
     scene.check();
-    let newer: String =
-        ["stream", "live", "ended", "leak", "leak_day", "leak_top", "pass_day", "meta"]
-            .map(|table| format!("ALTER TABLE fleet.{table} ADD COLUMN later text DEFAULT 'x';"))
-            .concat();
+    let newer: String = [
+        "stream",
+        "live",
+        "ended",
+        "leak",
+        "leak_day",
+        "leak_hour",
+        "leak_top",
+        "pass_day",
+        "meta",
+    ]
+    .map(|table| format!("ALTER TABLE fleet.{table} ADD COLUMN later text DEFAULT 'x';"))
+    .concat();
     let mut owner = scene.database.client();
-    owner.batch_execute(&(newer + "UPDATE fleet.meta SET version = 2")).expect("upgraded");
+    owner.batch_execute(&(newer + "UPDATE fleet.meta SET version = 3")).expect("upgraded");
     scene.check();
     let from = |words: &[&str]| {
         let mut command = fleet(words);
@@ -33,12 +44,51 @@ fn a_newer_fleet_is_shipped_to_and_read() {
     for words in [&["hosts"][..], &["ps"], &["leaks"], &["report", "--by", "task"], &["metrics"]] {
         printed(from(words));
     }
-    owner.batch_execute("UPDATE fleet.meta SET oldest_shipper = 2").expect("set");
+    owner.batch_execute("UPDATE fleet.meta SET oldest_shipper = 3").expect("set");
     let refused = scene.ship_to(&scene.database.url());
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && error.contains("update the program"), "{error}");
     let error = super::refused(1, from(&["hosts"]));
     assert!(error.contains("update the program"), "{error}");
+}
+
+/// A fleet as the version before has made it, with a host that has shipped to it.
+#[test]
+fn a_fleet_of_the_version_before_is_upgraded() {
+    let (Some(database), Some(new)) = (database(), database()) else { return };
+    init(&new);
+    let before = file("tests/fixtures/fleet-1.sql").replace("owner;", &format!("{};", new.owner()));
+    database.client().batch_execute(&before).unwrap_or_else(|error| panic!("{error:?}"));
+    let place = Place::new();
+    let ledger = Ledger::create(&place.ledger());
+    ledger.work();
+    let early = try_ship(&database, &place.ledger());
+    let error = String::from_utf8_lossy(&early.stderr);
+    assert!(!early.status.success() && error.contains("`procledger fleet init`"), "{error}");
+
+    let done = printed(fleet(&["init", "--to", &database.url()]));
+    assert!(done.starts_with("upgraded the schema `fleet` from version 1 to 2, in"), "{done}");
+    assert!(done.contains("35c42d774ae44085b44dcd1c49174acc"), "it is the same fleet: {done}");
+    let hours = "SELECT hour AT TIME ZONE 'UTC', leaks, strays, survived, age_ms, rss_bytes FROM fleet.leak_hour ORDER BY 1";
+    assert_eq!(
+        database.rows(hours),
+        "2026-11-27 18:00:00|1|1|0|5|10\n2026-11-27 19:00:00|2|2|1|10|50"
+    );
+    for is_the_same in [
+        "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+         WHERE table_schema = 'fleet' AND table_name NOT LIKE 'ended_%' ORDER BY 1, 2",
+        "SELECT tablename, policyname, roles, cmd, qual, with_check FROM pg_policies ORDER BY 1, 2",
+        "SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants
+         WHERE table_schema = 'fleet' AND grantee LIKE 'fleet_%' AND table_name NOT LIKE 'ended_%' ORDER BY 1, 2, 3",
+        "SELECT table_name, column_name, grantee, privilege_type FROM information_schema.column_privileges
+         WHERE table_schema = 'fleet' AND grantee = 'fleet_ship' AND table_name NOT LIKE 'ended_%' ORDER BY 1, 2, 3, 4",
+    ] {
+        assert_eq!(database.rows(is_the_same), new.rows(is_the_same), "{is_the_same}");
+    }
+    ship(&database, &place.ledger());
+    fleet_equals_ledger(&database, &place.ledger());
+    let report = ["report", "--by", "hour", "--since", "2026-11-27", "--from", &database.url()];
+    assert!(printed(fleet(&report)).contains("2026-11-27T19:00Z"));
 }
 
 /// What versions of the schema may do: each leaves the statements of this version valid.
@@ -56,7 +106,7 @@ fn a_fleet_is_upgraded_while_it_is_shipped_to() {
     let Some(scene) = scene() else { return };
     let mut shipper = shipper(&scene.database, &scene.path());
     shipper.ship().expect("shipped");
-    for (version, upgrade) in (2..).zip(UPGRADES) {
+    for (version, upgrade) in (3..).zip(UPGRADES) {
         let sql = format!("{upgrade}; UPDATE fleet.meta SET version = {version}");
         scene.database.client().batch_execute(&sql).expect("upgraded");
         scene.ledger.work();
@@ -80,6 +130,7 @@ fn a_fleet_without_a_column_is_refused_and_the_ledger_keeps_what_it_lacks() {
         ("ended", "end_evidence"),
         ("leak", "verified"),
         ("leak_day", "rule_key"),
+        ("leak_hour", "survived"),
         ("leak_top", "survived"),
         ("pass_day", "longest_gap_ms"),
     ];
@@ -102,7 +153,7 @@ fn a_fleet_without_a_column_is_refused_and_the_ledger_keeps_what_it_lacks() {
             let sql = format!("UPDATE fleet.meta SET oldest_shipper = {oldest}");
             scene.database.client().batch_execute(&sql).expect("set");
         };
-        set(2);
+        set(3);
         let error = shipper.ship().expect_err("refused").to_string();
         assert!(error.contains("update the program"), "{table}.{column}: {error}");
         assert_eq!(scene.place.sqlite3("SELECT process, leak FROM shipment"), before);

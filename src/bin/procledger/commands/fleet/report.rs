@@ -27,7 +27,7 @@ use crate::{
     render::short_span,
 };
 
-/// Hours are shown for windows up to this: they are counted leak by leak.
+/// Hours are shown for windows up to this: a longer chart has no room for them.
 const HOURLY: Duration = Duration::from_hours(7 * 24);
 
 /// List the leaks of all hosts, or sums, with the hosts that are silent and what was lost
@@ -39,7 +39,7 @@ Examples:
 
 The last two lines are always there: which hosts are silent, so that nothing is known of them, and what
 was lost. --by task and program: of the 20 largest of each host and day the 1000 largest by name, and
-`(all others)`. --by hour reads leak by leak: ask for a few days.
+`(all others)`.
 --json: {leaks or groups, silent, lost}; leaks are those of `leaks`, at most 1000; groups are {key, leaks,
 orphans, strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; silent and lost are
 the hosts concerned, as of `hosts`.")]

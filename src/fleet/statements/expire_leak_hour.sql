@@ -1,0 +1,1 @@
+DELETE FROM fleet.leak_hour WHERE hour < $1
