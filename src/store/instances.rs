@@ -6,7 +6,9 @@ use super::{
     Store,
     cell::{RowReader, hex},
     migration::Schema,
+    setup::APPLICATION_ID,
     table::{self, table},
+    wal_origin,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -83,7 +85,10 @@ pub(super) const CGROUPS_LEFT: &str =
 impl Store {
     /// Records this run of the program, with the ledger file that it opened.
     pub(crate) fn add_instance(&self, new: &NewInstance) -> Result<InstanceId> {
-        self.write("record an instance", |tx| insert_row(tx, new, self.file()).map(InstanceId))
+        self.write("record an instance", |tx| {
+            wal_origin::mark(tx, APPLICATION_ID)?;
+            insert_row(tx, new, self.file()).map(InstanceId)
+        })
     }
 
     /// Records how an instance stopped; `false` when that was already recorded.

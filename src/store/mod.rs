@@ -28,8 +28,8 @@
 //!
 //! # Layers
 //!
-//! `connection`, `writer`, `access`, `trust`, `setup`, `migration`, `schema`, `budget`, `ledger_files` and `failure` make up a
-//! [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
+//! `connection`, `writer`, `access`, `trust`, `setup`, `wal_origin`, `migration`, `schema`, `budget`, `ledger_files` and `failure` make
+//! up a [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
 //! list of columns; each other file is one group of operations, each query beside the function that maps its rows. Every file
 //! may use these modules of the crate: `error`, `identity`, `model`, `redact`, `sys`, and `metrics`, which counts what was committed.
 
@@ -76,6 +76,7 @@ mod transaction;
 mod transition;
 mod trust;
 mod unrecorded_ends;
+mod wal_origin;
 mod writer;
 
 pub(crate) use changes::Position;

@@ -32,6 +32,7 @@ use super::{
     migration::{self, Schema},
     schema,
     trust::{Located, beside},
+    wal_origin,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -39,11 +40,15 @@ use crate::{
 };
 
 /// "pldg": identifies a ledger to file(1) and to us.
-const APPLICATION_ID: i32 = 0x706c_6467;
+pub(super) const APPLICATION_ID: i32 = 0x706c_6467;
 /// One page of the smallest size.
 const SMALLEST_DATABASE: u64 = 512;
 /// Only the owner may read or write a ledger; SQLite gives `-wal` and `-shm` the same mode.
 const MODE: u32 = 0o600;
+/// How a file is inspected.
+const READ: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY
+    .union(OpenFlags::SQLITE_OPEN_NO_MUTEX)
+    .union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
 /// How long another process may take for its setup: usually milliseconds, seconds on a busy disk.
 const SETUP_PATIENCE: Duration = Duration::from_secs(30);
 /// Time between two attempts to take the setup lock: a setup takes about 10 ms.
@@ -170,7 +175,7 @@ fn has_content(path: &Path) -> bool {
 
 fn inspect_once(path: &Path, open: Opener) -> Result<Inspected> {
     let _budget = Budget::of(HOST_READ);
-    let connection = open(path).map_err(|e| failed(path, "open the header", e))?;
+    let connection = open_own(path, open)?;
     let (application, version, empty) =
         header(&connection).map_err(|e| failed(path, "read the header", e))?;
     let shown = path.display();
@@ -189,6 +194,19 @@ fn inspect_once(path: &Path, open: Opener) -> Result<Inspected> {
         )),
     };
     Ok(Inspected { status: status?, connection: Some(connection) })
+}
+
+/// Opens a connection; fails where the WAL is another file's.
+fn open_own(path: &Path, open: Opener) -> Result<Connection> {
+    let opened = open(path);
+    // Beside such a WAL the file can look damaged: a connection that has not read it yet can say why.
+    let unread = opened.is_err().then(|| Connection::open_with_flags(path, READ));
+    if let Some(connection) =
+        opened.as_ref().ok().or(unread.as_ref().and_then(|it| it.as_ref().ok()))
+    {
+        wal_origin::check(connection, path)?;
+    }
+    opened.map_err(|e| failed(path, "open the header", e))
 }
 
 /// Returns `application_id`, `user_version`, and whether the file is empty.
@@ -214,13 +232,10 @@ fn open_writable(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Opens a connection that creates nothing where no files of SQLite exist.
 pub(super) fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = if beside(path, "-wal").exists() {
-        Connection::open_with_flags(path, flags)?
+        Connection::open_with_flags(path, READ)?
     } else {
-        Connection::open_with_flags(immutable_uri(path), flags | OpenFlags::SQLITE_OPEN_URI)?
+        Connection::open_with_flags(immutable_uri(path), READ | OpenFlags::SQLITE_OPEN_URI)?
     };
     connection.busy_timeout(BUSY_TIMEOUT)?;
     budget::keep(&connection)?;

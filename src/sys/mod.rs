@@ -21,6 +21,7 @@
 //! - [`keeper`]: the process between a host and its program, and the protocol between the two;
 //! - [`file_lock`]: an instance's lock file, and [`lock_note`]: what is written in it;
 //! - [`pid_namespaces`]: which PID namespaces exist;
+//! - [`database_file`]: a database without its WAL;
 //! - [`wal_readers`]: which processes hold a snapshot of a database;
 //! - `signal_state`: the signals that a process ignores and blocks;
 //! - [`spawn`]: the gate;
@@ -34,6 +35,7 @@ mod async_pidfd;
 mod async_readable;
 pub(crate) mod cgroup;
 pub(crate) mod clock;
+pub(crate) mod database_file;
 mod end_plan;
 mod exit_status;
 pub(crate) mod fd_table;

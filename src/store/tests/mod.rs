@@ -18,3 +18,4 @@ mod shipment;
 mod stream;
 mod together;
 mod transitions;
+mod wal_origin;
