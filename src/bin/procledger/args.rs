@@ -21,13 +21,13 @@ Examples:
   procledger scan                                list what looks orphaned, without any ledger
   procledger demo                                watch a crash being cleaned up
 
-The ledger is --db FILE, else $PROCLEDGER_DB, else $XDG_STATE_HOME/procledger/ledger.db,
-else $HOME/.local/state/procledger/ledger.db. As root on another user's ledger the
-command becomes that user first. $PROCLEDGER_TRUST_FOLDER is --trust-folder for all
-commands. $PROCLEDGER_LOG takes log filters (procledger=debug).
+The ledger is --db FILE, else $PROCLEDGER_DB, else $XDG_STATE_HOME/procledger/ledger.db, else \
+$HOME/.local/state/procledger/ledger.db. If root uses another user's ledger, the command becomes \
+that user first. $PROCLEDGER_TRUST_FOLDER is --trust-folder for all commands. $PROCLEDGER_LOG \
+takes log filters (procledger=debug).
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` and `wait` exit with the code of the
-program.
+Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` and `wait` exit with the code of \
+the program.
 Exits with 0 if its output is closed early, as in `procledger ps | head -1`.";
 
 /// The command line.

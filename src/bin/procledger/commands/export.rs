@@ -17,8 +17,8 @@ use crate::{
 Example:
   procledger export /tmp/running.json
 
-An array of {task_id, process_id, start_time (RFC 3339)}. A file is replaced atomically, with
-mode 0644.")]
+An array of {task_id, process_id, start_time (RFC 3339)}. A file is replaced atomically, with mode \
+0644.")]
 pub(crate) struct ExportArgs {
     /// File to replace; `-` is stdout
     #[arg(default_value = "-")]

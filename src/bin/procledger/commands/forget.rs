@@ -11,7 +11,7 @@ use crate::{
     render::escape,
 };
 
-/// Close the rows of a task whose state is unknown here (another machine or namespace)
+/// Close the rows of a task whose state cannot be determined here (another machine or namespace)
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

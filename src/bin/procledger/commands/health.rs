@@ -16,7 +16,7 @@ Example:
   procledger health
 
 Rows of a live owner are left to that owner, which knows the exit codes.
---json: {checked, endings, suspects, young, adopted, errors}; an ending is {task_id, pid, command,
+--json: {checked, endings, suspects, young, adopted, errors}; an ending is {task_id, pid, command, \
 rule, evidence, outcome (gone, term, kill, survived, kept), died_after_ms, obstacle}.")]
 pub(crate) struct HealthArgs {
     /// Print JSON

@@ -18,7 +18,7 @@ use crate::{
 Example:
   procledger import --orphan-name resource-claude-code /tmp/ecosystem-manager-processes.json
 
-The file must be yours, and writable only by you. A process is ended only if its start time, a
+The file must be yours, and writable only by you. A process is ended only if its start time, a \
 configured name and its parent all match; all others are listed and left running.")]
 pub(crate) struct ImportArgs {
     /// JSON file

@@ -32,16 +32,17 @@ Examples:
   procledger kill 'agent-7/*' --grace 20s
   procledger kill web --signal INT --root-first
 
-A task with `*` or `?` in its name is a pattern if no running task has exactly that name: `*` stands
-for any text, `?` for one character. Quote it, so that the shell does not expand it. A name or a
-pattern that no running task has is an error, and the others are ended.
+A name with `*` or `?` is a pattern if no running task has exactly that name: `*` stands for any \
+text, `?` for one character. Quote it, so that the shell does not expand it. A name or pattern \
+without a running task is an error; the other tasks are ended nevertheless.
 
-The history records who requested it. Exits with 3 if something survived, or if this command was
-run by the task itself: this process and its ancestors are left running.
+The history records who requested it. Exits with 3 if something survived, or if the task itself \
+runs this command: this process and its ancestors are left running.
 
-A second `kill` of the same task cuts the grace of the first one short: SIGKILL at once. Ctrl-C, SIGTERM
-or SIGHUP within the grace gives the tasks back: they got SIGTERM, and may run on.
---json: as `health --json`.")]
+A second `kill` of the same task ends the grace period of the first one: SIGKILL at once. Ctrl-C, \
+SIGTERM or SIGHUP within the grace period releases the tasks: they have received SIGTERM, and may \
+run on.
+--json: the same as `health --json`.")]
 pub(crate) struct KillArgs {
     /// Tasks to end, or patterns
     #[arg(value_name = "TASK", required_unless_present = "all", conflicts_with = "all")]
@@ -49,14 +50,14 @@ pub(crate) struct KillArgs {
     /// End every task of the ledger
     #[arg(long)]
     all: bool,
-    /// Time between the first signal and SIGKILL [default: that of each task]; of several stop signals of a task those
-    /// that would come later are left out
+    /// Time between the first signal and SIGKILL [default: that of each task]; stop signals of a task that would come later
+    /// are omitted
     #[arg(long, value_name = "D", value_parser = units::duration)]
     grace: Option<Duration>,
-    /// The signal before SIGKILL, by name or number [default: those of each task, TERM as a rule]
+    /// Signal before SIGKILL, by name or number [default: those of each task, usually TERM]
     #[arg(long, value_name = "SIGNAL", value_parser = units::signal)]
     signal: Option<i32>,
-    /// Signal the program of each task first, and its descendants once it has ended or its grace is over
+    /// Signal the program of each task first, and its descendants once it has ended or its grace period is over
     #[arg(long)]
     root_first: bool,
     /// SIGKILL at once: the same as --grace 0s

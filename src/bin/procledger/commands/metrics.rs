@@ -24,13 +24,13 @@ Examples:
   procledger metrics > procledger.prom.new && mv procledger.prom.new procledger.prom
   procledger metrics --dir /srv/ledgers --db /var/lib/api/ledger.db
 
-Run it from a timer for the textfile collector of the node exporter, or let Prometheus scrape
-`procledger watch --metrics`. Every name begins with procledger_ledger_, and every sample has
-the label `ledger`, its absolute path. History is pruned, so none of these is a counter:
-ends, leaks and passes are those of the last D. Counters and latencies are available from the
-embedding program (Tracker::metrics). If a single ledger cannot be read nothing is printed:
-alert on the age of the file. Of several, one that cannot be read has
-procledger_ledger_readable 0, and the others are printed.")]
+Run it from a timer for the textfile collector of the node exporter, or let Prometheus scrape \
+`procledger watch --metrics`. Every name begins with procledger_ledger_, and every sample has the \
+label `ledger`, its absolute path. History is pruned, so none of these is a counter: ends, leaks \
+and passes are those of the last D. Counters and latencies are available from the embedding \
+program (Tracker::metrics). If a single ledger cannot be read nothing is printed: alert on the age \
+of the file. Of several, one that cannot be read has procledger_ledger_readable 0, and the others \
+are printed.")]
 pub(crate) struct MetricsArgs {
     /// Ledgers to read [default: the default ledger]
     #[arg(value_name = "LEDGER")]

@@ -28,7 +28,7 @@ const UPDATE: Duration = Duration::from_millis(100);
 Example:
   procledger prune --older-than 90days --dry-run
 
---dry-run counts processes and passes. A few of them may have to stay: the last ones, and a task's program
+--dry-run counts processes and passes. A few of them may have to be kept: the last ones, and roots \
 whose descendants are younger.")]
 pub(crate) struct PruneArgs {
     /// Delete processes that ended longer ago than this, or before this date (2026-11-01, UTC)

@@ -31,25 +31,28 @@ use crate::{
 Example:
   procledger ps --all --json | jq '.[] | select(.exit_code != 0) | .task_id'
 
-MEMORY is the resident memory of the whole tree, with shared pages counted once per process; CPU
-its user and system time, including that of awaited children; BELOW the number of descendants.
-These are current values. Values that cannot be read here are shown as last recorded, with a *.
-STATE is shown if one is not `running`: `gone` if the process has ended and that is not recorded yet, `no
-owner` if its owner is dead, so that `reap` would end it, unless it is marked survive.
+MEMORY is the resident memory of the whole tree, with shared pages counted once per process. CPU \
+is its user and system time, including that of awaited children. BELOW is the number of \
+descendants. These are current values; values that cannot be read here are shown as last recorded, \
+with a *.
+STATE is shown if a task is not `running`: `gone` if the process has ended and that is not \
+recorded yet; `no owner` if its owner is dead, so that `reap` would end it unless it is marked \
+survive.
 With --watch CPU is in percent of one core since the last refresh; q or Ctrl-C quits.
 Colors: on a terminal, unless $NO_COLOR is set, and everywhere if $CLICOLOR_FORCE is set.
 
---json: an array of objects, always with all of these:
-  id, task_id, pid, state (running, ending, survived, ended), owner (program), owner_instance,
-  root (id of the root that it descends from, null for a root), origin, containment, command
-  (array), cwd, uid, attributes (object: what it did not inherit from its host), started_at, ended_at (RFC 3339, UTC), exit_code, exit_signal, core_dumped, end_reason,
-  end_rule, end_evidence (why it was ended, and why it belongs to its task), peak_rss_bytes, cpu_ms, survive, grace_ms, end_plan (object: stop_signals, root_first), max_runtime_ms, max_rss_bytes, asked_by, last_error,
-  alive, owner_alive, tree_rss_bytes, tree_cpu_ms, descendants, figures (live, recorded): of roots
-  that have not ended, what was looked up now, otherwise null; alive and owner_alive are null where
-  that cannot be determined
-Recorded descendants have objects of their own. Fields may be added, none is renamed or removed.")]
+--json: an array of objects, always with all of these: id, task_id, pid, state (running, ending, \
+survived, ended), owner (program), owner_instance, root (id of the root that it descends from, \
+null for a root), origin, containment, command (array), cwd, uid, attributes (object: what it did \
+not inherit from its host), started_at, ended_at (RFC 3339, UTC), exit_code, exit_signal, \
+core_dumped, end_reason, end_rule, end_evidence (why it was ended, and why it belongs to its \
+task), peak_rss_bytes, cpu_ms, survive, grace_ms, end_plan (object: stop_signals, root_first), \
+max_runtime_ms, max_rss_bytes, asked_by, last_error, alive, owner_alive, tree_rss_bytes, \
+tree_cpu_ms, descendants, figures (live, recorded): of roots that have not ended, what was looked \
+up now, otherwise null; alive and owner_alive are null where that cannot be determined.
+Recorded descendants have objects of their own. Fields may be added; none is renamed or removed.")]
 pub(crate) struct PsArgs {
-    /// Tasks to list, or patterns as of `kill` [default: all]
+    /// Tasks to list, or patterns as for `kill` [default: all]
     #[arg(value_name = "TASK", conflicts_with = "watch")]
     tasks: Vec<String>,
     /// Print JSON

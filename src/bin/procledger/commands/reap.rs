@@ -23,13 +23,13 @@ use procledger::DEFAULT_MIN_AGE as MIN_AGE;
 Example:
   procledger reap --dry-run --orphan-name resource-claude-code
 
-A name is compared with the base name of the executable, of argv[0] or of the script, never
-with other text in a command line; --protect takes precedence. Processes that are left running
-are recorded as `kept`. Matches that are younger than --min-age are counted as `too young`; -v lists
-them. A dry run with names needs no ledger: `procledger scan` finds names. Exits with 3 if something
-survived.
---json: as `health --json`; in a dry run `outcome` is what would be done; `young` has what --min-age left
-out, as suspects.")]
+A name is compared with the base name of the executable, of argv[0] or of the script, never with \
+other text in a command line; --protect takes precedence. Processes that are left running are \
+recorded as `kept`. Matches that are younger than --min-age are counted as `too young`; -v lists \
+them. A dry run with names needs no ledger; `procledger scan` finds such names. Exits with 3 if \
+something survived.
+--json: the same as `health --json`; in a dry run `outcome` is what would be done. `young` lists \
+what --min-age left out, in the form of suspects.")]
 pub(crate) struct ReapArgs {
     /// Print what would be ended, with rule and evidence, and change nothing
     #[arg(long)]

@@ -33,22 +33,23 @@ Examples:
   procledger report --since 30days --format html -o leaks.html
   procledger report --task 'agent-7/*'
 
-Process-hours run from the start of a process until it was found; memory is its resident memory then.
---by program: by the last part of the command's first word. Days and hours are UTC.
---format html: one self-contained file with charts and tables, which loads nothing; --by selects
-the first table.
---format json: an array of objects; without --by {process, task_id, pid, kind, rule, evidence,
-found_at, age_ms, rss_bytes, outcome, died_after_ms, command, rule_key, evidence_key}, with --by
-{key, leaks, orphans, strays, unregistered, survived, process_hours, rss_bytes, last_found_at};
+Process-hours are counted from the start of a process until it was found; memory is its resident \
+memory at that time.
+--by program uses the last part of the command's first word. Days and hours are UTC.
+--format html: one self-contained file with charts and tables, which loads nothing else; --by \
+selects the first table.
+--format json: an array of objects; without --by {process, task_id, pid, kind, rule, evidence, \
+found_at, age_ms, rss_bytes, outcome, died_after_ms, command, rule_key, evidence_key}, with --by \
+{key, leaks, orphans, strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; \
 times are RFC 3339.
---format csv: the same columns (RFC 4180). Control characters are escaped, otherwise fields are
+--format csv: the same columns (RFC 4180). Control characters are escaped, otherwise fields are \
 raw data: import them as text, because a spreadsheet takes a leading `=` for a formula.
-On stderr: how many of these trees were contained by a session only, so that a daemon
-may have escaped unseen.")]
+On stderr: how many of these trees were contained by a session only, so that a daemon may have \
+escaped unnoticed.")]
 pub(crate) struct ReportArgs {
     #[command(flatten)]
     window: Window,
-    /// Include only leaks of this task, or of the tasks that match this pattern, as of `kill`
+    /// Include only leaks of this task, or of tasks that match this pattern, as for `kill`
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
     /// Print sums instead of a list

@@ -47,31 +47,35 @@ const NAME_LENGTH: usize = 40;
 Example:
   procledger run --task nightly --max-runtime 2h --max-rss 4G -- ./backup.sh --full
 
-All signals that can be caught are forwarded to the program, with --signal-tree to its whole tree. At a
-terminal it is a job as from a shell: Ctrl-C, Ctrl-Z, fg and bg work, and SIGINT and SIGQUIT end this
-command as well.
-As root on another user's ledger the program runs as that user.
+All signals that can be caught are forwarded to the program, or to its whole tree with \
+--signal-tree. At a terminal the program is a job as if started by the shell: Ctrl-C, Ctrl-Z, fg \
+and bg work, and SIGINT and SIGQUIT end this command as well. If root uses another user's ledger, \
+the program runs as that user.
 
-As PID 1 of a container, or as a subreaper, this command is an init: it reaps every zombie.
+As PID 1 of a container, or as a subreaper, this command acts as an init: it reaps every zombie.
 
-With --die-with-parent, --owner or $PROCLEDGER_OWNER the tree is ended as an orphan when that
-process ends, however it ends. A caller that passes its own PID as the owner is never missed.
+With --die-with-parent, --owner or $PROCLEDGER_OWNER the tree is ended as an orphan when that \
+process ends, however it ends. The end of a caller that passes its own PID as the owner is always \
+noticed.
 
-A second SIGINT or SIGTERM ends the task at once; with --grace the first one ends it after that time.
-If something else ended the program, one line on stderr says why, and the exit code is never 0.
+A second SIGINT or SIGTERM ends the task at once. With --grace, the first one ends it after that \
+time. If something else ended the program, one line on stderr says why, and the exit code is never \
+0.
 
-Inherited descriptors, ignored signals and the signal mask are handed on to the program, as by
-env(1), except with --clean; with --detach no descriptors are.
+Inherited descriptors, ignored signals and the signal mask are passed on to the program, as by \
+env(1), except with --clean; with --detach no descriptors are passed on.
 
-The program finds its task in $PROCLEDGER_TASK and the path of the ledger in $PROCLEDGER_LEDGER.
+The program finds the name of its task in $PROCLEDGER_TASK and the path of the ledger in \
+$PROCLEDGER_LEDGER.
 
-With --detach it prints the task and returns once the program runs, with the exit codes below if that fails.
-A supervisor in a session of its own owns the task: `wait`, `ps` and `kill` work on it, and it ends with the
-machine or with its supervisor. The program reads from /dev/null and inherits no descriptor.
+With --detach this command prints the name of the task and returns once the program runs, with the \
+exit codes below if that fails. A supervisor process in a session of its own owns the task: \
+`wait`, `ps` and `kill` work on it, and it ends with its supervisor. The program reads from \
+/dev/null and inherits no descriptor.
 
-Exit codes: the code of the program, or 128 + N if signal N ended it, and 0 for one that --success-exit
-names; 124 after --max-runtime; 75 if the task already runs, 125 if procledger failed, 126 if the program
-is not executable, 127 if it is not found."
+Exit codes: the code of the program, or 128 + N if signal N ended it, and 0 for one that \
+--success-exit names; 124 after --max-runtime; 75 if the task already runs, 125 if procledger \
+failed, 126 if the program is not executable, 127 if it is not found."
 )]
 pub(crate) struct RunArgs {
     /// Name of the task, which runs one program at a time [default: the program's name and random digits]
@@ -84,10 +88,10 @@ pub(crate) struct RunArgs {
     /// a time 5s (can be repeated)
     #[arg(long, value_name = "SIGNAL[:D]", value_parser = units::stop_signal)]
     stop_signal: Vec<(i32, Duration)>,
-    /// Ask the program to end first, and its descendants once it has ended or has had all signals and the time is over
+    /// Ask the program to end first, and its descendants once it has ended, or has had all signals and the time is over
     #[arg(long)]
     root_first: bool,
-    /// End the task when it has run for longer than this, suspended time not counted
+    /// End the task when it has run for longer than this; suspended time does not count
     #[arg(long, value_name = "D", value_parser = units::limit)]
     max_runtime: Option<Duration>,
     /// End the task when its tree uses more memory and swap than this (512M, 2G)
@@ -117,7 +121,7 @@ pub(crate) struct RunArgs {
     /// Run the program in this directory
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
-    /// Hand on no inherited descriptors, ignored signals and signal mask to the program
+    /// Pass no inherited descriptors, ignored signals or signal mask on to the program
     #[arg(long)]
     clean: bool,
     /// Print no line about how the program was ended (-v prints one in any case)

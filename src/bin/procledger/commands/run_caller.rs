@@ -36,10 +36,10 @@ pub(crate) struct CallerArgs {
     /// End the task when the process that started this command ends
     #[arg(long, conflicts_with_all = ["owner", "survive"])]
     die_with_parent: bool,
-    /// End the task when this process ends; give its start tick too, to exclude PID reuse
+    /// End the task when this process ends; add its start tick to exclude PID reuse
     #[arg(long, value_name = "PID[:TICK]", value_parser = pid, conflicts_with = "survive")]
     owner: Option<(u32, Option<u64>)>,
-    /// If the task runs already: fail with 75, wait for its end, or replace it (kill it) [default: fail; wait if its owner has ended]
+    /// If the task already runs: fail with 75, wait for its end, or replace it (kill it) [default: fail, or wait if its owner has ended]
     #[arg(long, value_name = "HOW", hide_possible_values = true)]
     if_running: Option<IfRunning>,
 }

@@ -39,7 +39,7 @@ const STARTED: &[u8] = b"started\n";
 
 #[derive(Debug, Args)]
 pub(crate) struct DetachArgs {
-    /// Print the task and return as soon as the program runs; it goes on in the background, without a terminal
+    /// Print the name of the task and return as soon as the program runs; it continues in the background, without a terminal
     #[arg(long, conflicts_with = "die_with_parent")]
     pub(super) detach: bool,
     /// With --detach, append the program's output and errors to this file, created with mode 0600 [default: /dev/null]

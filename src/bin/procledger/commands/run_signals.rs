@@ -12,10 +12,10 @@ use crate::{
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct SignalArgs {
-    /// Forward signal TO in place of signal FROM, or nothing if TO is 0, such as TERM:QUIT (can be repeated)
+    /// Forward signal TO instead of signal FROM, or nothing if TO is 0, such as TERM:QUIT (can be repeated)
     #[arg(long, value_name = "FROM:TO", value_parser = units::rewrite)]
     rewrite: Vec<(i32, i32)>,
-    /// Forward signals to all processes of the tree, and not to the program alone
+    /// Forward signals to all processes of the tree instead of the program alone
     #[arg(long)]
     signal_tree: bool,
 }

@@ -18,25 +18,26 @@ use crate::{
     units,
 };
 
-/// List processes that look orphaned, whether a ledger knows them or not
+/// List processes that look orphaned, whether or not a ledger has recorded them
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   procledger scan --min-age 1h
 
-A process looks orphaned if another process than the one that started it has adopted it (process 1, a
-service manager of the user's, or another subreaper), if it has no controlling terminal, and if it is not
-in a service of systemd's (by its cgroup). What a live instance of a ledger tracks is left out, and so are
-the programs of procledger. It needs no ledger, ends nothing and changes nothing. Whether a process is of
-use is for you to decide: a daemon that was started by hand looks the same.
+A process looks orphaned if a process other than its original parent has adopted it (process 1, \
+the user's service manager, or another subreaper), if it has no controlling terminal, and if its \
+cgroup is not that of a systemd service. Processes that a live instance of a ledger tracks are \
+left out, and so are the programs of procledger. The scan needs no ledger, ends nothing and \
+changes nothing. You have to decide whether a process is still needed: a daemon that was started \
+by hand looks the same.
 
-The last line is the dry run of `reap` that would look at these processes by their names.
+The last line is the `reap --dry-run` command that would find these processes by their names.
 
---json: {systemd, min_age_ms, trees, left_out, errors, reap}; trees are {pid, parent (which has adopted it),
-why, name, ledger (in its environment, if it carries the token of a task), age_ms, rss_bytes, cpu_ms,
-members}; members are {pid, parent, age_ms, rss_bytes, cpu_ms, cwd, command}, each followed by its
-children; left_out has the numbers of those that are young, in services, tracked, in containers, or on
-terminals; reap is an array of arguments, or null.")]
+--json: {systemd, min_age_ms, trees, left_out, errors, reap}; trees are {pid, parent (which has \
+adopted it), why, name, ledger (in its environment, if it carries the token of a task), age_ms, \
+rss_bytes, cpu_ms, members}; members are {pid, parent, age_ms, rss_bytes, cpu_ms, cwd, command}, \
+each followed by its children; left_out has the numbers of those that are young, in services, \
+tracked, in containers, or on terminals; reap is an array of arguments, or null.")]
 pub(crate) struct ScanArgs {
     /// Leave out processes that are younger than this [default: 10s]
     #[arg(long, value_name = "D", value_parser = units::duration)]

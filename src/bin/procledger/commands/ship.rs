@@ -23,23 +23,24 @@ Examples:
   procledger ship --to - --cursor /var/lib/api/ship.cursor | vector
   procledger ship --status --max-lag 10min
 
---to URL brings each ledger to the fleet's database (docs/fleet.md) and keeps it up to date there.
-Each ledger has a worker process of its own, which acts as the ledger's owner; there is one shipper
-for a ledger at a time. The ledger is the spool: what the fleet has not acknowledged is not pruned,
-until --limit-size of its owner is exceeded or the fleet was silent for --give-up-after. Whatever is
-killed, cut or restored, each row is in the fleet once; rows that were pruned unshipped are counted.
-A ledger of an older version is not migrated. Errors are tried again after 1 s to 5 min.
+--to URL brings each ledger to the fleet's database (docs/fleet.md) and keeps it up to date there. \
+Each ledger has a worker process of its own, which acts as the ledger's owner; there is one \
+shipper for a ledger at a time. The ledger is the spool: what the fleet has not acknowledged is \
+not pruned, until --limit-size of its owner is exceeded or the fleet was silent for \
+--give-up-after. Whatever is killed, disconnected or restored, each row is in the fleet once; rows \
+that were pruned before they were shipped are counted. A ledger of an older version is not \
+migrated. Errors are tried again after 1 s to 5 min.
 
---to - prints one JSON object a line: a process that is new, has changed or has ended, a leak, a
-process or leak that the ledger has lost, and how many rows were pruned before they were shipped
-(docs/ship-jsonl.md), for one ledger. Each row comes at least once; `stream`, `type`, `id` and
-`print` identify it. --cursor keeps the position in a file, which is replaced after the lines of a
+--to - prints one JSON object per line, for one ledger: a process that is new, has changed or has \
+ended; a leak; a process or leak that the ledger has lost; how many rows were pruned before they \
+were shipped (docs/ship-jsonl.md). Each row is printed at least once; `stream`, `type`, `id` and \
+`print` identify it. --cursor keeps the position in a file, which is replaced after the lines of a \
 batch were written: without it each start begins with the oldest row.
 
---status prints how far each ledger was shipped, and exits with 1 if one of them is further behind
-than --max-lag. --json: an array of objects {ledger, fleet, acknowledged_at, shipped_until, lag_ms,
-processes, leaks, last_error}; of a ledger that was never shipped, all but ledger and last_error are
-null.")]
+--status prints how far each ledger was shipped, and exits with 1 if one of them is further behind \
+than --max-lag.
+--json: an array of objects {ledger, fleet, acknowledged_at, shipped_until, lag_ms, processes, \
+leaks, last_error}; of a ledger that was never shipped, all but ledger and last_error are null.")]
 pub(crate) struct ShipArgs {
     /// Ledgers to ship [default: the default ledger]
     #[arg(value_name = "LEDGER")]
@@ -51,13 +52,13 @@ pub(crate) struct ShipArgs {
     to: To,
     #[command(flatten)]
     content: ContentArgs,
-    /// Pause between two looks at a ledger
+    /// Time between two checks of a ledger for new rows
     #[arg(long, value_name = "D", default_value = "30s", value_parser = units::interval)]
     interval: Duration,
     /// Ship what there is, and exit
     #[arg(long)]
     once: bool,
-    /// Keep history for a fleet that does not answer at most this long
+    /// Keep history for at most this long for a fleet that does not respond
     #[arg(long, value_name = "D", default_value = "30days", value_parser = units::duration)]
     give_up_after: Duration,
     /// With --to -: keep the position in this file (replaced atomically)
@@ -76,10 +77,10 @@ struct ContentArgs {
     /// Host name to ship under [default: that of the machine]
     #[arg(long, value_name = "NAME", value_parser = units::host_name)]
     host: Option<String>,
-    /// Ship the names of programs instead of their commands
+    /// Ship only the names of programs instead of whole commands
     #[arg(long)]
     no_commands: bool,
-    /// Ship what runs and what has leaked, and no other process that has ended
+    /// Ship only processes that run or have leaked, and no others that have ended
     #[arg(long)]
     no_history: bool,
 }

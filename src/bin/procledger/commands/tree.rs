@@ -23,13 +23,13 @@ use crate::{
 Example:
   procledger tree nightly
 
-WHY: identity (the root itself), cgroup, session or process group (created for the root), child
-of PID, token (in its environment), recorded descendant (recorded by an earlier pass); with a `+`
-if a pass has recorded the process as well.
+WHY: identity (the root itself), cgroup, session or process group (created for the root), child of \
+PID, token (in its environment), recorded descendant (recorded by an earlier pass); with a `+` if \
+a pass has recorded the process as well.
 
---json: an array of {process, task_id, pid, state, containment, figures (live, recorded),
-obstacle, rss_bytes, cpu_ms, descendants, members, suspects}; members are {process (row, or null
-if no pass has recorded it), pid, parent, evidence, alive, age_ms, rss_bytes, cpu_ms, command},
+--json: an array of {process, task_id, pid, state, containment, figures (live, recorded), \
+obstacle, rss_bytes, cpu_ms, descendants, members, suspects}; members are {process (row, or null \
+if no pass has recorded it), pid, parent, evidence, alive, age_ms, rss_bytes, cpu_ms, command}, \
 each followed by its children; suspects, which are never ended, {pid, why, command}.")]
 pub(crate) struct TreeArgs {
     /// Tasks to show [default: all running tasks]

@@ -29,14 +29,15 @@ Examples:
   procledger wait nightly
   procledger wait 'agent-7/*' --timeout 10m
 
-Waits for the program and for what is ended after it, whichever process started the task. The status of a
-task that has ended is read from the ledger. A task with `*` or `?` in its name is a pattern, as of `kill`,
-for the tasks that run now. Changes nothing.
+Waits for the program and for the end of what it leaves, whichever process started the task. The \
+status of a task that has ended is read from the ledger. A name with `*` or `?` is a pattern, as \
+for `kill`, for the tasks that run now. Changes nothing.
 
-Exit codes: as `run` of the task: the code of the program, or 128 + N if signal N ended it; never 0 if
-something else ended it, and then one line on stderr says why; 124 after --max-runtime. With several tasks:
-the first that is not 0, in the order of the command line. 75 if a task still runs after --timeout, 127 if
-there is no such task, 125 if procledger failed or the exit code is unknown.")]
+Exit codes, as of `run` of the task: the code of the program, or 128 + N if signal N ended it; \
+never 0 if something else ended it, in which case one line on stderr says why; 124 after \
+--max-runtime. With several tasks: the first code that is not 0, in the order of the command line. \
+75 if a task still runs after --timeout, 127 if there is no such task, 125 if procledger failed or \
+the exit code is unknown.")]
 pub(crate) struct WaitArgs {
     /// Tasks to wait for, or patterns
     #[arg(value_name = "TASK", required = true)]

@@ -40,16 +40,16 @@ Examples:
   procledger watch /var/lib/api/ledger.db /home/ci/ledger.db --dir /srv/ledgers
   procledger watch --dir /srv/ledgers --metrics 9187
 
-Prints a line for each process that it ended. Stops on SIGINT, SIGTERM or SIGHUP.
-Each ledger that is given as an argument or found in a --dir has a worker process of its
-own, which acts as the owner of the ledger: a worker that fails does not stop the others,
-and a ledger that does not exist yet is watched as soon as it does. Only the ledger of
---db is created. --metrics serves GET /metrics with the figures of the last 24 h, as
-`procledger metrics` prints them. --on-leak runs its program for each leak that any instance
-records from now on, with an object as of `report --format json` on its standard input and the
-path of the ledger in $PROCLEDGER_LEDGER: at most 4 at once, each as a task `on-leak/...` of the
-ledger, as its owner, and ended with all that it has started; its errors go to stderr. If 1000 leaks wait,
-further ones are skipped and counted. Notifies systemd of READY, STATUS and WATCHDOG
+Prints a line for each process that it ended. Stops on SIGINT, SIGTERM or SIGHUP. Each ledger that \
+is given as an argument or found in a --dir has a worker process of its own, which acts as the \
+owner of the ledger: a worker that fails does not stop the others, and a ledger that does not \
+exist yet is watched as soon as it exists. Only the ledger of --db is created. --metrics serves \
+GET /metrics with the figures of the last 24 h, as `procledger metrics` prints them. --on-leak \
+runs its program for each leak that any instance records from now on, with an object as in `report \
+--format json` on its standard input and the path of the ledger in $PROCLEDGER_LEDGER. At most 4 \
+programs run at once, each as a task `on-leak/...` of the ledger, as the ledger's owner; each is \
+ended together with everything it started, and its errors go to stderr. If 1000 leaks are queued, \
+further ones are skipped and counted. Notifies systemd of READY, STATUS and WATCHDOG \
 (docs/systemd.md).")]
 pub(crate) struct WatchArgs {
     /// Ledgers to watch [default: the default ledger]
@@ -61,7 +61,7 @@ pub(crate) struct WatchArgs {
     /// Leave programs with this name and their descendants running
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
-    /// Serve metrics of the ledgers for Prometheus: a PORT on 127.0.0.1, or an ADDRESS:PORT that is as public as it says
+    /// Serve metrics of the ledgers for Prometheus on this PORT of 127.0.0.1, or on this ADDRESS:PORT, without authentication
     #[arg(long, value_name = "PORT", value_parser = service::address)]
     metrics: Option<SocketAddr>,
     #[command(flatten)]

@@ -22,8 +22,8 @@ const NAMED: usize = 5;
 Example:
   procledger fleet check --max-silence 10min --max-leaks 100/1h || systemctl start page-someone
 
-Exit codes, as Nagios expects: 0 OK; 1 WARNING: too many leaks; 2 CRITICAL: a host is silent, too many
-processes could not be ended, no host ships, or the database cannot be read.")]
+Exit codes, as Nagios expects: 0 OK; 1 WARNING: too many leaks; 2 CRITICAL: a host is silent, too \
+many processes could not be ended, no host ships, or the database cannot be read.")]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     from: From,
@@ -112,9 +112,9 @@ fn named(hosts: &[&FleetHost], figure: impl Fn(&FleetHost) -> String) -> String 
 Example:
   procledger fleet metrics > fleet.prom.new && mv fleet.prom.new fleet.prom
 
-One scrape for all hosts: run it from a timer for the textfile collector of a node exporter. Every name
-begins with procledger_fleet_ (docs/fleet.md). If the database cannot be read nothing is printed: alert
-on the age of the file.")]
+One scrape for all hosts: run it from a timer for the textfile collector of a node exporter. Every \
+name begins with procledger_fleet_ (docs/fleet.md). If the database cannot be read nothing is \
+printed: alert on the age of the file.")]
 pub(super) struct MetricsArgs {
     #[command(flatten)]
     from: From,

@@ -22,9 +22,10 @@ use crate::{
 Example:
   procledger fleet enroll web-1 -o fleet.env && scp -p fleet.env root@web-1:/etc/procledger/fleet.env
 
-The file is an EnvironmentFile= of systemd with mode 600. The login can add to the streams that it has
-created; it cannot read, change or delete history, its own included, and cannot see other hosts. For a
-host that has a login, a new password is made, and the former one is void.")]
+The file is an EnvironmentFile= of systemd with mode 600. The login can add to the streams that it \
+has created; it cannot read, change or delete history, including its own, and cannot see other \
+hosts. If the host already has a login, it gets a new password, and the former one becomes \
+invalid.")]
 pub(super) struct EnrollArgs {
     /// Name of the host
     #[arg(value_name = "HOST")]

@@ -13,8 +13,8 @@ use crate::{
 /// Give up a host that will not come back: what ran there is lost, its history stays
 #[derive(Debug, Args)]
 #[command(after_help = "\
-If the host ships again it is shipped from the start, and counts as any other: nothing is counted twice.
-What it ran when it was given up stays counted as lost.")]
+If the host ships again, it is shipped from the start and counts as any other host; nothing is \
+counted twice. Processes that ran when it was given up stay counted as lost.")]
 pub(super) struct ForgetArgs {
     /// Name of the host
     #[arg(value_name = "HOST")]

@@ -19,9 +19,9 @@ const DAY: Duration = Duration::from_hours(24);
 Example:
   createdb fleet && procledger fleet init --to postgresql://postgres@localhost/fleet --keep 90days
 
-The user has to be allowed to create schemas and roles, and owns the schema: `maintain`, `enroll`
-and `forget` are run as that user. Running it again changes nothing, except for --keep.
-It creates two roles: grant fleet_read to all who look at the fleet, fleet_ship to those that ship.")]
+The user has to be allowed to create schemas and roles, and owns the schema: `maintain`, `enroll` \
+and `forget` are run as that user. Running it again changes nothing, except for --keep. It creates \
+two roles: grant fleet_read to users who read the fleet, and fleet_ship to logins that ship.")]
 pub(super) struct InitArgs {
     #[command(flatten)]
     to: To,

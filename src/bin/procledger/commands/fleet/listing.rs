@@ -24,8 +24,9 @@ const SKEWED_MS: u64 = 5_000;
 /// List what runs on all hosts, as of the last batch of each
 #[derive(Debug, Args)]
 #[command(after_help = "\
-STATE is `as of` a time where the host has been silent for 5 minutes: whether the process still runs is
-unknown. --json: an array of objects {host, stream, id, root, task_id, pid, state, origin, containment,
+STATE is `as of` a time if the host has been silent for 5 minutes: whether the process still runs \
+is unknown.
+--json: an array of objects {host, stream, id, root, task_id, pid, state, origin, containment, \
 owner, uid, survive, command, started_at, peak_rss_bytes, cpu_ms, last_error, seen_at, silent_ms}.")]
 pub(super) struct PsArgs {
     #[command(flatten)]
@@ -68,12 +69,12 @@ fn processes(live: Vec<FleetProcess>, wide: bool) -> String {
     table.text()
 }
 
-/// List all ledgers of the fleet: when each was last heard of, and what was lost
+/// List all ledgers of the fleet: when each last sent a batch, and what was lost
 #[derive(Debug, Args)]
 #[command(after_help = "\
---json: an array of objects {host, stream, ledger, login, made_at, seen_at, silent_ms, skew_ms, live,
-survivors, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version, copy_of, copied,
-forgotten}.")]
+--json: an array of objects {host, stream, ledger, login, made_at, seen_at, silent_ms, skew_ms, \
+live, survivors, gap, leak_gap, lost, lost_leaks, restarts, health_at, orphan_at, version, \
+copy_of, copied, forgotten}.")]
 pub(super) struct HostsArgs {
     #[command(flatten)]
     from: From,
@@ -143,7 +144,7 @@ fn notes(host: &FleetHost) -> Vec<String> {
 /// List the newest leaks of all hosts
 #[derive(Debug, Args)]
 #[command(after_help = "\
---json: an array of objects {host, stream, id, process, root, verified, task_id, pid, kind, rule,
+--json: an array of objects {host, stream, id, process, root, verified, task_id, pid, kind, rule, \
 rule_key, evidence, evidence_key, found_at, age_ms, rss_bytes, outcome, died_after_ms, command}.")]
 pub(super) struct LeaksArgs {
     #[command(flatten)]

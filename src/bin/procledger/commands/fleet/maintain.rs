@@ -12,8 +12,8 @@ use crate::{
 /// Create partitions ahead, delete old history, recompute the sums of two weeks, and rebuild keys
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Run it once a day as the owner of the schema: `procledger fleet maintain` in a cron job or a timer.
-How long history is kept is set by `fleet init --keep`.")]
+Run this once a day as the owner of the schema, from cron or a timer. `fleet init --keep` sets how \
+long history is kept.")]
 pub(super) struct MaintainArgs {
     #[command(flatten)]
     to: To,

@@ -26,10 +26,10 @@ Examples:
   procledger fleet report --since 7days --by host
   procledger fleet check --max-silence 10min
 
-The address is a URL as psql(1) takes it, without a password: that is in $PGPASSWORD, in the file
-$PGPASSFILE (mode 600), or in the systemd credential `pgpass`. $PROCLEDGER_FLEET is the address for
-all commands. A connection that leaves the machine is encrypted, and the server's certificate is
-verified: `?sslrootcert=FILE` names the certificate authority if the system does not know it.")]
+The address is a URL as psql(1) takes it, without a password: that is in $PGPASSWORD, in the file \
+$PGPASSFILE (mode 600), or in the systemd credential `pgpass`. $PROCLEDGER_FLEET is the address \
+for all commands. A connection that leaves the machine is encrypted, and the server's certificate \
+is verified: `?sslrootcert=FILE` names the certificate authority if the system does not know it.")]
 pub(crate) struct FleetArgs {
     #[command(subcommand)]
     command: Command,

@@ -37,12 +37,12 @@ Examples:
   procledger fleet report --since 7days --by host
   procledger fleet report --since 30days --format html -o leaks.html
 
-The last two lines are always there: which hosts are silent, so that nothing is known of them, and what
-was lost. --by task and program: of the 20 largest of each host and day the 1000 largest by name, and
-`(all others)`.
---json: {leaks or groups, silent, lost}; leaks are those of `leaks`, at most 1000; groups are {key, leaks,
-orphans, strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; silent and lost are
-the hosts concerned, as of `hosts`.")]
+The last two lines are always printed: which hosts are silent, so that nothing is known about \
+them, and what was lost. --by task and --by program: of the 20 largest of each host and day, the \
+1000 largest by name, and `(all others)` for the rest.
+--json: {leaks or groups, silent, lost}; leaks are those of `leaks`, at most 1000; groups are \
+{key, leaks, orphans, strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; \
+silent and lost are the hosts concerned, in the form of `hosts`.")]
 pub(super) struct ReportArgs {
     #[command(flatten)]
     from: From,
