@@ -47,7 +47,9 @@ fn a_report_of_some_tasks_has_their_leaks_only_in_every_format() {
     let page = run(&place, &["report", "--task", "a/*", "--format", "html"]).expect(0).out;
     assert!(page.contains("a/2") && !page.contains(">b<"), "the page shows another task");
     let none = run(&place, &["report", "--task", "missing"]).expect(0);
-    assert!(none.out.starts_with("No leaks found in "), "{none:?}");
+    assert!(none.out.starts_with("No leaks of task missing found in "), "{none:?}");
+    let json = run(&place, &["report", "--task", "b", "--json"]).expect(0).json();
+    assert_eq!(json, run(&place, &["report", "--task", "b", "--format", "json"]).expect(0).json());
 }
 
 #[test]
@@ -104,4 +106,27 @@ fn ps_marks_the_tasks_of_a_dead_owner() {
     let tree = run(&place, &["tree", "left"]).expect(0).out;
     assert!(tree.starts_with("left: no owner, "), "{tree}");
     owned.crash();
+}
+
+#[test]
+fn an_ended_run_of_a_task_was_hidden_by_newer_runs_of_others() {
+    let place = Place::new();
+    for task in ["old", "new", "newer"] {
+        run(&place, &["run", "--task", task, "--", "true"]).expect(0);
+    }
+    let listed = |names: &[&str]| {
+        let rows = [&["ps", "--all", "--json", "--limit", "1"], names].concat();
+        let rows = run(&place, &rows).expect(0).json();
+        let tasks = rows.as_array().expect("rows").iter();
+        tasks.map(|row| row["task_id"].as_str().expect("a task").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&[]), ["newer"]);
+    assert_eq!(listed(&["old"]), ["old"]);
+    assert_eq!(listed(&["old", "new", "old"]), ["new", "old"]);
+    assert_eq!(listed(&["n*"]), ["newer"]);
+
+    let none = run(&place, &["ps", "old"]).expect(0);
+    assert!(none.err.contains("no task old runs: --all shows what has ended"), "{none:?}");
+    assert!(run(&place, &["ps", "--all", "missing"]).expect(0).err.contains("no task missing\n"));
+    assert_eq!(run(&place, &["ps", "--all", "old"]).expect(0).err, "");
 }

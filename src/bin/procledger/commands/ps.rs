@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use procledger::{Ledger, ProcessId, ProcessRecord, State, TaskId, TreeRecord};
+use procledger::{Ledger, ProcessId, ProcessRecord, Query, State, TaskId, TreeRecord};
 
 use super::{
     ps_json::Line,
@@ -84,7 +84,7 @@ impl PsArgs {
             return ps_watch::watch(context, self.interval, self.wide);
         }
         let ledger = context.read()?;
-        let mut ended = if self.all { ended(&ledger, self.limit)? } else { Vec::new() };
+        let mut ended = if self.all { self.ended(&ledger)? } else { Vec::new() };
         let mut trees = ledger.trees()?;
         let mut rows = ledger.processes()?;
         if !self.tasks.is_empty() {
@@ -93,6 +93,11 @@ impl PsArgs {
             ended.retain(|row| selected.contains(row));
             rows.retain(|row| selected.contains(row));
             trees.retain(|tree| selected.contains(&tree.root));
+            if rows.is_empty() && ended.is_empty() && !self.json {
+                let further = if self.all { "" } else { " runs: --all shows what has ended" };
+                let names = self.tasks.join(" or ");
+                output::to_stderr(&escape(&format!("no task {names}{further}")));
+            }
         }
         let text = if self.json {
             json(rows, &trees, &ended)?
@@ -108,6 +113,21 @@ impl PsArgs {
         };
         output::print(text)?;
         Ok(Exit::DONE)
+    }
+
+    /// Returns the newest ended processes: of each task that is named, and of all where there are patterns.
+    fn ended(&self, ledger: &Ledger) -> Result<Vec<ProcessRecord>> {
+        if self.tasks.is_empty() || self.tasks.iter().any(|name| task_pattern::is_pattern(name)) {
+            return ended(ledger, Query::new(), self.limit);
+        }
+        let mut rows = Vec::new();
+        for task in &self.tasks {
+            let query = Query::new().task_id(task);
+            rows.extend(ended(ledger, query, self.limit)?);
+        }
+        newest_first(&mut rows);
+        rows.dedup_by_key(|row| row.id);
+        Ok(rows)
     }
 }
 
@@ -127,16 +147,20 @@ impl SelectedTasks {
 }
 
 /// Returns at most `limit` ended processes, newest end first.
-fn ended(ledger: &Ledger, limit: u32) -> Result<Vec<ProcessRecord>> {
-    let mut ended = ledger.history(procledger::Query::new().limit(limit))?;
+fn ended(ledger: &Ledger, query: Query, limit: u32) -> Result<Vec<ProcessRecord>> {
+    let mut ended = ledger.history(query.limit(limit))?;
     ended.retain(|row| row.life.state() == State::Ended);
-    ended.sort_by_key(|row| Reverse((row.life.end().map(|end| end.at), row.id)));
+    newest_first(&mut ended);
     if u32::try_from(ended.len()) == Ok(limit) {
         output::to_stderr(&format!(
             "showing the newest {limit} ended processes: --limit N shows more"
         ));
     }
     Ok(ended)
+}
+
+fn newest_first(rows: &mut [ProcessRecord]) {
+    rows.sort_by_key(|row| Reverse((row.life.end().map(|end| end.at), row.id)));
 }
 
 /// Every row, including recorded descendants; roots have the figures of their trees.

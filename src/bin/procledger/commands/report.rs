@@ -7,8 +7,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use procledger::{
-    LeakGroup, LeakGrouping, LeakRecord, LeakReport, Ledger, PassSummary, TaskId,
-    paths::refuse_as_output,
+    LeakGroup, LeakGrouping, LeakRecord, LeakReport, Ledger, TaskId, paths::refuse_as_output,
 };
 
 use super::{
@@ -20,7 +19,8 @@ use crate::{
     exit::{Exit, Failure, Result},
     html, output,
     render::{
-        Table, Tense, after, bytes, csv, outcome, shell_words, short_bytes, short_span, since, span,
+        Table, Tense, after, bytes, csv, escape, outcome, shell_words, short_bytes, short_span,
+        since, span,
     },
     units,
 };
@@ -57,6 +57,9 @@ pub(crate) struct ReportArgs {
     by: Option<Grouping>,
     #[arg(long, default_value = "table")]
     format: ReportFormat,
+    /// Print JSON: the same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     /// Write to this file instead of stdout (replaced atomically)
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -101,7 +104,10 @@ enum ReportFormat {
 }
 
 impl ReportArgs {
-    pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+    pub(crate) fn run(mut self, context: &Context) -> Result<Exit> {
+        if self.json {
+            self.format = ReportFormat::Json;
+        }
         let since = self.window.start();
         let ledger = context.read()?;
         let (text, unverified) = match &self.task {
@@ -128,11 +134,14 @@ impl ReportArgs {
             }
             (format, Some(by)) => {
                 let groups = ledger.leak_groups(since, by.into())?;
-                (sums(ledger, &groups, format, by, since)?, ledger.unverified_trees(since)?)
+                (
+                    sums(&groups, format, by, || self.nothing(ledger))?,
+                    ledger.unverified_trees(since)?,
+                )
             }
             (format, None) => {
                 let leaks = ledger.leaks(procledger::Query::new().since(since))?;
-                (list(ledger, &leaks, format, since)?, unverified(&leaks))
+                (list(&leaks, format, || self.nothing(ledger))?, unverified(&leaks))
             }
         })
     }
@@ -149,10 +158,32 @@ impl ReportArgs {
         let unverified = unverified(&leaks);
         let text = match (self.format, self.by) {
             (ReportFormat::Html, by) => html(ledger, &report(ledger, since, leaks)?, since, by)?,
-            (format, Some(by)) => sums(ledger, &groups(&leaks, by.into()), format, by, since)?,
-            (format, None) => list(ledger, &leaks, format, since)?,
+            (format, Some(by)) => {
+                sums(&groups(&leaks, by.into()), format, by, || self.nothing(ledger))?
+            }
+            (format, None) => list(&leaks, format, || self.nothing(ledger))?,
         };
         Ok((text, unverified))
+    }
+
+    /// Returns the text for an empty report. Finding nothing means something only if a pass was made.
+    fn nothing(&self, ledger: &Ledger) -> Result<String> {
+        let passes = ledger.pass_summaries(self.window.start())?;
+        let made: u64 = passes.iter().map(|summary| summary.passes).sum();
+        let of_task = self
+            .task
+            .as_ref()
+            .map_or_else(String::new, |task| format!(" of task {}", escape(task)));
+        Ok(match passes.iter().map(|summary| summary.last_at).max() {
+            None => format!(
+                "No leaks{of_task} recorded, but no pass was made in this time: it is unknown whether anything leaked.\n"
+            ),
+            Some(last) => {
+                let passes = if made == 1 { "pass" } else { "passes" };
+                let ago = span(since(SystemTime::now(), last));
+                format!("No leaks{of_task} found in {made} {passes}, the last one {ago} ago.\n")
+            }
+        })
     }
 }
 
@@ -167,32 +198,30 @@ fn html(
 }
 
 fn list(
-    ledger: &Ledger,
     leaks: &[LeakRecord],
     format: ReportFormat,
-    since: Option<SystemTime>,
+    nothing: impl FnOnce() -> Result<String>,
 ) -> Result<String> {
     let lines = || leaks.iter().map(LeakLine::from);
     match format {
         ReportFormat::Json => output::json(&lines().collect::<Vec<_>>()),
         ReportFormat::Csv => Ok(csv(&LeakLine::HEADER, lines().map(|line| line.fields()))),
-        _ if leaks.is_empty() => Ok(nothing(&ledger.pass_summaries(since)?)),
+        _ if leaks.is_empty() => nothing(),
         _ => Ok(leak_table(leaks)),
     }
 }
 
 fn sums(
-    ledger: &Ledger,
     groups: &[LeakGroup],
     format: ReportFormat,
     by: Grouping,
-    since: Option<SystemTime>,
+    nothing: impl FnOnce() -> Result<String>,
 ) -> Result<String> {
     let lines = || groups.iter().map(GroupLine::from);
     match format {
         ReportFormat::Json => output::json(&lines().collect::<Vec<_>>()),
         ReportFormat::Csv => Ok(csv(&GroupLine::HEADER, lines().map(|line| line.fields()))),
-        _ if groups.is_empty() => Ok(nothing(&ledger.pass_summaries(since)?)),
+        _ if groups.is_empty() => nothing(),
         _ => Ok(sum_table(groups, &by)),
     }
 }
@@ -217,19 +246,6 @@ impl From<Grouping> for LeakGrouping {
             Grouping::Task => Self::Task,
             Grouping::Rule => Self::Rule,
             Grouping::Program => Self::Program,
-        }
-    }
-}
-
-/// Returns the text for an empty report. Finding nothing means something only if a pass was made.
-fn nothing(passes: &[PassSummary]) -> String {
-    let made: u64 = passes.iter().map(|summary| summary.passes).sum();
-    match passes.iter().map(|summary| summary.last_at).max() {
-        None => "No leaks recorded, but no pass was made in this time: it is unknown whether anything leaked.\n".to_owned(),
-        Some(last) => {
-            let passes = if made == 1 { "pass" } else { "passes" };
-            let ago = span(since(SystemTime::now(), last));
-            format!("No leaks found in {made} {passes}, the last one {ago} ago.\n")
         }
     }
 }
