@@ -57,6 +57,26 @@ fn failures_of_its_own_have_codes_of_their_own() {
     }
 }
 
+#[test]
+fn a_program_that_is_there_was_called_not_found() {
+    let place = Place::new();
+    let script = place.path().join("script");
+    crate::support::write_program(&script, "#!/no/such/interpreter\n");
+    let folder = place.path().to_str().expect("UTF-8");
+    let script = script.to_str().expect("UTF-8");
+    for (args, why) in [
+        (&["--", script][..], "the file is there, but what its `#!` line"),
+        (&["--cwd", folder, "--", "./script"], "the file is there, but what its `#!` line"),
+        (&["--", "./missing"], "No such file or directory (os error 2)\n"),
+        (&["--", "echo hi"], "write each argument as a word of its own, or `sh -c`"),
+        (&["--", "NAME=1", "env"], "`--env NAME=VALUE`, before the `--`, sets a variable"),
+    ] {
+        let answer = run(&place, &[&["run"], args].concat()).expect(127);
+        answer.complaint();
+        assert!(answer.err.contains(why), "{answer:?}");
+    }
+}
+
 /// As execvp(3) does, and with it env(1), nohup(1) and timeout(1).
 #[test]
 fn a_script_without_an_interpreter_is_run_by_the_shell() {

@@ -281,6 +281,16 @@ fn an_owner_that_cannot_be_pinned_is_a_usage_error() {
         let answer = answer(command().args([&format!("--owner={typed}"), "--", "touch", "ran"]));
         assert!(answer.expect(2).err.contains("--owner"), "{typed}");
     }
+    // A shell executes its last command in its own place, so `$$` is `run` itself.
+    for line in
+        ["exec $P run --owner $$ -- touch ran", "PROCLEDGER_OWNER=$$ exec $P run -- touch ran"]
+    {
+        let mut shell = Command::new("sh");
+        clean(&mut shell, &place);
+        shell.args(["-c", line]).env("P", PROCLEDGER).env("PROCLEDGER_DB", place.ledger());
+        shell.current_dir(place.path());
+        refused(&place, &mut shell, "use --die-with-parent");
+    }
     for both in [["--owner=1", "--survive"], ["--die-with-parent", "--survive"]] {
         let answer = answer(command().args(both).args(["--", "touch", "ran"])).expect(2);
         assert!(answer.err.contains("cannot be used with"), "{answer:#?}");

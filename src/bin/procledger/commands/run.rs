@@ -321,10 +321,10 @@ impl Plan {
                 Err(error) if error.is_already_running() => {
                     let make_way = || self.raw.caller.make_way(context, tracker, &self.task);
                     if !signals.end_us_during(make_way)?? {
-                        return Err(not_started(&error));
+                        return Err(self.not_started(&error));
                     }
                 }
-                spawned => return spawned.map_err(|error| not_started(&error)),
+                spawned => return spawned.map_err(|error| self.not_started(&error)),
             }
         }
     }
@@ -378,6 +378,39 @@ impl Plan {
         }
         Ok(job)
     }
+
+    fn not_started(&self, error: &Error) -> Failure {
+        let failure = Failure::new(chain(error)).with_exit(of_run_error(error));
+        let advice = match failure.exit {
+            Exit::ALREADY_RUNNING => Some("`procledger kill` ends it"),
+            Exit::NOT_FOUND => self.why_not_found(),
+            _ => None,
+        };
+        match advice {
+            Some(advice) => {
+                Failure { message: format!("{}: {advice}", failure.message), ..failure }
+            }
+            None => failure,
+        }
+    }
+
+    /// Returns what execve(2) does not say about a program that was not found.
+    fn why_not_found(&self) -> Option<&'static str> {
+        let name = self.program.to_string_lossy();
+        let folder = self.raw.cwd.as_deref().unwrap_or(Path::new(""));
+        let is_variable = |(variable, _): (&str, &str)| {
+            !variable.is_empty() && variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        };
+        if name.contains('/') && folder.join(&self.program).is_file() {
+            Some("the file is there, but what its `#!` line or its dynamic loader names is not")
+        } else if name.split_once('=').is_some_and(is_variable) {
+            Some("`--env NAME=VALUE`, before the `--`, sets a variable")
+        } else if name.contains(char::is_whitespace) {
+            Some("write each argument as a word of its own, or `sh -c` before a command line")
+        } else {
+            None
+        }
+    }
 }
 
 /// Returns the name of a task that was given none: the program's name and six random digits, as `sleep-3f9a07`.
@@ -386,15 +419,6 @@ fn generated_id(program: &OsStr) -> String {
     let name: String = name.chars().filter(|char| !char.is_control()).take(NAME_LENGTH).collect();
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("{name}-{}", &random[..6])
-}
-
-fn not_started(error: &Error) -> Failure {
-    let failure = Failure::new(chain(error)).with_exit(of_run_error(error));
-    if error.is_already_running() {
-        let message = format!("{}: `procledger kill` ends it", failure.message);
-        return Failure { message, ..failure };
-    }
-    failure
 }
 
 /// Returns the signal of the terminal that ended the program, and whether the program alone got it.

@@ -54,6 +54,16 @@ fn pid(text: &str) -> Result<(u32, Option<u64>), String> {
     Ok((pid.parse().ok().filter(|&pid| pid > 0).ok_or_else(refused)?, tick))
 }
 
+fn pin(pid: u32, tick: Option<u64>) -> Result<Caller, String> {
+    if pid == std::process::id() {
+        return Err(format!(
+            "process {pid} is this command itself, which a shell has executed in its own place (`sh -c` does that with its last \
+             command): use --die-with-parent, or add another command, such as `exit $?`"
+        ));
+    }
+    Caller::pin(pid, tick).map_err(|error| error.to_string())
+}
+
 impl CallerArgs {
     /// Pins the process on whose behalf the task runs, if there is one. A task that survives its owners has none, whatever the
     /// environment says.
@@ -66,13 +76,13 @@ impl CallerArgs {
             return parent.map(Some).map_err(|error| refused("--die-with-parent", &error));
         }
         if let Some((pid, tick)) = self.owner {
-            return Caller::pin(pid, tick).map(Some).map_err(|error| refused("--owner", &error));
+            return pin(pid, tick).map(Some).map_err(|error| refused("--owner", &error));
         }
         let named = env::var_os(OWNER_VARIABLE).filter(|owner| !owner.is_empty() && !survive);
         let Some(named) = named else { return Ok(None) };
         let what = format!("${OWNER_VARIABLE}");
         let (pid, tick) = pid(&named.to_string_lossy()).map_err(|error| refused(&what, &error))?;
-        Caller::pin(pid, tick).map(Some).map_err(|error| refused(&what, &error))
+        pin(pid, tick).map(Some).map_err(|error| refused(&what, &error))
     }
 
     /// Acts on the run because of which the task could not be started; returns whether to try again.
