@@ -125,6 +125,7 @@ fn what_is_in_use_or_young_is_left_out() {
     let text = std::fs::read_to_string(place.path().join("text")).expect("a text");
     assert!(text.starts_with("No process of uid ") && text.contains(" younger than 10s"), "{text}");
     assert!(text.contains("1 on terminals") && !text.contains("reap"), "{text}");
+    assert!(text.contains("--min-age 0s lists the young ones"), "{text}");
 }
 
 /// As long as the instance lives its daemons are its own affair; afterwards they are orphans of that ledger.

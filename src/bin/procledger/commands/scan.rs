@@ -137,7 +137,8 @@ impl ScanArgs {
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
         if !parts.is_empty() {
-            text.extend(["Left out: ", &parts.join(", "), ".\n"]);
+            let all_ages = if young > 0 { " (--min-age 0s lists the young ones)" } else { "" };
+            text.extend(["Left out: ", &parts.join(", "), all_ages, ".\n"]);
         }
         if !scan.systemd {
             text += "There is no systemd here: services of another manager look orphaned, too.\n";
