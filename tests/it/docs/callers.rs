@@ -74,11 +74,14 @@ fn go() {
 #[test]
 fn shell() {
     if in_namespace_with_init("docs::callers::shell") {
-        let out = run_all("sh", &["sh"], 2);
+        let out = run_all("sh", &["sh"], 3);
         for line in ["got two", "failed with 3", "ended with 124", "cancelled with 143"] {
             assert!(out[0].contains(line), "{out:?}");
         }
-        let (again, leaks) = out[1].split_once('\n').expect("lines");
+        for line in ["timeout: 124", "later: 4", "from the background", "none is left: 1"] {
+            assert!(out[1].contains(line), "{out:?}");
+        }
+        let (again, leaks) = out[2].split_once('\n').expect("lines");
         assert_eq!(again, "started again");
         assert!(leaks.contains("its caller ") && leaks.contains("orphan"), "{leaks}");
     }
