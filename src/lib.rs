@@ -1,7 +1,7 @@
 //! A process ledger on SQLite: records every process before it runs, and ends what a crash leaves behind.
 //!
 //! Programs that run other programs, such as agent runners, CI and job APIs, leak processes: a restart loses track of what was
-//! running, a wrapper dies and its server lives on, a clean-up by name kills an unrelated process. This crate records every
+//! running, a wrapper dies while its server runs on, or a clean-up by name kills an unrelated process. This crate records every
 //! process in one SQLite file, and follows three rules:
 //!
 //! - a program executes its first instruction only after its row is committed;
@@ -68,8 +68,8 @@
 //!
 //! # Processes that were started by other means
 //!
-//! [`Tracker::register`] tracks a process from that call on. It did not pass the gate, so only its descendants count as its
-//! tree:
+//! [`Tracker::register`] tracks a process from that call on. Since the process was not started by the tracker, only its
+//! descendants count as its tree:
 //!
 //! ```
 //! use procledger::Tracker;
@@ -111,8 +111,8 @@
 //!
 //! # When something fails
 //!
-//! There is one [`Error`] type with predicates to decide by, and a message to log. If a row cannot be written, the program does
-//! not run.
+//! There is one [`Error`] type, with predicates for decisions and a message for the log. If a row cannot be written, the
+//! program does not run.
 //!
 //! ```
 //! use procledger::{Job, Tracker};
@@ -173,9 +173,9 @@
 //! # After a crash
 //!
 //! A row is written before its program may run, and closed after the program has ended. If the host dies in between, the next
-//! instance that opens the ledger finds the row, verifies that the process is still the same one ([`Identity`]), ends its
-//! whole tree, and records a leak with the rule and the evidence ([`LeakRecord`]). Several instances may share a ledger: each
-//! holds a lock that the kernel drops when the instance dies, and an instance never touches the processes of a live one.
+//! instance that opens the ledger finds the row, verifies that the process is still the same one ([`Identity`]), ends its whole
+//! tree, and records a leak with the rule and the evidence ([`LeakRecord`]). Several instances may share a ledger: each holds a
+//! lock that the kernel releases when the instance dies, and an instance never touches the processes of a live one.
 //!
 //! # Platform
 //!
@@ -186,10 +186,11 @@
 //! # Features
 //!
 //! - `cli` (default): the `procledger` command and its dependencies;
-//! - `bundled` (default): compiles SQLite in. Without it the system's SQLite is linked, which must be 3.51.3 or newer: older
-//!   ones may lose a WAL that is reset while it is read;
-//! - `tokio`: `Tracker::into_async` and `Process::into_async`, which wait, read and end as futures, without a thread per wait;
-//! - `fleet`: the module `fleet`, ledgers of many machines in one PostgreSQL database;
+//! - `bundled` (default): compiles SQLite in. Without it, the system's SQLite is linked, which must be 3.51.3 or newer: older
+//!   versions may lose a WAL that is reset while it is read;
+//! - `tokio`: `Tracker::into_async` and `Process::into_async`, whose futures wait, read output and end trees, without a thread
+//!   for each wait;
+//! - `fleet`: the module `fleet`, for the ledgers of many machines in one PostgreSQL database;
 //! - `metrics`: also reports each figure of [`Tracker::metrics`] to the recorder of the `metrics` facade.
 
 #![cfg(target_os = "linux")]

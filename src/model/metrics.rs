@@ -14,7 +14,7 @@ pub struct Metrics {
     pub executing_count: u64,
     /// Those of them that only the health pass covers, because half of the descriptor limit is used up.
     pub unwatched: u64,
-    /// Whether the monitor thread runs.
+    /// Returns whether the monitor thread runs.
     pub monitoring: bool,
     /// Programs that were started.
     pub spawns: u64,

@@ -21,10 +21,10 @@ pub(crate) const WAIT_CAP: Duration = Duration::from_secs(2);
 
 /// How trees are asked to end: by default SIGTERM to all members at once, and SIGKILL to what is left after the grace.
 ///
-/// A job has one by [`Job::stop_signals`](crate::Job::stop_signals), [`Job::root_first`](crate::Job::root_first) and
-/// [`Job::grace`](crate::Job::grace), and every instance that ends its tree follows it. One that is passed to a call, such as
-/// [`Process::terminate_with`](crate::Process::terminate_with) or [`Tracker::kill_with`](crate::Tracker::kill_with), replaces
-/// what it sets and leaves the rest as the job says.
+/// A job has a plan by [`Job::stop_signals`](crate::Job::stop_signals), [`Job::root_first`](crate::Job::root_first) and
+/// [`Job::grace`](crate::Job::grace), and every instance that ends its tree follows it. A plan that is passed to a call, such
+/// as [`Process::terminate_with`](crate::Process::terminate_with) or [`Tracker::kill_with`](crate::Tracker::kill_with),
+/// replaces only the settings that it contains.
 ///
 /// ```
 /// use std::time::Duration;
@@ -62,20 +62,20 @@ struct StopSignal {
 }
 
 impl EndPlan {
-    /// Ends trees as their jobs say.
+    /// Creates a plan that changes nothing: trees are ended as their jobs say.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the time between the first signal and SIGKILL. Of several stop signals those whose time would come later are left
-    /// out, and the last one has what remains.
+    /// Sets the time between the first signal and SIGKILL. Stop signals that would come later are omitted, and the last one is
+    /// followed by the remaining time.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
         self
     }
 
-    /// Sets the only signal before SIGKILL, by its number in signal(7); it lasts for the grace. SIGKILL is allowed: without
-    /// freezing the tree first, it may have to be repeated for what is forked meanwhile.
+    /// Sets the only signal before SIGKILL, by its number in signal(7); the whole grace period follows it. SIGKILL is allowed,
+    /// but since the tree is not frozen first, it may have to be repeated for processes that are forked meanwhile.
     pub fn signal(mut self, signal: i32) -> Self {
         self.signal = Some(signal);
         self.stop_signals.clear();
@@ -85,7 +85,7 @@ impl EndPlan {
     /// Sets the signals before SIGKILL, 1 to 8 of them, each with the time that its recipients have before the next one, in
     /// milliseconds at the finest. A process that appears meanwhile gets those that are still to come.
     ///
-    /// Where no grace is set, it is the sum of the waits, at most a day.
+    /// If no grace is set, it is the sum of the waits, at most a day.
     pub fn stop_signals(mut self, signals: impl IntoIterator<Item = (i32, Duration)>) -> Self {
         let in_ms = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let stop = |(signal, wait)| StopSignal { signal, wait_ms: in_ms(wait) };
@@ -94,9 +94,9 @@ impl EndPlan {
         self
     }
 
-    /// Sets whether the root of each tree is asked to end before its descendants: a program that needs its helpers to end in
-    /// order is given them. The others are asked once it has ended, or has had all signals and the grace is over, and have a
-    /// grace of their own.
+    /// Sets whether the root of each tree is asked to end before its descendants, for a program that needs its helper processes
+    /// in order to end properly. The descendants are asked once the root has ended, or has had all signals and its grace period
+    /// is over; they have a grace period of their own.
     pub fn root_first(mut self, on: bool) -> Self {
         self.root_first = Some(on);
         self
@@ -107,7 +107,7 @@ impl EndPlan {
         self.stop_signals.iter().map(|stop| (stop.signal, Duration::from_millis(stop.wait_ms)))
     }
 
-    /// Returns whether the root of each tree is asked first; `None` where the plan does not say.
+    /// Returns whether the root of each tree is asked first; `None` if the plan does not set this.
     pub fn get_root_first(&self) -> Option<bool> {
         self.root_first
     }
@@ -118,7 +118,7 @@ impl EndPlan {
         signal.is_none() && stop_signals.is_empty() && !root_first.unwrap_or(false)
     }
 
-    /// Checks it, as every call that it is passed to does before anything is started or signalled.
+    /// Checks the plan, as every call to which it is passed does before anything is started or signalled.
     ///
     /// # Errors
     ///

@@ -29,12 +29,12 @@ impl ExitStatus {
         self == Self::Exited(0)
     }
 
-    /// Returns the exit code, where it called exit(3).
+    /// Returns the exit code, if it called exit(3).
     pub fn code(self) -> Option<i32> {
         if let Self::Exited(code) = self { Some(code) } else { None }
     }
 
-    /// Returns the signal, where one ended it.
+    /// Returns the signal, if one ended it.
     pub fn signal(self) -> Option<i32> {
         if let Self::Signaled(signal) = self { Some(signal) } else { None }
     }

@@ -108,9 +108,9 @@ impl Builder {
 
     /// Keeps a JSON file in sync with the ledger.
     ///
-    /// Each list is renamed into place, so that a reader always sees a complete list. Where a rename is not possible, as onto a
-    /// file that is mounted into a container, the file is written in place: then a reader that does not take flock(2)
-    /// (`LOCK_SH`) may see a part of a list. An orderly shutdown removes the file, or leaves `[]` where it cannot be removed.
+    /// Each list is renamed into place, so that a reader always sees a complete list. If a rename is not possible, as for a
+    /// file that is mounted into a container, the file is written in place: a reader that does not take flock(2) (`LOCK_SH`)
+    /// may then see part of a list. An orderly shutdown removes the file, or leaves `[]` if it cannot be removed.
     pub fn export(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.export = Some(path.into());
         self
@@ -122,7 +122,7 @@ impl Builder {
         self
     }
 
-    /// Sets the minimum age of a name match: a younger one is left alone; 10 s by default.
+    /// Sets the minimum age of a process that is found by name; younger processes are left running. 10 s by default.
     pub fn min_age(mut self, age: Duration) -> Self {
         self.options.min_age = age;
         self
@@ -134,7 +134,8 @@ impl Builder {
         self
     }
 
-    /// Sets the time between SIGTERM and SIGKILL; 5 s by default. A tree that obeys ends as soon as all of it has ended.
+    /// Sets the time between SIGTERM and SIGKILL; 5 s by default. If all processes of a tree end earlier, nothing waits for the
+    /// rest of the time.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = grace;
         self
@@ -157,9 +158,9 @@ impl Builder {
     /// Sets the containment of the trees of spawned programs; by default the value of the environment variable
     /// `PROCLEDGER_CONTAINMENT` (`auto`, `cgroup`, `keeper`, `session`), else [`ContainmentMode::Auto`].
     ///
-    /// A cgroup v2 of its own holds every process that a program starts, whichever session it is in; a session loses a daemon that
-    /// leaves it, wipes its environment and loses its parent before a health pass has seen it. Each row records which
-    /// containment it has.
+    /// A cgroup v2 of its own holds every process that a program starts, whichever session it is in. A session loses a daemon
+    /// that leaves it, clears its environment and loses its parent before a health pass has seen it. Each row records its
+    /// containment.
     pub fn containment(mut self, mode: ContainmentMode) -> Self {
         self.options.containment = Some(mode);
         self
@@ -175,26 +176,25 @@ impl Builder {
         self
     }
 
-    /// Sets the executable to use as keeper, for programs that are put under one; see [`keeper`](crate::keeper). By default a
-    /// `procledger-keeper` is looked up beside this program's executable, then in the folders of `PATH`.
+    /// Sets the executable that is used as the keeper; see [`keeper`](crate::keeper). By default `procledger-keeper` is
+    /// searched for beside this program's executable, then in the folders of `PATH`.
     ///
     /// It is opened when the ledger is opened, and tested before it is first used. For root, and under `AT_SECURE`, it must be
-    /// given by an absolute path, and the file and all folders above it must belong to root and be writable by root only. One
-    /// that cannot be used is reported in the log, and programs have a session only; with [`ContainmentMode::Keeper`] opening
-    /// fails.
+    /// given by an absolute path, and the file and all folders above it must belong to root and be writable by root only. If
+    /// the keeper cannot be used, this is logged and programs get only a session; with [`ContainmentMode::Keeper`], opening the
+    /// ledger fails.
     pub fn keeper(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.keeper = Some(path.into());
         self
     }
 
-    /// Trusts all users that can write this folder, or own it, not to put another file in the ledger's place: its administrator
-    /// vouches for them. By default the environment variable `PROCLEDGER_TRUST_FOLDER` names it (not under `AT_SECURE`), else
-    /// no folder is trusted.
+    /// Trusts all users that own this folder, or can write it, not to replace the ledger by another file. By default the
+    /// environment variable `PROCLEDGER_TRUST_FOLDER` names the folder (not under `AT_SECURE`); otherwise no folder is trusted.
     ///
     /// Intended for a volume of a container whose mode lets more users write than exist in the container, such as an `emptyDir`
     /// with mode 0777. An empty path trusts no folder, whatever the environment says. The trust covers this one folder alone,
-    /// not those above or below it, and applies only if the folder is on the ledger's path. The ledger's file must still be
-    /// owned by us and writable by us alone, and where root opens another user's ledger the setting has no effect.
+    /// not those above or below it, and applies only if the folder is on the ledger's path. The ledger's file must still belong
+    /// to the acting user and be writable only by that user. The setting has no effect if root opens another user's ledger.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -215,9 +215,9 @@ impl Builder {
     /// Sets whether opening migrates a ledger of an older version to the current schema; on by default, since the program that
     /// owns a ledger opens it in this way.
     ///
-    /// A program that works on a ledger of another program sets it to `false`: then the schema stays as it is, what a later
-    /// version has added to it is not recorded, and an older version of its owner can still open it. A ledger that does not
-    /// exist yet is created in the latest version in both cases.
+    /// A program that works on a ledger of another program sets this to `false`. The schema then stays as it is, columns of
+    /// later versions are not recorded, and an older version of the owner can still open the ledger. A ledger that does not
+    /// exist yet is created with the latest schema in both cases.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -231,19 +231,19 @@ impl Builder {
         self
     }
 
-    /// Protects programs of this name: they and their descendants are left running in every tree that this instance ends.
+    /// Protects programs with this name: they and their descendants are left running in every tree that this instance ends.
     ///
-    /// Meant for a program that outlives the task that happened to start it: a build server, a `tmux`. The protection applies
-    /// in every case: a root that ended by itself, a tree that is terminated, a shutdown, the orphans of a dead instance, the
-    /// name match.
+    /// This is meant for a program that should outlive the task that happened to start it, such as a build server or `tmux`.
+    /// The protection applies in every case: when a root ended by itself, when a tree is terminated, at shutdown, to the
+    /// orphans of a dead instance, and in the name match.
     ///
     /// The name is compared with the base name of the executable, of `argv[0]`, and of the script where `argv[0]` is an
-    /// interpreter; never with text in a command line. A task's own root is never protected, nor is a process that it has
-    /// forked and that still runs the same program: a request to end a task is honored, whatever its program is called. A
-    /// program that has just been forked has the name of its parent until it calls exec, and is not protected before.
+    /// interpreter; never with text in a command line. A task's own root is never protected, and neither is a process that it
+    /// has forked and that still runs the same program: a request to end a task is honored, whatever its program is called. A
+    /// process that has just been forked has the name of its parent until it calls exec, and is not protected before that.
     ///
-    /// What is left running is recorded, with the rule and the evidence: a leak with the outcome `kept`, and a row that ended
-    /// as `released`. From then on no instance is responsible for it, and no later pass ends it.
+    /// Processes that are left running are recorded with the rule and the evidence: as a leak with the outcome `kept`, and a
+    /// row that ended as `released`. From then on no instance is responsible for it, and no later pass ends it.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -265,41 +265,41 @@ impl Builder {
 
     /// Sets how long the history of ended processes is kept; 90 days by default, and forever with [`Duration::MAX`].
     ///
-    /// The monitor deletes what is older, in steps of milliseconds beside the other work; without a monitor, call
-    /// [`prune`](Tracker::prune). Running processes, survivors of an attempt to end them, the roots of both and the last pass
-    /// of each kind stay; so do the last process, leak, pass and instance, since their row numbers would be reused. Where
-    /// several instances share a ledger, the shortest time of any of them counts.
+    /// The monitor deletes older history, in steps of milliseconds; without a monitor, call [`prune`](Tracker::prune). Running
+    /// processes, survivors of an attempt to end them, the roots of both and the last pass of each kind are kept; so are the
+    /// last process, leak, pass and instance, since their row numbers would otherwise be reused. If several instances share a
+    /// ledger, the shortest time of all applies.
     pub fn keep_history(mut self, time: Duration) -> Self {
         self.options.keep_history = time;
         self
     }
 
-    /// Limits the size of the ledger, in bytes, at least 1 MiB; by default it is as large as its history. The monitor deletes
-    /// the oldest history, however young it is, until the rest fits; not counted are the WAL (a few MiB) and what stays in any
-    /// case, as for [`keep_history`](Self::keep_history).
+    /// Limits the size of the ledger, in bytes, at least 1 MiB; unlimited by default. The monitor deletes the oldest history,
+    /// however young it is, until the rest fits. The WAL (a few MiB) and the rows that are always kept, as for
+    /// [`keep_history`](Self::keep_history), do not count.
     pub fn limit_size(mut self, bytes: u64) -> Self {
         self.options.limit_size = Some(bytes);
         self
     }
 
-    /// Sets whether arguments are recorded; on by default. Without them the ledger, reports and logs contain the program alone,
-    /// for the jobs and all of their descendants. With them, what looks like a secret is masked: see
+    /// Sets whether arguments are recorded; on by default. If off, the ledger, reports and logs contain only the programs, for
+    /// jobs and all of their descendants. If on, arguments that look like secrets are masked: see
     /// [`Job::record_arguments`](crate::Job::record_arguments).
     pub fn record_arguments(mut self, on: bool) -> Self {
         self.options.record_arguments = on;
         self
     }
 
-    /// Names the process for which this host runs its tasks. Once it has ended they are orphans, and
-    /// [`Tracker::end_orphaned`] ends them: the host has to call it.
+    /// Names the process on whose behalf this host runs its tasks. Once that process has ended, the tasks are orphans. The host
+    /// has to call [`Tracker::end_orphaned`], which ends them.
     pub fn caller(mut self, caller: Caller) -> Self {
         self.options.caller = Some(caller);
         self
     }
 
-    /// Reaps every child of this process that ends, not only those that tasks have left to it. Meant for a host that starts no
-    /// process by other means, as `procledger run`: as PID 1, or as a subreaper, it is an init. While tasks run it checks each
-    /// 100 ms, otherwise in health passes.
+    /// Reaps every child of this process that ends, not only those that tasks have left. This is meant for a host that starts
+    /// no process by other means, such as `procledger run`: as PID 1, or as a subreaper, it acts as an init. It checks every
+    /// 100 ms while tasks run, and otherwise in health passes.
     pub fn reap_all(mut self, on: bool) -> Self {
         self.options.reap_all = on;
         self
@@ -319,8 +319,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Each error names the path, and the disk is left as it was: a missing folder; a folder that others can write, a ledger of
-    /// another user ([`is_denied`](Error::is_denied)); a file that is not a ledger
+    /// Each error names the path, and nothing on the disk is changed: a missing folder; a folder that others can write, a
+    /// ledger of another user ([`is_denied`](Error::is_denied)); a file that is not a ledger
     /// ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer version ([`is_newer`](Error::is_newer)); a network
     /// file system; a missing `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)); a
     /// containment that was requested and is not available.

@@ -78,9 +78,9 @@ impl Caller {
 
     /// Pins the parent of this process.
     ///
-    /// A parent that ended before this call cannot be pinned: an orphan's parent is its reaper. Where the reaper is the init of
-    /// the machine, or the parent ends during this call, that is an error. Below a subreaper, or the init of a container, it
-    /// is not detected: there a caller that passes its own PID to [`pin`](Self::pin) loses no time.
+    /// A parent that ended before this call cannot be pinned, since the parent of an orphan is its reaper. If the reaper is the
+    /// init of the machine, or the parent ends during this call, that is an error. Below a subreaper, or the init of a
+    /// container, it is not detected; there the caller should pass its own PID to [`pin`](Self::pin).
     ///
     /// # Errors
     ///

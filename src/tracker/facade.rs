@@ -24,16 +24,16 @@ use crate::{
     model::{EndPlan, Metrics, Report},
 };
 
-/// A handle on an open ledger: starts programs, watches them, ends them.
+/// A handle on an open ledger, which starts programs, watches them and ends them.
 ///
 /// Clones share one instance; it is `Send` and `Sync`. Dropping the last clone shuts the instance down, as
 /// [`shutdown`](Tracker::shutdown) does.
 ///
-/// A host that exits without dropping it shuts nothing down: `std::process::exit`, `panic = "abort"`, or a tracker in a
-/// `static`, which is never dropped. Then its programs live on in `session` and `cgroup` containment until the ledger is opened
-/// again. Call [`shutdown`](Tracker::shutdown) before the exit; or use a keeper
-/// ([`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper)), which ends them with the host whatever the cause of its end,
-/// or run `procledger watch` on the ledger, which ends them at once.
+/// A host that exits without dropping its tracker shuts nothing down, as with `std::process::exit`, with `panic = "abort"`, or
+/// with a tracker in a `static`, which is never dropped. In `session` and `cgroup` containment its programs then run on until
+/// the ledger is opened again. Call [`shutdown`](Tracker::shutdown) before the exit; or use a keeper
+/// ([`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper)), which ends them when the host ends for any reason; or run
+/// `procledger watch` on the ledger, which ends them at once.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -144,9 +144,9 @@ impl Tracker {
     }
 
     /// Starts a program, waits for it and returns all of its output, as [`std::process::Command::output`]: standard output and
-    /// standard error are piped and standard input is `/dev/null`, where the job sets nothing else.
+    /// standard error are piped and standard input is `/dev/null`, unless the job sets something else.
     ///
-    /// For a limit of time set [`Job::max_runtime`]; for one of bytes see [`Process::communicate`].
+    /// To limit the time, set [`Job::max_runtime`]; to limit the number of bytes, see [`Process::communicate`].
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -168,7 +168,7 @@ impl Tracker {
         self.spawn(job.with_output())?.wait_with_output()
     }
 
-    /// Starts a program, with inherited standard descriptors where the job sets nothing else, and waits for it, as
+    /// Starts a program, with inherited standard descriptors unless the job sets others, and waits for it, as
     /// [`std::process::Command::status`].
     ///
     /// # Errors
@@ -178,11 +178,11 @@ impl Tracker {
         self.spawn(job)?.wait()
     }
 
-    /// Tracks a process that the caller started by other means. It is ended with this tracker, like a spawned one, but only the
-    /// process itself and its descendants: its session and its cgroup belong to its starter.
+    /// Tracks a process that the caller started by other means. It is ended with this tracker, like a spawned process. Only the
+    /// process itself and its descendants belong to its tree, since its session and its cgroup belong to its starter.
     ///
-    /// The handle waits for it, signals and ends it as that of a spawned program. The status of a process that is not our child
-    /// can be observed from Linux 6.15 on only; that of a child is left to its starter.
+    /// The handle waits for it, signals it and ends it like the handle of a spawned program. The status of a process that is
+    /// not a child of the host can be observed only from Linux 6.15 on; the status of a child is left to its starter.
     ///
     /// Between its start and this call the process is not tracked: prefer [`spawn`](Tracker::spawn), which has no such gap.
     ///
@@ -209,11 +209,11 @@ impl Tracker {
         register::register(&self.inner.core, task_id.into(), pid.into())
     }
 
-    /// Returns another handle on a task that this instance runs; `None` where it runs none, or where that has ended and its end is
-    /// recorded. Of a task with several roots it is the one that was started last.
+    /// Returns another handle on a task that this instance runs; `None` if it runs no such task, or if the task has ended and
+    /// its end is recorded. If a task has several roots, the handle is on the one that was started last.
     ///
-    /// The handle has no pipes, and its drop ends nothing, whatever the job says: several threads can wait for one program, each
-    /// by a handle of its own.
+    /// The handle has no pipes, and dropping it ends nothing, whatever the job says. Several threads can wait for one program,
+    /// each with its own handle.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -236,24 +236,24 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// Invalid input for a bad task id; when there is no descriptor for another pidfd.
+    /// Invalid input for a bad task id; if there is no descriptor left for another pidfd.
     pub fn get(&self, task_id: &str) -> Result<Option<Process>> {
         find::get(self.usable()?, task_id)
     }
 
-    /// Waits until a task that this instance runs has ended, as [`Process::wait`]; where it has ended already, returns how it did
-    /// the last time.
+    /// Waits until a task that this instance runs has ended, as [`Process::wait`]. If the task has ended already, returns how
+    /// it last ended.
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](crate::Error::is_not_found) when this instance has never run the task, or its row was pruned; as
-    /// [`Process::wait`].
+    /// [`is_not_found`](crate::Error::is_not_found) if this instance has never run the task, or its row was pruned; otherwise
+    /// as [`Process::wait`].
     pub fn wait(&self, task_id: &str) -> Result<Exit> {
         find::wait(self.usable()?, task_id)
     }
 
-    /// Stops tracking a task: its process lives on, and no instance is responsible for it. Returns `false` when the task is not
-    /// tracked.
+    /// Stops tracking a task: its process runs on, and no instance is responsible for it any more. Returns `false` if the task
+    /// is not tracked.
     ///
     /// # Errors
     ///
@@ -267,14 +267,15 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](crate::Error::is_not_found) when this instance runs no such task. What could not be ended is listed in the
-    /// report ([`Report::survived`]), and is not an error.
+    /// [`is_not_found`](crate::Error::is_not_found) if this instance runs no such task. Processes that could not be ended are
+    /// listed in the report ([`Report::survived`]), and are not an error.
     pub fn terminate(&self, task_id: &str) -> Result<Report> {
         self.terminate_with(task_id, &EndPlan::new())
     }
 
-    /// Does the same with what `plan` sets in place of what the job says: another grace, other signals, the root first or not. A
-    /// tree that is being ended already is ended as that end has begun.
+    /// Ends the whole tree of a task of this instance, as [`terminate`](Self::terminate), with `plan` instead of the job's
+    /// settings: another grace, other signals, the root first or not. A tree that is already being ended is not affected by
+    /// `plan`.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -300,14 +301,14 @@ impl Tracker {
 
     /// Ends tasks of *any* instance because a person requested it; `asked_by` is recorded in the history.
     ///
-    /// Where another instance is already ending a task, and waits for its grace, that is cut short: the claim is taken over and
-    /// the tree gets SIGKILL at once. The claim of an instance that died while ending the task is taken over with the whole
-    /// grace.
+    /// If another instance is already ending a task and waits for its grace period, the claim is taken over and the tree gets
+    /// SIGKILL at once. The claim of an instance that died while it was ending the task is taken over with the whole grace
+    /// period.
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](crate::Error::is_not_found), before anything is signalled, when the ledger has no live process for one of the
-    /// tasks.
+    /// [`is_not_found`](crate::Error::is_not_found), before anything is signalled, if the ledger has no live process for one of
+    /// the tasks.
     pub fn kill(&self, task_ids: &[&str], asked_by: &str) -> Result<Report> {
         self.kill_with(task_ids, asked_by, &EndPlan::new())
     }
@@ -339,11 +340,12 @@ impl Tracker {
         terminate::kill_all(self.usable()?, asked_by, plan)
     }
 
-    /// Interrupts each [`kill`](Self::kill) of this tracker that waits in a grace, now and in future: it gives its claims back
-    /// and returns, and what has not ended by then runs on. A tree whose grace is over is ended regardless.
+    /// Interrupts each [`kill`](Self::kill) of this tracker that waits in a grace period, now and in future: it releases its
+    /// claims and returns, and processes that have not ended by then run on. A tree whose grace period is over is ended
+    /// regardless.
     ///
-    /// Meant for a signal that asks a command to stop: the claim of a dead instance is taken over by the next one that acts,
-    /// but until then the row says `ending`.
+    /// This is meant for a command that a signal asks to stop. Without it, the row would say `ending` until the next instance
+    /// that acts takes over the claim of the dead one.
     pub fn interrupt_kills(&self) {
         self.inner.core.kills_interrupted.store(true, Ordering::Release);
     }
@@ -361,8 +363,8 @@ impl Tracker {
     /// Ends a task whose [caller](crate::Builder::caller) has ended: the whole tree, as [`terminate`](Self::terminate) does, and
     /// records its processes as orphans.
     ///
-    /// A task of another instance is taken over, even if that one has begun to end it: call this only where that instance does
-    /// not do so by itself, for example because it is stopped.
+    /// A task of another instance is taken over, even if that instance has begun to end it: call this only if that instance
+    /// does not end the task by itself, for example because it is stopped.
     ///
     /// # Errors
     ///
@@ -375,18 +377,18 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](crate::Error::is_not_found) when the task has no live row; [`is_busy`](crate::Error::is_busy) when its process, or a
-    /// process that it has left, is known to be alive: forgetting it would leak it.
+    /// [`is_not_found`](crate::Error::is_not_found) when the task has no live row; [`is_busy`](crate::Error::is_busy) if its
+    /// process, or a process that it has left, is known to be alive: forgetting it would leak it.
     pub fn forget(&self, task_id: &str, asked_by: &str) -> Result<u64> {
         forget::forget(self.usable()?, task_id, asked_by)
     }
 
     /// Checks every recorded process, and ends the rows of those that are gone.
     ///
-    /// For this instance's own processes it also records the descendants of each root, with memory and CPU time, ends the trees
-    /// that have passed a limit, and retries those that had survived.
+    /// For this instance's own processes it also records the descendants of each root, with memory and CPU time, ends trees
+    /// that have exceeded a limit, and tries again to end survivors.
     ///
-    /// Rows of other instances are ended only when those instances are dead; a live owner keeps its exit codes.
+    /// Rows of other instances are ended only if those instances are dead, since a live owner knows the exit codes.
     ///
     /// # Errors
     ///
@@ -412,14 +414,14 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// If the file cannot be read or moved aside. A file that is not ours, or is malformed, is reported in the report.
+    /// If the file cannot be read or moved aside. A file of another user, or a malformed one, is mentioned in the report.
     pub fn import(&self, path: impl AsRef<Path>) -> Result<Report> {
         import::import(self.usable()?, path.as_ref())
     }
 
     /// Deletes history that ended longer ago than `older_than`, and frees the space. `progress` is called after each small
     /// step; between steps other writers can write. Live rows, survivors, the last pass of each kind and the last row of each
-    /// table stay: no row gets the number of a deleted one.
+    /// table are kept, so that no row gets the number of a deleted one.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -446,8 +448,8 @@ impl Tracker {
     /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or its other end is closed.
     /// `on_report` gets the report of every pass that found something.
     ///
-    /// New instances are noticed by inotify(7). Where no inotify instance or watch is available, the ledger's folder is listed
-    /// each second, and that is logged once.
+    /// New instances are noticed by inotify(7). If no inotify instance or watch is available, the ledger's folder is listed
+    /// each second, which is logged once.
     ///
     /// # Errors
     ///
@@ -460,8 +462,8 @@ impl Tracker {
         })
     }
 
-    /// Does the same, and calls `on_cycle` after each cycle, at the latest every `interval`, or 5 s if that is less, and before
-    /// each pass: a program that has to prove that the watch is alive does it there.
+    /// Watches as [`watch`](Self::watch), and calls `on_cycle` before each pass and after each cycle, at least every `interval`
+    /// or every 5 s, whichever is less. A program that has to prove that the watch is alive does so in `on_cycle`.
     ///
     /// # Errors
     ///
@@ -476,11 +478,12 @@ impl Tracker {
         watch::watch_cycles(self.usable()?, stop, interval, on_cycle)
     }
 
-    /// Does the same without an inotify instance of its own, for a program that watches the folders of many ledgers with one.
+    /// Watches as [`watch_cycles`](Self::watch_cycles), without an inotify instance of its own, for a program that watches the
+    /// folders of many ledgers with a single instance.
     ///
-    /// `names` is a pipe of the names of files that were created or removed in the ledger's folder, each terminated by a NUL
-    /// byte; an empty name means that some may be missing, and causes the folder to be listed. It is set non-blocking. Once its
-    /// other end is closed the folder is watched as [`watch_cycles`](Self::watch_cycles) does it.
+    /// `names` is a pipe with the names of files that were created or removed in the ledger's folder, each terminated by a NUL
+    /// byte. An empty name means that names may be missing, and causes the folder to be listed. The pipe is set non-blocking.
+    /// Once its other end is closed, the folder is watched as by [`watch_cycles`](Self::watch_cycles).
     ///
     /// # Errors
     ///
@@ -497,7 +500,8 @@ impl Tracker {
 
     /// Returns what this tracker has counted since it was opened.
     ///
-    /// All values but the survivors are read from memory: the survivors are one query on the ledger, over live rows only.
+    /// All values except the survivors are read from memory; the survivors are counted by one query over the live rows of the
+    /// ledger.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -515,19 +519,19 @@ impl Tracker {
         metrics::of_tracker(&self.inner.core)
     }
 
-    /// Returns the number of roots that this instance is responsible for now, as `executing_count` of the former implementation
-    /// did.
+    /// Returns the number of roots that this instance is responsible for now, like `executing_count` of the former
+    /// implementation.
     pub fn executing_count(&self) -> usize {
         self.inner.core.registry.len()
     }
 
-    /// Returns how many of this instance's processes are not watched by the monitor, because half of the descriptor limit is
-    /// used up: their ends are noticed by the health pass.
+    /// Returns how many of this instance's processes are not watched by the monitor because half of the descriptor limit is
+    /// used up. The health pass notices their ends.
     pub fn unwatched(&self) -> usize {
         self.inner.core.registry.unwatched()
     }
 
-    /// Whether the monitor thread runs.
+    /// Returns whether the monitor thread runs.
     pub fn is_monitoring(&self) -> bool {
         self.inner.core.scheduler.is_monitoring()
     }
@@ -537,11 +541,11 @@ impl Tracker {
         self.inner.core.instance.is_clean()
     }
 
-    /// Writes all changes of which the export has been notified so far, and waits for that at most `timeout`.
+    /// Writes all changes of which the export has been notified so far, and waits for this for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`is_busy`](crate::Error::is_busy) when the time is up, or another instance writes the export;
+    /// [`is_busy`](crate::Error::is_busy) if the time is up, or another instance writes the export;
     /// [`is_not_found`](crate::Error::is_not_found) when there is no export.
     pub fn flush_export(&self, timeout: Duration) -> Result<()> {
         self.inner.core.export.flush(timeout)
@@ -559,8 +563,8 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// When the stop cannot be recorded. What could not be ended is listed in the report, and stays in the ledger as a
-    /// survivor.
+    /// If the stop cannot be recorded. Processes that could not be ended are listed in the report, and stay in the ledger as
+    /// survivors.
     pub fn shutdown(&self) -> Result<Report> {
         shutdown::shut_down(&self.inner.core)
     }

@@ -8,7 +8,7 @@ use crate::{
     tracker::{core::Core, runtime::tracked::Tracked},
 };
 
-/// How a program ended, and why. It compares with an [`ExitStatus`] as its status does.
+/// How a program ended, and why. Comparing it with an [`ExitStatus`] compares its status.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -29,14 +29,14 @@ use crate::{
 pub struct Exit {
     /// Its exit status.
     pub status: ExitStatus,
-    /// Why it ended. [`Exited`](EndReason::Exited) where neither the tracker nor the kernel's out-of-memory killer has ended it,
-    /// also if it was ended by a signal that another process has sent.
+    /// Why it ended. [`Exited`](EndReason::Exited) if neither the tracker nor the kernel's out-of-memory killer ended it, even
+    /// if a signal from another process did.
     pub reason: EndReason,
-    /// The rule and the evidence by which it was ended; `None` where it ended by itself.
+    /// The rule and the evidence by which it was ended; `None` if it ended by itself.
     pub because: Option<Justification>,
-    /// The person who requested its end, where the reason is [`Killed`](EndReason::Killed).
+    /// The person who requested its end, if the reason is [`Killed`](EndReason::Killed).
     pub requested_by: Option<String>,
-    /// Whether it dumped its core; `false` as well where that is not known, as for a program that was not observed until its end.
+    /// Whether it dumped its core; also `false` if that is not known, as for a program whose end was not observed.
     pub core_dumped: bool,
 }
 
@@ -46,12 +46,12 @@ impl Exit {
         self.status.success()
     }
 
-    /// Returns the exit code, where it called exit(3).
+    /// Returns the exit code, if it called exit(3).
     pub fn code(&self) -> Option<i32> {
         self.status.code()
     }
 
-    /// Returns the signal, where one ended it.
+    /// Returns the signal, if one ended it.
     pub fn signal(&self) -> Option<i32> {
         self.status.signal()
     }

@@ -52,9 +52,8 @@ impl Process {
         }
     }
 
-    /// Takes the pipes of the program, to write `input` to its standard input while its output is read: neither a full pipe
-    /// nor a program that does not read its input can block the other direction. Nothing happens before
-    /// [`Communicator::read`].
+    /// Takes the pipes of the program, to write `input` to its standard input while its output is read. Neither a full pipe nor
+    /// a program that does not read its input can block the other direction. Nothing happens before [`Communicator::read`].
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -132,12 +131,12 @@ impl Communicator<'_> {
     /// Writes and reads until the program has ended, and returns all that it printed. Returns `None` when a limit is reached
     /// first: the program runs on, what was read is kept, and another call continues there.
     ///
-    /// A program that closes its standard input, or ends, before it has read all of its input is no error. As with
+    /// It is not an error if a program closes its standard input, or ends, before it has read all of its input. As with
     /// [`std::process::ChildStdin`], the host must ignore SIGPIPE, as programs in Rust do.
     ///
     /// # Errors
     ///
-    /// Invalid input where there is input for a program whose standard input is no pipe. If a pipe cannot be read or written;
+    /// Invalid input if there is input, but the program's standard input is not a pipe. If a pipe cannot be read or written;
     /// then the program's tree is ended before this returns.
     pub fn read(&mut self) -> Result<Option<Output>> {
         if self.is_unwritable {

@@ -42,7 +42,7 @@ pub(in crate::tracker) const RECORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// One spawned program, or registered process.
 ///
-/// Dropping it kills nothing and closes our ends of its pipes: the tracker still tracks the process. With
+/// Dropping it kills nothing and closes the host's ends of the pipes: the tracker still tracks the process. With
 /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) it ends the program's tree, in the background.
 #[derive(Debug)]
 pub struct Process {
@@ -95,8 +95,8 @@ impl Process {
         self.entry.root.task.as_ref().expect("a spawned process has a task")
     }
 
-    /// Returns whether it has the terminal: as [`Job::foreground`](crate::Job::foreground) requests, or since it needed it; or had it
-    /// when it ended.
+    /// Returns whether it has the terminal, as [`Job::foreground`](crate::Job::foreground) requests or because it needed it, or
+    /// had it when it ended.
     pub fn is_foreground(&self) -> bool {
         self.job_control.as_ref().is_some_and(|control| control.has_terminal)
     }
@@ -108,8 +108,8 @@ impl Process {
 
     /// Waits until the program has ended and its end is in the ledger; returns how it ended and why.
     ///
-    /// The processes it left behind are ended by the monitor at the same time; this does not wait for that. While a tracer
-    /// (strace, gdb) holds the dead program its status is not available, and this waits for it, as waitpid(2) does.
+    /// The monitor ends the processes that it left behind at the same time; this does not wait for that. While a tracer
+    /// (strace, gdb) holds the dead program, its status is not available, and this waits for it, as waitpid(2) does.
     ///
     /// # Errors
     ///
@@ -184,7 +184,8 @@ impl Process {
         exit_of(&self.core, &self.entry, status)
     }
 
-    /// Ends the program's whole tree: SIGTERM or its stop signals, the grace, SIGKILL; the report has the outcome for each member.
+    /// Ends the program's whole tree: SIGTERM or its stop signals, the grace period, SIGKILL. The report has the outcome for
+    /// each member.
     ///
     /// # Errors
     ///
@@ -194,7 +195,7 @@ impl Process {
         self.terminate_with(&EndPlan::new())
     }
 
-    /// Does the same with what `plan` sets in place of what the job says, as [`Tracker::terminate_with`](crate::Tracker::terminate_with).
+    /// Ends the program's whole tree as `plan` says, as [`Tracker::terminate_with`](crate::Tracker::terminate_with).
     ///
     /// # Errors
     ///
@@ -215,11 +216,11 @@ impl Process {
         self.signaller().signal(signal)
     }
 
-    /// Sends a signal, by its number in signal(7), to the process group that the program leads, as a terminal does at Ctrl-C; to
-    /// the program alone before Linux 6.9, and where it leads no group ([`Job::process_group`](crate::Job::process_group)).
+    /// Sends a signal, by its number in signal(7), to the process group that the program leads, as a terminal does at Ctrl-C.
+    /// Before Linux 6.9, and if the program leads no group, the signal goes to the program alone
+    /// ([`Job::process_group`](crate::Job::process_group)).
     ///
-    /// A program that waits for its children until they have ended by Ctrl-C, such as make(1), does not end by a SIGINT to itself
-    /// alone.
+    /// A program such as make(1), which waits until Ctrl-C has ended its children, does not end by a SIGINT to itself alone.
     ///
     /// # Errors
     ///
@@ -229,10 +230,11 @@ impl Process {
     }
 
     /// Sends a signal, by its number in signal(7), to the program and all processes that belong to its tree: those that
-    /// [`terminate`](Self::terminate) would end now, wherever they are, and not only a process group as killpg(3). Returns how
-    /// many got it. Each is verified and gets it once; protected programs get none, nor does what is forked from now on.
+    /// [`terminate`](Self::terminate) would end now, wherever they are, and not only a process group as with killpg(3). Returns
+    /// how many processes got the signal. Each is verified and gets it once; protected programs do not get it, and neither do
+    /// processes that are forked from now on.
     ///
-    /// It is not recorded: a program that ends by it has ended by itself, and what it leaves is ended as strays.
+    /// The signal is not recorded: a program that ends by it counts as ended by itself, and what it leaves is ended as strays.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -249,24 +251,26 @@ impl Process {
     /// # Errors
     ///
     /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) when the program has ended; if the processes
-    /// or the ledger cannot be read, and then no process gets it; [`is_denied`](Error::is_denied) where a process of the tree
-    /// may not be signalled, after all others were.
+    /// or the ledger cannot be read, in which case no process gets the signal; [`is_denied`](Error::is_denied) if a process of
+    /// the tree may not be signalled; all others were signalled before.
     pub fn signal_tree(&self, signal: i32) -> Result<usize> {
         signal_tree(&self.core, &self.entry, signal)
     }
 
-    /// Suspends the program and all processes that belong to its tree, and returns how many: its task cgroup is frozen, or each of
-    /// them gets SIGSTOP, until none appears that still runs. Protected programs run on.
+    /// Suspends the program and all processes that belong to its tree, and returns how many: its task cgroup is frozen, or each
+    /// of them gets SIGSTOP until no running process of the tree is found. Protected programs run on.
     ///
-    /// The suspension is that of the tree, not of this handle: it lasts until [`resume`](Self::resume), by any handle of the
-    /// tracker. Whatever ends the tree makes it run first, so that it can obey: [`terminate`](Self::terminate), a dropped handle
-    /// with [`terminate_on_drop`](crate::Job::terminate_on_drop), a shutdown, `kill`, or after a crash a keeper or the next
-    /// instance. What the tracker gives up is resumed: a program of [`survive`](crate::Job::survive) at shutdown, a task that is
-    /// unregistered, strays that the job keeps. The time of [`max_runtime`](crate::Job::max_runtime) goes on.
+    /// The suspension belongs to the tree, not to this handle: it lasts until [`resume`](Self::resume) is called on any handle.
+    /// Whatever ends the tree resumes it first, so that it can react to its stop signals: [`terminate`](Self::terminate), a
+    /// dropped handle with [`terminate_on_drop`](crate::Job::terminate_on_drop), a shutdown, `kill`, or after a crash a keeper
+    /// or the next instance. Processes that the tracker releases are resumed: a program with [`survive`](crate::Job::survive)
+    /// at shutdown, a task that is unregistered, strays that the job keeps. The time of
+    /// [`max_runtime`](crate::Job::max_runtime) keeps running.
     ///
-    /// It is no lock. Without a task cgroup, any process of the same user may send SIGCONT, and a process that has left the tree
-    /// unseen (see `docs/strays.md`) runs on; a program that waits for its children sees that they have stopped. It is not recorded:
-    /// a program of `survive` whose host has crashed meanwhile stays suspended until the instance that adopts it resumes it.
+    /// A suspension is not a lock. Without a task cgroup, any process of the same user may send SIGCONT, and a process that has
+    /// left the tree unseen (see `docs/strays.md`) runs on. A program that waits for its children sees that they have stopped.
+    /// The suspension is not recorded: if the host crashes meanwhile, a program with `survive` stays suspended until the
+    /// instance that adopts it resumes it.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -282,9 +286,9 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`is_gone`](Error::is_gone) when the program has ended; [`is_busy`](Error::is_busy) when it is being ended, or its tree forks
-    /// faster than it can be stopped; [`is_denied`](Error::is_denied) where a process of it may not be signalled; if the processes or
-    /// the ledger cannot be read. Each time the tree is resumed.
+    /// [`is_gone`](Error::is_gone) when the program has ended; [`is_busy`](Error::is_busy) if it is being ended, or its tree
+    /// forks faster than it can be stopped; [`is_denied`](Error::is_denied) where a process of it may not be signalled; if the
+    /// processes or the ledger cannot be read. After each of these errors the tree is resumed.
     pub fn suspend(&self) -> Result<usize> {
         suspend::suspend(&self.core, &self.entry)
     }
@@ -294,7 +298,7 @@ impl Process {
     /// # Errors
     ///
     /// [`is_gone`](Error::is_gone) when the program has ended; if the processes or the ledger cannot be read;
-    /// [`is_denied`](Error::is_denied) where a process of the tree may not be signalled, after all others were.
+    /// [`is_denied`](Error::is_denied) if a process of the tree may not be signalled; all others were signalled before.
     pub fn resume(&self) -> Result<usize> {
         suspend::resume(&self.core, &self.entry)
     }
@@ -304,7 +308,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses it. A program that has ended already is no error.
+    /// If the kernel refuses it. It is not an error if the program has ended already.
     pub fn kill(&mut self) -> Result<()> {
         self.signaller().kill()
     }
@@ -316,8 +320,8 @@ impl Process {
 }
 
 impl AsFd for Process {
-    /// Returns its pidfd, which is readable once the program is dead (`pidfd_open(2)`): for poll(2), epoll, mio. Do not reap the
-    /// program by it.
+    /// Returns its pidfd, which is readable once the program is dead (`pidfd_open(2)`), for poll(2), epoll or mio. Do not reap
+    /// the program through it.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }

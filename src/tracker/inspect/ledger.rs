@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// A ledger, open for reading: it creates no instance, and changes nothing.
+/// A ledger that is open for reading. Opening it creates no instance and changes nothing.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -87,7 +87,8 @@ impl Ledger {
         Self::migrate_trusting(path, None)
     }
 
-    /// Does the same, with a trusted folder: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+    /// Migrates as [`migrate`](Self::migrate), with a trusted folder: see
+    /// [`Builder::trust_folder`](crate::Builder::trust_folder).
     ///
     /// # Errors
     ///
@@ -197,8 +198,8 @@ impl Ledger {
 
     /// Returns how many of the trees with leaks since a time were held together by their session alone.
     ///
-    /// For these it cannot be verified that the leaks are all that they left: a process that has left the session, wiped its
-    /// environment and lost its parent before a pass saw it is in no list. With a task cgroup or a keeper there is no such
+    /// For these trees it cannot be verified that the list of leaks is complete: a process that left the session, cleared its
+    /// environment and lost its parent before a pass saw it is not in any list. With a task cgroup or a keeper there is no such
     /// uncertainty.
     ///
     /// # Errors
@@ -208,8 +209,8 @@ impl Ledger {
         self.store.unverified_trees(since.map(Millis::from))
     }
 
-    /// Returns all of it at one moment: the same leaks counted in each way, the newest `limit` of them, and the passes that
-    /// searched for leaks.
+    /// Returns a consistent report of one moment: the leaks counted by each key, the newest `limit` of them, and the passes
+    /// that searched for leaks.
     ///
     /// # Errors
     ///
@@ -256,7 +257,7 @@ impl Ledger {
         self.store.passes(since.map(Millis::from), limit)
     }
 
-    /// Returns how many rows [`Tracker::prune`](crate::Tracker::prune) would delete at most: a few may have to stay.
+    /// Returns how many rows [`Tracker::prune`](crate::Tracker::prune) would delete at most; a few of them may have to be kept.
     ///
     /// # Errors
     ///

@@ -27,9 +27,9 @@ use crate::{
 /// Ends, survivors and leaks, from the moment of [`Tracker::subscribe`](crate::Tracker::subscribe) or [`Ledger::subscribe`] on,
 /// whichever instance or pass has recorded them.
 ///
-/// As an iterator it waits for the next one. Each is returned once, in the order of the ledger's transactions; those that were
-/// committed since the last look come as ends, then survivors, then leaks, each by row number. A commit is noticed by inotify(7),
-/// some 5 ms later; without inotify within 100 ms.
+/// As an iterator it waits for the next event. Each event is returned once, in the order of the ledger's transactions. Events
+/// that were committed since the last check are returned as ends, then survivors, then leaks, each by row number. A commit is
+/// noticed by inotify(7) about 5 ms later; without inotify, within 100 ms.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -75,7 +75,7 @@ pub(in crate::tracker) enum Poll {
 }
 
 impl Ledger {
-    /// Subscribes to what this ledger records from now on. It never ends by itself.
+    /// Subscribes to what this ledger records from now on. The subscription never ends by itself.
     ///
     /// # Errors
     ///

@@ -16,10 +16,10 @@ use crate::model::{Attributes, EndPlan, Resource, Rlimit};
 ///
 /// The row has it in [`attributes`](crate::ProcessSpec::attributes), `ps --json` under the same name.
 impl Job {
-    /// Sets the program's argument zero, which by default is the program as it was named, as
-    /// [`CommandExt::arg0`](std::os::unix::process::CommandExt::arg0).
+    /// Sets the program's argument zero, as [`CommandExt::arg0`](std::os::unix::process::CommandExt::arg0); by default it is
+    /// the name with which the program was given.
     ///
-    /// A NUL byte in it is invalid input. A file that the shell has to execute, since it has no `#!` line, does not get it.
+    /// A NUL byte in it is invalid input. A file without a `#!` line, which the shell has to execute, does not get it.
     #[must_use]
     pub fn arg0(mut self, arg: impl Into<OsString>) -> Self {
         self.arg0 = Some(arg.into());
@@ -29,14 +29,14 @@ impl Job {
     /// Sets the program's user: its real, effective, saved and file system uid (`setresuid(2)`). The row has it in
     /// [`uid`](crate::ProcessSpec::uid).
     ///
-    /// For a host of root with root's own ledger; in others a program of another user could not be ended. Unlike in
-    /// [`std::process::Command`], [`gid`](Self::gid) must be set as well, since the program would keep root's group otherwise;
-    /// and it gets no supplementary group but those of [`groups`](Self::groups), and no capability, in no set
-    /// (`capabilities(7)`). The working directory is entered and the program is searched for as that user; the environment is
-    /// the host's, `HOME` and `USER` included, unless the job sets it.
+    /// This requires a root host with root's own ledger, because otherwise the program of another user could not be ended.
+    /// Unlike with [`std::process::Command`], [`gid`](Self::gid) must be set as well, since the program would otherwise keep
+    /// root's group. The program gets no supplementary groups except those of [`groups`](Self::groups), and no capabilities in
+    /// any set (`capabilities(7)`). The working directory is entered and the program is searched for as that user; the
+    /// environment is the host's, `HOME` and `USER` included, unless the job sets it.
     ///
-    /// The host becomes undumpable by it, and stays so (`PR_SET_DUMPABLE` in `prctl(2)`): it dumps no core, and only
-    /// root may trace it. The child shares its memory until it executes the program, and that user must not read it.
+    /// This makes the host permanently undumpable (`PR_SET_DUMPABLE` in `prctl(2)`): it dumps no core, and only root may trace
+    /// it. The child shares the host's memory until it executes the program, and the other user must not be able to read it.
     ///
     /// ```no_run
     /// # fn main() -> procledger::Result<()> {
@@ -102,8 +102,9 @@ impl Job {
         self
     }
 
-    /// Sets a resource limit (`setrlimit(2)`), in the unit of the resource; `None` for unlimited. Each process of the tree has the
-    /// limit by itself; for the memory of the whole tree see [`max_rss`](Self::max_rss). The last one for a resource counts.
+    /// Sets a resource limit (`setrlimit(2)`), in the unit of the resource; `None` for unlimited. The limit applies to each
+    /// process of the tree separately; for the memory of the whole tree see [`max_rss`](Self::max_rss). If a resource is set
+    /// more than once, the last value counts.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -136,9 +137,9 @@ impl Job {
     /// Puts the program into this process group (`setpgid(2)`) and leaves it in the host's session; 0 for a group of its own. As
     /// [`CommandExt::process_group`](std::os::unix::process::CommandExt::process_group). By default it gets a session of its own.
     ///
-    /// Without a session of its own a tree is kept together less well in `session` containment: what leaves the program's group,
-    /// and what is in a group that it has joined, is known by its descent and its environment alone. It still has the terminal
-    /// of the host, and can be stopped by it. Under a keeper, 0 is a group in the keeper's session.
+    /// Without a session of its own, `session` containment holds a tree less well: processes that leave the program's group, or
+    /// are in a group that it has joined, are identified only by their parents and their environment. The program still has the
+    /// host's terminal, which can stop it. Under a keeper, 0 is a group in the keeper's session.
     ///
     /// # Errors
     ///
@@ -152,12 +153,12 @@ impl Job {
         self
     }
 
-    /// Gives the program all descriptors of the host above 2 that are not close-on-exec, as when the host executed it, except those
-    /// of procledger itself; off by default. The host keeps its own, and they are not recorded.
+    /// Gives the program all descriptors of the host above 2 that are not close-on-exec, as when the host executed it, except
+    /// those of procledger itself; off by default. The host keeps its own copies, and the ledger does not record them.
     ///
-    /// If `LISTEN_PID` (`sd_listen_fds(3)`) is the PID of the host, it is that of the program in the program's environment. Meant
-    /// for a host that one program is started through, as by `procledger run`: what another thread of the host opens without
-    /// `O_CLOEXEC` is inherited as well.
+    /// If `LISTEN_PID` (`sd_listen_fds(3)`) is the PID of the host, it is replaced by the PID of the program in the program's
+    /// environment. This is meant for a host through which a single program is started, such as `procledger run`: descriptors
+    /// that another thread of the host opens without `O_CLOEXEC` are inherited as well.
     #[must_use]
     pub fn inherit_fds(mut self, on: bool) -> Self {
         self.inherit_fds = on;

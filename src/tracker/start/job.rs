@@ -41,8 +41,8 @@ impl Stdio {
         Self(StdioSource::Merge)
     }
 
-    /// Uses a descriptor of the caller: a log file, a socket. The host's copy is closed once the job, and each clone of it, has been
-    /// spawned or dropped.
+    /// Uses a descriptor of the caller, such as a log file or a socket. The host's copy is closed once the job, and each clone
+    /// of it, has been spawned or dropped.
     pub fn fd(fd: impl Into<OwnedFd>) -> Self {
         Self(StdioSource::Fd(Arc::new(fd.into())))
     }
@@ -241,10 +241,10 @@ impl Job {
         self
     }
 
-    /// Sets standard input to these bytes, which are in a file in memory (`memfd_create(2)`) that no process can change: however
-    /// the program is waited for, nothing has to be written meanwhile, and a program that does not read them is no error. Each
-    /// clone of the job reads them from the beginning. Input that is not known at the start is for
-    /// [`Stdio::piped`] and [`Process::communicate`](crate::Process::communicate).
+    /// Sets standard input to these bytes, which are in a file in memory (`memfd_create(2)`) that no process can change:
+    /// nothing has to be written while the program is waited for, and a program that does not read them is not an error. Each
+    /// clone of the job reads them from the beginning. For input that is not known at the start, use [`Stdio::piped`] and
+    /// [`Process::communicate`](crate::Process::communicate).
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -278,7 +278,7 @@ impl Job {
 
     /// Sets the signals that the program ignores and blocks when it starts; none by default.
     ///
-    /// To hand on those of the host, as a program does that executes another one: `.signals(SignalState::current())`.
+    /// To pass on the signals that the host ignores and blocks, as an exec would do: `.signals(SignalState::current())`.
     #[must_use]
     pub fn signals(mut self, signals: SignalState) -> Self {
         self.signals = signals;
@@ -293,11 +293,12 @@ impl Job {
         self
     }
 
-    /// Sets the signals by which its tree is asked to end before SIGKILL, instead of SIGTERM: each by its number in signal(7), with
-    /// the time before the next one. As `KillSignal=` of systemd.kill(5) and `STOPSIGNAL` of a Dockerfile, but more than one.
+    /// Sets the signals by which its tree is asked to end before SIGKILL, instead of SIGTERM: each by its number in signal(7),
+    /// with the time before the next one. This is like `KillSignal=` of systemd.kill(5) and `STOPSIGNAL` of a Dockerfile, but
+    /// allows more than one signal.
     ///
-    /// They are in its row, and are sent by whatever ends the tree: its tracker, a keeper, `kill`, or the pass of another instance
-    /// after a crash. See [`EndPlan::stop_signals`] for what a [`grace`](Self::grace) does with them.
+    /// They are recorded in its row, and whatever ends the tree sends them: its tracker, a keeper, `kill`, or a pass of another
+    /// instance after a crash. See [`EndPlan::stop_signals`] for their relation to a [`grace`](Self::grace).
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -345,7 +346,7 @@ impl Job {
     /// compared is the sum of `Pss` and `SwapPss` of `/proc/PID/smaps_rollup` (`proc_pid_smaps(5)`, Linux 4.14), not that of
     /// resident memory, which is larger.
     ///
-    /// It is checked each second while the monitor is on, otherwise by health passes. The row has the reason
+    /// The limit is checked each second while the monitor is on, otherwise by health passes. The row has the reason
     /// [`MaxRss`](crate::EndReason::MaxRss), and a rule with both figures. In a task cgroup with a memory controller the kernel
     /// enforces the limit as well, at once, and the reason is [`Oom`](crate::EndReason::Oom). What does not count, such as
     /// files in a tmpfs, is listed in `docs/limits.md`.
@@ -362,8 +363,8 @@ impl Job {
         self
     }
 
-    /// Ends the program's whole tree when its handle is dropped before the program has ended; off by default. Meant for work
-    /// whose caller may go away: a request that is cancelled, a `tokio::time::timeout`, a panic.
+    /// Ends the program's whole tree if its handle is dropped before the program has ended; off by default. This is meant for
+    /// work whose caller may go away: a request that is cancelled, a `tokio::time::timeout`, a panic.
     ///
     /// The drop does not wait: the tree is ended in the background, as by [`Process::terminate`](crate::Process::terminate),
     /// and is recorded as `terminated` with the rule "its handle was dropped"; [`shutdown`](crate::Tracker::shutdown) waits for

@@ -43,7 +43,7 @@ impl AsyncProcess {
     }
 
     /// Writes `input` to the program's standard input while its output is read, as [`Process::communicate`]; nothing happens
-    /// before [`AsyncCommunicator::read`]. Where it is dropped early, the rest of the input is lost, and what was read stays in
+    /// before [`AsyncCommunicator::read`]. If it is dropped early, the rest of the input is lost, and what was read stays in
     /// the handle.
     ///
     /// [`Process::communicate`]: crate::Process::communicate

@@ -38,8 +38,8 @@ use crate::{
 /// One spawned program, for use in a tokio runtime. Created by [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) or
 /// [`Process::into_async`].
 ///
-/// Dropping it kills nothing and closes our ends of its pipes: the tracker still tracks the process. If the program is of no
-/// use without its handle, set [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
+/// Dropping it kills nothing and closes the host's ends of the pipes: the tracker still tracks the process. If the program is
+/// of no use without its handle, set [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
 ///
 /// Its pipes are tokio's: `AsyncRead` and `AsyncWrite`, so that lines are read as they are printed.
 ///
