@@ -8,7 +8,7 @@ use crate::{
 };
 
 const SLEEPER: &str = "echo $$; exec sleep 300";
-const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.01; done";
+const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.1; done";
 
 fn pid(running: &Running) -> u32 {
     running.said.parse().expect("a pid")

@@ -192,7 +192,7 @@ fn health_records_the_dead_of_dead_owners() {
         &place,
         "died",
         &[],
-        "echo up; while [ ! -e \"$0.go\" ]; do sleep 0.01; done",
+        "echo up; while [ ! -e \"$0.go\" ]; do sleep 0.05; done",
     );
     running.crash();
     // A `sleep` of the loop may have ended since. A process that is exiting has no environment

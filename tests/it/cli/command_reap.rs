@@ -130,8 +130,8 @@ spawn longer ./"$NAME-helper" 300
 spawn argument sh notes.sh "$NAME"
 spawn grep sh -c 'exec tail -f /dev/null' grep "$NAME"
 # Each has become what it is to be.
-while [ ! "$(tr '\0' ' ' < /proc/$(sed -n 's/^script //p' labels)/cmdline)" = "/bin/sh ./$NAME " ]; do sleep 0.01; done
-while [ "$(wc -l < labels)" -lt 7 ]; do sleep 0.01; done
+while [ ! "$(tr '\0' ' ' < /proc/$(sed -n 's/^script //p' labels)/cmdline)" = "/bin/sh ./$NAME " ]; do sleep 0.05; done
+while [ "$(wc -l < labels)" -lt 7 ]; do sleep 0.05; done
 "$PROCLEDGER" --db "$FOLDER/ledger.db" $ARGS; echo "code $?"
 while read -r label pid; do
   case "$(sed -n 's/^State:.//p' "/proc/$pid/status" 2>/dev/null)" in

@@ -208,7 +208,7 @@ fn signals_ignored_by_nohup_stay_ignored() {
     crate::cli::command::clean(&mut shell, &place);
     shell.env("PROCLEDGER_DB", place.ledger()).args([
         "-c",
-        "trap '' HUP; exec \"$0\" run --task t -- sh -c 'echo up; while [ ! -e go ]; do sleep 0.01; done; exit 3' \"$1\"",
+        "trap '' HUP; exec \"$0\" run --task t -- sh -c 'echo up; while [ ! -e go ]; do sleep 0.05; done; exit 3' \"$1\"",
         crate::cli::command::PROCLEDGER,
         place.marker(),
     ]);
@@ -344,7 +344,7 @@ fn grace_is_the_time_between_term_and_kill() {
     let patient = Running::start(&place, "slow", &["--grace", "20s"], script);
     run(&place, &["kill", "slow"]).expect(0);
     assert_eq!(patient.finish().expect(9).out, "tidy\n");
-    let script = "trap '' TERM; echo up; while :; do sleep 0.01; done";
+    let script = "trap '' TERM; echo up; while :; do sleep 0.1; done";
     let hasty = Running::start(&place, "stubborn", &["--grace", "1ms"], script);
     run(&place, &["kill", "stubborn"]).expect(0);
     hasty.finish().expect(128 + 9);

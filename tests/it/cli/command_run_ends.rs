@@ -14,7 +14,7 @@ use crate::{
 
 /// Obeys SIGTERM and reports success.
 const SUCCEEDS: &str = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
-const STUBBORN: &str = "trap '' TERM INT; echo up; while :; do sleep 0.01; done";
+const STUBBORN: &str = "trap '' TERM INT; echo up; while :; do sleep 0.1; done";
 
 /// Without what a shell prints about a child that SIGTERM has ended.
 fn said(answer: &Answer) -> Vec<&str> {

@@ -56,7 +56,7 @@ fn ctrl_c_reaches_the_program_once_and_run_exits_as_it_did() {
     let place = Place::new();
     let mut pty = Pty::new();
     let script = "n=0; trap 'n=$((n+1)); echo int $n' INT; echo up; \
-                  while [ ! -e done ]; do sleep 0.01; done; exit 12";
+                  while [ ! -e done ]; do sleep 0.05; done; exit 12";
     let mut command = procledger(&place);
     command.current_dir(place.path()).args(["run", "--task", "trap", "--", "sh", "-c", script]);
     let mut child = pty.spawn(command.arg(place.marker()));

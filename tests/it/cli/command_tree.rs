@@ -89,7 +89,7 @@ fn a_descendant_recorded_by_a_pass_stays_shown_without_other_evidence() {
     // It leaves its session and wipes its environment at once, and loses its parent on command.
     let lost = "echo $$ > lost; while :; do sleep 0.2; done";
     let script = format!(
-        "cd {}; (env -i /usr/bin/setsid /bin/sh -c '{lost}' {} & while [ ! -e go ]; do sleep 0.01; done) & exec sleep 300",
+        "cd {}; (env -i /usr/bin/setsid /bin/sh -c '{lost}' {} & while [ ! -e go ]; do sleep 0.05; done) & exec sleep 300",
         place.path().display(),
         place.marker()
     );

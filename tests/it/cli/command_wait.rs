@@ -135,7 +135,7 @@ fn a_task_that_was_ended_is_never_a_success() {
 fn it_waits_for_what_is_ended_after_the_program() {
     let place = Place::new();
     let stray = format!(
-        "trap '' TERM; echo $$ > {0}/new; mv {0}/new {0}/stray; while :; do sleep 0.01; done",
+        "trap '' TERM; echo $$ > {0}/new; mv {0}/new {0}/stray; while :; do sleep 0.1; done",
         place.path().display()
     );
     let script = format!(

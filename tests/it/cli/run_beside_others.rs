@@ -120,7 +120,7 @@ fn a_time_limit_is_124() {
             .expect(124);
     }
     // Here they differ: one code for all that passed their limit.
-    let stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"];
+    let stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"];
     play(&place, &["timeout", "-k", "0.1", "0.2"], &stubborn).expect(-1);
     play(&place, &limited, &stubborn).expect(124);
 }
@@ -157,7 +157,7 @@ fn a_signal_reaches_the_program_alone_or_what_it_has_started_as_well() {
     need!("tini", "dumb-init");
     let script = "(trap 'echo child >> log; exit' USR1; : > ready; while :; do sleep 0.01; done) & \
                   child=$!; trap 'eval \"$0\"; wait; echo root >> log; exit 42' USR1; \
-                  while [ ! -e ready ]; do sleep 0.01; done; echo up; while :; do sleep 0.01; done";
+                  while [ ! -e ready ]; do sleep 0.05; done; echo up; while :; do sleep 0.05; done";
     let alone: [&[&str]; 3] = [INITS[0], &["dumb-init", "--single-child", "--"], RUN];
     let all: [&[&str]; 3] = [
         &["tini", "-s", "-g", "--"],

@@ -56,7 +56,7 @@ impl Tree {
             }
             Self::Daemon => {
                 "(setsid sh -c 'touch daemon; exec sleep 3600' &); \
-                 while [ ! -e daemon ]; do sleep 0.01; done; echo $$ > up; exec sleep 3600"
+                 while [ ! -e daemon ]; do sleep 0.05; done; echo $$ > up; exec sleep 3600"
             }
         }
     }
@@ -95,7 +95,7 @@ impl Scene {
             owner
         } else {
             let end = if loss == Loss::CallerExits {
-                "while [ ! -e leave ]; do sleep 0.01; done; exit 0"
+                "while [ ! -e leave ]; do sleep 0.05; done; exit 0"
             } else {
                 "wait"
             };
@@ -334,7 +334,7 @@ fn a_parent_that_has_ended_already_is_a_usage_error() {
     let place = Place::new();
     let mut caller = Command::new("sh");
     clean(&mut caller, &place);
-    let orphan = "echo $$ > pid; while [ ! -e go ]; do sleep 0.01; done; \
+    let orphan = "echo $$ > pid; while [ ! -e go ]; do sleep 0.05; done; \
                   exec \"$0\" run --task t --die-with-parent -- touch ran";
     let script = format!("sh -c '{orphan}' \"$0\" > out 2> err < /dev/null &");
     caller.env("PROCLEDGER_DB", place.ledger()).current_dir(place.path());
@@ -363,7 +363,7 @@ fn the_first_process_of_a_container_may_be_the_caller() {
 #[test]
 fn a_second_run_waits_for_the_first_or_replaces_it_or_fails() {
     let place = Place::new();
-    let first = Running::start(&place, "t", &[], "echo up; while [ ! -e go ]; do sleep 0.01; done");
+    let first = Running::start(&place, "t", &[], "echo up; while [ ! -e go ]; do sleep 0.05; done");
     for fails in [&["run", "--task", "t"][..], &["run", "--task", "t", "--if-running", "fail"]] {
         let answer = run(&place, &[fails, &["--", "true"]].concat()).expect(75);
         assert!(answer.complaint().contains("already"), "{answer:#?}");

@@ -60,7 +60,7 @@ fn the_exit_code_is_known_although_sigchld_is_ignored() {
 fn nohup_protects_the_program_from_sighup() {
     need!("nohup");
     let place = Place::new();
-    let script = "echo up; while [ ! -e go ]; do sleep 0.01; done; exit 5";
+    let script = "echo up; while [ ! -e go ]; do sleep 0.05; done; exit 5";
     let mut command = Command::new("nohup");
     clean(&mut command, &place);
     command.env("PROCLEDGER_DB", place.ledger()).current_dir(place.path());
@@ -154,7 +154,7 @@ fn process_substitution_works() {
 #[test]
 fn nothing_but_the_program_holds_a_descriptor() {
     need!("bash");
-    let waits = "sh -c 'exec 3>&-; while [ ! -e eof ]; do sleep 0.01; done; rm eof'";
+    let waits = "sh -c 'exec 3>&-; while [ ! -e eof ]; do sleep 0.05; done; rm eof'";
     agrees(&format!("exec 3> >(cat > /dev/null; : > eof); exec \"${{run[@]}}\" {waits}"));
 }
 
@@ -169,7 +169,7 @@ fn a_lock_is_held_until_the_program_ends() {
     let modes = containments().into_iter().map(|mode| Some(["--containment", mode]));
     for options in [None].into_iter().chain(modes) {
         let place = Place::new();
-        let program = "sh -c 'echo up; while [ ! -e go ]; do sleep 0.01; done'";
+        let program = "sh -c 'echo up; while [ ! -e go ]; do sleep 0.05; done'";
         let text = format!("exec 9>lock; flock 9; \"${{run[@]}}\" {program} & exec 9>&-; wait $!");
         let options = options.as_ref().map(|options| &options[..]);
         let running = Running::spawn(&mut script(&place, options, &text));

@@ -15,7 +15,7 @@ use crate::{
 fn script(place: &Place) -> String {
     let folder = place.path().display();
     format!(
-        "{}; trap '' TERM; sleep 3600 & echo $! > {folder}/child; echo up > {folder}/up; while :; do sleep 0.01; done",
+        "{}; trap '' TERM; sleep 3600 & echo $! > {folder}/child; echo up > {folder}/up; while :; do sleep 0.1; done",
         daemon(place, "daemon.pid")
     )
 }
@@ -154,9 +154,9 @@ fn a_keeper_killed_while_it_ends_the_tree_leaves_a_record_that_leads_to_the_rest
     // The daemon ignores SIGTERM as well: only the record leads to it.
     let folder = place.path().display();
     let hidden = place
-        .script("hidden", "trap '' TERM; cd /; echo $$ > \"$1\"; while :; do sleep 0.01; done");
+        .script("hidden", "trap '' TERM; cd /; echo $$ > \"$1\"; while :; do sleep 0.1; done");
     let text = format!(
-        "(setsid env -i {} {folder}/daemon.pid {} </dev/null >/dev/null 2>&1 &); trap '' TERM; while :; do sleep 0.01; done",
+        "(setsid env -i {} {folder}/daemon.pid {} </dev/null >/dev/null 2>&1 &); trap '' TERM; while :; do sleep 0.1; done",
         hidden.display(),
         place.marker()
     );
@@ -248,7 +248,7 @@ fn an_exit_code_that_the_host_had_no_time_to_record_is_in_the_history() {
     let mut host = Host::start(&place, &format!("{HOST} no-monitor"));
     let folder = place.path().display();
     let text = format!(
-        "{}; while [ ! -e {folder}/go ]; do sleep 0.01; done; exit 7",
+        "{}; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 7",
         daemon(&place, "daemon.pid")
     );
     let root = host.spawn("task", &text);

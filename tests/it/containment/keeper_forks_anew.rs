@@ -139,7 +139,7 @@ fn it_does_not_outlive_a_root_that_ends_by_itself() {
         let place = Place::new();
         let tracker = kept(&place).open().expect("a ledger");
         let left = script(&place, variant).replace("exec env", "setsid env");
-        let script = format!("{left} & while [ ! -e up ]; do sleep 0.01; done; exit 5");
+        let script = format!("{left} & while [ ! -e up ]; do sleep 0.05; done; exit 5");
         let mut process = tracker.spawn(place.job("task", &script)).expect("spawned");
         assert_eq!(process.wait().expect("waited").code(), Some(5));
         until("its row has ended", || {

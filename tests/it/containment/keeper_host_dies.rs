@@ -44,7 +44,7 @@ fn a_daemon_that_the_root_left_a_moment_before_dies_too() {
     let root = host.spawn(
         "task",
         &format!(
-            "{}; while [ ! -e {}/go ]; do sleep 0.01; done",
+            "{}; while [ ! -e {}/go ]; do sleep 0.05; done",
             daemon(&place, "daemon.pid"),
             place.path().display()
         ),

@@ -16,7 +16,7 @@ fn the_program_goes_on_its_end_is_known_and_so_are_its_strays() {
     let log = place.path().join("log");
     let mut host = Host::start(&place, &format!("{HOST} log={}", log.display()));
     let script = format!(
-        "cd {}; setsid sleep 3600 >/dev/null 2>&1 & echo $! > daemon; while [ ! -e go ]; do sleep 0.01; done; exit 7",
+        "cd {}; setsid sleep 3600 >/dev/null 2>&1 & echo $! > daemon; while [ ! -e go ]; do sleep 0.05; done; exit 7",
         place.path().display()
     );
     let root = host.spawn("task", &script);

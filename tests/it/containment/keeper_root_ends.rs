@@ -12,7 +12,7 @@ fn a_daemon_without_session_and_token_is_a_stray_with_its_task() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!(
-        "{}; while [ ! -s daemon.pid ]; do sleep 0.01; done; exit 0",
+        "{}; while [ ! -s daemon.pid ]; do sleep 0.05; done; exit 0",
         daemon(&place, "daemon.pid")
     );
     let mut process = tracker.spawn(place.job("leaves", &script)).expect("spawned");
@@ -34,7 +34,7 @@ fn kept_strays_stay_although_their_keeper_exits() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!(
-        "{}; while [ ! -s daemon.pid ]; do sleep 0.01; done; exit 0",
+        "{}; while [ ! -s daemon.pid ]; do sleep 0.05; done; exit 0",
         daemon(&place, "daemon.pid")
     );
     let mut process =
@@ -51,7 +51,7 @@ fn a_task_registered_below_another_tasks_program_is_not_its_stray() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let script =
-        format!("{}; while [ ! -e go ]; do sleep 0.01; done; exit 0", daemon(&place, "daemon.pid"));
+        format!("{}; while [ ! -e go ]; do sleep 0.05; done; exit 0", daemon(&place, "daemon.pid"));
     let mut process = tracker.spawn(place.job("starter", &script)).expect("spawned");
     let daemon = place.watch("daemon.pid");
     tracker.register("of-its-own", daemon.pid()).expect("registered");

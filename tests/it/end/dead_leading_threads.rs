@@ -44,7 +44,7 @@ fn ends_with_its_task(containment: ContainmentMode) {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).containment(containment).keeper(KEEPER);
     let tracker = tracker.open().expect("a ledger");
-    let script = format!("{}; while [ ! -e go ]; do sleep 0.01; done; exit 7", leaderless());
+    let script = format!("{}; while [ ! -e go ]; do sleep 0.05; done; exit 7", leaderless());
     let mut process = tracker.spawn(place.job("exits", &script)).expect("spawned");
     let daemon = seen_without_its_first_thread(&place);
     std::fs::write(place.path().join("go"), "").expect("the sign");

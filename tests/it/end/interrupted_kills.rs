@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn stubborn(place: &Place) -> String {
     let folder = place.path().display();
     format!(
-        "trap 'echo > {folder}/asked' TERM; echo ready; while [ ! -e {folder}/go ]; do sleep 0.02; done; exit 5"
+        "trap 'echo > {folder}/asked' TERM; echo ready; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 5"
     )
 }
 

@@ -51,7 +51,7 @@ fn a_crash_between_a_roots_end_and_its_strays_end_loses_nothing() {
     // It ignores SIGTERM, so the host is still waiting for it when it is killed.
     let script = format!(
         "trap '' TERM; setsid sleep 3600 & echo $! > {folder}/stray; \
-         while [ ! -e {folder}/go ]; do sleep 0.01; done"
+         while [ ! -e {folder}/go ]; do sleep 0.05; done"
     );
     let root = host.spawn("leaves", &script);
     let stray = place.watch("stray");

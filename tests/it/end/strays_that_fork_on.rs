@@ -48,7 +48,7 @@ fn a_stray_that_keeps_forking_while_its_dead_root_is_settled_is_ended() {
 
 /// A root that exits once the process that it leaves has begun.
 fn job(place: &Place, round: u32) -> Job {
-    let script = "\"$@\" & while [ ! -e \"$READY\" ]; do sleep 0.01; done";
+    let script = "\"$@\" & while [ ! -e \"$READY\" ]; do sleep 0.05; done";
     let own = std::env::current_exe().expect("this binary");
     Job::new(format!("round-{round}"), "/bin/sh")
         .args(["-c", script, "sh", own.to_str().expect("text")])

@@ -109,9 +109,9 @@ fn whatever_ends_a_suspended_tree_makes_it_run_so_that_it_can_obey() {
 #[test]
 fn a_root_that_comes_first_finds_its_suspended_helpers_running() {
     for (place, tracker, containment) in trackers() {
-        let helper = "(while [ ! -e ask ]; do sleep 0.01; done; : > answer) &";
+        let helper = "(while [ ! -e ask ]; do sleep 0.05; done; : > answer) &";
         let root =
-            "trap ': > ask; wait $!; while [ ! -e answer ]; do sleep 0.01; done; exit 7' TERM";
+            "trap ': > ask; wait $!; while [ ! -e answer ]; do sleep 0.05; done; exit 7' TERM";
         let script = format!("{helper} {root}; : > ready; while :; do sleep 0.01; done");
         let job = place.job("task", &script).root_first(true).grace(Duration::from_mins(10));
         let mut process = tracker.spawn(job).expect("spawned");

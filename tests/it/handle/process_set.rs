@@ -145,7 +145,7 @@ fn programs_that_are_detached_run_on_whatever_becomes_of_the_set_and_its_runtime
 async fn a_shutdown_that_is_given_up_ends_no_program_that_is_added_later() {
     for (place, tracker) in asynchronous() {
         let mut set = ProcessSet::new();
-        let job = place.job("first", "trap '' TERM; : > ready; while :; do sleep 0.01; done");
+        let job = place.job("first", "trap '' TERM; : > ready; while :; do sleep 0.1; done");
         set.spawn(&tracker, job.grace(Duration::from_millis(300))).await.expect("spawned");
         place.wait_for("ready");
         assert!(tokio::time::timeout(Duration::from_millis(50), set.shutdown()).await.is_err());

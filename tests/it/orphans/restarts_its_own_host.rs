@@ -14,7 +14,7 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
     // through a FIFO that the task holds.
     let script = format!(
         "mkfifo {folder}/in; sleep 3600 & echo $! > {folder}/sibling; \
-         (setsid sh -c 'while [ ! -e {folder}/go ]; do sleep 0.01; done; echo $$ > {folder}/host; \
+         (setsid sh -c 'while [ ! -e {folder}/go ]; do sleep 0.05; done; echo $$ > {folder}/host; \
             exec {binary} --exact handle::as_a_host::as_a_host --nocapture --test-threads=1 \
             <> {folder}/in > {folder}/out 2>&1' &) ; wait",
         binary = binary.display()

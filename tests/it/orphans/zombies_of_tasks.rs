@@ -74,7 +74,7 @@ fn a_daemon_that_was_recorded_stayed_as_a_zombie() {
     // Its parent lives until it is recorded: then nothing else links it to its task.
     let daemon = format!(
         "(setsid sh -c 'echo $$ > {folder}/daemon; exec sleep 3600' & \
-          while [ ! -e {folder}/go ]; do sleep 0.02; done) &"
+          while [ ! -e {folder}/go ]; do sleep 0.05; done) &"
     );
     host.spawn("task", &format!("{daemon} exec sleep 3600"));
     let daemon = place.watch("daemon");

@@ -22,7 +22,7 @@ fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_the_ends_are_recorded_
     let ledger = disk.ledger();
     let tracker = Tracker::builder(&ledger).monitor(false).open().expect("a ledger");
     let left = tracker.spawn(place.job("left", "exec sleep 3600")).expect("spawned");
-    let ends = place.job("ends", "while [ ! -e end ]; do sleep 0.02; done; exit 7");
+    let ends = place.job("ends", "while [ ! -e end ]; do sleep 0.05; done; exit 7");
     let mut ends = tracker.spawn(ends).expect("spawned");
     let (left, ending) = (PidfdWatch::on(left.pid().get()), PidfdWatch::on(ends.pid().get()));
 

@@ -20,7 +20,7 @@ fn ends_during_a_held_lock_are_recorded_once_it_is_free_and_the_tasks_can_run_ag
     let mut host = Host::start(&place, "");
     let left = host.spawn("left", "exec sleep 3600");
     let ends = host
-        .spawn("ends", &format!("while [ ! -e {} ]; do sleep 0.02; done; exit 7", end.display()));
+        .spawn("ends", &format!("while [ ! -e {} ]; do sleep 0.05; done; exit 7", end.display()));
 
     let held = WriteLock::take(&place.ledger(), place.marker());
     fs::write(end, "").expect("a file");
@@ -72,7 +72,7 @@ fn ends_under_the_lock(
 ) -> (String, Duration) {
     let end = place.path().join("end");
     let script =
-        format!("echo ready; while [ ! -e {} ]; do sleep 0.02; done; {script}", end.display());
+        format!("echo ready; while [ ! -e {} ]; do sleep 0.05; done; {script}", end.display());
     let running = Running::start(place, "task", options, &script);
     let held = WriteLock::take(&place.ledger(), place.marker());
     fs::write(end, "").expect("a file");

@@ -12,7 +12,7 @@ fn while_it_fails(place: &Place, inject: &str) -> String {
     let mut host = Host::start(place, "interval=100");
     let left = host.spawn("left", "exec sleep 3600");
     let (end, ran) = (place.path().join("end"), place.path().join("ran"));
-    let until_then = format!("while [ ! -e {} ]; do sleep 0.02; done; exit 7", end.display());
+    let until_then = format!("while [ ! -e {} ]; do sleep 0.05; done; exit 7", end.display());
     let ends = host.spawn("ends", &until_then);
     let files: Vec<PathBuf> = ["ledger.db", "ledger.db-wal", "ledger.db-shm"]
         .map(|name| place.path().join(name))

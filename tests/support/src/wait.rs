@@ -8,6 +8,9 @@ use std::{
 /// Longer than any wait takes on a busy machine with two cores.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
 /// Runs one case for each item, all at the same time: most of them wait.
 pub fn at_once<T: Send>(items: impl IntoIterator<Item = T>, case: impl Fn(T) + Sync) {
     let name = thread::current().name().unwrap_or("a test").to_owned();
@@ -20,16 +23,18 @@ pub fn at_once<T: Send>(items: impl IntoIterator<Item = T>, case: impl Fn(T) + S
     });
 }
 
-/// Waits until `condition` returns a value.
+/// Waits until `condition` returns a value. A condition that takes long, such as one that looks at all processes, is asked less
+/// often: what it waits for needs the processors as well.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
+        let began = Instant::now();
         if let Some(value) = condition() {
             return value;
         }
         assert!(Instant::now() < deadline, "did not happen within {PATIENCE:?}: {what}");
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep((began.elapsed() * 3).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
     }
 }
 
