@@ -153,8 +153,8 @@ fn a_keeper_killed_while_it_ends_the_tree_leaves_a_record_that_leads_to_the_rest
     let mut host = Host::start(&place, &format!("{HOST} grace=3000"));
     // The daemon ignores SIGTERM as well: only the record leads to it.
     let folder = place.path().display();
-    let hidden = place
-        .script("hidden", "trap '' TERM; cd /; echo $$ > \"$1\"; while :; do sleep 0.1; done");
+    let hidden =
+        place.script("hidden", "trap '' TERM; cd /; echo $$ > \"$1\"; while :; do sleep 0.1; done");
     let text = format!(
         "(setsid env -i {} {folder}/daemon.pid {} </dev/null >/dev/null 2>&1 &); trap '' TERM; while :; do sleep 0.1; done",
         hidden.display(),

@@ -54,7 +54,7 @@ pub(crate) fn host(given: &Given) {
 #[test]
 fn no_program_without_a_row_none_left_and_no_keeper_left() {
     // Kills; each is one host.
-    let trials = sampled(60, 200);
+    let trials = sampled(50, 200);
     let (next, struck) = (AtomicU32::new(0), Mutex::new(BTreeMap::<&str, u32>::new()));
     at_once(0..WORKERS, |_| {
         let place = Place::new();

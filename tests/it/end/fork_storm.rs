@@ -45,7 +45,7 @@ fn each_time(containment: ContainmentMode) {
     let tracker =
         Tracker::builder(place.ledger()).containment(containment).open().expect("a ledger");
     let before = others();
-    for round in 0..sampled(3, 10) {
+    for round in 0..sampled(1, 10) {
         let _ = fs::remove_file(place.path().join(READY));
         tracker.spawn(storm(&place)).expect("spawned");
         // Another storm at the same time must not use up the time limit of this one.

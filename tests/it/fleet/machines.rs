@@ -31,7 +31,8 @@ use super::{
     tls,
 };
 use crate::support::{
-    Guard, Host, Place, alone, in_namespace_without_network, long, need, pidfd, root, until,
+    Guard, Host, Place, alone, in_namespace_without_network, long, need, pidfd, root, sampled,
+    until,
 };
 
 const NAME: &str =
@@ -51,7 +52,7 @@ fn machines_in_networks_of_their_own_have_each_row_in_the_fleet_once() {
     if !root() || !in_namespace_without_network(NAME) {
         return;
     }
-    let length = Duration::from_secs(if long() { 600 } else { 15 });
+    let length = Duration::from_secs(if long() { 600 } else { sampled(8, 15) });
     let place = Place::new();
     networks();
     let Some(server) = in_network("db", || tls::server_at(&place, "*")) else { return };

@@ -17,7 +17,7 @@ use crate::{
 };
 
 fn spawns() -> u32 {
-    sampled(400, 1_000)
+    sampled(200, 1_000)
 }
 
 #[test]

@@ -68,7 +68,7 @@ enum Struck {
 fn invariant_01_recorded_before_it_runs() {
     let place = Place::new();
     // Kills; each is one host.
-    let trials = sampled(120, 500);
+    let trials = sampled(80, 500);
     let next = AtomicU32::new(0);
     let mut histogram = BTreeMap::new();
     let mut programs = 0;

@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub(crate) fn spawns() -> u32 {
-    if long() { 200_000 } else { sampled(4_000, 20_000) }
+    if long() { 200_000 } else { sampled(2_000, 20_000) }
 }
 
 /// Two storms at once take ten times as long, not twice, on two cores.
