@@ -11,7 +11,8 @@ use std::{
 use crate::{
     cli::command::{PROCLEDGER, clean, containments, run},
     support::{
-        FairClock, Guard, Place, in_namespace_with_init, long, others, sampled, status, tool, until,
+        FairClock, Guard, Place, in_namespace_with_init, long, others, sampled, state, status,
+        tool, until,
     },
 };
 
@@ -143,6 +144,10 @@ fn the_clock_counts_sleep_and_leaves_out_what_starvation_takes() {
     let pause = Duration::from_millis(500);
     let asleep = place.child("exec sleep 3600");
     let watched = asleep.pid();
+    let line = format!("/proc/{watched}/cmdline");
+    until("it is asleep", || {
+        fs::read(&line).is_ok_and(|line| line.starts_with(b"sleep")) && state(watched) == Some('S')
+    });
     let clock = FairClock::start(move || vec![watched]);
     thread::sleep(pause);
     let counted = clock.stop();

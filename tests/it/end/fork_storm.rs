@@ -1,4 +1,4 @@
-//! A fork storm: 200 processes, each of which forks every 50 ms, and some ignore SIGTERM. One call ends all of it.
+//! A fork storm: up to 200 processes, each of which forks every 50 ms, and some ignore SIGTERM. One call ends all of it.
 
 #![expect(unsafe_code, reason = "processes that do nothing but fork")]
 
@@ -15,7 +15,11 @@ use crate::{
     support::{Place, alone, in_namespace_with_init, others, sampled, until},
 };
 
-const PROCESSES: u32 = 200;
+/// On two cores, 200 of them leave little to every other test.
+fn processes() -> u32 {
+    sampled(60, 200)
+}
+
 const PAUSE: Duration = Duration::from_millis(50);
 /// No storm lives longer than this, whatever goes wrong.
 const LIFE: Duration = Duration::from_mins(1);
@@ -45,7 +49,7 @@ fn each_time(containment: ContainmentMode) {
     let tracker =
         Tracker::builder(place.ledger()).containment(containment).open().expect("a ledger");
     let before = others();
-    for round in 0..sampled(1, 10) {
+    for round in 0..sampled(2, 10) {
         let _ = fs::remove_file(place.path().join(READY));
         tracker.spawn(storm(&place)).expect("spawned");
         // Another storm at the same time must not use up the time limit of this one.
@@ -53,7 +57,7 @@ fn each_time(containment: ContainmentMode) {
         tracker.spawn(place.job("stubborn", stubborn)).expect("spawned");
         place.wait_for(READY);
         place.wait_for("stubborn");
-        until("it storms", || others().len() >= before.len() + PROCESSES as usize);
+        until("it storms", || others().len() >= before.len() + processes() as usize);
         let report = tracker.kill(&["storm", "stubborn"], "the test").expect("ended");
         let left = || others().into_iter().filter(|pid| !before.contains(pid)).collect::<Vec<_>>();
         let details = (&report.errors, &report.suspects);
@@ -80,10 +84,11 @@ fn storm(place: &Place) -> Job {
 /// The root of the storm: it starts the others and sleeps.
 pub(crate) fn body(given: &Given) {
     let end = Instant::now() + LIFE;
-    for number in 0..PROCESSES {
+    let processes = processes();
+    for number in 0..processes {
         // SAFETY: the child makes system calls and nothing else.
         match unsafe { libc::fork() } {
-            0 => rage(number, end),
+            0 => rage(number, processes, end),
             pid => assert!(pid > 0, "it forks"),
         }
     }
@@ -93,7 +98,7 @@ pub(crate) fn body(given: &Given) {
 
 /// Every third one ignores SIGTERM, every fifth leaves the session. Half of them hop: they fork and exit, so that no process
 /// lives longer than a pause. The others stay, and start children that live for two pauses.
-fn rage(number: u32, end: Instant) -> ! {
+fn rage(number: u32, processes: u32, end: Instant) -> ! {
     let pause = u32::try_from(PAUSE.as_micros()).unwrap_or(u32::MAX);
     // SAFETY: system calls that touch no memory.
     unsafe {
@@ -104,7 +109,7 @@ fn rage(number: u32, end: Instant) -> ! {
             libc::setsid();
         }
         // Not all at the same moment.
-        libc::usleep(pause / PROCESSES * number);
+        libc::usleep(pause / processes * number);
         while Instant::now() < end {
             libc::usleep(pause);
             let child = libc::fork();
