@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
+
 use crate::{
     cli::command::Running,
     containment::leaves::leaves,
@@ -135,6 +137,30 @@ fn a_run_beside_a_held_lock_does_not_wait_for_it_at_each_step() {
     assert!(place.alive().is_empty());
     assert!(place.procledger(&["reap"]).status.success());
     assert_eq!(row(&place), "ended|exited|7|");
+}
+
+#[test]
+fn a_run_that_was_asked_twice_to_end_its_tree_beside_a_held_lock_left_it_running() {
+    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+    let asked: [(&[&str], &[Signal]); 2] =
+        [(&[], &[Signal::TERM, Signal::INT]), (&["--grace", "100ms"], &[Signal::TERM])];
+    at_once(containments, |containment| {
+        at_once(asked, |(options, signals)| {
+            let place = Place::new();
+            let options = [&["--containment", containment], options].concat();
+            let stubborn = "trap '' TERM INT; echo up; while :; do sleep 0.05; done";
+            let running = Running::start(&place, "task", &options, stubborn);
+            let held = WriteLock::take(&place.ledger(), place.marker());
+            for signal in signals {
+                running.signal(*signal);
+            }
+            let answer = running.finish().expect(128 + 9);
+            assert_eq!(place.alive().len(), 1, "the holder of the lock, {containment}: {answer:?}");
+            held.release();
+            assert!(place.procledger(&["reap"]).status.success());
+            assert_eq!(row(&place), "ended|terminated||9", "{containment}");
+        });
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{thread, time::Duration};
 
-use procledger::{EndPlan, TaskId, Tracker};
+use procledger::{EndPlan, Error, TaskId, Tracker};
 
 use crate::{exit::chain, output, threads};
 
@@ -57,9 +57,21 @@ impl Stop {
 
 fn end(tracker: &Tracker, task: &TaskId, asked_by: &str) {
     let at_once = EndPlan::new().grace(Duration::ZERO);
+    let over = |error: &Error| error.is_not_found() || error.is_closed();
     match tracker.kill_with(&[task.as_str()], asked_by, &at_once) {
         // It has ended in the meantime.
-        Err(error) if !error.is_not_found() && !error.is_closed() => {
+        Err(error) if over(&error) => return,
+        Err(error) => {
+            output::warn(&format!(
+                "failed to record the end of task {task}: {}",
+                chain(&error)
+            ));
+        }
+        Ok(_) => return,
+    }
+    // As its owner, this process ends it whether or not the ledger can be written.
+    match tracker.terminate_with(task.as_str(), &at_once) {
+        Err(error) if !over(&error) => {
             output::warn(&format!("failed to end task {task}: {}", chain(&error)));
         }
         _ => {}
