@@ -109,8 +109,13 @@ impl Signals {
         Self::block_set(set)
     }
 
-    /// Blocks, in the same way, every signal that can be forwarded, real-time signals included.
+    /// Blocks, in the same way, every signal that can be forwarded, real-time signals included; and SIGTTOU, by which a terminal
+    /// with `tostop` (stty(1)) would stop this process at a line of its own while the program has the terminal.
     pub(crate) fn block_all() -> Result<Self> {
+        let mut own = SigSet::empty();
+        own.add(Signal::SIGTTOU);
+        // It fails only for a bad argument.
+        let _ = own.thread_block();
         let mut set = SigSet::all();
         for signal in NOT_FORWARDED {
             set.remove(signal);

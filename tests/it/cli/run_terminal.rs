@@ -341,6 +341,27 @@ fn a_change_of_the_window_reaches_the_program() {
     });
 }
 
+/// Not a comparison: the plain program prints no messages of another process.
+#[test]
+fn a_message_of_its_own_stopped_run_at_a_terminal_with_tostop() {
+    need!("dash");
+    let mut person = Person::new("dash", "");
+    person.types("stty tostop");
+    person.gets_the_prompt();
+    person.types("$P -vv run --task t -- true; echo code=$?");
+    person.sees("code=0");
+    person.gets_the_prompt();
+    assert!(person.pty.seen().contains("task t runs"), "{}", person.pty.seen());
+    // The program itself is stopped in the background as ever.
+    person.types(&format!("$P run --task t -- {SLEEPER} &"));
+    person.gets_the_prompt();
+    let program = person.program();
+    until("it is stopped", || state(program) == Some('T'));
+    person.types("kill %1; fg");
+    person.gets_the_prompt();
+    until("it has ended", || !is_alive(program));
+}
+
 /// Where a program is run, and whether the shell waits for it.
 const WHERE: [(&str, bool); 4] =
     [("@", true), ("@ &", false), ("@ | cat", true), ("@ < /dev/null", true)];

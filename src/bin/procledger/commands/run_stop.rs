@@ -62,10 +62,7 @@ fn end(tracker: &Tracker, task: &TaskId, asked_by: &str) {
         // It has ended in the meantime.
         Err(error) if over(&error) => return,
         Err(error) => {
-            output::warn(&format!(
-                "failed to record the end of task {task}: {}",
-                chain(&error)
-            ));
+            output::warn(&format!("failed to record the end of task {task}: {}", chain(&error)));
         }
         Ok(_) => return,
     }
