@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::event::{PollFd, PollFlags};
 
 use super::{PidFd, Pinned, poll::poll_within, snapshot::Stat};
@@ -17,6 +17,14 @@ const AT_ONCE: usize = 512;
 /// Returns the soft limit on descriptors (`RLIMIT_NOFILE`), or the usual one if a seccomp profile refuses getrlimit(2).
 pub(crate) fn descriptor_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
+/// Raises the soft limit on descriptors of this process to its hard limit; returns what both were before, or `None` where that is
+/// refused.
+pub(crate) fn raise_descriptor_limit() -> Option<(u64, u64)> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
+    Some((soft, hard))
 }
 
 /// Returns how many descriptors this process may still open; `None` where the open ones cannot be listed.

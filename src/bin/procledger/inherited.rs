@@ -1,6 +1,8 @@
-//! Descriptors above the standard ones that this process has inherited.
+//! Descriptors above the standard ones that this process has inherited, and its limit on descriptors.
 
 use std::{fs, io};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Their numbers.
 #[derive(Debug)]
@@ -23,4 +25,11 @@ impl Inherited {
             let _ = nix::unistd::close(number);
         }
     }
+}
+
+/// Raises the soft limit on descriptors of this process to its hard limit, if that is allowed: a tree is ended through a descriptor
+/// for each of its processes. Called once the program runs, which gets the limit that this process has inherited.
+pub(crate) fn raise_descriptor_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }

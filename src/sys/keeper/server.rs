@@ -32,9 +32,10 @@ use crate::{
     identity::Pid,
     sys::{
         Death, ExitStatus, PidFd,
+        fd_table::raise_descriptor_limit,
         pidfd::WAIT_CORE,
         poll::poll_within,
-        spawn::{Command, Session, StdioSource, gate::GATE_LIMIT},
+        spawn::{Command, Resource, Rlimit, Session, StdioSource, gate::GATE_LIMIT},
     },
 };
 
@@ -158,6 +159,14 @@ fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Res
     if fds.len() < numbers().count() {
         return Err(Error::invalid("the request lacks descriptors"));
     }
+    let mut attributes = request.attributes.clone();
+    // A descriptor may have a number beyond the host's soft limit, as in the host; and a tree is ended through a descriptor for each
+    // of its processes. The program gets the limit of the host.
+    let is_set = attributes.rlimits.iter().any(|limit| limit.resource == Resource::Nofile);
+    if let Some((soft, hard)) = raise_descriptor_limit().filter(|_| !is_set) {
+        let (soft, hard) = (Some(soft), Some(hard));
+        attributes.rlimits.push(Rlimit { resource: Resource::Nofile, soft, hard });
+    }
     // In a session that has no other group than those of this keeper and its programs.
     let has_group = request.attributes.process_group.is_some();
     Ok(Command {
@@ -171,7 +180,7 @@ fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Res
         fds,
         inherited: Vec::new(),
         listens: request.listens,
-        attributes: request.attributes.clone(),
+        attributes,
         session: if has_group { Session::Group } else { Session::New },
         target: None,
     })

@@ -3,14 +3,17 @@
 
 use std::{
     fs::{self, File},
+    process::Command,
     time::Duration,
 };
 
 use procledger::{ContainmentMode, Job, Stdio, Tracker};
 
 use crate::{
+    cli::command::{PROCLEDGER, answer, clean},
+    containment::leaves::leaves,
     spawn::gate_host::{Given, in_another_process},
-    support::{PATIENCE, Place, processes_with, until},
+    support::{PATIENCE, Place, at_once, processes_with, until},
 };
 
 #[test]
@@ -31,6 +34,60 @@ fn strays_left_while_no_pidfd_can_be_opened_are_found_later() {
     let strays = 2 * 2 * FEW.count();
     let found = place.sqlite3("SELECT count(*) FROM leaks WHERE kind = 'stray'");
     assert_eq!(found, strays.to_string());
+}
+
+/// As in `exec 200> lock; ulimit -n 100`.
+#[test]
+fn a_descriptor_beyond_the_soft_limit_kept_a_program_from_starting_below_a_keeper() {
+    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+    at_once(containments, |containment| {
+        let place = Place::new();
+        let mut command = Command::new("bash");
+        clean(&mut command, &place);
+        command.args(["-c", "exec 200> lock; ulimit -S -n 100; exec \"$0\" \"$@\"", PROCLEDGER]);
+        command.args(["run", "--", "bash", "-c", "echo it > /proc/self/fd/200; ulimit -n"]);
+        command.env("PROCLEDGER_CONTAINMENT", containment).env("PROCLEDGER_DB", place.ledger());
+        let answer = answer(command.current_dir(place.path())).expect(0);
+        assert_eq!(answer.out, "100\n", "{containment}");
+        assert_eq!(fs::read_to_string(place.path().join("lock")).expect("a file"), "it\n");
+    });
+}
+
+/// More than the soft limit of descriptors, and fewer than the hard one.
+#[test]
+fn processes_beyond_the_soft_limit_held_up_the_run_that_had_left_them() {
+    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+    let script = "ulimit -n > limit; i=0; while [ $i -lt 150 ]; do sleep 3600 & i=$((i+1)); done";
+    at_once(containments, |containment| {
+        let place = Place::new();
+        let limited = |args: &[&str]| {
+            let mut command = Command::new("sh");
+            clean(&mut command, &place);
+            command.args(["-c", "ulimit -S -n 64; exec \"$0\" \"$@\"", PROCLEDGER, "--db"]);
+            command.arg(place.ledger()).args(args).current_dir(place.path());
+            command.env("PROCLEDGER_CONTAINMENT", containment);
+            command
+        };
+        let run = [
+            "run",
+            "--task",
+            "t",
+            "--grace",
+            "100ms",
+            "--clean",
+            "--",
+            "sh",
+            "-c",
+            script,
+            place.marker(),
+        ];
+        let answer = answer(&mut limited(&run)).expect(0);
+        assert_eq!(place.alive(), [0_u32; 0], "{containment}: {answer:?}");
+        assert_eq!(fs::read_to_string(place.path().join("limit")).expect("it ran"), "64\n");
+        let leaks = "SELECT count(*) FROM leaks WHERE kind = 'stray'";
+        assert_eq!(place.sqlite3(leaks), "150", "{containment}: {answer:?}");
+        assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "0", "{containment}");
+    });
 }
 
 const FEW: std::ops::RangeInclusive<usize> = 1..=6;

@@ -17,6 +17,7 @@ use super::task_ids;
 use crate::{
     context::Context,
     exit::{Exit, Result, chain},
+    inherited::raise_descriptor_limit,
     output,
     render::{ending_line_after, report_exit, suspect_line},
     signals::{STOP, Signals, die_by},
@@ -76,6 +77,7 @@ impl KillArgs {
         let tasks = task_ids(self.tasks.clone())?;
         // Before any thread is started, so that none of them takes a signal.
         let signals = Signals::block(&STOP)?;
+        raise_descriptor_limit();
         let tracker = context.actor().protected_names(&self.protect).open()?;
         let interrupt = Interrupt::watch(signals, &tracker)?;
         let asked_by = context.asked_by("kill");

@@ -8,6 +8,7 @@ use procledger::{Report, plan_name_match};
 use crate::{
     context::{Access, Context},
     exit::{Exit, Failure, Result},
+    inherited::raise_descriptor_limit,
     output,
     render::{Tense, escape, report_exit, report_text, suspects},
     units,
@@ -92,6 +93,7 @@ impl ReapArgs {
         if let Some(age) = self.min_age {
             builder = builder.min_age(age);
         }
+        raise_descriptor_limit();
         // Opening the ledger reaps.
         let tracker = builder.open()?;
         let report = tracker.startup_report().clone();

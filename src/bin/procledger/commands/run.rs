@@ -27,7 +27,7 @@ use crate::{
     context::Context,
     exit::{Exit, Failure, Result, chain, of_run_error},
     history_args::HistoryArgs,
-    inherited::Inherited,
+    inherited::{Inherited, raise_descriptor_limit},
     output,
     privilege::Account,
     signals::{self, Signals, die_by, die_with_group_by},
@@ -275,6 +275,7 @@ impl Plan {
         let modes = Modes::save();
         let mut process = self.start(context, tracker, signals, output)?;
         inherited.close();
+        raise_descriptor_limit();
         let (task, began) = (&self.task, Instant::now());
         let by = context.asked_by("run");
         let stop = Stop::new(tracker.clone(), task.clone(), self.raw.grace, by);
