@@ -85,9 +85,10 @@ pub fn diagnose_trusting(
         Err(error) => {
             let advice = if error.is_not_found() {
                 "the first `run` creates it"
-            } else if error.is_not_a_ledger() {
+            } else if error.is_not_a_ledger() && std::error::Error::source(&error).is_some() {
                 RESTORE
             } else {
+                // Only damage that SQLite has found does not say what to do.
                 "see the message"
             };
             let level = if error.is_not_found() { Level::Warning } else { Level::Problem };

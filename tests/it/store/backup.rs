@@ -10,6 +10,7 @@ use std::{
 use procledger::{Job, Stdio, Tracker};
 
 use crate::{
+    cli::command::run,
     store::ledger_page::doc,
     support::{Place, need, sqlite3},
 };
@@ -77,4 +78,29 @@ impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+#[test]
+fn doctor_advised_to_restore_a_backup_where_one_had_just_been_restored() {
+    let place = Place::new();
+    let runs = |task: &str| run(&place, &["run", "--task", task, "--", "true"]);
+    let backup = place.path().join("backup.db");
+    runs("before").expect(0);
+    let ledger = rusqlite::Connection::open(place.ledger()).expect("a ledger");
+    ledger.backup(rusqlite::MAIN_DB, &backup, None).expect("copied");
+    drop(ledger);
+    runs("after").expect(0);
+    std::fs::copy(&backup, place.ledger()).expect("restored");
+
+    assert!(runs("refused").expect(125).complaint().contains("remove that `-wal` and the `-shm`"));
+    let doctor = run(&place, &["doctor"]).expect(1).out;
+    let (_, advice) = doctor.split_once("\nproblem  ledger: ").expect("a problem");
+    let advice = advice.lines().nth(1).expect("its advice");
+    assert_eq!(advice.trim(), "-> see the message", "{doctor}");
+    for suffix in ["-wal", "-shm"] {
+        let path = place.path().join(format!("ledger.db{suffix}"));
+        std::fs::remove_file(path).expect("removed");
+    }
+    runs("again").expect(0);
+    assert_eq!(place.sqlite3("SELECT group_concat(task_id) FROM history"), "again,before");
 }
