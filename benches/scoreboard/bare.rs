@@ -68,6 +68,22 @@ impl Bare {
     }
 }
 
+impl Bare {
+    /// Claims all rows at once, as where many trees are ended together.
+    pub(crate) fn claim_all(&self) {
+        let owner = self.owner;
+        let claim = "UPDATE process SET state = 'ending', claimed_by = ?1 WHERE state = 'running'";
+        self.connection.execute(claim, [owner]).expect("claimed");
+    }
+
+    /// Ends all rows that are claimed.
+    pub(crate) fn end_all(&self) {
+        let end = "UPDATE process SET state = 'ended', claimed_by = NULL, ended_at = 1700000001000, end_reason = 'shutdown', \
+                   exit_signal = 15 WHERE state = 'ending'";
+        self.connection.execute(end, []).expect("ended");
+    }
+}
+
 /// Reads the rows that a pass reads.
 pub(crate) fn read_running(connection: &Connection) -> usize {
     let mut query = connection
@@ -84,6 +100,22 @@ pub(crate) fn read_running(connection: &Connection) -> usize {
         count += 1;
     }
     count
+}
+
+/// Inserts an instance, which is a copy of the first one.
+pub(crate) fn insert_instance(connection: &Connection) {
+    const COLUMNS: &str = "program, version, machine_id, boot_id, pid_namespace, boottime_offset, pid, start_tick, pidfd_inode,
+        uid, lock_name, ledger_device, ledger_inode, started_at, stopped_at, stopped_how";
+    let insert =
+        format!("INSERT INTO instance ({COLUMNS}) SELECT {COLUMNS} FROM instance WHERE id = 1");
+    assert_eq!(connection.execute(&insert, []).expect("inserted"), 1);
+}
+
+/// Inserts an orphan pass of the newest instance.
+pub(crate) fn insert_pass(connection: &Connection) {
+    let insert = "INSERT INTO pass (instance, kind, started_at, duration_us, checked, found, ended, survived, unknown)
+                  SELECT max(id), 'orphan', 1700000000000, 500, 0, 0, 0, 0, 0 FROM instance";
+    connection.execute(insert, []).expect("inserted");
 }
 
 /// Opens a connection like those of this crate.

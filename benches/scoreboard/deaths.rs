@@ -44,7 +44,7 @@ fn few(board: &mut Board, rounds: usize) {
         Line::new("death until `wait` returns", &known)
             .beside("death until epoll reports it", limit.median())
             .at_most(3.0)
-            .p99_within(2e6),
+            .p99_at_most(2.0, &limit),
     );
     board.add(
         Line::new("death until its row is ended", &written)

@@ -6,6 +6,7 @@ use procledger::{Outcome, Process};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
+    bare::Bare,
     fixture::{Fixture, GRACE},
     former::{self, Former},
     namespace::raise_descriptors,
@@ -35,7 +36,7 @@ pub(crate) fn measure(board: &mut Board) {
 
 fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], former: f64) {
     let stubborn = words.len() > 2;
-    let (mut ours, mut limit) = (Samples::default(), Samples::default());
+    let [mut ours, mut limit, mut floor] = <[Samples; 3]>::default();
     let mut forced = 0;
     for round in 0..rounds {
         let (took, killed) = shut_down(count, words);
@@ -44,16 +45,24 @@ fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], former: f
         // For programs that ignore SIGTERM the limit includes at least the grace period.
         let wait = if stubborn { GRACE } else { Duration::ZERO };
         limit.add(kill(count, words) + wait);
+        if !stubborn {
+            floor.add(record_and_end(count, words));
+        }
         eprintln!("    {count} {}: round {round}", words[0]);
     }
     let what = if stubborn { "that ignore SIGTERM" } else { "obedient" };
     let line = Line::new(format!("end {count} programs {what}"), &ours)
         .former_scaled(former * count as f64, format!("{FORMER_ENDS} measured, one after another"));
+    if !stubborn {
+        let what = format!("end {count} programs obedient, beside their floor");
+        let is = "`stat` twice, SIGTERM, UPDATE of all twice";
+        board.add(Line::new(what, &ours).beside(is, floor.median()));
+    }
     board.add(if stubborn {
-        line.beside("100 ms + SIGKILL alone", limit.median()).at_most(1.2)
+        line.beside("100 ms + SIGKILL alone", limit.median()).at_most(1.5)
     } else {
         line.beside("SIGKILL alone", limit.median())
-            .at_most(1.3)
+            .at_most(1.6)
             .and(format!("forced kills: {forced} of 0"), forced == 0)
     });
 }
@@ -85,6 +94,38 @@ fn kill(count: usize, words: &[&str]) -> Duration {
         }
         wait_all(&pidfds);
         children.into_iter().for_each(Raw::wait);
+    })
+    .0
+}
+
+/// Nothing but what a recorded end cannot do without: the identity of each process is read, all rows are claimed, each process
+/// gets SIGTERM and is waited for, its absence is verified, and all ends are recorded.
+fn record_and_end(count: usize, words: &[&str]) -> Duration {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut ledger = Bare::at(&folder.path().join("bare.db"));
+    let mut program = Program::new(words);
+    let children: Vec<Raw> = (0..count).map(|_| program.vfork()).collect();
+    let pidfds: Vec<OwnedFd> = children.iter().map(Raw::pidfd).collect();
+    let stats: Vec<String> =
+        children.iter().map(|child| format!("/proc/{}/stat", child.0)).collect();
+    for child in &children {
+        ledger.insert("floor", child.0.cast_unsigned());
+        wait_settled(child.0.cast_unsigned());
+    }
+    timed(|| {
+        for stat in &stats {
+            std::fs::read(stat).expect("it lives");
+        }
+        ledger.claim_all();
+        for pidfd in &pidfds {
+            pidfd_send_signal(pidfd, Signal::TERM).expect("sent");
+        }
+        wait_all(&pidfds);
+        children.into_iter().for_each(Raw::wait);
+        for stat in &stats {
+            std::fs::read(stat).expect_err("it is gone");
+        }
+        ledger.end_all();
     })
     .0
 }

@@ -62,7 +62,7 @@ pub(crate) fn measure(board: &mut Board) {
     board.add(
         Line::new("export of 1,000 after a change", &ours)
             .beside("serialise, write, rename", limit.median())
-            .at_most(1.2)
+            .at_most(1.5)
             .former(former_samples.median()),
     );
     board.add(

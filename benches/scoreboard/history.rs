@@ -41,7 +41,7 @@ pub(crate) fn measure(board: &mut Board) {
             board.add(
                 Line::new(format!("open with {rows} rows of history"), &ours)
                     .beside("bare open", limit.median())
-                    .at_most(3.0),
+                    .at_most(2.0),
             );
         }
     }

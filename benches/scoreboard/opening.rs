@@ -21,10 +21,16 @@ pub(crate) fn measure(board: &mut Board) {
     let former = Former::tracking(&sleepers.pids);
     let mut former_samples = Samples::default();
     (0..rounds / 4).for_each(|_| former_samples.add(timed(|| former.start()).0));
+    let mut floor = Samples::default();
+    (0..rounds).for_each(|round| floor.add(open_least(&path, round)));
+    board.add(
+        Line::new("open, nothing to reap, beside its floor", &ours)
+            .beside("bare open, lock file, INSERT of an instance and of a pass", floor.median()),
+    );
     board.add(
         Line::new("open, nothing to reap", &ours)
             .beside("bare open", limit.median())
-            .at_most(3.0)
+            .at_most(2.0)
             .former(former_samples.median()),
     );
 }
@@ -39,6 +45,24 @@ fn open(path: &Path) -> Duration {
     let builder = Tracker::builder(path).containment(ContainmentMode::Session);
     let (took, tracker) = timed(|| builder.open().expect("a ledger"));
     tracker.shutdown().expect("an orderly end");
+    took
+}
+
+/// Nothing but what an instance needs: a bare open, a locked file that shows that it lives, its row, and the row of the pass that
+/// found nothing to reap, which is committed before anything may be spawned.
+fn open_least(path: &Path, round: usize) -> Duration {
+    let lock = path.with_extension(format!("lock-{round}"));
+    let (took, held) = timed(|| {
+        let file = std::fs::File::create_new(&lock).expect("a lock");
+        file.lock().expect("locked");
+        let connection = bare::open(path);
+        bare::insert_instance(&connection);
+        assert_eq!(bare::read_running(&connection), 0);
+        bare::insert_pass(&connection);
+        (file, connection)
+    });
+    drop(held);
+    std::fs::remove_file(lock).expect("removed");
     took
 }
 

@@ -47,8 +47,37 @@ fn registering(board: &mut Board, sleepers: &Sleepers, rounds: usize) {
             .at_most(2.0)
             .former(former_samples.median()),
     );
+    let floor = floor_of_registering(&mut bare, rounds / 2);
+    board.add(
+        Line::new("register a running process, beside its floor", &ours)
+            .beside("pidfd_open, `stat`, `cmdline`, INSERT", floor.median()),
+    );
     // Their ends do not matter here.
     std::mem::forget(fixture.tracker);
+}
+
+/// Nothing but what a row needs: the process is pinned and read, and its row is committed. No process is read twice, as the first
+/// time takes longest.
+fn floor_of_registering(bare: &mut Bare, rounds: usize) -> Samples {
+    let sleepers = Sleepers::new(rounds);
+    let mut floor = Samples::default();
+    for &pid in &sleepers.pids {
+        let task = format!("task-{pid}");
+        let (took, _pidfd) = timed(|| {
+            let id = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+            let flags = rustix::process::PidfdFlags::empty();
+            let pidfd = rustix::process::pidfd_open(id.expect("a pid"), flags).expect("it lives");
+            for file in ["stat", "cmdline"] {
+                std::hint::black_box(
+                    std::fs::read(format!("/proc/{pid}/{file}")).expect("it lives"),
+                );
+            }
+            bare.insert(&task, pid);
+            pidfd
+        });
+        floor.add(took);
+    }
+    floor
 }
 
 /// The program is dead before the measurement: what is left is to read its status, to scan for strays, and to record the end.

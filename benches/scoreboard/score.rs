@@ -104,9 +104,11 @@ impl Line {
         self.require(text, met)
     }
 
-    pub(crate) fn p99_within(self, most: f64) -> Self {
-        let (is, unit) = (self.p99.unwrap_or(f64::NAN), self.unit);
-        self.require(format!("p99 ≤ {}", unit.show(most)), is <= most)
+    /// The 99th percentile is at most this many times that of the limit.
+    pub(crate) fn p99_at_most(self, ratio: f64, limit: &Samples) -> Self {
+        let (is, limit) = (self.p99.unwrap_or(f64::NAN), limit.p99());
+        let target = format!("p99 ≤ {ratio}× {}", self.unit.show(limit));
+        self.require(target, is <= ratio * limit)
     }
 
     /// Another condition that has to hold.
