@@ -14,7 +14,9 @@
 
 use std::time::SystemTime;
 
-use super::{EndReason, Evidence, EvidenceKey, ExitStatus, InstanceId, Rule, RuleKey, State};
+use super::{
+    EndReason, Evidence, EvidenceKey, ExitStatus, InstanceId, Millis, Rule, RuleKey, State,
+};
 
 /// What a process is, or was, doing as far as the ledger knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,19 @@ pub struct End {
     pub reason: EndReason,
     /// Why and on what evidence it was ended; `None` where it ended by itself.
     pub because: Option<Justification>,
+}
+
+impl End {
+    /// Returns an end that nothing observed: its status is unknown, and no instance ended the process.
+    pub(crate) fn unobserved(reason: EndReason, at: Millis) -> Self {
+        Self {
+            at: at.into(),
+            status: ExitStatus::Unobserved,
+            core_dumped: false,
+            reason,
+            because: None,
+        }
+    }
 }
 
 /// The rule and the evidence of a kill.
@@ -157,8 +172,7 @@ mod tests {
     const ME: InstanceId = InstanceId(1);
 
     fn end() -> End {
-        let (status, reason) = (ExitStatus::Unobserved, EndReason::Gone);
-        End { at: SystemTime::UNIX_EPOCH, status, core_dumped: false, reason, because: None }
+        End::unobserved(EndReason::Gone, Millis(0))
     }
 
     fn events() -> [Event; 5] {

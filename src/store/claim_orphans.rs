@@ -15,9 +15,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{
-        DeadInstance, End, EndReason, Event, ExitStatus, InstanceId, Life, Millis, OrphanClaim,
-    },
+    model::{DeadInstance, End, EndReason, Event, InstanceId, Life, Millis, OrphanClaim},
 };
 
 /// The part of a live row that decides what happens to it.
@@ -138,14 +136,8 @@ fn apply(
         Fate::Leave => return Ok(()),
         Fate::GiveBack => return make(&[Event::GiveBack], Note::default()).map(|_| ()),
         Fate::Gone(reason) => {
-            let end = End {
-                at: at.into(),
-                status: ExitStatus::Unobserved,
-                core_dumped: false,
-                reason,
-                because: None,
-            };
-            (make(&[Event::Died(end)], Note::default())?, &mut claim.gone)
+            let died = Event::Died(End::unobserved(reason, at));
+            (make(&[died], Note::default())?, &mut claim.gone)
         }
         Fate::Adopt => {
             let events: &[Event] = match row.life {

@@ -336,14 +336,7 @@ fn new_strays(strays: &[Seen]) -> impl Iterator<Item = &Seen> {
 
 /// Returns the end of a recorded descendant that exited unobserved.
 fn gone(row: ProcessId) -> Settled {
-    let end = End {
-        reason: EndReason::Gone,
-        status: ExitStatus::Unobserved,
-        core_dumped: false,
-        at: Millis::now().into(),
-        because: None,
-    };
-    Settled::new(row, Verdict::Ended(end))
+    Settled::new(row, Verdict::Ended(End::unobserved(EndReason::Gone, Millis::now())))
 }
 
 /// Logs the line of the former implementation for a process whose end was not expected; for a program that we spawned, an end

@@ -13,8 +13,8 @@ use crate::{
     identity::Identity,
     model::SpareReason,
     model::{
-        End, EndReason, ExitStatus, InstanceId, Justification, LeakKind, Millis, NewLeak,
-        NewProcess, Outcome, ProcessId, ProcessRecord, Row, Rule, Settled, Verdict, task_text,
+        End, EndReason, InstanceId, Justification, LeakKind, Millis, NewLeak, NewProcess, Outcome,
+        ProcessId, ProcessRecord, Row, Rule, Settled, Verdict, task_text,
     },
     tracker::{
         core::Core,
@@ -39,13 +39,8 @@ pub(in crate::tracker) fn settle_spared(
     let now = Millis::now();
     let new = || Box::new(NewProcess { claimed: false, ..info.new_row(by, root) });
     let rule = Rule::Spared(why.clone());
-    let end = End {
-        reason: EndReason::Released,
-        status: ExitStatus::Unobserved,
-        core_dumped: false,
-        at: now.into(),
-        because: Some(Justification::new(&rule, info.evidence)),
-    };
+    let because = Some(Justification::new(&rule, info.evidence));
+    let end = End { because, ..End::unobserved(EndReason::Released, now) };
     Settled {
         row: row.map_or_else(|| Row::New(new()), Row::Existing),
         verdict: Verdict::Kept(end),

@@ -91,6 +91,16 @@ impl Process {
     }
 }
 
+/// Refuses input for a program whose standard input is not a pipe.
+pub(in crate::tracker) fn check_writable(is_unwritable: bool) -> Result<()> {
+    if is_unwritable {
+        return Err(Error::invalid(
+            "the program's standard input is not a pipe: set it to `Stdio::piped()`",
+        ));
+    }
+    Ok(())
+}
+
 /// Writes a program's input and reads its output, within limits; see [`Process::communicate`]. Dropping it closes the pipes.
 #[derive(Debug)]
 #[must_use = "nothing is written or read before `read`"]
@@ -139,11 +149,7 @@ impl Communicator<'_> {
     /// Invalid input if there is input, but the program's standard input is not a pipe. If a pipe cannot be read or written;
     /// then the program's tree is ended before this returns.
     pub fn read(&mut self) -> Result<Option<Output>> {
-        if self.is_unwritable {
-            return Err(Error::invalid(
-                "the program's standard input is not a pipe: set it to `Stdio::piped()`",
-            ));
-        }
+        check_writable(self.is_unwritable)?;
         let deadline = self.time.and_then(|limit| Instant::now().checked_add(limit));
         match self.transfer(deadline) {
             Ok(true) => {}

@@ -13,7 +13,7 @@ use super::name_match;
 use crate::{
     error::Result,
     model::{
-        DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis, Origin,
+        DeadInstance, End, EndReason, Ending, InstanceRecord, LeakKind, Millis, Origin,
         OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, RuleKey, State, Suspect,
     },
     sys::{Pinned, Probe},
@@ -216,13 +216,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
 
 /// Records a row of ours, or of a dead instance, whose process is gone: not a leak, and how it ended is unknown.
 pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord) -> Report {
-    let end = End {
-        reason: EndReason::Gone,
-        status: ExitStatus::Unobserved,
-        core_dumped: false,
-        at: Millis::now().into(),
-        because: None,
-    };
+    let end = End::unobserved(EndReason::Gone, Millis::now());
     let state =
         if record.life.state() == State::Survived { State::Survived } else { State::Running };
     let mut report = Report::default();

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{job::Job, spec::SpawnSpec, under_keeper};
 use crate::{
     error::{Error, Kind, Result},
-    model::{Containment, End, EndReason, ExitStatus, Millis, State, task_text},
+    model::{Containment, End, EndReason, Millis, State, task_text},
     sys::spawn::{self, GatedChild},
     tracker::{
         core::Core,
@@ -161,13 +161,7 @@ fn refused(
         let cause = std::error::Error::source(&refusal.error)
             .map(|cause| format!(": {cause}"))
             .unwrap_or_default();
-        let end = End {
-            reason: EndReason::Failed,
-            status: ExitStatus::Unobserved,
-            core_dumped: false,
-            at: Millis::now().into(),
-            because: None,
-        };
+        let end = End::unobserved(EndReason::Failed, Millis::now());
         // On failure the next pass finds the row gone.
         let why = format!("{}{cause}", refusal.error);
         if let Err(error) = core.store.end(row, State::Running, end, Some(&why)) {

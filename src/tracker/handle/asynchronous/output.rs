@@ -17,7 +17,7 @@ use tokio::{
 use super::{AsyncProcess, read_so_far::Read};
 use crate::{
     error::{Error, Result},
-    tracker::handle::output::{CHUNK, DRAIN, Output, READS_AT_ONCE},
+    tracker::handle::output::{CHUNK, DRAIN, Output, READS_AT_ONCE, check_writable},
 };
 
 impl AsyncProcess {
@@ -110,11 +110,7 @@ impl AsyncCommunicator<'_> {
     ///
     /// As [`Communicator::read`] and [`AsyncProcess::wait_with_output`].
     pub async fn read(&mut self) -> Result<Option<Output>> {
-        if self.is_unwritable {
-            return Err(Error::invalid(
-                "the program's standard input is not a pipe: set it to `Stdio::piped()`",
-            ));
-        }
+        check_writable(self.is_unwritable)?;
         match self.time {
             None => self.read_all().await,
             Some(limit) => timeout(limit, self.read_all()).await.unwrap_or(Ok(None)),
