@@ -1,14 +1,13 @@
 //! A PostgreSQL server in a temporary folder, which ends with the benchmark.
 
 use std::{
-    fs,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread,
     time::Duration,
 };
 
 use postgres::{Client, NoTls};
+use procledger_testing::{as_nobody, postgres_programs};
 
 pub(crate) struct Server {
     folder: tempfile::TempDir,
@@ -18,21 +17,19 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server with the defaults of its own but for these settings; `None` where there is no PostgreSQL.
     pub(crate) fn start(settings: &[&str]) -> Option<Self> {
-        let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
-        let bins = versions.map(|version| version.path().join("bin"));
-        let bin = bins.filter(|bin| bin.join("initdb").is_file()).max()?;
+        let bin = postgres_programs()?;
         let folder = tempfile::Builder::new().prefix("procledger-pg-").tempdir_in("/tmp").ok()?;
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534)).ok()?;
         }
         let data = folder.path().join("data");
-        let made = program(bin.join("initdb"))
+        let made = as_nobody(bin.join("initdb"))
             .args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--username=owner", "--pgdata"])
             .arg(&data)
             .output()
             .ok()?;
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut server = program(bin.join("postgres"));
+        let mut server = as_nobody(bin.join("postgres"));
         server.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c"]);
         server.arg(format!("unix_socket_directories={}", folder.path().display()));
         for setting in settings {
@@ -61,15 +58,4 @@ impl Drop for Server {
         }
         let _ = self.process.wait();
     }
-}
-
-/// PostgreSQL refuses to be run by root.
-fn program(program: PathBuf) -> Command {
-    if !rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
-    command.current_dir("/");
-    command
 }

@@ -24,14 +24,12 @@ use std::{
 };
 
 use postgres::{Client, NoTls, config::Host};
+use procledger_testing::{NOBODY, as_nobody, postgres_programs};
 
-use crate::support::{eventually, find, skipped, until};
+use crate::support::{eventually, skipped, until};
 
 /// The superuser of each server that the tests start, and the owner of its databases.
 pub(super) const OWNER: &str = "owner";
-/// PostgreSQL refuses to be run by root, and by a user without a name: it runs as this one, which every system has.
-const NOBODY: &str = "65534";
-
 const KEEPER: &str = r#"
 # A signal to the whole group ends the wait for orders, and the folder is removed all the same.
 trap : INT TERM HUP
@@ -373,13 +371,7 @@ fn place() -> &'static str {
 
 /// The folder with the programs of the server.
 fn programs() -> Option<PathBuf> {
-    let found = find("initdb").filter(|file| file.with_file_name("postgres").is_file());
-    let of_debian = || {
-        let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
-        let bins = versions.map(|version| version.path().join("bin"));
-        bins.filter(|bin| bin.join("initdb").is_file()).max()
-    };
-    let folder = found.and_then(|file| Some(file.parent()?.to_owned())).or_else(of_debian);
+    let folder = postgres_programs();
     if folder.is_none() {
         skipped("no PostgreSQL");
     }
@@ -393,20 +385,6 @@ fn write_as_nobody(file: &Path, bytes: &[u8]) {
     let mut shell = shell.spawn().expect("a shell");
     shell.stdin.take().expect("a pipe").write_all(bytes).expect("written");
     assert!(shell.wait().expect("it ends").success());
-}
-
-/// A program that runs as a user that has a name and is not root.
-fn as_nobody(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command;
-    if rustix::process::geteuid().is_root() {
-        command = Command::new("setpriv");
-        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
-    } else {
-        command = Command::new("unshare");
-        command.args(["--user", "--map-user", NOBODY, "--map-group", NOBODY, "--"]);
-    }
-    command.arg(program).current_dir("/").stdin(Stdio::null()).stderr(Stdio::piped());
-    command
 }
 
 #[test]

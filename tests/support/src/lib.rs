@@ -3,6 +3,7 @@
 
 mod fair_clock;
 mod namespace;
+mod postgres;
 mod process;
 mod random;
 mod sample;
@@ -11,6 +12,7 @@ mod wait;
 
 pub use fair_clock::FairClock;
 pub use namespace::{namespaced, namespaces};
+pub use postgres::{NOBODY, as_nobody, postgres_programs};
 pub use process::{
     PidfdWatch, children, is_alive, is_only, parent, pidfd, pids, processes_with, start_tick,
     stat_field, state, status, threads, zombies_of,
