@@ -49,7 +49,7 @@ pub(crate) fn measure(server: &Server, ledger: &Path) -> Beside {
     let [mut client, mut other] =
         [(), ()].map(|()| Client::connect(&server.url(), NoTls).expect("connects"));
     let uuid: String = of(ledger, "SELECT uuid FROM ledger");
-    let sql = format!("SELECT process FROM fleet.stream WHERE ledger = '{uuid}'");
+    let sql = format!("SELECT coalesce(max(process), 0) FROM fleet.stream WHERE ledger = '{uuid}'");
     let shipped = |client: &mut Client| count(client, &sql);
     let last = || of::<i64>(ledger, "SELECT max(id) FROM process");
 
