@@ -142,6 +142,9 @@ pub struct Ending {
     pub evidence: String,
     /// The outcome; in a dry run, what would be done.
     pub outcome: Outcome,
+    /// The stop signal that it was sent last before it ended, where that is known; not serialized.
+    #[serde(skip)]
+    pub stop_signal: Option<i32>,
     /// The time from the first signal until it was dead; serialized as `died_after_ms`, in milliseconds.
     #[serde(rename = "died_after_ms", serialize_with = "whole_millis_or_null")]
     pub died_after: Option<Duration>,

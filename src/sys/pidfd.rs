@@ -44,6 +44,10 @@ impl Signal {
     pub(crate) fn from_number(number: i32) -> Option<Self> {
         (1..=Self::LAST).contains(&number).then_some(Self(number))
     }
+
+    pub(crate) fn number(self) -> i32 {
+        self.0
+    }
 }
 
 /// An open pidfd of some process, not yet verified to be the right one.

@@ -17,7 +17,7 @@ use crate::{
         task_text,
     },
     store::Store,
-    sys::Death,
+    sys::{Death, Signal},
     tracker::{
         core::Core,
         membership::process_info::ProcessInfo,
@@ -291,7 +291,9 @@ fn reason(cause: &Cause, member: &MemberOutcome, status: ExitStatus) -> EndReaso
 }
 
 fn ending(rule: &Rule, root: &Root, member: MemberOutcome) -> Ending {
+    let is_asked = |_: &Signal| matches!(member.fate, Fate::Terminated(_));
     Ending {
+        stop_signal: member.stop_signal.filter(is_asked).map(Signal::number),
         task_id: root.task.clone(),
         pid: member.info.identity.pid,
         rule: rule.to_string(),
@@ -350,6 +352,7 @@ fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
         rule: cause.rule.to_string(),
         evidence: Evidence::TaskCgroup.to_string(),
         outcome: Outcome::Survived,
+        stop_signal: None,
         died_after: None,
         obstacle: Some(why),
     }

@@ -460,6 +460,7 @@ fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
         rule: rule.into(),
         evidence: "identity".into(),
         outcome,
+        stop_signal: None,
         died_after: None,
         obstacle: None,
     }
@@ -492,6 +493,7 @@ fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview) -> Report {
             rule: rule.to_string(),
             evidence: info.evidence.to_string(),
             outcome,
+            stop_signal: None,
             died_after: None,
             obstacle: (root.life.state() == State::Survived)
                 .then(|| root.last_error.clone())
@@ -548,6 +550,7 @@ fn plan_matches(
                 rule: member.spared.map_or_else(|| named.to_string(), |why| why.to_string()),
                 evidence: member.info.evidence.to_string(),
                 outcome,
+                stop_signal: None,
                 died_after: None,
                 obstacle: None,
             });

@@ -471,6 +471,7 @@ fn settle_found(core: &Arc<Core>, dead: &[Dead]) -> Vec<Ending> {
             rule: RuleKey::Gone.sentence().into(),
             evidence: "identity".into(),
             outcome: Outcome::Gone,
+            stop_signal: None,
             died_after: None,
             obstacle: None,
         }

@@ -169,6 +169,7 @@ fn gone(record: &ProcessRecord, rule: RuleKey, evidence: &str) -> Ending {
         rule: rule.sentence().into(),
         evidence: evidence.into(),
         outcome: Outcome::Gone,
+        stop_signal: None,
         died_after: None,
         obstacle: None,
     }

@@ -106,6 +106,10 @@ fn whatever_ends_a_tree_sends_its_stop_signals_in_their_order() {
         ("a kill by another instance", |place, _, _| {
             let report = another(place).kill(&["tree"], "the operator").expect("ended");
             assert_eq!(report.survived(), 0);
+            let asked = |it: &&procledger::Ending| it.outcome == procledger::Outcome::Term;
+            let mut asked = report.endings.iter().filter(asked).peekable();
+            assert!(asked.peek().is_some(), "{report:?}");
+            assert!(asked.all(|it| it.stop_signal == Some(libc::SIGTERM)), "{report:?}");
             EndReason::Killed
         }),
         ("a shutdown", |_, tracker, _| {

@@ -16,7 +16,7 @@ use crate::{
     exit::{Exit, Failure, Result},
     output,
     pinned::PinnedProcess,
-    render::{Paint, Table, Tense, after, escape, outcome, shell_words},
+    render::{Paint, Table, after, escape, how_ended, shell_words},
     signals::{STOP, Signals},
 };
 
@@ -175,7 +175,7 @@ fn reaped(report: &Report, witnesses: &[Witness]) -> String {
     let mut table = Table::cut(&["TASK", "PID", "OUTCOME", "COMMAND"], false).right(1);
     for ending in &report.endings {
         let known = witnesses.iter().any(|witness| witness.row.spec.identity.pid == ending.pid);
-        let mut what = after(outcome(ending.outcome, Tense::Done), ending.died_after);
+        let mut what = after(&how_ended(ending), ending.died_after);
         if !known && ending.outcome != Outcome::Gone {
             what.push_str(" (found just now)");
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use procledger::{Ending, Outcome, Report, Suspect, TaskId, fleet::FleetLeak};
 
 use super::{Table, escape, shell_words};
-use crate::{exit::Exit, output::warn};
+use crate::{exit::Exit, output::warn, units::signal_name};
 
 /// Whether a report shows what was done or what would be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,22 +67,33 @@ pub(crate) fn report_exit(report: &Report) -> Exit {
     }
 }
 
+/// Returns how a process was ended, with the signal that it was sent: by a keeper, SIGTERM or the stop signals of its task.
+pub(crate) fn how_ended(ending: &Ending) -> String {
+    match (ending.outcome, ending.stop_signal) {
+        (Outcome::Term, Some(signal)) => format!("ended by {}", signal_name(signal)),
+        (other, _) => outcome(other, Tense::Done).to_owned(),
+    }
+}
+
 /// Formats an ended process in one line, for a log.
 pub(crate) fn ending_line(ending: &Ending) -> String {
-    ending_line_after(ending, "TERM")
+    line_of(ending, &how_ended(ending))
 }
 
 /// Does the same for an end that was requested by this signal.
 pub(crate) fn ending_line_after(ending: &Ending, signal: &str) -> String {
-    let how = match ending.outcome {
-        Outcome::Term => format!("ended by {signal}"),
-        other => outcome(other, Tense::Done).to_owned(),
-    };
+    match ending.outcome {
+        Outcome::Term => line_of(ending, &format!("ended by {signal}")),
+        _ => ending_line(ending),
+    }
+}
+
+fn line_of(ending: &Ending, how: &str) -> String {
     let line = format!(
         "{} pid {}: {} ({}): {}",
         escape(&task(ending.task_id.as_ref())),
         ending.pid,
-        after(&how, ending.died_after),
+        after(how, ending.died_after),
         escape(&ending.rule),
         shell_words(&ending.command)
     );
@@ -120,10 +131,10 @@ fn endings(report: &Report, tense: Tense) -> String {
         table.row([
             task(ending.task_id.as_ref()),
             ending.pid.to_string(),
-            after(
-                outcome(ending.outcome, tense),
-                ending.died_after.filter(|_| tense == Tense::Done),
-            ),
+            match tense {
+                Tense::Done => after(&how_ended(ending), ending.died_after),
+                Tense::Planned => outcome(ending.outcome, tense).to_owned(),
+            },
             why,
             shell_words(&ending.command),
         ]);
@@ -192,6 +203,7 @@ mod tests {
             rule: "orphan".to_owned(),
             evidence: "owner is dead".to_owned(),
             outcome,
+            stop_signal: None,
             died_after: Some(Duration::from_millis(3)),
             obstacle: None,
         }
@@ -213,6 +225,15 @@ mod tests {
             ending_line(&ending(Outcome::Kill)),
             "t\\x1b1 pid 7: ended by KILL, 3 ms (orphan): sleep 300"
         );
+    }
+
+    #[test]
+    fn the_signal_that_was_sent_is_named() {
+        let by = |signal| Ending { stop_signal: Some(signal), ..ending(Outcome::Term) };
+        assert!(ending_line(&by(1)).contains(": ended by HUP, 3 ms ("));
+        let report = Report { endings: vec![by(2), by(34)], ..Report::default() };
+        let text = report_text(&report, Tense::Done);
+        assert!(text.contains("ended by INT, 3 ms") && text.contains("ended by signal 34, 3 ms"));
     }
 
     #[test]

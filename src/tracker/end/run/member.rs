@@ -58,6 +58,8 @@ pub(super) struct Member {
     pub(super) pinned: Option<Pinned>,
     /// The first step of the tree's end plan whose signal it has not had.
     pub(super) next_step: usize,
+    /// The stop signal that it was sent last.
+    pub(super) stop_signal: Option<Signal>,
     /// It got SIGCONT without having been asked to end.
     pub(super) is_continued: bool,
     /// Its death is reported without polling it.
@@ -80,6 +82,7 @@ impl Member {
             is_listed: false,
             pinned,
             next_step: 0,
+            stop_signal: None,
             is_continued: false,
             watched: false,
             is_suspect: false,
@@ -228,6 +231,7 @@ impl Member {
             fate,
             status,
             core_dumped,
+            stop_signal: self.stop_signal,
             own_child: self.pinned.filter(|_| own.is_some()).map(Pinned::into_fd),
             rule: None,
             at: None,

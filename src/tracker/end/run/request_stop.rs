@@ -28,6 +28,7 @@ impl TreeRun {
         };
         for member in self.alive().filter(is_asked) {
             member.next_step = number + 1;
+            member.stop_signal = Some(step.signal);
             member.signal(step.signal);
             member.signal(Signal::CONT);
             if begun && matches!(member.phase, Phase::Dead(Death::Before)) {

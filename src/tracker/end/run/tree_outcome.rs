@@ -7,7 +7,7 @@ use crate::{
     identity::{Identity, Pid},
     model::{ExitStatus, Millis, Outcome, ProcessId, RuleKey, SpareReason},
     policy::suspects::SuspectReason,
-    sys::PidFd,
+    sys::{PidFd, Signal},
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
@@ -39,6 +39,8 @@ pub(in crate::tracker) struct MemberOutcome {
     pub(in crate::tracker) fate: Fate,
     pub(in crate::tracker) status: ExitStatus,
     pub(in crate::tracker) core_dumped: bool,
+    /// The stop signal that it was sent last by this process.
+    pub(in crate::tracker) stop_signal: Option<Signal>,
     /// Its pidfd, where it is a zombie of this process.
     pub(in crate::tracker) own_child: Option<Arc<PidFd>>,
     /// The rule by which another process, a keeper, has ended it: the rule of the call does not apply.
