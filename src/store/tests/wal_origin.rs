@@ -98,7 +98,7 @@ fn the_wal_of_a_ledger_is_never_refused() {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (random >> 16) % below
     };
-    for round in 0..300 {
+    for round in 0..100 {
         let reader = Connection::open(&path).expect("opened");
         if next(3) == 0 {
             reader.execute_batch("BEGIN; SELECT * FROM instance").expect("reads");
