@@ -13,7 +13,7 @@ use crate::{
     containment::leaves::leaves,
     support::{
         Host, PidfdWatch, Place, alone, canary, eventually, in_namespace_as_a_user, long, parent,
-        pids, sampled, stays, until, zombies_of,
+        pids, stays, until, zombies_of,
     },
 };
 
@@ -184,7 +184,7 @@ fn no_program_without_an_owner_is_left_by_an_exec_amid_spawns() {
     let _alone = alone();
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{SESSION} no-monitor"));
-    for round in 0..if long() { 300 } else { sampled(7, 20) } {
+    for round in 0..if long() { 300 } else { 20 } {
         assert_eq!(host.ask("keep-spawning"), "spawning");
         thread::sleep(Duration::from_millis(3 + round % 7));
         host.execute_itself();

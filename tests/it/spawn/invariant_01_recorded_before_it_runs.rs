@@ -127,10 +127,12 @@ fn trial(place: &Place, number: u32) -> (Struck, usize) {
         assert!(rows.contains(line), "trial {number}: {line} ran without a row: {rows:?}");
     }
     assert!(rows.len() >= returned && rows.len() <= begun, "{rows:?}: {said}");
-    reap(&ledger);
-    until("the trial's programs are reaped", || processes_with(&trial_marker).is_empty());
-    let live = sqlite3(&ledger, "SELECT count(*) FROM process WHERE state <> 'ended'");
-    assert_eq!(live, "0", "trial {number}");
+    until("the trial's programs are reaped", || {
+        // A child of the gate that is exiting still holds the lock of its host, which seems to live until then.
+        reap(&ledger);
+        let live = sqlite3(&ledger, "SELECT count(*) FROM process WHERE state <> 'ended'");
+        live == "0" && processes_with(&trial_marker).is_empty()
+    });
     let struck = match (begun > returned, rows.len() > returned, ran.len() > returned) {
         (false, ..) => Struck::Outside,
         (true, false, _) => Struck::BeforeCommit,
