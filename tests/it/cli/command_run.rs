@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::{
     cli::command::{Running, answer, containments, finish, on_ledger, procledger, run},
-    support::{Place, is_alive, need, until},
+    support::{Place, is_alive, need, until, write_program},
 };
 
 #[test]
@@ -57,23 +57,42 @@ fn failures_of_its_own_have_codes_of_their_own() {
     }
 }
 
+/// `No such file or directory` alone is said of a script that is there, and of a command line in quotes.
 #[test]
 fn a_program_that_is_there_was_called_not_found() {
     let place = Place::new();
-    let script = place.path().join("script");
-    crate::support::write_program(&script, "#!/no/such/interpreter\n");
+    let file = |name: &str| place.path().join(name);
+    write_program(&file("no-interpreter"), "#!/no/such/interpreter -u\nprint()\n");
+    write_program(&file("from-windows"), "#!/bin/sh\r\necho\r\n");
+    fs::write(file("text"), "echo").expect("a file");
     let folder = place.path().to_str().expect("UTF-8");
-    let script = script.to_str().expect("UTF-8");
-    for (args, why) in [
-        (&["--", script][..], "the file is there, but what its `#!` line"),
-        (&["--cwd", folder, "--", "./script"], "the file is there, but what its `#!` line"),
-        (&["--", "./missing"], "No such file or directory (os error 2)\n"),
-        (&["--", "echo hi"], "write each argument as a word of its own, or `sh -c`"),
-        (&["--", "NAME=1", "env"], "`--env NAME=VALUE`, before the `--`, sets a variable"),
+    let missing =
+        "the file is there, but `/no/such/interpreter`, which its `#!` line names, is not";
+    for (args, code, advice) in [
+        (&["--", "./no-interpreter"][..], 127, missing),
+        (&["--cwd", folder, "--", "./no-interpreter"], 127, missing),
+        (
+            &["--", "./from-windows"],
+            127,
+            "its lines end with CR LF, so that `/bin/sh` is not found",
+        ),
+        (&["--", "no-interpreter"], 127, "it is in no folder of $PATH: write `./no-interpreter`"),
+        (&["--", "procledger-no-such-program"], 127, "it is in no folder of $PATH\n"),
+        (&["--", "./missing"], 127, "No such file or directory (os error 2)\n"),
+        (&["--", "echo hi"], 127, "write each argument as a word of its own, or `sh -c`"),
+        (
+            &["--", "./no-interpreter -v"],
+            127,
+            "write each argument as a word of its own, or `sh -c`",
+        ),
+        (&["--", "NAME=1", "env"], 127, "`--env NAME=VALUE`, before the `--`, sets a variable"),
+        (&["--", "./text"], 126, "run `chmod +x ./text`, or name its interpreter before it\n"),
+        (&["--", "/"], 126, "it is a folder\n"),
     ] {
-        let answer = run(&place, &[&["run"], args].concat()).expect(127);
+        let mut command = procledger(&place);
+        let answer = answer(command.current_dir(folder).arg("run").args(args)).expect(code);
         answer.complaint();
-        assert!(answer.err.contains(why), "{answer:?}");
+        assert!(answer.err.contains(advice), "{answer:?}");
     }
 }
 

@@ -29,6 +29,7 @@ mod ps_table;
 mod ps_watch;
 mod report_lines;
 mod report_task;
+mod run_advice;
 mod run_caller;
 pub(crate) mod run_detach;
 mod run_end;

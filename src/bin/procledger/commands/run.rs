@@ -16,6 +16,7 @@ use procledger::{
 };
 
 use super::{
+    run_advice,
     run_caller::CallerArgs,
     run_detach::DetachArgs,
     run_end::{Ended, Verbosity},
@@ -383,8 +384,13 @@ impl Plan {
     fn not_started(&self, error: &Error) -> Failure {
         let failure = Failure::new(chain(error)).with_exit(of_run_error(error));
         let advice = match failure.exit {
-            Exit::ALREADY_RUNNING => Some("`procledger kill` ends it"),
-            Exit::NOT_FOUND => self.why_not_found(),
+            Exit::ALREADY_RUNNING => Some(
+                "`procledger kill` ends it, `run --if-running wait` waits for its end".to_owned(),
+            ),
+            Exit::NOT_FOUND => run_advice::not_found(&self.program, self.raw.cwd.as_deref()),
+            Exit::NOT_EXECUTABLE => {
+                run_advice::not_executable(&self.program, self.raw.cwd.as_deref())
+            }
             _ => None,
         };
         match advice {
@@ -392,24 +398,6 @@ impl Plan {
                 Failure { message: format!("{}: {advice}", failure.message), ..failure }
             }
             None => failure,
-        }
-    }
-
-    /// Returns what execve(2) does not say about a program that was not found.
-    fn why_not_found(&self) -> Option<&'static str> {
-        let name = self.program.to_string_lossy();
-        let folder = self.raw.cwd.as_deref().unwrap_or(Path::new(""));
-        let is_variable = |(variable, _): (&str, &str)| {
-            !variable.is_empty() && variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        };
-        if name.contains('/') && folder.join(&self.program).is_file() {
-            Some("the file is there, but what its `#!` line or its dynamic loader names is not")
-        } else if name.split_once('=').is_some_and(is_variable) {
-            Some("`--env NAME=VALUE`, before the `--`, sets a variable")
-        } else if name.contains(char::is_whitespace) {
-            Some("write each argument as a word of its own, or `sh -c` before a command line")
-        } else {
-            None
         }
     }
 }
