@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    os::unix::ffi::OsStringExt,
     time::{Duration, SystemTime},
 };
 
@@ -13,6 +14,9 @@ const LONGEST: Duration = Duration::from_hours(1000 * 366 * 24);
 
 /// The time after a stop signal that was given none: the default grace.
 const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// Advice on how to write a duration.
+const OTHERWISE: &str = "write one such as 500ms, 30s, 5m or 2h";
 
 /// Ten updates per second look smooth.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
@@ -34,9 +38,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
             "`{text}` has no unit: write {text}s for seconds, {text}m for minutes"
         ));
     }
-    let span = humantime::parse_duration(text).map_err(|_| {
-        format!("`{text}` is not a duration: write one such as 500ms, 30s, 5m or 2h")
-    })?;
+    let span = humantime::parse_duration(text)
+        .map_err(|_| format!("`{text}` is not a duration: {OTHERWISE}"))?;
     if span > LONGEST { Err("it is longer than 1000 years".to_owned()) } else { Ok(span) }
 }
 
@@ -78,7 +81,9 @@ pub(crate) fn signal_name(signal: i32) -> String {
 pub(crate) fn age(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if !text.contains('-') || text.starts_with('-') {
-        return duration(text);
+        let or_a_date = |error: String| format!("{error}, or a date such as 2026-11-01");
+        return duration(text)
+            .map_err(|error| if error.ends_with(OTHERWISE) { or_a_date(error) } else { error });
     }
     let midnight = format!("{text}T00:00:00Z");
     let time = humantime::parse_rfc3339_weak(text)
@@ -174,10 +179,15 @@ fn factor(unit: &str) -> Option<u64> {
     })
 }
 
-/// Parses a variable of an environment.
-pub(crate) fn variable(text: &str) -> Result<(OsString, OsString), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+/// Parses a variable of an environment, whose value need not be text, as the program's arguments.
+pub(crate) fn variable(word: OsString) -> Result<(OsString, OsString), String> {
+    let mut name = word.into_vec();
+    match name.iter().position(|byte| *byte == b'=') {
+        Some(at) if at > 0 => {
+            let value = name.split_off(at + 1);
+            name.truncate(at);
+            Ok((OsString::from_vec(name), OsString::from_vec(value)))
+        }
         _ => Err("write NAME=VALUE".to_owned()),
     }
 }

@@ -2,7 +2,10 @@
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{
+    CommandFactory, Parser,
+    error::{ContextKind, ErrorKind},
+};
 
 use crate::{
     args::Cli,
@@ -11,7 +14,7 @@ use crate::{
 };
 
 /// What people type for a subcommand that has another name.
-const SYNONYMS: [(&str, &str); 10] = [
+const SYNONYMS: [(&str, &str); 11] = [
     ("clean", "reap"),
     ("cleanup", "reap"),
     ("exec", "run"),
@@ -22,6 +25,17 @@ const SYNONYMS: [(&str, &str); 10] = [
     ("stop", "kill"),
     ("terminate", "kill"),
     ("top", "ps --watch"),
+    ("version", "--version"),
+];
+
+/// What people type for an option that has another name, without the dashes.
+const OPTION_SYNONYMS: [(&str, &str); 6] = [
+    ("--database", "db"),
+    ("--id", "task"),
+    ("--kill-after", "grace"),
+    ("--ledger", "db"),
+    ("--name", "task"),
+    ("--timeout", "max-runtime"),
 ];
 
 /// Parses the command line of this process. Prints the help or the version, and exits, where that is requested.
@@ -48,7 +62,7 @@ fn line(error: &clap::Error, words: &[String]) -> String {
     let root = Cli::command();
     let (mut command, mut path) = (&root, Vec::new());
     for word in words {
-        if let Some(inner) = visible(command).find(|inner| inner.get_name() == word) {
+        if let Some(inner) = command.find_subcommand(word) {
             path.push(word.as_str());
             command = inner;
         }
@@ -65,7 +79,12 @@ fn line(error: &clap::Error, words: &[String]) -> String {
             });
             format!("there is no subcommand `{word}`{advice}")
         }
-        _ => in_one_line(&error.render().to_string()),
+        (ErrorKind::InvalidUtf8, _) => {
+            let word = words.iter().find(|word| word.contains(char::REPLACEMENT_CHARACTER));
+            format!("'{}' is not valid UTF-8", word.map_or("an argument", String::as_str))
+        }
+        _ => other_option(error, [&root, command])
+            .unwrap_or_else(|| in_one_line(&error.render().to_string())),
     };
     match path.join(" ").as_str() {
         "" => format!("{what}: see `procledger --help`"),
@@ -78,17 +97,31 @@ fn visible(command: &clap::Command) -> impl Iterator<Item = &clap::Command> {
 }
 
 fn invalid(error: &clap::Error) -> Option<String> {
-    error.get(clap::error::ContextKind::InvalidSubcommand).map(ToString::to_string)
+    error.get(ContextKind::InvalidSubcommand).map(ToString::to_string)
 }
 
-/// Joins the paragraphs of an error of clap, without the usage and the reference to the help that follow them.
+/// Returns the error for an option that these commands do not know, if they have it under another name.
+fn other_option(error: &clap::Error, commands: [&clap::Command; 2]) -> Option<String> {
+    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
+    let typed = error.get(ContextKind::InvalidArg).filter(|_| is_unknown)?.to_string();
+    let (_, name) = OPTION_SYNONYMS.iter().find(|(other, _)| *other == typed)?;
+    let mut known = commands.iter().flat_map(|command| command.get_arguments());
+    let known = known.any(|argument| argument.get_long() == Some(name));
+    known.then(|| {
+        format!("unexpected argument '{typed}' found; tip: the option is called '--{name}'")
+    })
+}
+
+/// Joins the paragraphs of an error of clap, without the usage and the reference to the help that follow them, and without the
+/// advice to pass a mistyped option as a value.
 fn in_one_line(text: &str) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     let end = ["\n\nUsage: ", "\n\nFor more information"].iter().filter_map(|end| text.find(end));
     let text = &text[..end.min().unwrap_or(text.len())];
     let paragraphs = text.split("\n\n").map(|paragraph| {
-        let lines: Vec<&str> = paragraph.lines().map(str::trim).collect();
-        lines.join(" ")
+        let lines = paragraph.lines().map(str::trim);
+        let lines = lines.filter(|line| !line.starts_with("tip: to pass '"));
+        lines.collect::<Vec<_>>().join(" ")
     });
     paragraphs.filter(|paragraph| !paragraph.is_empty()).collect::<Vec<_>>().join("; ")
 }
@@ -140,7 +173,7 @@ mod tests {
         assert_eq!(
             said(&["prune", "--older-than", "x"]),
             "prune: invalid value 'x' for '--older-than <D>': `x` is not a duration: write one such as \
-             500ms, 30s, 5m or 2h: see `procledger prune --help`"
+             500ms, 30s, 5m or 2h, or a date such as 2026-11-01: see `procledger prune --help`"
         );
         assert_eq!(
             said(&["reap", "--min-agee", "5s"]),
@@ -154,6 +187,25 @@ mod tests {
         );
         let value = said(&["report", "--by", "a\n\nb"]);
         assert!(value.contains("[possible values: hour, day,"), "{value}");
+    }
+
+    #[test]
+    fn an_option_that_other_programs_have_names_ours() {
+        for (words, advice) in [
+            (&["run", "--timeout", "2s"][..], "; tip: the option is called '--max-runtime'"),
+            (&["run", "--name=x"], "; tip: the option is called '--task'"),
+            (&["ps", "--ledger", "x"], "; tip: the option is called '--db'"),
+            (&["ps", "--timeout", "2s"], ""),
+            (&["run", "--tsk", "t"], "; tip: a similar argument exists: '--task'"),
+        ] {
+            let (command, option) = (words[0], words[1].split('=').next().expect("an option"));
+            assert_eq!(
+                said(words),
+                format!(
+                    "{command}: unexpected argument '{option}' found{advice}: see `procledger {command} --help`"
+                )
+            );
+        }
     }
 
     #[test]

@@ -138,6 +138,18 @@ fn a_missing_folder() {
     }
 }
 
+/// To create the folder is no remedy where it is there, and cannot be used.
+#[test]
+fn a_file_in_place_of_the_folder() {
+    let place = Place::new();
+    let file = place.path().join("file");
+    fs::write(&file, "").expect("a file");
+    let ledger = file.join("ledger.db");
+    let answer = answer(on_ledger(&place, &ledger).args(["run", "--", "true"])).expect(125);
+    let line = answer.complaint();
+    assert!(line.ends_with("file` of the ledger: Not a directory (os error 20)"), "{line}");
+}
+
 /// Wrong command lines, over all subcommands and global options, each with a part of the message.
 const WRONG: [(&[&str], &str); 118] = [
     (
@@ -242,7 +254,7 @@ const WRONG: [(&[&str], &str); 118] = [
         &["watch", "other.db", "--profile", "ecosystem-manager"],
         "--profile applies to a single ledger",
     ),
-    (&["report", "--since", "yesterday"], "`yesterday` is not a duration"),
+    (&["report", "--since", "yesterday"], "or 2h, or a date such as 2026-11-01"),
     (&["report", "--since", ""], "it is empty"),
     (&["report", "--by", "colour"], "day"),
     (&["report", "--by", ""], "'--by <BY>'"),

@@ -1,9 +1,10 @@
 //! `procledger run`: exits as its program did, forwards signals, leaves all streams alone, and leaves no process behind.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
-    os::unix::process::ExitStatusExt,
+    os::unix::{ffi::OsStrExt, process::ExitStatusExt},
     path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -94,6 +95,21 @@ fn a_program_that_is_there_was_called_not_found() {
         answer.complaint();
         assert!(answer.err.contains(advice), "{answer:?}");
     }
+}
+
+/// A file name need not be text, in a variable as little as in an argument.
+#[test]
+fn a_variable_that_is_not_text_is_handed_on() {
+    let place = Place::new();
+    let bytes = OsStr::from_bytes(b"NAME=caf\xe9=\xff");
+    let mut command = procledger(&place);
+    command.args(["run", "--task", "t", "--env"]).arg(bytes);
+    command.args(["--", "sh", "-c", "printf %s \"$NAME\" | od -An -tx1"]);
+    assert_eq!(answer(&mut command).expect(0).out.trim(), "63 61 66 e9 3d ff");
+    let mut command = procledger(&place);
+    command.args(["run", "--task"]).arg(OsStr::from_bytes(b"caf\xe9")).args(["--", "true"]);
+    let answer = answer(&mut command).expect(2);
+    assert!(answer.complaint().contains("'caf\u{fffd}' is not valid UTF-8"), "{answer:?}");
 }
 
 /// As execvp(3) does, and with it env(1), nohup(1) and timeout(1).

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use nix::unistd::{getpgrp, tcgetpgrp};
 use procledger::{
     Builder, Caller, ContainmentMode, EndPlan, Error, ExitStatus, Job, Process, TaskId, Tracker,
@@ -117,7 +120,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     no_arguments: bool,
     /// Set a variable in the program's environment (can be repeated)
-    #[arg(long, value_name = "NAME=VALUE", value_parser = units::variable)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(units::variable))]
     env: Vec<(OsString, OsString)>,
     /// Run the program in this directory
     #[arg(long, value_name = "DIR")]
