@@ -5,7 +5,7 @@
 
 use std::{error::Error as StdError, fmt, io};
 
-type Source = Box<dyn StdError + Send + Sync + 'static>;
+pub(crate) type Source = Box<dyn StdError + Send + Sync + 'static>;
 
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -41,7 +41,8 @@ pub(crate) enum Kind {
     Other,
 }
 
-/// An error, described in one line that names its subject.
+/// An error, described in one line that names its subject. The cause is its [`source`](std::error::Error::source): `Display` is
+/// without it, while `Debug`, and so a `main` that returns the error, prints both.
 ///
 /// ```
 /// let error = procledger::Tracker::builder("/no/such/folder/ledger.db").open().unwrap_err();

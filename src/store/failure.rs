@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Error as Sqlite, ErrorCode};
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Source};
 
 /// Converts the error that SQLite reported during `doing` ("record a pass") on the ledger at `path`.
 pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
@@ -34,7 +34,17 @@ pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
         Some(errno) => error.with_errno(errno),
         None => error,
     }
-    .with_source(source)
+    .with_source(cause(source))
+}
+
+/// Returns the cause of an error: its code alone where SQLite's message repeats that.
+fn cause(source: Sqlite) -> Source {
+    match source {
+        Sqlite::SqliteFailure(code, Some(message)) if code.to_string().ends_with(&message) => {
+            code.into()
+        }
+        source => source.into(),
+    }
 }
 
 /// Returns the errno that SQLite has replaced by its own code, where it must have been this one.
@@ -82,6 +92,25 @@ mod tests {
     use rusqlite::ffi;
 
     use super::*;
+
+    #[test]
+    fn a_cause_does_not_repeat_itself() {
+        let failure = |code, message: &str| {
+            Sqlite::SqliteFailure(ffi::Error::new(code), Some(message.to_owned()))
+        };
+        for (source, causes) in [
+            (
+                failure(ffi::SQLITE_NOTADB, "file is not a database"),
+                "Error code 26: file is not a database",
+            ),
+            (failure(ffi::SQLITE_ERROR, "no such table: x"), "no such table: x"),
+        ] {
+            let error = failed(Path::new("/x/ledger.db"), "read", source);
+            let debug = format!("{error:?}");
+            assert_eq!(debug.matches("not a database").count(), usize::from(causes.contains("26")));
+            assert!(debug.contains(causes), "{debug}");
+        }
+    }
 
     #[test]
     fn every_code_of_sqlite_that_has_a_predicate_gets_it() {

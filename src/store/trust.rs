@@ -268,7 +268,7 @@ impl Located {
                 Kind::Denied,
                 format!(
                     "the folder of the ledger `{}` cannot be written by uid {}: \
-                     WAL keeps its files there, choose a folder that can be",
+                     SQLite keeps the WAL there, choose a folder that it can write",
                     self.path.display(),
                     self.policy.uid()
                 ),
@@ -340,11 +340,9 @@ fn look(path: &Path, policy: &TrustPolicy, trust: &Trust) -> Result<Located> {
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folders = Folders::along(folder, trust).map_err(|stop| {
+        let advice = if stop.is_missing() { ": create it first" } else { "" };
         stop.into_error(|| {
-            format!(
-                "failed to find the folder `{}` of the ledger: create it first",
-                folder.display()
-            )
+            format!("failed to find the folder `{}` of the ledger{advice}", folder.display())
         })
     })?;
     let named = folders.last().path.join(name);

@@ -112,15 +112,24 @@ pub(crate) enum Stop {
 }
 
 impl Stop {
+    /// Returns whether a component of the path does not exist.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Failed { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Returns the error; `message` describes what failed.
     pub(crate) fn into_error(self, message: impl FnOnce() -> String) -> Error {
         match self {
-            Self::Failed { at, error } => match (error.kind(), error.raw_os_error()) {
-                (io::ErrorKind::NotFound, Some(errno)) => {
-                    Error::new(Kind::NotFound, message()).with_errno(errno)
+            Self::Failed { at, error } => {
+                if let (io::ErrorKind::NotFound, Some(errno)) = (error.kind(), error.raw_os_error())
+                {
+                    return Error::new(Kind::NotFound, message()).with_errno(errno);
                 }
-                _ => Error::os(format!("{} (at `{}`)", message(), at.display()), error),
-            },
+                let (message, at) = (message(), format!("`{}`", at.display()));
+                let names_it = message.contains(&at);
+                let place = if names_it { String::new() } else { format!(" (at {at})") };
+                Error::os(message + &place, error)
+            }
             Self::Link { at, why } => Error::new(
                 Kind::Denied,
                 format!("`{}` is a symlink {why}: name the real path", at.display()),
