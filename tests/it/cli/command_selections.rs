@@ -52,6 +52,29 @@ fn a_report_of_some_tasks_has_their_leaks_only_in_every_format() {
     assert_eq!(json, run(&place, &["report", "--task", "b", "--format", "json"]).expect(0).json());
 }
 
+/// The tree of a killed `run` lives on, and no pass has seen that yet.
+#[test]
+fn a_report_before_the_reap_does_not_pass_over_tasks_without_an_owner() {
+    let place = Place::new();
+    let owned = Running::start(&place, "owned", &[], UP);
+    assert_eq!(run(&place, &["report"]).expect(0).err, "");
+    let mut host = Host::start(&place, "no-monitor containment=session");
+    host.spawn("left", "exec sleep 300");
+    host.spawn_as("survive", "kept", "exec sleep 300");
+    host.crash();
+    for args in [&["report"][..], &["report", "--json"], &["report", "--by", "task"]] {
+        let answer = run(&place, args).expect(0);
+        assert!(
+            answer.err.starts_with("1 task runs without an owner: `procledger reap`"),
+            "{answer:?}"
+        );
+    }
+    run(&place, &["reap"]).expect(0);
+    let after = run(&place, &["report"]).expect(0);
+    assert!(after.out.contains("left") && !after.err.contains("without an owner"), "{after:?}");
+    owned.crash();
+}
+
 #[test]
 fn a_dry_run_of_prune_counts_and_changes_nothing() {
     let place = Place::new();

@@ -105,16 +105,19 @@ pub(super) fn task(row: &ProcessRecord) -> String {
     row.spec.task_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
+/// The state of a running process whose owner is dead.
+pub(super) const NO_OWNER: &str = "no owner";
+
 /// The state in the ledger, or `gone` if the process does not exist any more and its end is not recorded yet.
 pub(super) fn state(tree: &TreeRecord) -> &'static str {
     let alive = tree.members.first().is_none_or(|root| root.alive);
     if alive { tree.root.life.state().as_str() } else { "gone" }
 }
 
-/// The same for a table, in which a running process whose owner is dead has `no owner`.
+/// The same for a table, in which a running process whose owner is dead has [`NO_OWNER`].
 pub(super) fn shown_state(tree: &TreeRecord) -> &'static str {
     match state(tree) {
-        "running" if tree.owner_alive == Some(false) => "no owner",
+        "running" if tree.owner_alive == Some(false) => NO_OWNER,
         state => state,
     }
 }

@@ -7,10 +7,12 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use procledger::{
-    LeakGroup, LeakGrouping, LeakRecord, LeakReport, Ledger, TaskId, paths::refuse_as_output,
+    LeakGroup, LeakGrouping, LeakRecord, LeakReport, Ledger, TaskId, TreeRecord,
+    paths::refuse_as_output,
 };
 
 use super::{
+    ps_table::{NO_OWNER, shown_state},
     report_lines::{GroupLine, LeakLine},
     report_task::{groups, leaks_of, report, unverified},
 };
@@ -45,7 +47,7 @@ times are RFC 3339.
 --format csv: the same columns (RFC 4180). Control characters are escaped, otherwise fields are \
 raw data: import them as text, because a spreadsheet takes a leading `=` for a formula.
 On stderr: how many of these trees were contained by a session only, so that a daemon may have \
-escaped unnoticed.")]
+escaped unnoticed; and how many tasks run without an owner, and are leaks once `reap` has ended them.")]
 pub(crate) struct ReportArgs {
     #[command(flatten)]
     window: Window,
@@ -122,6 +124,7 @@ impl ReportArgs {
             }
         }
         warn_unverified(unverified);
+        warn_unreaped(&ledger)?;
         Ok(Exit::DONE)
     }
 
@@ -236,6 +239,22 @@ fn warn_unverified(trees: u64) {
     output::to_stderr(&format!(
         "{these} contained by a session only: a daemon that left it before it was recorded is not listed"
     ));
+}
+
+/// Warns on stderr about tasks without an owner, which are leaks only once a pass has found them.
+fn warn_unreaped(ledger: &Ledger) -> Result<()> {
+    let trees = ledger.trees()?;
+    let unreaped =
+        |tree: &&TreeRecord| !tree.root.spec.limits.survive && shown_state(tree) == NO_OWNER;
+    let these = match trees.iter().filter(unreaped).count() {
+        0 => return Ok(()),
+        1 => "1 task runs without an owner: `procledger reap` or `watch` ends it, and records the leak".to_owned(),
+        tasks => format!(
+            "{tasks} tasks run without an owner: `procledger reap` or `watch` ends them, and records the leaks"
+        ),
+    };
+    output::to_stderr(&these);
+    Ok(())
 }
 
 impl From<Grouping> for LeakGrouping {
