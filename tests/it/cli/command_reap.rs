@@ -41,6 +41,17 @@ fn a_dry_run_tells_rule_and_evidence_and_changes_nothing() {
     assert_eq!(run(&place, &["reap"]).expect(0).out, "checked 0, ended 0, already gone 0\n");
 }
 
+/// `checked 0` alone looks as if all were well, where the path of the ledger is mistyped.
+#[test]
+fn a_reap_without_a_ledger_says_that_it_has_created_one() {
+    let place = Place::new();
+    let path = place.ledger();
+    let first = run(&place, &["reap"]).expect(0);
+    let said = format!("there was no ledger at {}: an empty one was created\n", path.display());
+    assert_eq!(first.err, said);
+    assert_eq!(run(&place, &["reap"]).expect(0).err, "");
+}
+
 /// Excludes SQLite's `-shm`: locks and an index of the WAL in shared memory, which every reader writes.
 fn files(place: &Place) -> Vec<(std::path::PathBuf, u32, u32, Vec<u8>)> {
     let mut all = bytes_of(place.path());

@@ -94,8 +94,17 @@ impl ReapArgs {
             builder = builder.min_age(age);
         }
         raise_descriptor_limit();
+        // Without names there was nothing to look for: the path may be mistyped.
+        let was_needed = context.orphan_names(&self.orphan_name).is_empty();
+        let is_missing = was_needed && !context.has_ledger();
         // Opening the ledger reaps.
         let tracker = builder.open()?;
+        if is_missing {
+            let path = context.ledger.display();
+            output::to_stderr(&escape(&format!(
+                "there was no ledger at {path}: an empty one was created"
+            )));
+        }
         let report = tracker.startup_report().clone();
         self.print(&report, Tense::Done, context.verbose)?;
         tracker.shutdown()?;
