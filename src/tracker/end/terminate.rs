@@ -26,7 +26,7 @@ pub(in crate::tracker) fn terminate(
     let task = TaskId::new(task_id)?;
     let entries = own_entries_of(core, &task)?;
     if entries.is_empty() {
-        return Err(not_found(&task, "this instance"));
+        return Err(not_found(&task, "this instance runs no task"));
     }
     settle::terminate_entries(core, &entries, plan)
 }
@@ -43,7 +43,7 @@ pub(in crate::tracker) fn kill(
         let task = TaskId::new(*id)?;
         let live = core.store.live_of_task(&task)?;
         if live.is_empty() {
-            return Err(not_found(&task, "the ledger"));
+            return Err(not_found(&task, "the ledger has no live task"));
         }
         rows.extend(live);
     }
@@ -60,10 +60,10 @@ pub(in crate::tracker) fn kill_all(
     kill_rows(core, &rows, &asked(asked_by), Some(asked_by), plan)
 }
 
-fn not_found(task: &TaskId, whose: &str) -> Error {
+fn not_found(task: &TaskId, what: &str) -> Error {
     Error::new(
         Kind::NotFound,
-        format!("{whose} runs no task {:?}: `procledger ps` lists what runs", task.as_str()),
+        format!("{what} {:?}: `procledger ps` lists what runs", task.as_str()),
     )
 }
 
