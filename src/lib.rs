@@ -62,9 +62,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Dropping a [`Process`] ends nothing: the tracker still owns the process, detects its end within milliseconds, and ends what
-//! it leaves behind. With [`Job::terminate_on_drop`] it ends the program's tree. Dropping the last [`Tracker`] ends everything
-//! that it owns; `std::process::exit` drops nothing (see [`Tracker`]).
+//! Dropping a [`Process`] ends nothing: the tracker still owns the process, detects its end within milliseconds, and ends
+//! what it leaves behind. With [`Job::terminate_on_drop`] it ends the program's tree. Dropping the last [`Tracker`] ends
+//! everything that it owns; `std::process::exit`, and a SIGTERM or Ctrl-C that the host does not handle, drop nothing (see
+//! [`Tracker`]).
 //!
 //! # Processes that were started by other means
 //!

@@ -29,8 +29,8 @@ use crate::{
 /// Clones share one instance; it is `Send` and `Sync`. Dropping the last clone shuts the instance down, as
 /// [`shutdown`](Tracker::shutdown) does.
 ///
-/// A host that exits without dropping its tracker shuts nothing down, as with `std::process::exit`, with `panic = "abort"`, or
-/// with a tracker in a `static`, which is never dropped. In `session` and `cgroup` containment its programs then run on until
+/// A host that exits without dropping its tracker shuts nothing down, as with a SIGTERM or Ctrl-C that it does not handle, with
+/// `std::process::exit`, with `panic = "abort"`, or with a tracker in a `static`, which is never dropped. In `session` and `cgroup` containment its programs then run on until
 /// the ledger is opened again. Call [`shutdown`](Tracker::shutdown) before the exit; or use a keeper
 /// ([`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper)), which ends them when the host ends for any reason; or run
 /// `procledger watch` on the ledger, which ends them at once.
