@@ -50,7 +50,7 @@ pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
     diagnose_trusting(ledger, export, None)
 }
 
-/// Migrates as [`migrate`](Self::migrate), with a trusted folder: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+/// Checks as [`diagnose`], with a trusted folder: see [`Builder::trust_folder`](crate::Builder::trust_folder).
 pub fn diagnose_trusting(
     ledger: &Path,
     export: Option<&Path>,
