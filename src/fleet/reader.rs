@@ -385,6 +385,7 @@ fn leak(row: &Row) -> FleetLeak {
         rss_bytes: number("rss_bytes"),
         outcome: row.get("outcome"),
         died_after_ms: number("died_after_ms"),
+        stop_signal: row.get("stop_signal"),
         command: command(row.get("command")),
     }
 }

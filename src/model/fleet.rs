@@ -156,6 +156,8 @@ pub struct FleetLeak {
     pub outcome: String,
     /// The time from the first signal until it was dead.
     pub died_after_ms: Option<u64>,
+    /// The signal that ended it, for the outcome `term`, where it is known.
+    pub stop_signal: Option<i32>,
     /// Program and arguments.
     pub command: Vec<String>,
 }

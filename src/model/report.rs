@@ -21,6 +21,8 @@ pub(crate) struct NewLeak {
     pub(crate) rss: Option<u64>,
     pub(crate) outcome: Outcome,
     pub(crate) died_after: Option<Duration>,
+    /// The signal that ended it, for [`Outcome::Term`].
+    pub(crate) stop_signal: Option<i32>,
 }
 
 /// One leak, joined with its process.
@@ -60,6 +62,8 @@ pub struct LeakRecord {
     /// The time from the first signal until it was dead; serialized as `died_after_ms`, in milliseconds.
     #[serde(rename = "died_after_ms", serialize_with = "whole_millis_or_null")]
     pub died_after: Option<Duration>,
+    /// The signal that ended it, for [`Outcome::Term`], where it is known.
+    pub stop_signal: Option<i32>,
     /// Program and arguments.
     pub command: Vec<String>,
 }

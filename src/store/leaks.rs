@@ -120,6 +120,7 @@ table! {
         died_after_ms = leak.died_after;
         rule_key since KEYS = Some(leak.rule.key());
         evidence_key since KEYS = Some(leak.evidence.key());
+        stop_signal since LEAK_SIGNAL = leak.stop_signal;
     },
     unread {
         pass = pass;
@@ -142,6 +143,7 @@ table! {
             rss_bytes,
             outcome,
             died_after: died_after_ms,
+            stop_signal,
             command,
         }
     }
@@ -404,9 +406,19 @@ pub(super) fn upsert(
         )?
         .execute((leak.outcome.as_str(), died_after, pass, process.0, leak.kind.as_str()))?;
     if updated > 0 {
-        return Ok(());
+        return write_signal(tx, process, leak);
     }
     insert_row(tx, leak, (process, pass)).map(|_| ())
+}
+
+/// Adds the signal that ended it to a leak that was recorded as a survivor before.
+fn write_signal(tx: &Transaction<'_>, process: ProcessId, leak: &NewLeak) -> rusqlite::Result<()> {
+    if leak.stop_signal.is_none() || tx.schema() < Schema::LEAK_SIGNAL {
+        return Ok(());
+    }
+    tx.prepare_cached("UPDATE leak SET stop_signal = ?1 WHERE process = ?2 AND kind = ?3")?
+        .execute((leak.stop_signal, process.0, leak.kind.as_str()))
+        .map(drop)
 }
 
 fn leak(row: &Row<'_>) -> rusqlite::Result<LeakRecord> {

@@ -35,7 +35,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use crate::error::{Error, Kind, Result};
 
 /// The migrations in their order: the first one leads to schema 1.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     include_str!("../../migrations/01-ledger/up.sql"),
     include_str!("../../migrations/02-cgroup/up.sql"),
     include_str!("../../migrations/03-views/up.sql"),
@@ -45,6 +45,7 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("../../migrations/07-shipment/up.sql"),
     include_str!("../../migrations/08-end-plan/up.sql"),
     include_str!("../../migrations/09-core-dump/up.sql"),
+    include_str!("../../migrations/10-leak-signal/up.sql"),
 ];
 
 /// The last migration that older programs cannot work with, and the first release that contains it.
@@ -73,6 +74,8 @@ impl Schema {
     pub(super) const END_PLAN: Self = Self(8);
     /// `process.core_dumped`.
     pub(super) const CORE_DUMP: Self = Self(9);
+    /// `leak.stop_signal`.
+    pub(super) const LEAK_SIGNAL: Self = Self(10);
 
     /// Returns the schema of a new ledger: that of all migrations.
     pub(crate) fn latest() -> Self {

@@ -191,8 +191,9 @@ impl Keeper {
             // Once for each: in the next round it is gone.
             for member in members().filter(|member| logged.remove(&member.info.identity)) {
                 let (outcome, died_after) = (member.fate.outcome(), member.fate.died_after());
-                let status = member.status;
-                log.fate(&member.info.identity, &Fate { outcome, status, died_after });
+                let (status, stop_signal) = (member.status, member.ended_by());
+                let fate = Fate { outcome, status, died_after, stop_signal };
+                log.fate(&member.info.identity, &fate);
             }
             while let Reaped::Dead(..) = reap_one() {}
             let stays = |member: &&MemberOutcome| {

@@ -37,4 +37,7 @@ ALTER TABLE fleet.leak_top ADD CONSTRAINT leak_top_counts CHECK (least(leaks, or
 ALTER TABLE fleet.pass_day ADD CONSTRAINT pass_day_counts
   CHECK (least(passes, failed) >= 0 AND greatest(passes, failed) < 1000000000000) NOT VALID;
 
+-- Leaks of older shippers do not have it.
+ALTER TABLE fleet.leak ADD COLUMN stop_signal integer; -- signal that ended it, where outcome is term
+
 UPDATE fleet.meta SET version = 2 WHERE one = 1;

@@ -13,8 +13,9 @@ GRANT UPDATE (host, boot, mark, previous_mark, process, leak, process_print, lea
 GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.live TO fleet_ship;
 GRANT INSERT ON fleet.ended TO fleet_ship;
 -- Of a leak it reads what the sums are made of, and what ON CONFLICT updates.
-GRANT SELECT (stream, id, print, process, task_id, kind, rule_key, found_at, age_ms, rss_bytes, outcome, died_after_ms, program)
+GRANT SELECT (stream, id, print, process, task_id, kind, rule_key, found_at, age_ms, rss_bytes, outcome, died_after_ms, program,
+  stop_signal)
   ON fleet.leak TO fleet_ship;
 GRANT INSERT ON fleet.leak TO fleet_ship;
-GRANT UPDATE (outcome, died_after_ms) ON fleet.leak TO fleet_ship;
+GRANT UPDATE (outcome, died_after_ms, stop_signal) ON fleet.leak TO fleet_ship;
 GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.leak_day, fleet.leak_hour, fleet.leak_top, fleet.pass_day TO fleet_ship;

@@ -130,6 +130,7 @@ impl Commands {
             column(rows, |it| it.row.died_after.map(millis)),
             column(rows, |it| Self::program(&it.row.command)),
             column(rows, |it| self.json(&it.row.command)),
+            column(rows, |it| it.row.stop_signal),
         ]
     }
 }

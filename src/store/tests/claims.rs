@@ -77,28 +77,31 @@ fn a_survivor_and_an_unknown_stay_with_the_reason() {
 
 #[test]
 fn a_survivor_met_again_is_one_leak() {
-    let f = Fixture::new();
-    let id = f.row(f.me, 10, State::Running);
-    let outcomes = [Outcome::Survived, Outcome::Survived, Outcome::Kill];
-    for (round, outcome) in (0_i64..).zip(&outcomes) {
-        f.store.claim(&[id], f.me, None, None).expect("committed");
-        let mut again = leak(LeakKind::Orphan, *outcome);
-        again.found_at = Millis(1_000 + round);
-        let verdict = match outcome {
-            Outcome::Kill => Verdict::Ended(end(EndReason::Orphan)),
-            _ => Verdict::Survived("still there".to_owned()),
-        };
-        let settled = Settled { row: id.into(), verdict, leak: Some(again) };
-        let pass = pass(PassKind::Orphan, round);
-        let took = f.store.record(f.me, Some(&pass), &[settled]).expect("committed");
-        assert_eq!(took, 1, "{round}");
+    for last in [Outcome::Kill, Outcome::Term] {
+        let f = Fixture::new();
+        let id = f.row(f.me, 10, State::Running);
+        let outcomes = [Outcome::Survived, Outcome::Survived, last];
+        for (round, outcome) in (0_i64..).zip(outcomes) {
+            f.store.claim(&[id], f.me, None, None).expect("committed");
+            let mut again = leak(LeakKind::Orphan, outcome);
+            again.found_at = Millis(1_000 + round);
+            let verdict = match outcome {
+                Outcome::Survived => Verdict::Survived("still there".to_owned()),
+                _ => Verdict::Ended(end(EndReason::Orphan)),
+            };
+            let settled = Settled { row: id.into(), verdict, leak: Some(again) };
+            let pass = pass(PassKind::Orphan, round);
+            let took = f.store.record(f.me, Some(&pass), &[settled]).expect("committed");
+            assert_eq!(took, 1, "{round}");
+        }
+        let leaks = f.store.leaks(None, None, None).expect("read");
+        assert_eq!(leaks.len(), 1);
+        assert_eq!((leaks[0].outcome, leaks[0].found_at), (last, Millis(1_000).into()));
+        assert_eq!(leaks[0].died_after, Some(Duration::from_millis(12)));
+        assert_eq!(leaks[0].stop_signal, (last == Outcome::Term).then_some(2));
+        assert_eq!(f.number("SELECT pass FROM leak"), 3, "the pass that met it last");
+        assert_eq!(f.store.passes(None, 10).expect("read").len(), 3);
     }
-    let leaks = f.store.leaks(None, None, None).expect("read");
-    assert_eq!(leaks.len(), 1);
-    assert_eq!((leaks[0].outcome, leaks[0].found_at), (Outcome::Kill, Millis(1_000).into()));
-    assert_eq!(leaks[0].died_after, Some(Duration::from_millis(12)));
-    assert_eq!(f.number("SELECT pass FROM leak"), 3, "the pass that met it last");
-    assert_eq!(f.store.passes(None, 10).expect("read").len(), 3);
 }
 
 #[test]

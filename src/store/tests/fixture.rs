@@ -234,6 +234,7 @@ pub(super) fn leak(kind: LeakKind, outcome: Outcome) -> NewLeak {
         rss: Some(1 << 20),
         outcome,
         died_after: Some(Duration::from_millis(12)),
+        stop_signal: (outcome == Outcome::Term).then_some(2),
     }
 }
 

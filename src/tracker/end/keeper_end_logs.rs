@@ -263,6 +263,7 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
                 rss: Some(member.info.rss),
                 outcome: fate.outcome,
                 died_after: fate.died_after,
+                stop_signal: fate.stop_signal,
             };
             let new = Box::new(logged_row(core, root, &log, &member.info));
             Some(Settled { row: Row::New(new), verdict: Verdict::Ended(end), leak: Some(leak) })
@@ -304,6 +305,7 @@ fn complete(log: &EndLog, member: &mut MemberOutcome) {
     };
     member.status = known(member.status, Some(fate.status));
     member.at = Some(ended_at(log, &fate));
+    member.stop_signal = fate.stop_signal;
     let rule = match fate.outcome {
         // It had ended before the keeper signalled it.
         Outcome::Gone => return,

@@ -17,7 +17,7 @@ use crate::{
         task_text,
     },
     store::Store,
-    sys::{Death, Signal},
+    sys::Death,
     tracker::{
         core::Core,
         membership::process_info::ProcessInfo,
@@ -262,6 +262,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberOutcome, death: Death) -
         rss: Some(member.info.rss),
         outcome: member.fate.outcome(),
         died_after: member.fate.died_after(),
+        stop_signal: member.ended_by(),
     });
     Settled { row: row.into(), verdict, leak }
 }
@@ -291,9 +292,8 @@ fn reason(cause: &Cause, member: &MemberOutcome, status: ExitStatus) -> EndReaso
 }
 
 fn ending(rule: &Rule, root: &Root, member: MemberOutcome) -> Ending {
-    let is_asked = |_: &Signal| matches!(member.fate, Fate::Terminated(_));
     Ending {
-        stop_signal: member.stop_signal.filter(is_asked).map(Signal::number),
+        stop_signal: member.ended_by(),
         task_id: root.task.clone(),
         pid: member.info.identity.pid,
         rule: rule.to_string(),

@@ -53,6 +53,7 @@ pub(in crate::tracker) fn settle_spared(
             rss: Some(info.rss),
             outcome: Outcome::Kept,
             died_after: None,
+            stop_signal: None,
         }),
     }
 }

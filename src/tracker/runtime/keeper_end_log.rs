@@ -61,6 +61,8 @@ pub(crate) struct Fate {
     pub(crate) outcome: Outcome,
     pub(crate) status: ExitStatus,
     pub(crate) died_after: Option<Duration>,
+    /// The stop signal that ended it, where one did.
+    pub(crate) stop_signal: Option<i32>,
 }
 
 /// The file, as far as it is complete.
@@ -154,6 +156,7 @@ impl EndLogWriter {
             put(body, fate.outcome.as_str().as_bytes());
             put_status(body, fate.status);
             put_optional(body, fate.died_after, put_span);
+            put_optional(body, fate.stop_signal, put_signal);
         });
     }
 
@@ -277,8 +280,9 @@ fn take_entry(body: &mut &[u8], scope: PidScope, log: &mut EndLog) -> Option<()>
             let identity = take_identity(body, scope)?;
             let outcome = Outcome::parse(take_text(body)?.to_str()?)?;
             let (status, died_after) = (take_status(body)?, take_optional(body, take_span)?);
+            let stop_signal = take_optional(body, take_signal)?;
             let member = log.members.iter_mut().find(|member| member.info.identity == identity)?;
-            member.fate = Some(Fate { outcome, status, died_after });
+            member.fate = Some(Fate { outcome, status, died_after, stop_signal });
         }
         _ => return None,
     }
@@ -342,6 +346,14 @@ fn put_span(body: &mut Vec<u8>, span: Duration) {
 
 fn take_span(body: &mut &[u8]) -> Option<Duration> {
     Some(Duration::from_millis(take_number(body)?))
+}
+
+fn put_signal(body: &mut Vec<u8>, signal: i32) {
+    put_number(body, u64::from(signal.cast_unsigned()));
+}
+
+fn take_signal(body: &mut &[u8]) -> Option<i32> {
+    i32::try_from(take_number(body)?).ok().filter(|signal| (1..=127).contains(signal))
 }
 
 fn put_optional<T>(body: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
@@ -417,9 +429,10 @@ mod tests {
         writer.member(&first.info);
         writer.member(&second.info);
         let fate = Fate {
-            outcome: Outcome::Kill,
-            status: ExitStatus::Signaled(9),
+            outcome: Outcome::Term,
+            status: ExitStatus::Signaled(2),
             died_after: Some(Duration::from_millis(7)),
+            stop_signal: Some(2),
         };
         writer.fate(&first.info.identity, &fate);
         first.fate = Some(fate);

@@ -234,8 +234,8 @@ fn report_shows_rule_and_evidence_in_every_format() {
     let csv = run(&place, &["report", "--format", "csv"]).expect(0).out;
     let records = parse_csv(&csv);
     assert_eq!(records.len(), 2, "{csv}");
-    assert_eq!(records[0].len(), 14);
-    assert_eq!(records[1].len(), 14);
+    assert_eq!(records[0].len(), 15);
+    assert_eq!(records[1].len(), 15);
     for (name, field) in records[0].iter().zip(&records[1]) {
         match &json[0][name] {
             serde_json::Value::String(text) => assert_eq!(text, field, "{name}"),

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use procledger::{Containment, EndPlan, EndReason, ExitStatus, Job, Process, Tracker};
+use procledger::{Containment, EndPlan, EndReason, ExitStatus, Job, Outcome, Process, Tracker};
 
 use crate::{
     containment::keepers::KEEPER,
@@ -106,7 +106,7 @@ fn whatever_ends_a_tree_sends_its_stop_signals_in_their_order() {
         ("a kill by another instance", |place, _, _| {
             let report = another(place).kill(&["tree"], "the operator").expect("ended");
             assert_eq!(report.survived(), 0);
-            let asked = |it: &&procledger::Ending| it.outcome == procledger::Outcome::Term;
+            let asked = |it: &&procledger::Ending| it.outcome == Outcome::Term;
             let mut asked = report.endings.iter().filter(asked).peekable();
             assert!(asked.peek().is_some(), "{report:?}");
             assert!(asked.all(|it| it.stop_signal == Some(libc::SIGTERM)), "{report:?}");
@@ -175,6 +175,47 @@ fn after_the_death_of_its_host_a_tree_is_ended_by_its_stop_signals() {
             row.life.end().is_some_and(|end| end.reason == EndReason::Orphan)
         };
         assert!(rows.iter().all(orphan), "{containment}: {rows:#?}");
+        let leaks = tracker.ledger().leaks(procledger::Query::new()).expect("leaks");
+        let has_its_signal = |leak: &procledger::LeakRecord| {
+            leak.stop_signal == (leak.outcome == Outcome::Term).then_some(libc::SIGTERM)
+        };
+        assert!(
+            leaks.iter().any(|leak| leak.outcome == Outcome::Term),
+            "{containment}: {leaks:#?}"
+        );
+        assert!(leaks.iter().all(has_its_signal), "{containment}: {leaks:#?}");
+    }
+}
+
+#[test]
+fn a_leak_has_the_signal_that_ended_it_and_reports_say_so() {
+    for (place, tracker, containment) in trackers() {
+        let job = Job::new("leaks", "/bin/sh")
+            .args(["-c", "sleep 600 &", place.marker()])
+            .env("PROCLEDGER_IT_MARKER", place.marker())
+            .stdin(procledger::Stdio::null())
+            .stop_signals([(libc::SIGHUP, LAST)]);
+        tracker.spawn(job).expect("spawned").wait().expect("ended");
+        let leaks = || tracker.ledger().leaks(procledger::Query::new()).expect("leaks");
+        until("the stray is recorded", || !leaks().is_empty());
+        let leaks = leaks();
+        let found: Vec<_> = leaks.iter().map(|it| (it.outcome, it.stop_signal)).collect();
+        assert_eq!(found, [(Outcome::Term, Some(libc::SIGHUP))], "{containment}");
+        assert_eq!(place.sqlite3("SELECT stop_signal FROM leaks"), "1");
+        let report = |more: &[&str]| {
+            let printed = place.procledger(&[&["report"], more].concat());
+            String::from_utf8(printed.stdout).expect("UTF-8")
+        };
+        assert!(report(&[]).contains("ended by HUP, "), "{containment}: {}", report(&[]));
+        assert!(report(&["--format", "html"]).contains("ended by HUP, "), "{containment}");
+        let json: serde_json::Value =
+            serde_json::from_str(&report(&["--format", "json"])).expect("JSON");
+        assert_eq!(json[0]["stop_signal"], 1);
+        assert!(report(&["--format", "csv"]).trim_end().ends_with(",1"), "{containment}");
+        // As a program of an older version records it.
+        let ledger = rusqlite::Connection::open(place.ledger()).expect("opens");
+        ledger.execute("UPDATE leak SET stop_signal = NULL", []).expect("set");
+        assert!(report(&[]).contains(" ended, "), "{containment}: {}", report(&[]));
     }
 }
 

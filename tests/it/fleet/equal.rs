@@ -60,9 +60,9 @@ impl Ledger {
     /// Records leaks of the newest processes, half of which survive.
     pub(super) fn leak(&self, count: u32) {
         self.sql(&format!(
-            "INSERT INTO leak (process, kind, rule, evidence, found_at, age_ms, rss_bytes, outcome)
+            "INSERT INTO leak (process, kind, rule, evidence, found_at, age_ms, rss_bytes, outcome, stop_signal)
              SELECT id, 'stray', 'its root had ended', 'session', CAST(strftime('%s', 'now') AS INTEGER) * 1000 + id, 5, id * 10,
-               CASE WHEN id % 2 THEN 'term' ELSE 'survived' END
+               CASE WHEN id % 2 THEN 'term' ELSE 'survived' END, CASE WHEN id % 4 = 1 THEN id % 31 + 1 END
              FROM process ORDER BY id DESC LIMIT {count}"
         ));
     }
@@ -70,7 +70,7 @@ impl Ledger {
     /// Gives survivors their last outcome.
     pub(super) fn settle(&self, count: u32) {
         self.sql(&format!(
-            "UPDATE leak SET outcome = 'kill', died_after_ms = 7
+            "UPDATE leak SET outcome = 'term', died_after_ms = 7, stop_signal = 2
              WHERE id IN (SELECT id FROM leak WHERE outcome = 'survived' ORDER BY id LIMIT {count})"
         ));
     }
@@ -162,7 +162,7 @@ pub(super) fn fleet_equals_ledger(database: &Database, ledger: &Path) {
     let sql_fleet = format!("SELECT {PROCESS} {started} || '|' || {ended} FROM fleet.ended");
     each_once("what has ended", &rows(&sql_fleet), &rows_of(ledger, &sql));
 
-    let outcome = if is_exact { "outcome" } else { "''" };
+    let outcome = if is_exact { "outcome || '|' || coalesce(stop_signal, 0)" } else { "''" };
     let leak = format!("id || '|' || process || '|' || {outcome} || '|' ||");
     let sql = format!(
         "SELECT {leak} found_at FROM leak WHERE id > (SELECT leak_floor FROM ledger) ORDER BY id"

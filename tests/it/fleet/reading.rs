@@ -31,12 +31,12 @@ fn three_hosts() -> Option<Database> {
              'spawned', 'cgroup', false, 'p', json_build_array('{hostile}', '--flag')::text, now() - interval '1 day'
            FROM fleet.stream, generate_series(1, 3) AS n;
          INSERT INTO fleet.leak (stream, id, print, process, root, verified, task_id, pid, kind, rule, rule_key, evidence, evidence_key,
-             found_at, age_ms, rss_bytes, outcome, died_after_ms, program, command)
+             found_at, age_ms, rss_bytes, outcome, died_after_ms, stop_signal, program, command)
            SELECT stream, n, 1, n, n, true, CASE WHEN n = 40 THEN NULL WHEN n = 1 THEN '{hostile}' ELSE 'task-' || n % 30 END, 100 + n,
              (ARRAY['orphan', 'stray', 'unregistered'])[1 + n % 3], 'its instance is dead',
              CASE WHEN n % 2 = 0 THEN 'instance_dead' ELSE 'root_ended' END, 'cgroup', 'cgroup',
              now() - n * interval '6 hours' - interval '1 second', 1000 * n, CASE WHEN n % 5 = 0 THEN NULL ELSE n << 20 END,
-             CASE WHEN n = 7 THEN 'survived' ELSE 'term' END, 3, 'prog-' || n % 4, json_build_array('{hostile}')::text
+             CASE WHEN n = 7 THEN 'survived' ELSE 'term' END, 3, CASE WHEN n % 2 = 0 THEN 2 END, 'prog-' || n % 4, json_build_array('{hostile}')::text
            FROM fleet.stream, generate_series(1, 40) AS n;
          INSERT INTO fleet.pass_day SELECT stream, current_date, 'health', 2880, 1, 31000, now() FROM fleet.stream",
         hostile = HOSTILE.replace('\'', "''")
@@ -101,6 +101,22 @@ fn what_a_silent_host_ran_is_as_of_then() {
     let rows = json(&database, &["ps", "--json"]);
     assert_eq!(rows.as_array().map(Vec::len), Some(9));
     assert_eq!(rows[0]["command"][0], HOSTILE, "escaped, with the same meaning");
+}
+
+#[test]
+fn a_leak_names_the_signal_that_ended_it_where_it_is_known() {
+    let Some(database) = three_hosts() else { return };
+    for words in ["leaks", "report"] {
+        let table = printed(from(&database, &[words]));
+        let count = |text: &str| table.matches(text).count();
+        let outcomes = ["ended by INT, 3 ms", " ended, 3 ms", "survived, 3 ms"].map(count);
+        assert_eq!(outcomes, [60, 57, 3], "{table}");
+    }
+    let leaks = json(&database, &["leaks", "--json"]);
+    let signals: Vec<&Value> =
+        leaks.as_array().expect("leaks").iter().map(|leak| &leak["stop_signal"]).collect();
+    assert_eq!(signals.iter().filter(|signal| **signal == 2).count(), 60);
+    assert_eq!(signals.iter().filter(|signal| signal.is_null()).count(), 60);
 }
 
 /// The sums are those of the leaks, whatever the window cuts.

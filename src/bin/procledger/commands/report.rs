@@ -21,8 +21,7 @@ use crate::{
     exit::{Exit, Failure, Result},
     html, output,
     render::{
-        Table, Tense, after, bytes, csv, escape, outcome, shell_words, short_bytes, short_span,
-        since, span,
+        Table, bytes, csv, escape, leak_outcome, shell_words, short_bytes, short_span, since, span,
     },
     units,
 };
@@ -41,8 +40,8 @@ memory at that time.
 --format html: one self-contained file with charts and tables, which loads nothing else; --by \
 selects the first table.
 --format json: an array of objects; without --by {process, task_id, pid, kind, rule, evidence, \
-found_at, age_ms, rss_bytes, outcome, died_after_ms, command, rule_key, evidence_key}, with --by \
-{key, leaks, orphans, strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; \
+found_at, age_ms, rss_bytes, outcome, died_after_ms, command, rule_key, evidence_key, stop_signal}, \
+with --by {key, leaks, orphans, strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; \
 times are RFC 3339.
 --format csv: the same columns (RFC 4180). Control characters are escaped, otherwise fields are \
 raw data: import them as text, because a spreadsheet takes a leading `=` for a formula.
@@ -283,7 +282,7 @@ pub(super) fn leak_table(leaks: &[LeakRecord]) -> String {
             leak.pid.to_string(),
             leak.kind.to_string(),
             format!("{} ago", span(since(now, leak.found_at))),
-            after(outcome(leak.outcome, Tense::Done), leak.died_after),
+            leak_outcome(leak),
             format!("{}: {} ({age} old{memory})", leak.rule, leak.evidence),
             shell_words(&leak.command),
         ]);

@@ -22,6 +22,7 @@ pub(super) struct LeakLine<'a> {
     command: &'a [String],
     rule_key: &'static str,
     evidence_key: &'static str,
+    stop_signal: Option<i32>,
 }
 
 impl<'a> From<&'a LeakRecord> for LeakLine<'a> {
@@ -41,12 +42,13 @@ impl<'a> From<&'a LeakRecord> for LeakLine<'a> {
             command: &leak.command,
             rule_key: leak.rule_key.as_str(),
             evidence_key: leak.evidence_key.as_str(),
+            stop_signal: leak.stop_signal,
         }
     }
 }
 
 impl LeakLine<'_> {
-    pub(super) const HEADER: [&'static str; 14] = [
+    pub(super) const HEADER: [&'static str; 15] = [
         "process",
         "task_id",
         "pid",
@@ -61,6 +63,7 @@ impl LeakLine<'_> {
         "command",
         "rule_key",
         "evidence_key",
+        "stop_signal",
     ];
 
     pub(super) fn fields(&self) -> Vec<String> {
@@ -80,6 +83,7 @@ impl LeakLine<'_> {
             shell_words(self.command),
             self.rule_key.to_owned(),
             self.evidence_key.to_owned(),
+            self.stop_signal.map_or_else(String::new, |signal| signal.to_string()),
         ]
     }
 }

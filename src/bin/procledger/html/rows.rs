@@ -3,7 +3,7 @@
 use procledger::{LeakGroup, LeakRecord, Outcome, fleet::FleetLeak};
 
 use super::format::{Figure, Shown};
-use crate::render::{Tense, after, fleet_outcome, outcome, shell_words};
+use crate::render::{fleet_outcome, leak_outcome, shell_words};
 
 /// A table of leaks counted by group.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl From<&LeakRecord> for LeakRow {
             age: Figure::age(leak.age),
             memory: Figure::memory(leak.rss_bytes),
             survived: leak.outcome == Outcome::Survived,
-            outcome: Shown::new(&after(outcome(leak.outcome, Tense::Done), leak.died_after)),
+            outcome: Shown::new(&leak_outcome(leak)),
             why: Shown::new(&format!("{}: {}", leak.rule, leak.evidence)),
             // Escaped already.
             command: shell_words(&leak.command),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use procledger::{Ending, Outcome, Report, Suspect, TaskId, fleet::FleetLeak};
+use procledger::{Ending, LeakRecord, Outcome, Report, Suspect, TaskId, fleet::FleetLeak};
 
 use super::{Table, escape, shell_words};
 use crate::{exit::Exit, output::warn, units::signal_name};
@@ -14,11 +14,11 @@ pub(crate) enum Tense {
     Planned,
 }
 
-/// Returns how a process ended, or would end.
+/// Returns how a process ended, or would end; [`by_signal`] adds the signal.
 pub(crate) fn outcome(outcome: Outcome, tense: Tense) -> &'static str {
     match (tense, outcome) {
         (Tense::Done, Outcome::Gone) => "already gone",
-        (Tense::Done, Outcome::Term) => "ended by TERM",
+        (Tense::Done, Outcome::Term) => "ended",
         (Tense::Done, Outcome::Kill) => "ended by KILL",
         (Tense::Done, Outcome::Survived) => "survived",
         (Tense::Done, Outcome::Kept) => "kept running",
@@ -32,10 +32,23 @@ pub(crate) fn outcome(outcome: Outcome, tense: Tense) -> &'static str {
 /// Returns how the process of a leak ended, on whichever host that was: it may have shipped any text.
 pub(crate) fn fleet_outcome(leak: &FleetLeak) -> String {
     let how = match Outcome::parse(&leak.outcome) {
-        Some(known) => outcome(known, Tense::Done),
-        None => &leak.outcome,
+        Some(known) => by_signal(known, leak.stop_signal),
+        None => leak.outcome.clone(),
     };
-    after(how, leak.died_after_ms.map(Duration::from_millis))
+    after(&how, leak.died_after_ms.map(Duration::from_millis))
+}
+
+/// Returns how the process of a leak ended.
+pub(crate) fn leak_outcome(leak: &LeakRecord) -> String {
+    after(&by_signal(leak.outcome, leak.stop_signal), leak.died_after)
+}
+
+/// Returns how a process ended, with the stop signal that ended it, where that is known.
+fn by_signal(how: Outcome, stop_signal: Option<i32>) -> String {
+    match (how, stop_signal) {
+        (Outcome::Term, Some(signal)) => format!("ended by {}", signal_name(signal)),
+        (other, _) => outcome(other, Tense::Done).to_owned(),
+    }
 }
 
 /// Formats tables of the processes that were ended and that were left running, then a line of figures.
@@ -67,12 +80,9 @@ pub(crate) fn report_exit(report: &Report) -> Exit {
     }
 }
 
-/// Returns how a process was ended, with the signal that it was sent: by a keeper, SIGTERM or the stop signals of its task.
+/// Returns how a process was ended.
 pub(crate) fn how_ended(ending: &Ending) -> String {
-    match (ending.outcome, ending.stop_signal) {
-        (Outcome::Term, Some(signal)) => format!("ended by {}", signal_name(signal)),
-        (other, _) => outcome(other, Tense::Done).to_owned(),
-    }
+    by_signal(ending.outcome, ending.stop_signal)
 }
 
 /// Formats an ended process in one line, for a log.

@@ -231,7 +231,7 @@ impl Member {
             fate,
             status,
             core_dumped,
-            stop_signal: self.stop_signal,
+            stop_signal: self.stop_signal.map(Signal::number),
             own_child: self.pinned.filter(|_| own.is_some()).map(Pinned::into_fd),
             rule: None,
             at: None,

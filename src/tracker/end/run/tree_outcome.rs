@@ -7,7 +7,7 @@ use crate::{
     identity::{Identity, Pid},
     model::{ExitStatus, Millis, Outcome, ProcessId, RuleKey, SpareReason},
     policy::suspects::SuspectReason,
-    sys::{PidFd, Signal},
+    sys::PidFd,
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
@@ -39,14 +39,21 @@ pub(in crate::tracker) struct MemberOutcome {
     pub(in crate::tracker) fate: Fate,
     pub(in crate::tracker) status: ExitStatus,
     pub(in crate::tracker) core_dumped: bool,
-    /// The stop signal that it was sent last by this process.
-    pub(in crate::tracker) stop_signal: Option<Signal>,
+    /// The stop signal that it was sent last, by this process or by a keeper.
+    pub(in crate::tracker) stop_signal: Option<i32>,
     /// Its pidfd, where it is a zombie of this process.
     pub(in crate::tracker) own_child: Option<Arc<PidFd>>,
     /// The rule by which another process, a keeper, has ended it: the rule of the call does not apply.
     pub(in crate::tracker) rule: Option<RuleKey>,
     /// When that happened.
     pub(in crate::tracker) at: Option<Millis>,
+}
+
+impl MemberOutcome {
+    /// Returns the stop signal that ended it; `None` where something else did, or that is not known.
+    pub(in crate::tracker) fn ended_by(&self) -> Option<i32> {
+        self.stop_signal.filter(|_| matches!(self.fate, Fate::Terminated(_)))
+    }
 }
 
 /// How an end has come out for one member.

@@ -145,7 +145,8 @@ fn notes(host: &FleetHost) -> Vec<String> {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 --json: an array of objects {host, stream, id, process, root, verified, task_id, pid, kind, rule, \
-rule_key, evidence, evidence_key, found_at, age_ms, rss_bytes, outcome, died_after_ms, command}.")]
+rule_key, evidence, evidence_key, found_at, age_ms, rss_bytes, outcome, died_after_ms, \
+stop_signal, command}.")]
 pub(super) struct LeaksArgs {
     #[command(flatten)]
     from: From,
