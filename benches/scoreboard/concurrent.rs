@@ -1,10 +1,12 @@
 //! Many threads that spawn at the same time.
 
-use std::{thread, time::Instant};
+use std::{sync::Mutex, thread, time::Instant};
 
 use super::{
+    bare::Bare,
     fixture::Fixture,
     former::Former,
+    gated,
     samples::{Samples, timed},
     score::{Board, Line},
     sleepers::Program,
@@ -20,7 +22,7 @@ pub(crate) fn measure(board: &mut Board) {
     spawn(&fixture, 0);
     let (mut serial, mut concurrent) = (Samples::default(), Samples::default());
     let (mut each, mut alone) = (Samples::default(), Samples::default());
-    let (mut former_samples, mut unrecorded) = (Samples::default(), Samples::default());
+    let [mut former_samples, mut unrecorded, mut recorded] = <[Samples; 3]>::default();
     for _ in 0..rounds {
         let (took, times) = timed(|| all(&fixture, 1));
         serial.add(took);
@@ -30,6 +32,7 @@ pub(crate) fn measure(board: &mut Board) {
         each.extend(times);
         former_samples.add(timed(former_spawns).0);
         unrecorded.extend(all_bare());
+        recorded.extend(all_gated());
     }
     board.add(
         Line::new("1,000 spawns from 8 threads, in total", &concurrent)
@@ -46,55 +49,74 @@ pub(crate) fn measure(board: &mut Board) {
         Line::new("one of 1,000 bare ones from 8 threads", &unrecorded)
             .beside("one of 1,000 from one thread", alone.median()),
     );
+    board.add(
+        Line::new(
+            "one of 1,000 from 8 threads, the floor: clone, `stat`, INSERT, execve",
+            &recorded,
+        )
+        .beside("one of 1,000 bare ones from 8 threads", unrecorded.median()),
+    );
 }
 
-/// What eight threads achieve with clone and exec alone: nothing is recorded.
-fn all_bare() -> Samples {
+/// What eight threads achieve that commit a row before each program runs, one after another, and do nothing else.
+fn all_gated() -> Samples {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = Mutex::new(Bare::at(&folder.path().join("bare.db")));
+    on_threads(THREADS, |worker| {
+        let mut program = Program::new(&["/bin/true"]);
+        let mut times = Samples::default();
+        for round in 0..SPAWNS / THREADS {
+            let task = format!("crowd-{worker}-{round}");
+            let commit = |pid| _ = ledger.lock().expect("no panic").insert(&task, pid);
+            let (took, (child, _pidfd)) = timed(|| gated::spawn(&mut program, None, commit));
+            child.wait();
+            times.add(took);
+        }
+        times
+    })
+}
+
+/// Does `work` on this many threads, which are numbered.
+fn on_threads(count: usize, work: impl Fn(usize) -> Samples + Sync) -> Samples {
     thread::scope(|scope| {
-        let worker = || {
-            let mut raw = Program::new(&["/bin/true"]);
-            let mut times = Samples::default();
-            (0..SPAWNS / THREADS).for_each(|_| times.add(bare(&mut raw)));
-            times
-        };
-        let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(worker)).collect();
+        let work = &work;
+        let workers: Vec<_> = (0..count).map(|worker| scope.spawn(move || work(worker))).collect();
         let mut all = Samples::default();
         for worker in workers {
             all.extend(worker.join().expect("no panic"));
         }
         all
+    })
+}
+
+/// What eight threads achieve with clone and exec alone: nothing is recorded.
+fn all_bare() -> Samples {
+    on_threads(THREADS, |_| {
+        let mut raw = Program::new(&["/bin/true"]);
+        let mut times = Samples::default();
+        (0..SPAWNS / THREADS).for_each(|_| times.add(bare(&mut raw)));
+        times
     })
 }
 
 /// Spawns this many programs on this many threads; each program is waited for, and only its spawn is timed.
 fn all(fixture: &Fixture, threads: usize) -> Samples {
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|worker| {
-                scope.spawn(move || {
-                    let mut times = Samples::default();
-                    for round in 0..SPAWNS / threads {
-                        let task = format!("crowd-{worker}-{round}");
-                        let start = Instant::now();
-                        let mut process = fixture.spawn(&task, &["/bin/true"]);
-                        times.add(start.elapsed());
-                        process.wait().expect("it ends");
-                    }
-                    times
-                })
-            })
-            .collect();
-        let mut all = Samples::default();
-        for worker in workers {
-            all.extend(worker.join().expect("no panic"));
+    on_threads(threads, |worker| {
+        let mut times = Samples::default();
+        for round in 0..SPAWNS / threads {
+            let task = format!("crowd-{worker}-{round}");
+            let start = Instant::now();
+            let mut process = fixture.spawn(&task, &["/bin/true"]);
+            times.add(start.elapsed());
+            process.wait().expect("it ends");
         }
-        all
+        times
     })
 }
 
 /// The registry of the former implementation has one lock, so eight threads take turns.
 fn former_spawns() {
-    let former = std::sync::Mutex::new(Former::tracking(&[]));
+    let former = Mutex::new(Former::tracking(&[]));
     thread::scope(|scope| {
         for worker in 0..THREADS {
             let former = &former;

@@ -45,19 +45,19 @@ fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], former: f
         // For programs that ignore SIGTERM the limit includes at least the grace period.
         let wait = if stubborn { GRACE } else { Duration::ZERO };
         limit.add(kill(count, words) + wait);
-        if !stubborn {
-            floor.add(record_and_end(count, words));
-        }
+        floor.add(record_and_end(count, words, stubborn));
         eprintln!("    {count} {}: round {round}", words[0]);
     }
     let what = if stubborn { "that ignore SIGTERM" } else { "obedient" };
     let line = Line::new(format!("end {count} programs {what}"), &ours)
         .former_scaled(former * count as f64, format!("{FORMER_ENDS} measured, one after another"));
-    if !stubborn {
-        let what = format!("end {count} programs obedient, beside their floor");
-        let is = "`stat` twice, SIGTERM, UPDATE of all twice";
-        board.add(Line::new(what, &ours).beside(is, floor.median()));
-    }
+    let is = if stubborn {
+        "100 ms, `stat` three times, SIGTERM, SIGKILL, UPDATE of all twice"
+    } else {
+        "`stat` twice, SIGTERM, UPDATE of all twice"
+    };
+    let name = format!("end {count} programs {what}, beside their floor");
+    board.add(Line::new(name, &ours).beside(is, floor.median()));
     board.add(if stubborn {
         line.beside("100 ms + SIGKILL alone", limit.median()).at_most(1.5)
     } else {
@@ -99,8 +99,9 @@ fn kill(count: usize, words: &[&str]) -> Duration {
 }
 
 /// Nothing but what a recorded end cannot do without: the identity of each process is read, all rows are claimed, each process
-/// gets SIGTERM and is waited for, its absence is verified, and all ends are recorded.
-fn record_and_end(count: usize, words: &[&str]) -> Duration {
+/// gets SIGTERM and is waited for, its absence is verified, and all ends are recorded. One that is stubborn is read again after
+/// its grace, and gets SIGKILL.
+fn record_and_end(count: usize, words: &[&str], stubborn: bool) -> Duration {
     let folder = tempfile::tempdir().expect("a folder");
     let mut ledger = Bare::at(&folder.path().join("bare.db"));
     let mut program = Program::new(words);
@@ -112,13 +113,24 @@ fn record_and_end(count: usize, words: &[&str]) -> Duration {
         ledger.insert("floor", child.0.cast_unsigned());
         wait_settled(child.0.cast_unsigned());
     }
-    timed(|| {
+    let read_all = || {
         for stat in &stats {
             std::fs::read(stat).expect("it lives");
         }
-        ledger.claim_all();
+    };
+    let signal_all = |signal| {
         for pidfd in &pidfds {
-            pidfd_send_signal(pidfd, Signal::TERM).expect("sent");
+            pidfd_send_signal(pidfd, signal).expect("sent");
+        }
+    };
+    timed(|| {
+        read_all();
+        ledger.claim_all();
+        signal_all(Signal::TERM);
+        if stubborn {
+            std::thread::sleep(GRACE);
+            read_all();
+            signal_all(Signal::KILL);
         }
         wait_all(&pidfds);
         children.into_iter().for_each(Raw::wait);

@@ -5,10 +5,11 @@ use std::{fs, thread, time::Duration};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
+    bare,
     fixture::Fixture,
     namespace::raise_descriptors,
-    passes::health_pass,
-    samples::Samples,
+    passes::{health_pass, read_stats},
+    samples::in_turns,
     score::{Board, Line, Unit},
     sleepers::Sleepers,
 };
@@ -38,23 +39,34 @@ pub(crate) fn measure(board: &mut Board) {
         )
         .within(0.0),
     );
-    let mut passes = Samples::default();
-    for _ in 0..board.scale().pick(5, 20) {
-        let before = clock_gettime(ClockId::ProcessCPUTime);
-        health_pass(&fixture);
-        let after = clock_gettime(ClockId::ProcessCPUTime);
-        passes.add(since(before, after));
-    }
+    let reader = bare::open(&fixture.path());
+    let (passes, floor) = in_turns(
+        board.scale().pick(5, 20),
+        |_| processor_time(|| _ = health_pass(&fixture)),
+        |_| {
+            processor_time(|| {
+                assert_eq!(read_stats(&sleepers.pids), TASKS);
+                assert_eq!(bare::read_running(&reader), TASKS);
+            })
+        },
+    );
     board.add(
         Line::new(format!("processor time of a health pass over {TASKS} tasks"), &passes)
+            .beside("reading each stat + the rows", floor.median())
             .within(TASKS as f64 * OF_A_TASK),
     );
     std::mem::forget(fixture.tracker);
 }
 
-fn since(before: rustix::time::Timespec, after: rustix::time::Timespec) -> Duration {
-    let nanoseconds = |time: rustix::time::Timespec| time.tv_sec * 1_000_000_000 + time.tv_nsec;
-    Duration::from_nanos((nanoseconds(after) - nanoseconds(before)).unsigned_abs())
+/// The processor time that this process takes for `work`, in all threads.
+fn processor_time(work: impl FnOnce()) -> Duration {
+    let now = || {
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        time.tv_sec * 1_000_000_000 + time.tv_nsec
+    };
+    let before = now();
+    work();
+    Duration::from_nanos((now() - before).unsigned_abs())
 }
 
 /// How often the other threads of this process have slept so far.

@@ -26,6 +26,7 @@ mod deaths;
 mod ends;
 mod export;
 mod former;
+mod gated;
 mod growth;
 mod history;
 mod hosts;

@@ -110,13 +110,13 @@ impl Program {
     }
 
     /// Returns the upper end of a stack for a child.
-    fn stack_top(&mut self) -> *mut u8 {
+    pub(crate) fn stack_top(&mut self) -> *mut u8 {
         let top = self.stack.as_mut_ptr_range().end;
         top.wrapping_sub(top as usize % 16)
     }
 
     /// Becomes this program; returns where that fails.
-    fn execute(&self) -> c_int {
+    pub(crate) fn execute(&self) -> c_int {
         // SAFETY: both lists are ended by null and outlive the call.
         unsafe { libc::execve(self.argv[0], self.argv.as_ptr(), self.environ.as_ptr()) };
         127

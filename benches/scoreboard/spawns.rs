@@ -1,16 +1,25 @@
 //! A spawn next to vfork-style clone with execve, and next to itself in a large host.
 
-use std::{fs::File, hint::black_box, time::Duration};
+use std::{
+    fs::{self, File},
+    hint::black_box,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use procledger::{ContainmentMode, Tracker};
 
 use super::{
+    bare::{self as ledger, Bare},
     fixture::Fixture,
     former::Former,
+    gated,
     namespace::raise_descriptors,
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
-    sleepers::{Program, Sleepers},
+    sleepers::{Program, Raw, Sleepers},
 };
 
 const TRUE: &str = "/bin/true";
@@ -40,7 +49,14 @@ pub(crate) fn measure(board: &mut Board) {
             .at_most(2.2)
             .former(former_samples.median()),
     );
-    contained(board, &mut raw, rounds / 4);
+    let mut floor = Floor::new();
+    let (ours, gated) =
+        in_turns(rounds, |round| spawn(&fixture, 500_000 + round), |round| floor.spawn(round));
+    board.add(
+        Line::new("spawn, recorded before exec, beside its floor", &ours)
+            .beside("clone, `stat`, INSERT, execve", gated.median()),
+    );
+    contained(board, &mut raw, &mut floor, rounds / 4);
     host_of_two_gigabytes(board, &fixture, rounds / 3);
     host_with_descriptors(board, &fixture, rounds / 3);
 }
@@ -73,8 +89,67 @@ fn former_spawn(former: &mut Former, round: usize) -> Duration {
     took
 }
 
+/// What a spawn that is recorded before its program runs cannot do without, and nothing else.
+struct Floor {
+    ledger: Bare,
+    program: Program,
+    #[expect(dead_code, reason = "removed with it")]
+    folder: tempfile::TempDir,
+}
+
+impl Floor {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Bare::at(&folder.path().join("bare.db"));
+        Self { ledger, program: Program::new(&[TRUE]), folder }
+    }
+
+    /// The program waits until its row is committed.
+    fn spawn(&mut self, round: usize) -> Duration {
+        let task = format!("floor-{round}");
+        let (took, (child, _pidfd)) = timed(|| self.gated(&task, None));
+        child.wait();
+        took
+    }
+
+    fn gated(&mut self, task: &str, cgroup: Option<BorrowedFd<'_>>) -> (Raw, OwnedFd) {
+        let ledger = &mut self.ledger;
+        gated::spawn(&mut self.program, cgroup, |pid| _ = ledger.insert(task, pid))
+    }
+
+    /// The same in a cgroup that is made for it in `parent`.
+    fn spawn_into(&mut self, parent: &Path, round: usize) -> Duration {
+        let cgroup = parent.join(format!("floor-{round}"));
+        let task = format!("floor-{round}");
+        let (took, (child, _pidfd)) = timed(|| {
+            fs::create_dir(&cgroup).expect("a cgroup");
+            let opened = File::open(&cgroup).expect("a cgroup");
+            self.gated(&task, Some(opened.as_fd()))
+        });
+        child.wait();
+        fs::remove_dir(&cgroup).expect("an empty cgroup");
+        took
+    }
+
+    /// The same after another program, the keeper's, has started and exited.
+    fn spawn_after_keeper(&mut self, round: usize) -> Duration {
+        let mut keeper = Command::new(env!("CARGO_BIN_EXE_procledger-keeper"));
+        keeper.stdin(Stdio::null()).stderr(Stdio::null());
+        let (took, status) = timed(|| keeper.status().expect("it starts"));
+        assert_eq!(status.code(), Some(2), "nothing has asked for it");
+        took + self.spawn(round)
+    }
+}
+
+/// The folder in which a tracker makes its task cgroups, of which it has made one.
+fn task_cgroups(fixture: &Fixture) -> PathBuf {
+    let ledger = ledger::open(&fixture.path());
+    let query = "SELECT cgroup FROM instance";
+    PathBuf::from(ledger.query_one(query, [], |row| row.get::<_, String>(0)).expect("a folder"))
+}
+
 /// The same in a task cgroup and under a keeper.
-fn contained(board: &mut Board, raw: &mut Program, rounds: usize) {
+fn contained(board: &mut Board, raw: &mut Program, floor: &mut Floor, rounds: usize) {
     for (what, mode, target) in [
         ("spawn into a task cgroup", ContainmentMode::Cgroup, 3.5),
         ("spawn under a keeper", ContainmentMode::Keeper, 5.0),
@@ -91,10 +166,39 @@ fn contained(board: &mut Board, raw: &mut Program, rounds: usize) {
                 let (ours, limit) = in_turns(rounds, |round| spawn(&fixture, round), |_| bare(raw));
                 let line = Line::new(what, &ours).beside("vfork + execve", limit.median());
                 board.add(line.at_most(target));
+                contained_beside_floor(board, &fixture, floor, what, mode, rounds);
             }
             Err(error) => eprintln!("  {what}: not to be had here: {error}"),
         }
     }
+}
+
+fn contained_beside_floor(
+    board: &mut Board,
+    fixture: &Fixture,
+    floor: &mut Floor,
+    what: &str,
+    mode: ContainmentMode,
+    rounds: usize,
+) {
+    let ours = |round| spawn(fixture, 600_000 + round);
+    let (is, (ours, limit)) = match mode {
+        ContainmentMode::Cgroup if gated::HAS_CLONE_INTO => {
+            let parent = task_cgroups(fixture);
+            let limit = |round| floor.spawn_into(&parent, round);
+            ("mkdir, clone3 into it, `stat`, INSERT, execve", in_turns(rounds, ours, limit))
+        }
+        ContainmentMode::Keeper => {
+            let limit = |round| floor.spawn_after_keeper(round);
+            (
+                "the keeper's binary, which exits; clone, `stat`, INSERT, execve",
+                in_turns(rounds, ours, limit),
+            )
+        }
+        _ => return,
+    };
+    let line = Line::new(format!("{what}, beside its floor"), &ours);
+    board.add(line.beside(is, limit.median()));
 }
 
 /// Blocks alternate: the small host, the large one, the small one again.
