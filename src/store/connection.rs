@@ -7,16 +7,16 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     time::Duration,
 };
 
-use rusqlite::{Connection, OptionalExtension, config::DbConfig};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    access::{Access, BUSY_TIMEOUT, KEPT_WAL_BYTES, Pool, first_reader, first_writer, pool},
+    access::{Access, BUSY_TIMEOUT, Pool, first_reader, first_writer, pool},
     budget::{Budget, HOST_READ, LOOK, WRITE},
+    close,
     failure::{failed, no_connection},
     ledger_files::LedgerFiles,
     migration::Schema,
@@ -37,8 +37,6 @@ use crate::{
 pub(crate) const READERS: u32 = 4;
 /// How long a write waits for another process that has held the lock for the whole [`BUSY_TIMEOUT`] before.
 const LOCKED_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long closing waits for a connection that is just being opened, perhaps for another ledger.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An open ledger. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -64,29 +62,11 @@ struct Inner {
 }
 
 impl Drop for Inner {
-    /// Leaves a small WAL to the next opening. To copy it back and to begin another one takes four fsyncs, which is longer than
-    /// all else that a short command does.
-    ///
-    /// Waits for the thread of the pool to finish: until then it may hold the pool, and would be the one to close its connections, some
-    /// time after this returned, or never when the process ends first.
     fn drop(&mut self) {
-        if !self.files.has_small_wal(KEPT_WAL_BYTES)
-            && let Some(writer) = self.writer.as_ref().and_then(Writer::try_take)
-            && let Err(error) =
-                writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
-        {
-            tracing::debug!("the WAL is not copied back: {error}");
+        close::keep_small_wal(&self.files, self.writer.as_ref());
+        if self.readers.is_some() {
+            close::wait_for_pool_thread();
         }
-        if self.readers.is_none() {
-            return;
-        }
-        let (done, wait) = mpsc::channel();
-        // It runs, as there is a pool.
-        let Ok(pool_thread) = pool_thread() else { return };
-        pool_thread.execute(move || {
-            let _ = done.send(());
-        });
-        let _ = wait.recv_timeout(CLOSE_PATIENCE);
     }
 }
 

@@ -1,0 +1,37 @@
+//! Closing a ledger: whether its WAL is copied back, and the end of its pool of readers.
+
+use std::{sync::mpsc, time::Duration};
+
+use rusqlite::config::DbConfig;
+
+use super::{
+    access::KEPT_WAL_BYTES, ledger_files::LedgerFiles, pool_thread::pool_thread, writer::Writer,
+};
+
+/// How long closing waits for a connection that is just being opened, perhaps for another ledger.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Leaves a small WAL to the next opening: the connections do not copy it back when they close. To do so and to begin another one
+/// takes four fsyncs, which is longer than all else that a short command does. The writer copies a large one back.
+pub(super) fn keep_small_wal(files: &LedgerFiles, writer: Option<&Writer>) {
+    if files.has_small_wal(KEPT_WAL_BYTES) {
+        return;
+    }
+    if let Some(writer) = writer.and_then(Writer::try_take)
+        && let Err(error) = writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+    {
+        tracing::debug!("the WAL is not copied back: {error}");
+    }
+}
+
+/// Waits for the thread of the pool to finish: until then it may hold the pool, and would be the one to close its connections, some
+/// time after this returned, or never when the process ends first.
+pub(super) fn wait_for_pool_thread() {
+    let (done, wait) = mpsc::channel();
+    // It runs, as there is a pool.
+    let Ok(pool_thread) = pool_thread() else { return };
+    pool_thread.execute(move || {
+        let _ = done.send(());
+    });
+    let _ = wait.recv_timeout(CLOSE_PATIENCE);
+}
