@@ -201,18 +201,6 @@ impl PidFd {
     }
 }
 
-impl PidFd {
-    /// Returns whether the process, which was ended by a signal, has dumped its core; `None` where the kernel does not report it:
-    /// it was not our child, or was reaped before Linux 6.15.
-    pub(crate) fn has_dumped_core(&self) -> Option<bool> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        match waitid(WaitId::PidFd(self.0.as_fd()), options) {
-            Ok(Some(status)) => Some(status.dumped()),
-            _ => self.exit_code().map(|raw| raw & WAIT_CORE != 0),
-        }
-    }
-}
-
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -221,17 +209,6 @@ impl AsFd for PidFd {
 
 /// `linux/pidfd.h`.
 const PIDFD_SIGNAL_PROCESS_GROUP: usize = 1 << 2;
-
-/// The flag of a core dump in a wait status (wait(2)).
-pub(in crate::sys) const WAIT_CORE: i32 = 0x80;
-
-/// Decodes a wait status as wait(2) packs it.
-pub(super) fn wait_status(raw: i32) -> ExitStatus {
-    match raw & 0x7f {
-        0 => ExitStatus::Exited((raw >> 8) & 0xff),
-        signal => ExitStatus::Signaled(signal),
-    }
-}
 
 /// A process whose identity was verified after its pidfd was opened: only this can be signalled.
 #[derive(Debug)]
@@ -381,12 +358,5 @@ mod tests {
         assert!(matches!(Pinned::probe(&proc, scope, &older), Probe::Gone));
         let elsewhere = Identity { scope: PidScope { pid_namespace: 1, ..scope }, ..me.identity };
         assert!(matches!(Pinned::probe(&proc, scope, &elsewhere), Probe::Unknown(_)));
-    }
-
-    #[test]
-    fn a_wait_status_is_unpacked() {
-        assert_eq!(wait_status(0x0300), ExitStatus::Exited(3));
-        assert_eq!(wait_status(9), ExitStatus::Signaled(9));
-        assert_eq!(wait_status(0x8b), ExitStatus::Signaled(11));
     }
 }

@@ -41,7 +41,7 @@ impl PidFd {
 
     /// Returns the status that the kernel remembers of a reaped process (Linux 6.15). Available only after it was reaped.
     pub(crate) fn exit_info(&self) -> Option<ExitStatus> {
-        self.exit_code().map(super::pidfd::wait_status)
+        self.exit_code().map(super::wait_status::wait_status)
     }
 
     /// Returns the same as wait(2) packs it.

@@ -33,9 +33,9 @@ use crate::{
     sys::{
         Death, ExitStatus, PidFd,
         fd_table::raise_descriptor_limit,
-        pidfd::WAIT_CORE,
         poll::poll_within,
         spawn::{Command, Resource, Rlimit, Session, StdioSource, gate::GATE_LIMIT},
+        wait_status::WAIT_CORE,
     },
 };
 
