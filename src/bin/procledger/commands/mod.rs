@@ -36,9 +36,11 @@ mod run_end;
 mod run_events;
 mod run_signals;
 mod run_stop;
+mod ship_backoff;
 mod ship_fleet;
 mod ship_lines;
 mod ship_status;
+mod ship_watchdog;
 mod watch_hook;
 
 use procledger::TaskId;

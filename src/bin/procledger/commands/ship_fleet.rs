@@ -5,7 +5,6 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +14,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::{
     fleet::address::To,
+    ship_backoff::{backoff, jittered},
+    ship_watchdog::Watchdog,
     watch::{copy, pipe, stop_on_a_signal},
 };
 use crate::{
@@ -26,17 +27,10 @@ use crate::{
     poll::poll_within,
     service::{RunningWorker, SHIP, StartingWorker, serve_folder, supervise as supervise_all},
     signals::{STOP, Signals},
-    threads,
 };
 
-/// Wait after the first error; it doubles with each further one, up to the longest.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
 /// Interval at which a waiting worker reports that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
-/// The database may take a minute for a statement. A connection that hangs for longer is given up, with its process: nothing is
-/// lost, as the ledger is the spool.
-const HANG_LIMIT: Duration = Duration::from_mins(2);
 
 pub(super) fn supervise(
     ledgers: Vec<PathBuf>,
@@ -194,69 +188,5 @@ fn wait(pause: Duration, worker: &RunningWorker, stop: &OwnedFd) -> bool {
         if worker.looked().is_err() {
             return false;
         }
-    }
-}
-
-fn backoff(failures: u32) -> Duration {
-    FIRST_WAIT.saturating_mul(1 << failures.min(20)).min(LONGEST_WAIT)
-}
-
-/// Returns a random part of a span: a fleet that reconnects at once would take its server down again.
-fn jittered(span: Duration) -> Duration {
-    let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1);
-    Duration::from_millis(uuid::Uuid::new_v4().as_u64_pair().0 % millis)
-}
-
-/// Ends this process if the database does not answer: a connection may hang for ever.
-struct Watchdog(Arc<Mutex<Option<Instant>>>);
-
-impl Watchdog {
-    fn start() -> Result<Self> {
-        let deadline = Arc::new(Mutex::new(None::<Instant>));
-        let watched = Arc::clone(&deadline);
-        threads::start("procledger-watchdog", move || {
-            loop {
-                thread::sleep(Duration::from_secs(1));
-                let deadline = *watched.lock().unwrap_or_else(PoisonError::into_inner);
-                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                    output::warn(&format!(
-                        "the fleet's database has not answered for {} s: the connection is given up",
-                        HANG_LIMIT.as_secs()
-                    ));
-                    output::flush();
-                    std::process::exit(Exit::FAILED.code());
-                }
-            }
-        })?;
-        Ok(Self(deadline))
-    }
-
-    fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        let set = |deadline| *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
-        set(Some(Instant::now() + HANG_LIMIT));
-        let done = work();
-        set(None);
-        done
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wait_doubles_up_to_five_minutes() {
-        let seconds = |failures| backoff(failures).as_secs();
-        assert_eq!([0, 1, 2, 8, 9, 40].map(seconds), [1, 2, 4, 256, 300, 300]);
-    }
-
-    #[test]
-    fn a_wait_is_a_random_part_of_the_span() {
-        let span = Duration::from_secs(30);
-        let waits: Vec<_> = (0..50).map(|_| jittered(span)).collect();
-        assert!(
-            waits.iter().all(|wait| *wait < span) && waits.iter().any(|wait| *wait != waits[0])
-        );
-        assert_eq!(jittered(Duration::ZERO), Duration::ZERO);
     }
 }
