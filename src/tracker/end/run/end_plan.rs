@@ -77,6 +77,14 @@ impl Stage {
         matches!(self, Self::Killing { rounds } if rounds < KILL_ROUNDS)
     }
 
+    /// Returns the same stage, whose step begins at that time.
+    pub(super) fn since(self, since: Instant) -> Self {
+        match self {
+            Self::Asking { step, .. } => Self::Asking { step, since },
+            other => other,
+        }
+    }
+
     /// Returns the step that is being done, and its number.
     pub(super) fn step(self, steps: &[Step]) -> Option<(usize, Step)> {
         match self {

@@ -321,10 +321,24 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// Asks the members that the current step of their tree reaches.
     pub(super) fn ask_new(&mut self) {
-        for tree in &mut self.trees {
+        let mut begun = Vec::new();
+        for (index, tree) in self.trees.iter_mut().enumerate() {
             tree.take_next_step(self.progress);
-            tree.ask();
+            if tree.ask() {
+                begun.push(index);
+            }
         }
+        if begun.is_empty() {
+            return;
+        }
+        // To ask thousands takes longer than a short grace: it begins, for all of them, when the last one was asked, and those that
+        // have died by then are noticed before it is over.
+        let now = Instant::now();
+        for index in begun {
+            let tree = &mut self.trees[index];
+            tree.stage = tree.stage.since(now);
+        }
+        self.await_death(Duration::ZERO);
     }
 
     /// Returns when the first grace is over; `None` when no member is left to wait for.

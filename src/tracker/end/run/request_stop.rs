@@ -10,12 +10,14 @@ use super::{
 use crate::sys::{Pinned, Signal};
 
 impl TreeRun {
-    /// Sends the signal of the current step, then SIGCONT, to each of its recipients that has not had it yet.
+    /// Sends the signal of the current step, then SIGCONT, to each of its recipients that has not had it yet. Returns whether
+    /// that begins the step: its wait is to begin now.
     ///
     /// A program that gets SIGTERM may end its helpers before their turn comes: `nginx` its workers, a browser its renderers.
     /// They were alive when they were found, and what was sent to their tree has ended them.
-    pub(super) fn ask(&mut self) {
-        let Some((number, step)) = self.stage.step(&self.steps) else { return };
+    pub(super) fn ask(&mut self) -> bool {
+        let Some((number, step)) = self.stage.step(&self.steps) else { return false };
+        let begins = self.members.iter().all(|member| member.next_step <= number);
         let mut begun = self.members.iter().any(Member::was_signalled);
         let is_asked = |member: &&mut Member| {
             member.next_step <= number
@@ -26,7 +28,9 @@ impl TreeRun {
                     Recipients::Descendants => !member.is_root,
                 }
         };
+        let mut asked = false;
         for member in self.alive().filter(is_asked) {
+            asked = true;
             member.next_step = number + 1;
             member.stop_signal = Some(step.signal);
             member.signal(step.signal);
@@ -39,6 +43,7 @@ impl TreeRun {
         if step.to == Recipients::Root {
             self.continue_helpers();
         }
+        begins && asked
     }
 
     /// Continues the descendants that were stopped, as those of a suspended tree are: the root may wait for them in order to end.
@@ -120,26 +125,25 @@ mod tests {
         }
     }
 
-    /// Returns the outcome of each member of a tree of three when `gone` of them was reaped between the scan and the first
-    /// signal.
-    fn outcomes(gone: usize) -> Vec<Outcome> {
-        let (proc, scope) = (Proc::open().expect("/proc"), current_pid_scope().expect("a scope"));
+    /// Returns a tree of three members, their processes, and a context to end them in.
+    fn tree_of_three(proc: &Proc) -> (TreeRun, Vec<(Child, Pid)>, EndContext<'_>) {
+        let scope = current_pid_scope().expect("a scope");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         let observer = Observer { scope, uid: rustix::process::geteuid().as_raw() };
         let context = EndContext {
-            proc: &proc,
+            proc,
             observer,
             own,
             ancestors: Vec::new(),
             foreign: Vec::new(),
             protected: &[],
         };
-        let mut children: Vec<(Child, Pid)> = (0..3).map(|_| sleeper()).collect();
-        let pin = |pid| Pinned::open(&proc, scope, pid).expect("seen").expect("there");
+        let children: Vec<(Child, Pid)> = (0..3).map(|_| sleeper()).collect();
+        let pin = |pid| Pinned::open(proc, scope, pid).expect("seen").expect("there");
         let pinned: Vec<Pinned> = children.iter().map(|&(_, pid)| pin(pid)).collect();
         let root = root(pinned[0].identity, observer.uid);
         let member = |pinned: Pinned| {
-            let info = ProcessInfo::observed(&proc, &pinned, &root, Evidence::Session);
+            let info = ProcessInfo::observed(proc, &pinned, &root, Evidence::Session);
             Member::new(info, Some(pinned))
         };
         let members: Vec<Member> = pinned.into_iter().map(member).collect();
@@ -151,17 +155,42 @@ mod tests {
         };
         let mut tree = TreeRun::new(&context, tree);
         tree.members = members;
+        (tree, children, context)
+    }
+
+    fn wait_for_all(children: &mut [(Child, Pid)]) {
+        for (child, _) in children {
+            child.wait().expect("ended");
+        }
+    }
+
+    /// Returns the outcome of each member of a tree of three when `gone` of them was reaped between the scan and the first
+    /// signal.
+    fn outcomes(gone: usize) -> Vec<Outcome> {
+        let proc = Proc::open().expect("/proc");
+        let (mut tree, mut children, context) = tree_of_three(&proc);
         children[gone].0.kill().expect("killed");
         children[gone].0.wait().expect("reaped");
         tree.ask();
-        for (child, _) in &mut children {
-            child.wait().expect("ended");
-        }
+        wait_for_all(&mut children);
         for member in &mut tree.members {
             member.check_death();
         }
         let end = tree.finish(&context, &Snapshot::default(), None);
         end.members.iter().map(|member| member.fate.outcome()).collect()
+    }
+
+    #[test]
+    fn a_step_begins_when_its_signal_is_first_sent() {
+        let proc = Proc::open().expect("/proc");
+        let (mut tree, mut children, _context) = tree_of_three(&proc);
+        assert!(tree.ask());
+        assert!(!tree.ask(), "all of them were asked");
+        let new = tree.members.pop().expect("a member");
+        tree.members.push(Member::new(new.info, new.pinned));
+        assert!(!tree.ask(), "a new member does not begin the wait of the others again");
+        assert_eq!(tree.members[2].next_step, 1);
+        wait_for_all(&mut children);
     }
 
     #[test]
