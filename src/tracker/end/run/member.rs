@@ -171,8 +171,14 @@ impl Member {
 
     /// Checks whether it has died; returns whether that is new.
     pub(super) fn check_death(&mut self) -> bool {
-        let newly = self.is_alive()
-            && self.pinned.as_ref().is_none_or(|pinned| pinned.is_dead().unwrap_or(false));
+        self.is_alive()
+            && self.pinned.as_ref().is_none_or(|pinned| pinned.is_dead().unwrap_or(false))
+            && self.note_death()
+    }
+
+    /// Notes that it has died; returns whether that is new.
+    pub(super) fn note_death(&mut self) -> bool {
+        let newly = self.is_alive();
         if newly {
             self.mark_dead();
         }

@@ -76,7 +76,8 @@ fn turn(readiness: &Readiness, trees: &mut [TreeRun], limit: Duration) -> Option
     for key in readiness.wait(limit).ok()? {
         let (tree, number) = (key >> 32, key & u64::from(u32::MAX));
         let tree = trees.get_mut(usize::try_from(tree).ok()?)?;
-        any |= tree.members.get_mut(usize::try_from(number).ok()?)?.check_death();
+        // The kernel has polled it for this report.
+        any |= tree.members.get_mut(usize::try_from(number).ok()?)?.note_death();
     }
     Some(any)
 }
