@@ -101,15 +101,6 @@ fn room(under_way: usize) -> usize {
 }
 
 impl Run<'_, '_> {
-    fn join(&mut self, trees: Vec<TreeTarget>) {
-        let first = self.trees.len();
-        for tree in trees {
-            let tree = TreeRun::new(&self.context, tree);
-            self.trees.push(tree);
-        }
-        self.begin(first);
-    }
-
     /// Removes the trees for which nothing is left to do, if one more scan shows that these members were all. Where scans fail,
     /// or the tree keeps starting new processes, that is tried for a second.
     fn take_ended(&mut self) -> Vec<TreeOutcome> {

@@ -76,8 +76,9 @@ pub(in crate::tracker) fn end_trees_unless(
 ) -> Vec<TreeOutcome> {
     let mut outcomes = Vec::with_capacity(trees.len());
     for batch in batches(trees) {
-        let trees = batch.into_iter().map(|tree| TreeRun::new(context, tree)).collect();
-        outcomes.extend(Run::new(Cow::Borrowed(context), trees, recorder).end(interrupt));
+        let mut run = Run::new(Cow::Borrowed(context), Vec::new(), recorder);
+        run.join(batch);
+        outcomes.extend(run.end(interrupt));
     }
     outcomes
 }
@@ -216,7 +217,6 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     fn end(mut self, interrupt: Option<&AtomicBool>) -> Vec<TreeOutcome> {
-        self.begin(0);
         loop {
             if interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Acquire)) {
                 self.trees.iter_mut().for_each(TreeRun::interrupt);
@@ -250,10 +250,19 @@ impl<'a, 'b> Run<'a, 'b> {
         self.trees.into_iter().map(|tree| tree.finish(&context, &last, unseen.as_deref())).collect()
     }
 
-    /// Takes the first scan of the trees from `first` on; their first step begins after it, however long it takes. If it fails, members that may be exempt are left running.
-    pub(super) fn begin(&mut self, first: usize) {
-        self.trees[first..].iter().for_each(TreeRun::thaw_all);
-        if let Err(error) = self.try_scan() {
+    /// Adds trees, and takes their first scan; their first step begins after it, however long it takes. If it fails, members that may
+    /// be exempt are left running.
+    pub(super) fn join(&mut self, trees: Vec<TreeTarget>) {
+        let first = self.trees.len();
+        let began = Instant::now();
+        // It is taken before the roots are pinned: what it shows of those whose pidfds are held need not be read again.
+        let snapshot = self.context.proc.snapshot();
+        for tree in trees {
+            let tree = TreeRun::seen(&self.context, tree, snapshot.as_ref().ok());
+            tree.thaw_all();
+            self.trees.push(tree);
+        }
+        if let Err(error) = self.scan_in(snapshot, began) {
             let context = &self.context;
             self.trees[first..].iter_mut().for_each(|tree| tree.doubt_recorded(context, &error));
         }
@@ -311,7 +320,14 @@ impl<'a, 'b> Run<'a, 'b> {
 
     pub(super) fn try_scan(&mut self) -> Result<bool> {
         let began = Instant::now();
-        let scanned = scan(&self.context, &mut self.trees, &mut self.cache, self.recorder);
+        self.scan_in(self.context.proc.snapshot(), began)
+    }
+
+    /// Does the same in a snapshot that was begun then.
+    fn scan_in(&mut self, snapshot: Result<Snapshot>, began: Instant) -> Result<bool> {
+        let scanned = snapshot.and_then(|snapshot| {
+            scan(&self.context, snapshot, &mut self.trees, &mut self.cache, self.recorder)
+        });
         self.next_scan = Instant::now() + SCAN_AGAIN.max(began.elapsed() * BETWEEN_SCANS);
         self.unseen = scanned.as_ref().err().map(ToString::to_string);
         let (snapshot, any_new) = scanned?;

@@ -40,16 +40,16 @@ const EXEC_PAUSE: Duration = Duration::from_micros(200);
 /// Limit on waiting for such processes in one scan: another scan follows.
 const EXEC_TAKES: Duration = Duration::from_millis(10);
 
-/// Takes a snapshot, adds every new member to its tree and records it; returns the snapshot, and whether any member was new.
+/// Adds every new member that a snapshot shows to its tree and records it; returns the snapshot, and whether any member was new.
 /// Fails where a process could not be read, or pinned, for lack of a descriptor; processes that were found are members
 /// regardless.
 pub(super) fn scan(
     context: &EndContext<'_>,
+    snapshot: Snapshot,
     trees: &mut [TreeRun],
     cache: &mut TokenCache,
     recorder: &mut Recorder<'_>,
 ) -> Result<(Snapshot, bool)> {
-    let snapshot = context.proc.snapshot()?;
     let (mut holders, undetermined) = token_holders_of(context, &snapshot, trees, cache)?;
     let system = System::new(&snapshot, Some(context.own), &context.foreign);
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();

@@ -144,6 +144,15 @@ pub(super) struct TreeRun {
 impl TreeRun {
     /// Pins the root and the recorded descendants.
     pub(super) fn new(context: &EndContext<'_>, tree: TreeTarget) -> Self {
+        Self::seen(context, tree, None)
+    }
+
+    /// Does the same; a root whose pidfd is held is not read again where the snapshot shows it.
+    pub(super) fn seen(
+        context: &EndContext<'_>,
+        tree: TreeTarget,
+        snapshot: Option<&Snapshot>,
+    ) -> Self {
         let TreeTarget { root, pidfd, recorded, exemptions } = tree;
         let (task_cgroup, task_cgroup_error) = open_task_cgroup(context, &root);
         let mut tree = Self {
@@ -178,8 +187,7 @@ impl TreeRun {
         };
         let (row, identity) = (tree.root.row, tree.root.identity);
         let probe = match pidfd {
-            Some(fd) => Pinned::verify(context.proc, context.observer.scope, &identity, fd)
-                .unwrap_or_else(Probe::Unknown),
+            Some(fd) => probe_held(context, &identity, fd, snapshot),
             None => Pinned::probe(context.proc, context.observer.scope, &identity),
         };
         tree.was_there = matches!(probe, Probe::Alive(_) | Probe::Zombie(_));
@@ -315,6 +323,22 @@ impl TreeRun {
         let suspects = suspected(context, self.suspects, self.root.arguments);
         let Self { root, unknown, .. } = self;
         TreeOutcome { root, members, suspects, unknown, unseen, outlived, interrupted }
+    }
+}
+
+/// Looks up a root whose pidfd is held.
+fn probe_held(
+    context: &EndContext<'_>,
+    identity: &Identity,
+    fd: Arc<PidFd>,
+    snapshot: Option<&Snapshot>,
+) -> Probe {
+    let shown = snapshot.and_then(|snapshot| snapshot.get(identity.pid));
+    match shown.and_then(|stat| Pinned::held(Arc::clone(&fd), *identity, stat)) {
+        // Alive after the snapshot was taken: it had its PID then.
+        Some(pinned) if matches!(pinned.is_dead(), Ok(false)) => Probe::Alive(pinned),
+        _ => Pinned::verify(context.proc, context.observer.scope, identity, fd)
+            .unwrap_or_else(Probe::Unknown),
     }
 }
 
