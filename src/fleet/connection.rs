@@ -19,11 +19,19 @@ use crate::error::{Error, Kind, Result};
 
 const CONNECT: Duration = Duration::from_secs(10);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
-/// For each connection. Times are shown in UTC; a statement that hangs is given up, and so is a transaction whose client is gone
-/// without a word, since it holds the row of its stream; functions and operators are PostgreSQL's own, whatever another user has
+/// The settings of each connection. Times are shown in UTC. A statement that hangs is canceled, and so is a transaction whose client
+/// has vanished, since it holds the row of its stream. Functions and operators are those of PostgreSQL, whatever another user has
 /// created in `public`.
 const SESSION: &str = "SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '20s'; SET TIME ZONE 'UTC';
     SET search_path = pg_catalog";
+/// Begins a transaction that reads: one state of the database, with the settings that a pooler may not have kept.
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '60s';
+    SET LOCAL idle_in_transaction_session_timeout = '20s'; SET LOCAL TIME ZONE 'UTC'; SET LOCAL search_path = pg_catalog";
+/// What `search_path` is while these settings are in effect.
+const SEARCH_PATH: &str = "pg_catalog";
+/// What to do where they are not, or where prepared statements are missing: the connection does not keep its session.
+const POOLER: &str = "; the address leads to a pooler that does not keep sessions: use PgBouncer with pool_mode = session, or connect to \
+     the server itself";
 
 /// The address of a fleet's database.
 ///
@@ -214,6 +222,9 @@ pub(crate) fn failed(what: &str, error: postgres::Error) -> Error {
         Some(SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED) => {
             (Kind::Busy, "; it is safe to try again")
         }
+        Some(SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::DUPLICATE_PSTATEMENT) => {
+            (Kind::Unsupported, POOLER)
+        }
         Some(SqlState::READ_ONLY_SQL_TRANSACTION) => (
             Kind::Busy,
             "; the server is a standby, or default_transaction_read_only is set for the role or the database",
@@ -222,6 +233,30 @@ pub(crate) fn failed(what: &str, error: postgres::Error) -> Error {
         None => (Kind::Busy, ""),
     };
     with_cause(kind, format!("failed to {what}: {}{advice}", cause(&error)), error)
+}
+
+/// Reads in one transaction: all of its statements see one state of the database.
+pub(super) fn read<T>(
+    client: &mut Client,
+    what: &str,
+    statements: impl FnOnce(&mut Client) -> Result<T>,
+) -> Result<T> {
+    client.batch_execute(SNAPSHOT).map_err(|error| failed(what, error))?;
+    let found = statements(client);
+    // After a statement that has failed, this is a ROLLBACK.
+    let ended = client.batch_execute("COMMIT").map_err(|error| failed(what, error));
+    found.and_then(|found| ended.map(|()| found))
+}
+
+/// Reports whether a transaction with this `search_path` has the settings of [`Address::connect`].
+pub(super) fn has_session(search_path: &str) -> bool {
+    search_path == SEARCH_PATH
+}
+
+/// Returns the error for a transaction that does not have them.
+pub(super) fn lost_session(what: &str) -> Error {
+    let message = format!("failed to {what}: the settings of the session are lost{POOLER}");
+    Error::new(Kind::Unsupported, message)
 }
 
 /// Returns an error whose message contains its cause. The server's own is not repeated as a source: it would follow the advice.

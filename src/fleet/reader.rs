@@ -6,12 +6,10 @@ use std::{
 };
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
-use postgres::{
-    Client, IsolationLevel, Row, fallible_iterator::FallibleIterator, row::RowIndex, types::ToSql,
-};
+use postgres::{Client, Row, fallible_iterator::FallibleIterator, row::RowIndex, types::ToSql};
 
 use super::{
-    connection::{Address, failed},
+    connection::{Address, failed, read},
     leak_sums,
     schema::{self, Meta},
 };
@@ -42,7 +40,7 @@ impl Fleet {
     /// Newer if its schema has changed so much that this version may not use it; if it cannot be reached, or has no schema.
     pub fn open(address: &Address) -> Result<Self> {
         let mut client = address.connect()?;
-        let meta = schema::meta(&mut client)?;
+        let meta = read(&mut client, "read the fleet's version", schema::meta)?;
         if meta.oldest_shipper > schema::VERSION {
             return Err(schema::newer(meta.version));
         }
@@ -90,22 +88,10 @@ impl Fleet {
     ///
     /// If the database cannot be read.
     pub fn live(&mut self) -> Result<Vec<FleetProcess>> {
-        let what = |error| failed("read the live processes", error);
-        // Both statements see one state of the database.
-        let snapshot =
-            self.client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
-        let mut snapshot = snapshot.read_only(true).start().map_err(what)?;
-        let hosts = snapshot.query(include_str!("statements/live_hosts.sql"), &[]).map_err(what)?;
-        let hosts = LiveHost::by_stream(&hosts);
-        let none: [&(dyn ToSql + Sync); 0] = [];
-        let rows = snapshot.query_raw(include_str!("statements/live.sql"), none).map_err(what)?;
-        // They are taken as they come and sorted here: the server would keep them in a file to sort them.
-        let mut live: Vec<(usize, FleetProcess)> = rows
-            .filter_map(|row| {
-                Ok(hosts.get(&row.get(0)).map(|host| (host.rank, process(&row, host))))
-            })
-            .collect()
-            .map_err(what)?;
+        let what = "read the live processes";
+        let mut live = read(&mut self.client, what, |client| {
+            live(client).map_err(|error| failed(what, error))
+        })?;
         live.sort_unstable_by_key(|(rank, process)| {
             (*rank, process.started_at, process.stream, process.id)
         });
@@ -242,7 +228,9 @@ impl Fleet {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        self.client.query(sql, parameters).map_err(|error| failed(what, error))
+        read(&mut self.client, what, |client| {
+            client.query(sql, parameters).map_err(|error| failed(what, error))
+        })
     }
 }
 
@@ -337,6 +325,17 @@ impl LiveHost {
         });
         hosts.collect()
     }
+}
+
+/// Reads the live processes, each with the rank of its host. They are taken as they come and sorted later: the server would keep them
+/// in a file to sort them.
+fn live(client: &mut Client) -> std::result::Result<Vec<(usize, FleetProcess)>, postgres::Error> {
+    let hosts = client.query(include_str!("statements/live_hosts.sql"), &[])?;
+    let hosts = LiveHost::by_stream(&hosts);
+    let none: [&(dyn ToSql + Sync); 0] = [];
+    let rows = client.query_raw(include_str!("statements/live.sql"), none)?;
+    let of_host = |row: &Row| hosts.get(&row.get(0)).map(|host| (host.rank, process(row, host)));
+    rows.filter_map(|row| Ok(of_host(&row))).collect()
 }
 
 /// Reads a row of `live.sql`, by position: there may be many.

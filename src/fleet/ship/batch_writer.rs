@@ -10,7 +10,7 @@ use postgres::{Client, Row, Statement, Transaction, error::SqlState, types::ToSq
 use uuid::Uuid;
 
 use super::{
-    super::leak_sums,
+    super::{connection::has_session, leak_sums},
     columns::{self, Column, Commands, at},
 };
 use crate::model::{Batch, PassDay, PassKind, Position};
@@ -58,18 +58,32 @@ pub(super) fn is_retryable(error: &postgres::Error) -> bool {
         .contains(&error.code())
 }
 
-/// Ships a batch. Returns when it was committed, by the clock of the database; `None` if the mark is not that of the batch
-/// before any more, and nothing was written.
+/// What came of a transaction.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The batch was committed at this time, by the clock of the database.
+    Committed(DateTime<Utc>),
+    /// The mark is no longer that of the batch before: nothing was written.
+    MarkReplaced,
+    /// The session has other settings than those of its connection: nothing was written.
+    OtherSession,
+}
+
+/// Ships a batch.
 pub(super) fn ship(
     client: &mut Client,
     statements: &mut Statements,
     it: &Shipment<'_>,
-) -> Result<Option<DateTime<Utc>>, postgres::Error> {
+) -> Result<Answer, postgres::Error> {
     let mut writer = BatchWriter { transaction: client.transaction()?, statements, it };
-    let Some(seen_at) = writer.swap()? else {
+    let Some((seen_at, search_path)) = writer.swap()? else {
         writer.transaction.rollback()?;
-        return Ok(None);
+        return Ok(Answer::MarkReplaced);
     };
+    if !has_session(&search_path) {
+        writer.transaction.rollback()?;
+        return Ok(Answer::OtherSession);
+    }
     writer.processes()?;
     writer.leaks()?;
     if !it.passes.is_empty() {
@@ -77,7 +91,7 @@ pub(super) fn ship(
         writer.run(include_str!("../statements/ship_pass_day.sql"), &columns)?;
     }
     writer.transaction.commit()?;
-    Ok(Some(seen_at))
+    Ok(Answer::Committed(seen_at))
 }
 
 struct BatchWriter<'a, 'c> {
@@ -105,7 +119,8 @@ impl BatchWriter<'_, '_> {
         self.query(sql, columns).map(drop)
     }
 
-    fn swap(&mut self) -> Result<Option<DateTime<Utc>>, postgres::Error> {
+    /// Replaces the mark; returns the time by the clock of the database, and the `search_path` of the session.
+    fn swap(&mut self) -> Result<Option<(DateTime<Utc>, String)>, postgres::Error> {
         let Shipment { batch, after, passes, .. } = self.it;
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let last = |kind: PassKind| {
@@ -133,7 +148,7 @@ impl BatchWriter<'_, '_> {
             Box::new(last(PassKind::Orphan)),
         ];
         let rows = self.query(include_str!("../statements/ship_swap.sql"), &columns)?;
-        Ok(rows.first().map(|row| row.get(0)))
+        Ok(rows.first().map(|row| (row.get(0), row.get(1))))
     }
 
     fn processes(&mut self) -> Result<(), postgres::Error> {

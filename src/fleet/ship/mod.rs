@@ -33,12 +33,12 @@ use postgres::{Client, Transaction, error::SqlState, types::ToSql};
 use uuid::Uuid;
 
 use self::{
-    batch_writer::{Shipment, Statements, is_retryable},
+    batch_writer::{Answer, Shipment, Statements, is_retryable},
     claim::{Claim, Facts, StreamRow, Watched},
     columns::Commands,
 };
 use super::{
-    connection::{Address, failed},
+    connection::{Address, failed, has_session, lost_session},
     schema,
 };
 use crate::{
@@ -240,6 +240,11 @@ impl Shipper {
                 Error::new(Kind::Other, "the ledger has no valid uuid").with_source(error)
             })?;
             let mut transaction = client.transaction().map_err(claiming)?;
+            let session = include_str!("../statements/search_path.sql");
+            let session = transaction.query_one(session, &[]).map_err(claiming)?;
+            if !has_session(session.get(0)) {
+                return Err(lost_session("claim the stream of the ledger"));
+            }
             let row = StreamRow::lock(&mut transaction, ledger).map_err(claiming)?;
             let decision = self.decide(row.as_ref(), fleet)?;
             let (forked_from, last) = (self.store.forked_from()?, self.store.last_rows()?);
@@ -452,15 +457,19 @@ impl Shipper {
         };
         // 2. Ship.
         let mut retries = 0;
-        let seen_at = loop {
+        let answer = loop {
             match batch_writer::ship(&mut session.client, &mut session.statements, &shipment) {
                 Err(error) if is_retryable(&error) && retries < RETRIES => retries += 1,
                 answer => break answer.map_err(|error| failed("ship a batch", error))?,
             }
         };
-        let Some(seen_at) = seen_at else {
-            self.swap_lost_after = Some(state.seen_at);
-            return Ok(None);
+        let seen_at = match answer {
+            Answer::Committed(seen_at) => seen_at,
+            Answer::MarkReplaced => {
+                self.swap_lost_after = Some(state.seen_at);
+                return Ok(None);
+            }
+            Answer::OtherSession => return Err(lost_session("ship a batch")),
         };
         let mark = shipment.mark;
         if batch.gap + batch.leak_gap > 0 {

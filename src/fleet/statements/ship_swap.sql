@@ -3,4 +3,4 @@ UPDATE fleet.stream SET previous_mark = mark, mark = $3, process = $4, leak = $5
   skew_ms = CAST(extract(epoch FROM (CAST($13 AS timestamptz) - now())) * 1000 AS bigint),
   gap = gap + $14, leak_gap = leak_gap + $15, lost = lost + $16, lost_leaks = lost_leaks + $17,
   health_at = coalesce($18, health_at), orphan_at = coalesce($19, orphan_at)
-WHERE stream = $1 AND mark = $2 RETURNING seen_at
+WHERE stream = $1 AND mark = $2 RETURNING seen_at, current_setting('search_path')

@@ -6,6 +6,7 @@ mod dialect;
 mod equal;
 mod init;
 mod machines;
+mod pooler;
 mod proxy;
 mod reading;
 mod rights;

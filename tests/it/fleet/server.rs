@@ -304,6 +304,14 @@ impl Database {
         }
     }
 
+    /// Where its server listens, as a connection string of libpq.
+    pub(super) fn server(&self) -> String {
+        match &self.listener {
+            Listener::Socket(folder, port) => format!("host={} port={port}", folder.display()),
+            Listener::Tcp(host, port) => format!("host={host} port={port}"),
+        }
+    }
+
     /// The role that owns it.
     pub(super) fn owner(&self) -> &str {
         &self.owner

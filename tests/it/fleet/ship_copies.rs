@@ -20,7 +20,11 @@ use super::{
 use crate::support::{Place, long, need, root, sampled, sqlite3};
 
 pub(super) fn shipper(database: &Database, ledger: &Path) -> Shipper {
-    let address = Address::parse(&database.url()).expect("valid");
+    shipper_to(&database.url(), ledger)
+}
+
+pub(super) fn shipper_to(url: &str, ledger: &Path) -> Shipper {
+    let address = Address::parse(url).expect("valid");
     let mut options = ShipOptions::new("web-1");
     options.interval = Duration::from_millis(100);
     Shipper::open(ledger, None, address, options).expect("opens")
