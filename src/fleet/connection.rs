@@ -210,7 +210,14 @@ impl std::fmt::Display for Address {
 /// Returns the error of a statement, in one line with what mends it.
 pub(crate) fn failed(what: &str, error: postgres::Error) -> Error {
     let code = error.code().cloned();
+    // The server names a file, which is another one at each attempt.
+    let is_full = code == Some(SqlState::DISK_FULL);
+    let cause = if is_full { "the server's disk is full".to_owned() } else { cause(&error) };
     let (kind, advice) = match code {
+        Some(SqlState::DISK_FULL) => (
+            Kind::Busy,
+            "; make room there: shippers continue by themselves, and nothing is lost meanwhile",
+        ),
         Some(SqlState::INSUFFICIENT_PRIVILEGE) => (
             Kind::Denied,
             "; as the owner: GRANT fleet_read TO … (to read) or GRANT fleet_ship TO … (to ship); init, enroll, maintain and \
@@ -232,7 +239,7 @@ pub(crate) fn failed(what: &str, error: postgres::Error) -> Error {
         Some(_) => (Kind::Other, ""),
         None => (Kind::Busy, ""),
     };
-    with_cause(kind, format!("failed to {what}: {}{advice}", cause(&error)), error)
+    with_cause(kind, format!("failed to {what}: {cause}{advice}"), error)
 }
 
 /// Reads in one transaction: all of its statements see one state of the database.

@@ -45,6 +45,15 @@ wait
 rm -rf "$folder"
 "#;
 
+/// Gives a server a file system of its own in memory, at `$folder/space`, in a mount namespace that ends with it.
+const KEEPER_WITH_SPACE: &str = r#"
+trap : INT TERM HUP
+mount -t tmpfs -o "size=$space,mode=700,uid=$id,gid=$id" none "$folder/space"
+setpriv --reuid "$id" --regid "$id" --clear-groups sh -c "$keeper"
+umount "$folder/space"
+rm -rf "$folder"
+"#;
+
 /// What a server of a test's own has besides a Unix socket.
 #[derive(Default)]
 pub(super) struct Setup {
@@ -54,6 +63,8 @@ pub(super) struct Setup {
     pub(super) access: String,
     /// Files for its data directory: the certificates of TLS.
     pub(super) files: Vec<(&'static str, Vec<u8>)>,
+    /// The size of a file system of its own, as of mount(8); empty for none. Only root can make one.
+    pub(super) space: &'static str,
 }
 
 pub(super) struct Server {
@@ -134,8 +145,19 @@ impl Server {
             .output()
             .expect("initdb runs");
         assert!(initialized.status.success(), "{}", String::from_utf8_lossy(&initialized.stderr));
-        let mut keeper = as_nobody("sh")
-            .args(["-c", KEEPER])
+        let mut keeper = if setup.space.is_empty() {
+            let mut keeper = as_nobody("sh");
+            keeper.args(["-c", KEEPER]);
+            keeper
+        } else {
+            let space = folder.join("space");
+            fs::create_dir(&space).expect("a folder");
+            let mut keeper = Command::new("unshare");
+            keeper.args(["--mount", "--", "sh", "-c", KEEPER_WITH_SPACE]).current_dir("/");
+            keeper.env("space", setup.space).env("id", NOBODY).env("keeper", KEEPER);
+            keeper
+        };
+        let mut keeper = keeper
             .env("folder", &folder)
             .env("bin", &bin)
             .stdin(Stdio::piped())
@@ -194,6 +216,34 @@ impl Server {
 
     pub(super) fn database(&self) -> Database {
         self.maintenance().create()
+    }
+
+    /// Moves a database, to which there is no connection, to the file system of its own.
+    pub(super) fn move_to_space(&self, database: &Database) {
+        let mut client = self.maintenance().client();
+        let place = format!("CREATE TABLESPACE space LOCATION '{}/space'", self.folder.display());
+        client.batch_execute(&place).expect("a tablespace");
+        let name = database.name();
+        until("it is moved", || {
+            client.batch_execute(&format!("ALTER DATABASE {name} SET TABLESPACE space")).is_ok()
+        });
+    }
+
+    /// Fills the file system of its own to the last byte; returns the file that does.
+    pub(super) fn fill_space(&self) -> PathBuf {
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).id();
+        // The keeper's own view.
+        let root = PathBuf::from(format!("/proc/{keeper}/root"));
+        let space = self.folder.join("space");
+        let filler = root.join(space.strip_prefix("/").expect("absolute")).join("filler");
+        let mut file = fs::File::create(&filler).expect("a file");
+        let error = loop {
+            if let Err(error) = file.write_all(&[0; 4096]) {
+                break error;
+            }
+        };
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+        filler
     }
 
     /// The database that each server has.

@@ -11,8 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     equal::{Ledger, fleet_equals_ledger, init, ship},
+    fleet, printed,
     proxy::{Fault, Proxy},
-    server::{Database, database},
+    server::{Database, Server, Setup, database},
 };
 use crate::support::{Guard, Place, root, until};
 
@@ -101,6 +102,56 @@ fn an_outage_is_reported_once_and_ends_by_itself() {
     assert_eq!(log().matches("fleet init").count(), 1, "{}", log());
     ship(&database, &path);
     fleet_equals_ledger(&database, &path);
+}
+
+#[test]
+fn while_the_servers_disk_is_full_a_shipper_waits_and_nothing_is_lost() {
+    // Only root can make a file system.
+    if !root() {
+        return;
+    }
+    let Some(server) = Server::start(&Setup { space: "64m", ..Setup::default() }) else { return };
+    let database = server.database();
+    init(&database);
+    server.move_to_space(&database);
+    let place = Place::new();
+    let ledger = Ledger::create(&place.ledger());
+    let path = place.ledger();
+    let service = service(&place, &database.url(), &[path.to_str().expect("text")]);
+    until("it is shipped", || shipped(&database, 1));
+    let filler = server.fill_space();
+    // More than there is room for in the pages that the tables have.
+    let work = || {
+        ledger.start(3_000);
+        ledger.leak(200);
+        ledger.end(2_990);
+    };
+    work();
+    let log = || fs::read_to_string(place.path().join("log")).unwrap_or_default();
+    until("it is reported", || log().contains("the server's disk is full; make room there"));
+    let figures = || {
+        let mut metrics = fleet(&["metrics", "--from", &database.url()]);
+        metrics.env_remove("PROCLEDGER_FLEET");
+        let page = printed(metrics);
+        let seen = page.lines().find(|line| line.starts_with("procledger_fleet_seen_timestamp"));
+        seen.expect("the figure").to_owned()
+    };
+    let seen = figures();
+    ledger.work();
+    let status = place.procledger(&["ship", "--status", "--json", "--max-lag", "0s"]);
+    assert_eq!(status.status.code(), Some(1), "it is behind");
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    let error = status[0]["last_error"].as_str().expect("an error");
+    assert!(error.contains("the server's disk is full"), "{error}");
+    assert!(status[0]["processes"].as_u64() >= Some(1_000), "{status}");
+    assert_eq!(figures(), seen, "no batch arrives");
+    fs::remove_file(filler).expect("removed");
+    until("it ships again", || log().contains("answers again"));
+    stop(service);
+    assert_eq!(log().matches("disk is full").count(), 1, "{}", log());
+    ship(&database, &path);
+    fleet_equals_ledger(&database, &path);
+    assert_eq!(database.rows("SELECT restarts, lost, gap, leak_gap FROM fleet.stream"), "0|0|0|0");
 }
 
 /// A connection that hangs does not keep the service from ending.

@@ -63,6 +63,7 @@ fn server(place: &Place, address: &str, of: &str) -> Option<Server> {
             ("server.key", read(&format!("{of}.key"))),
             ("root.crt", read("ours.crt")),
         ],
+        ..Setup::default()
     })
 }
 
