@@ -47,6 +47,12 @@ pub(crate) struct Death {
     pub(crate) dumped_core: bool,
 }
 
+impl From<process::ExitStatus> for Death {
+    fn from(status: process::ExitStatus) -> Self {
+        Self { status: status.into(), dumped_core: status.core_dumped() }
+    }
+}
+
 /// A status that [`std::process`] has reported. One of a process that was only stopped or continued is `Unobserved`.
 impl From<process::ExitStatus> for ExitStatus {
     fn from(status: process::ExitStatus) -> Self {
@@ -77,5 +83,19 @@ impl std::fmt::Display for ExitStatus {
             Self::Signaled(signal) => write!(f, "signal {signal}"),
             Self::Unobserved => f.write_str("unobserved"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_status_is_unpacked() {
+        let unpacked = |raw| Death::from(process::ExitStatus::from_raw(raw));
+        let death = |status, dumped_core| Death { status, dumped_core };
+        assert_eq!(unpacked(0x0300), death(ExitStatus::Exited(3), false));
+        assert_eq!(unpacked(9), death(ExitStatus::Signaled(9), false));
+        assert_eq!(unpacked(0x8b), death(ExitStatus::Signaled(11), true));
     }
 }

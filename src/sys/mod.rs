@@ -10,7 +10,7 @@
 //! - [`filesystem`]: network file systems, free space, mount points;
 //! - [`proc_events`]: the fork events of the kernel;
 //! - `async_pidfd`: the same in a tokio runtime; `async_readable`: any descriptor there;
-//! - `pidfd_info`: what the kernel reports about the process of a pidfd; `wait_status`: how it packs the status of a dead child;
+//! - `pidfd_info`: what the kernel reports about the process of a pidfd; `core_dump`: whether it has dumped its core;
 //! - [`proc`]: the files of `/proc`, parsed from bytes;
 //! - [`plain_file`]: files at paths that another user may control;
 //! - `pid_scope`: boot, namespaces and machine, in which a PID is meaningful; `clock`: the kernel's clocks;
@@ -35,6 +35,7 @@ mod async_pidfd;
 mod async_readable;
 pub(crate) mod cgroup;
 pub(crate) mod clock;
+mod core_dump;
 pub(crate) mod database_file;
 mod end_plan;
 mod exit_status;
@@ -63,7 +64,6 @@ pub(crate) mod spool;
 mod syscall;
 pub(crate) mod terminal;
 pub(crate) mod trusted_path;
-mod wait_status;
 pub(crate) mod wal_readers;
 
 /// Blocks every signal in the calling thread: signals of the host are for the host's own threads.

@@ -70,13 +70,13 @@ impl PidFd {
         }
     }
 
-    /// Takes ownership of a descriptor that clone created.
     /// Returns another descriptor of the same process.
     pub(crate) fn try_clone(&self) -> Result<Self> {
         let copy = self.0.try_clone();
         copy.map(Self).map_err(|error| Error::os("failed to duplicate a pidfd", error))
     }
 
+    /// Takes ownership of a descriptor that clone created.
     pub(crate) fn from_owned(fd: OwnedFd) -> Self {
         Self(fd)
     }

@@ -2,10 +2,15 @@
 
 #![expect(unsafe_code, reason = "an ioctl without a wrapper")]
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::{
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::ExitStatusExt,
+    },
+    process,
+};
 
-use super::ExitStatus;
-use super::{PidFd, Pinned, Proc};
+use super::{ExitStatus, PidFd, Pinned, Proc};
 use crate::error::Result;
 
 /// `struct pidfd_info`, its first published size.
@@ -41,12 +46,12 @@ impl PidFd {
 
     /// Returns the status that the kernel remembers of a reaped process (Linux 6.15). Available only after it was reaped.
     pub(crate) fn exit_info(&self) -> Option<ExitStatus> {
-        self.exit_code().map(super::wait_status::wait_status)
+        self.wait_status().map(ExitStatus::from)
     }
 
-    /// Returns the same as wait(2) packs it.
-    pub(super) fn exit_code(&self) -> Option<i32> {
-        self.info(EXIT).map(|info| info.exit_code)
+    /// Returns the same with the flag of a core dump.
+    pub(super) fn wait_status(&self) -> Option<process::ExitStatus> {
+        self.info(EXIT).map(|info| process::ExitStatus::from_raw(info.exit_code))
     }
 }
 

@@ -6,7 +6,11 @@
 )]
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::ExitStatus,
     sync::Arc,
     time::Duration,
 };
@@ -31,11 +35,10 @@ use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
     sys::{
-        Death, ExitStatus, PidFd,
+        Death, PidFd,
         fd_table::raise_descriptor_limit,
         poll::poll_within,
         spawn::{Command, Resource, Rlimit, Session, StdioSource, gate::GATE_LIMIT},
-        wait_status::WAIT_CORE,
     },
 };
 
@@ -191,10 +194,7 @@ pub(crate) fn reap_one() -> Reaped {
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) => {
-                let (code, signal) = (status.exit_status(), status.terminating_signal());
-                // A flag of the packed status (wait(2)).
-                let dumped_core = signal.is_some() && status.as_raw() & WAIT_CORE != 0;
-                let death = Death { status: ExitStatus::new(code, signal), dumped_core };
+                let death = Death::from(ExitStatus::from_raw(status.as_raw()));
                 if let Some(pid) = Pid::new(i64::from(pid.as_raw_nonzero().get())) {
                     return Reaped::Dead(pid, death);
                 }
