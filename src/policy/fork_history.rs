@@ -11,12 +11,6 @@ use std::{
 
 use crate::{identity::Pid, sys::proc_events::Event};
 
-/// Most helpers of a build or a shell are gone by then, and are never written.
-const DELAY: Duration = Duration::from_millis(50);
-/// A process that only its token links to its root is checked again after this time: no event reports that it became
-/// undumpable, or overwrote its environment.
-const WATCH: Duration = Duration::from_secs(1);
-
 /// A process, identified by its pid and the time when it was forked, or a time shortly after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Forked {
@@ -36,10 +30,20 @@ pub(crate) struct ForkedDescendant {
     watched: bool,
 }
 
+/// When a noted process is checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delays {
+    /// From a fork, or from another event that may have hidden it.
+    pub(crate) check: Duration,
+    /// From a check, for one that is to be watched.
+    pub(crate) watch: Duration,
+}
+
 /// The noted processes.
 #[derive(Debug)]
 pub(crate) struct Forks {
     own: Pid,
+    delays: Delays,
     noted: HashMap<Pid, ForkedDescendant>,
     /// All delays are equal, so the first entry is always the next one.
     due: VecDeque<(Instant, Forked)>,
@@ -49,8 +53,8 @@ pub(crate) struct Forks {
 
 impl Forks {
     /// Creates an empty history for this process.
-    pub(crate) fn new(own: Pid) -> Self {
-        Self { own, noted: HashMap::new(), due: VecDeque::new(), watched: VecDeque::new() }
+    pub(crate) fn new(own: Pid, delays: Delays) -> Self {
+        Self { own, delays, noted: HashMap::new(), due: VecDeque::new(), watched: VecDeque::new() }
     }
 
     /// Notes an event. What is below a process for which `is_apart` returns true is not noted: it belongs to that process.
@@ -66,12 +70,12 @@ impl Forks {
                     && !is_apart(parent)
                 {
                     self.add(process, above.top, false);
-                    self.due.push_back((now + DELAY, process));
+                    self.due.push_back((now + self.delays.check, process));
                 }
             }
             Event::Change { process } => {
                 if let Some(noted) = self.noted.get(&process) {
-                    self.due.push_back((now + DELAY, noted.process));
+                    self.due.push_back((now + self.delays.check, noted.process));
                 }
             }
         }
@@ -112,13 +116,13 @@ impl Forks {
     pub(crate) fn watch(&mut self, pid: Pid, now: Instant) {
         if let Some(noted) = self.noted.get_mut(&pid).filter(|noted| !noted.watched) {
             noted.watched = true;
-            self.watched.push_back((now + WATCH, noted.process));
+            self.watched.push_back((now + self.delays.watch, noted.process));
         }
     }
 
     /// Checks it again later.
     pub(crate) fn again(&mut self, noted: &ForkedDescendant, now: Instant) {
-        self.due.push_back((now + DELAY, noted.process));
+        self.due.push_back((now + self.delays.check, noted.process));
     }
 
     /// Marks it as recorded, or as needing no row; its forks are still noted.
@@ -144,6 +148,13 @@ impl Forks {
 mod tests {
     use super::*;
 
+    const DELAYS: Delays =
+        Delays { check: Duration::from_millis(50), watch: Duration::from_secs(1) };
+
+    fn forks() -> Forks {
+        Forks::new(pid(10), DELAYS)
+    }
+
     fn pid(number: i64) -> Pid {
         Pid::new(number).expect("a pid")
     }
@@ -154,12 +165,12 @@ mod tests {
 
     /// Returns which processes are due when all delays are over, and below which child.
     fn after(events: &[Event], is_apart: impl Fn(Pid) -> bool) -> Vec<(u32, u32)> {
-        let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
+        let (mut forks, now) = (forks(), Instant::now());
         for event in events {
             forks.take(*event, now, &is_apart);
         }
         assert_eq!(forks.due(now), [], "no process is checked at once");
-        let due = forks.due(now + DELAY);
+        let due = forks.due(now + DELAYS.check);
         assert_eq!(forks.next_due(), None);
         due.iter().map(|noted| (noted.process.pid.get(), noted.top.pid.get())).collect()
     }
@@ -190,40 +201,40 @@ mod tests {
 
     #[test]
     fn a_fork_reported_late_is_not_that_of_a_process_that_reused_the_pid() {
-        let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
+        let (mut forks, now) = (forks(), Instant::now());
         let root = Forked { pid: pid(11), at: 50 };
         forks.add(root, root, true);
         forks.take(fork(11, 12, 49), now, |_| false);
-        assert_eq!(forks.due(now + DELAY), []);
+        assert_eq!(forks.due(now + DELAYS.check), []);
     }
 
     #[test]
     fn a_watched_process_is_checked_once_in_a_while_and_no_more() {
-        let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
+        let (mut forks, now) = (forks(), Instant::now());
         forks.take(fork(10, 11, 1), now, |_| false);
         forks.take(fork(11, 12, 2), now, |_| false);
         let pids = |due: Vec<ForkedDescendant>| {
             due.iter().map(|noted| noted.process.pid).collect::<Vec<_>>()
         };
-        assert_eq!(pids(forks.due(now + DELAY)), [pid(12)]);
+        assert_eq!(pids(forks.due(now + DELAYS.check)), [pid(12)]);
         forks.watch(pid(12), now);
         forks.watch(pid(12), now);
-        assert_eq!(forks.next_due(), Some(now + WATCH));
-        assert_eq!(pids(forks.due(now + WATCH)), [pid(12)]);
+        assert_eq!(forks.next_due(), Some(now + DELAYS.watch));
+        assert_eq!(pids(forks.due(now + DELAYS.watch)), [pid(12)]);
         assert_eq!(forks.next_due(), None);
         forks.watch(pid(12), now);
         // Another process has its pid.
         forks.take(fork(11, 12, 9), now, |_| false);
-        assert_eq!(pids(forks.due(now + DELAY)), [pid(12)]);
-        assert_eq!(forks.due(now + WATCH), []);
+        assert_eq!(pids(forks.due(now + DELAYS.check)), [pid(12)]);
+        assert_eq!(forks.due(now + DELAYS.watch), []);
     }
 
     #[test]
     fn after_a_loss_nothing_is_noted() {
-        let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
+        let (mut forks, now) = (forks(), Instant::now());
         forks.take(fork(10, 11, 1), now, |_| false);
         forks.forget_all();
         forks.take(fork(11, 12, 2), now, |_| false);
-        assert_eq!(forks.due(now + DELAY), []);
+        assert_eq!(forks.due(now + DELAYS.check), []);
     }
 }

@@ -35,7 +35,9 @@ proptest! {
         all in prop::collection::vec(input(), 0..40),
         apart in prop::collection::hash_set(any_pid(), 0..3),
     ) {
-        let (mut forks, now) = (Forks::new(pid(OWN)), Instant::now());
+        let delay = Duration::from_millis(50);
+        let delays = Delays { check: delay, watch: Duration::from_secs(1) };
+        let (mut forks, now) = (Forks::new(pid(OWN), delays), Instant::now());
         let mut model: HashMap<u32, (u64, u32)> = HashMap::new();
         for (input, at) in all.into_iter().zip(1_u64..) {
             match input {
@@ -64,7 +66,7 @@ proptest! {
             }
         }
         prop_assert_eq!(forks.due(now), [], "not before the delay");
-        let due = forks.due(now + Duration::from_secs(1));
+        let due = forks.due(now + delay);
         let numbers: Vec<u32> = due.iter().map(|noted| noted.process.pid.get()).collect();
         let mut once = numbers.clone();
         once.dedup();

@@ -27,7 +27,7 @@ use crate::{
     error::Result,
     identity::Pid,
     model::{Evidence, ProcessRecord},
-    policy::fork_history::{Forked, ForkedDescendant, Forks},
+    policy::fork_history::{Delays, Forked, ForkedDescendant, Forks},
     sys::{
         Pinned,
         clock::{boot_minus_monotonic, monotonic_clock},
@@ -42,6 +42,9 @@ use crate::{
     },
 };
 
+/// When most helpers of a build or a shell are gone, which then are never recorded; and how often a process is checked that only
+/// its token links to its root: no event reports that it became undumpable, or overwrote its environment.
+const DELAYS: Delays = Delays { check: Duration::from_millis(50), watch: Duration::from_secs(1) };
 /// A root is ours as soon as its gate has opened; the descendants of another child of ours are forgotten after this time.
 const BECOMES_A_ROOT: Duration = Duration::from_secs(5);
 /// Minimum time between two scans because of lost events: a machine that forks faster than we read must not keep us scanning.
@@ -49,7 +52,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 /// Events that are read in one turn, before processes that are due are checked.
 const TURN: usize = 4096;
 /// How long events are collected after the first one: a program is at least four, and each would wake the thread. A fraction of
-/// the delay before a process is checked, and short enough that the socket's buffer has room for what happens meanwhile.
+/// [`Delays::check`], and short enough that the socket's buffer has room for what happens meanwhile.
 const COLLECT: Duration = Duration::from_millis(5);
 /// The kernel notes a start, then reports it; a parent that loses its processor in between reports it later.
 const REPORTED_WITHIN: Duration = Duration::from_secs(1);
@@ -88,7 +91,7 @@ fn run(core: &Arc<Core>) {
         }
     };
     core.fork_listener.listens();
-    let forks = Forks::new(core.own_pid());
+    let forks = Forks::new(core.own_pid(), DELAYS);
     // A root that was there before we listened may have forked already.
     let lost = has_session_roots(core);
     let mut listener = Listener { core, connector, forks, lost, looked: None };
