@@ -16,7 +16,6 @@ use super::{
     fleet::address::To,
     ship_backoff::{backoff, jittered},
     ship_watchdog::Watchdog,
-    watch::{copy, pipe, stop_on_a_signal},
 };
 use crate::{
     context::{Access, Context},
@@ -26,7 +25,6 @@ use crate::{
     output,
     poll::poll_within,
     service::{RunningWorker, SHIP, StartingWorker, serve_folder, supervise as supervise_all},
-    signals::{STOP, Signals},
 };
 
 /// Interval at which a waiting worker reports that it is alive.
@@ -107,26 +105,14 @@ pub(super) fn work(
     if let [folder] = folders {
         return serve_folder(folder);
     }
-    let mut worker = StartingWorker::begin()?;
-    let signals = Signals::block(&STOP)?;
+    let worker = StartingWorker::begin()?;
     // Before it becomes a user that cannot read the password.
     let address = to.address()?.with_secret();
-    let path = LedgerPath::resolve(global.db.as_deref(), &Environment::read())?.file;
-    if !worker.wait_for(&path, &signals)? {
-        return Ok(Exit::DONE);
-    }
-    let context = Context::prepare(global, Access::Existing);
-    let (stop, stopper) = pipe()?;
-    let mut worker = worker.receive_orders(&path, copy(&stopper)?)?;
-    stop_on_a_signal(signals, stopper, false)?;
-    // A pipe that is not read would block their thread.
-    drop(worker.names.take());
-    let done = context.and_then(|context| ship(&context, address?, options, &worker, &stop));
-    done.inspect_err(|failure| {
-        output::warn(&failure.message);
-        worker.wait_for_change(&path, &stop);
+    worker.serve_ledger(global, |context, worker, stop, _| {
+        // A pipe that is not read would block their thread.
+        drop(worker.names.take());
+        ship(context, address?, options, worker, &stop)
     })
-    .or(Ok(Exit::FAILED))
 }
 
 /// Ships a ledger until it is ordered to stop.

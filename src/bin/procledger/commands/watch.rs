@@ -5,31 +5,28 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::PoisonError,
-    thread,
     time::{Duration, SystemTime},
 };
 
 use clap::Args;
 use procledger::{Report, Tracker, WatchCycle};
-use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::watch_hook::HookArgs;
 use crate::{
     context::{Access, Context},
-    exit::{Exit, Failure, Result},
+    exit::{Exit, Result},
     global_args::GlobalArgs,
     history_args::HistoryArgs,
-    ledger_path::{Environment, LedgerPath},
     logging,
     notify::Notify,
     output::{self, Reader},
     render::{clock, ending_line},
     service::{
-        self, Ledgers, RunningWorker, Scraper, StartingWorker, WATCH, serve, serve_folder,
-        supervise,
+        self, Ledgers, RunningWorker, Scraper, StartingWorker, WATCH, ask_to_stop, copy, pipe,
+        serve, serve_folder, stop_on_a_signal, supervise,
     },
     signals::{STOP, Signals},
-    threads, units,
+    units,
 };
 
 /// Watch ledgers and end orphaned processes as soon as their owner dies
@@ -75,8 +72,6 @@ pub(crate) struct WatchArgs {
 
 /// Interval of the checks that need no event, as in the library.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// A watch normally stops within milliseconds of the request, or after the pass that it is in.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// The window of the recent figures that are served.
 const METRICS_WINDOW: Duration = Duration::from_hours(24);
 
@@ -128,26 +123,10 @@ impl WatchArgs {
 
     /// As a worker of another `watch`, for one ledger.
     fn serve_ledger(self, global: &GlobalArgs) -> Result<Exit> {
-        let mut worker = StartingWorker::begin()?;
-        let signals = Signals::block(&STOP)?;
-        let path = LedgerPath::resolve(global.db.as_deref(), &Environment::read())?.file;
-        if !worker.wait_for(&path, &signals)? {
-            return Ok(Exit::DONE);
-        }
-        let context = Context::prepare(global, Access::Existing);
-        let (stop, stopper) = pipe()?;
-        let mut worker = worker.receive_orders(&path, copy(&stopper)?)?;
-        stop_on_a_signal(signals, copy(&stopper)?, false)?;
-        let stop_waiting = copy(&stop)?;
-        // If the context fails the names are dropped here: a pipe that is not read would block their thread.
-        let names = worker.names.take();
-        let done = context
-            .and_then(|context| self.watch_one(&context, stop, &stopper, Some((&worker, names))));
-        done.inspect_err(|failure| {
-            output::warn(&failure.message);
-            worker.wait_for_change(&path, &stop_waiting);
+        StartingWorker::begin()?.serve_ledger(global, |context, worker, stop, stopper| {
+            let names = worker.names.take();
+            self.watch_one(context, stop, stopper, Some((worker, names)))
         })
-        .or(Ok(Exit::FAILED))
     }
 
     fn watch_one(
@@ -212,43 +191,9 @@ fn scraper(global: &GlobalArgs) -> Result<Scraper> {
     Ok(Scraper::new(METRICS_WINDOW, global.trust_folder()?))
 }
 
-pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    pipe_with(PipeFlags::CLOEXEC)
-        .map_err(|error| Failure::because("failed to create a pipe", &error))
-}
-
-pub(super) fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
-    fd.try_clone().map_err(|error| Failure::because("failed to copy a descriptor", &error))
-}
-
 fn status(tracker: &Tracker, cycle: &WatchCycle<'_>) -> String {
     let s = if cycle.watched == 1 { "" } else { "s" };
     format!("watching {} instance{s} of {}", cycle.watched, tracker.path().display())
-}
-
-/// Requests a stop on a signal. With `is_limited`, exits after [`STOP_LIMIT`] if the watch has not stopped by then: on a
-/// dead mount a system call does not return, and a pass waits for the grace periods of its trees. The next instance takes
-/// over what it had claimed, as after a crash.
-pub(super) fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) -> Result<()> {
-    threads::start("procledger-signals", move || {
-        // Stop on an error as well: otherwise it could never be stopped.
-        let _ = signals.next();
-        ask_to_stop(&stopper);
-        if is_limited {
-            thread::sleep(STOP_LIMIT);
-            output::warn(
-                "the watch did not stop within 5 s and exits now: the next instance completes its work",
-            );
-            output::flush();
-            std::process::exit(Exit::FAILED.code());
-        }
-    })
-}
-
-/// Makes the other end of the pipe readable.
-fn ask_to_stop(stopper: &OwnedFd) {
-    // It fails only once the watch has ended.
-    let _ = rustix::io::write(stopper, b"x");
 }
 
 fn print(report: &Report) -> Result<Reader> {

@@ -27,13 +27,13 @@ use nix::unistd::geteuid;
 use rustix::{
     event::{PollFd, PollFlags},
     io::Errno,
-    pipe::{PipeFlags, pipe_with},
 };
 
 use super::{
     folder_events::add,
     isolation::shed_inherited,
     messages::{Connection, Order, WorkerReport},
+    stop::pipe,
     target::LEDGERS,
 };
 use crate::{
@@ -188,8 +188,7 @@ impl StartingWorker {
 
     /// After step 4: receives the supervisor's orders in a thread of its own, for the ledger or folder at `path`.
     pub(crate) fn receive_orders(self, path: &Path, stopper: OwnedFd) -> Result<RunningWorker> {
-        let failed = |error: Errno| Failure::because("failed to create a pipe", &error);
-        let (names, sink) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+        let (names, sink) = pipe()?;
         let (connection, folder) = (Arc::clone(&self.connection), folder_of(path).to_owned());
         let Self { connection: orders, events } = self;
         let (mut watch, has_names) = match events {
@@ -313,8 +312,7 @@ pub(crate) fn serve_folder(folder: &Path) -> Result<Exit> {
 
 fn fail_to_list(worker: StartingWorker, folder: &Path, error: &io::Error) -> Result<Exit> {
     warn(&format!("failed to list the folder: {error}"));
-    let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
-        .map_err(|error| Failure::because("failed to create a pipe", &error))?;
+    let (stop, stopper) = pipe()?;
     let worker = RunningWorker { names: None, ..worker.receive_orders(folder, stopper)? };
     worker.wait_for_change(folder, &stop);
     Ok(Exit::FAILED)
