@@ -24,11 +24,10 @@ use std::sync::{Arc, atomic::AtomicBool};
 use super::{
     options::Options,
     runtime::{
-        background_ends::BackgroundEnds, cgroups::Cgroups, export_notifier::ExportNotifier,
-        fork_listener::ForkListener, group_commit::GroupCommit, instance::Instance,
-        keepers::Keepers, maintenance::Maintenance, memory_watch::MemoryWatch,
+        adopted_zombies::Zombies, background_ends::BackgroundEnds, cgroups::Cgroups,
+        export_notifier::ExportNotifier, fork_listener::ForkListener, group_commit::GroupCommit,
+        instance::Instance, keepers::Keepers, maintenance::Maintenance, memory_watch::MemoryWatch,
         pending_writes::PendingWrites, registry::Registry, scheduler::Scheduler, threads::Threads,
-        zombies::Zombies,
     },
 };
 use crate::{

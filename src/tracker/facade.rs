@@ -10,7 +10,7 @@ use std::{
 use super::{
     core::Core,
     end::{forget, orphaned, shutdown, terminate},
-    handle::{exit::Exit, find, output::Output, process::Process},
+    handle::{by_task, exit::Exit, output::Output, process::Process},
     inspect::{ledger::Ledger, metrics, subscription::Subscription},
     passes::{
         health, import, orphans,
@@ -238,7 +238,7 @@ impl Tracker {
     ///
     /// Invalid input for a bad task id; if there is no descriptor left for another pidfd.
     pub fn get(&self, task_id: &str) -> Result<Option<Process>> {
-        find::get(self.usable()?, task_id)
+        by_task::get(self.usable()?, task_id)
     }
 
     /// Waits until a task that this instance runs has ended, as [`Process::wait`]. If the task has ended already, returns how
@@ -249,7 +249,7 @@ impl Tracker {
     /// [`is_not_found`](crate::Error::is_not_found) if this instance has never run the task, or its row was pruned; otherwise
     /// as [`Process::wait`].
     pub fn wait(&self, task_id: &str) -> Result<Exit> {
-        find::wait(self.usable()?, task_id)
+        by_task::wait(self.usable()?, task_id)
     }
 
     /// Stops tracking a task: its process runs on, and no instance is responsible for it any more. Returns `false` if the task

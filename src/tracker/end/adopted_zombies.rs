@@ -38,7 +38,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        runtime::{tracked::Root, zombies::Owner},
+        runtime::{adopted_zombies::Owner, tracked::Root},
     },
 };
 

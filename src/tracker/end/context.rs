@@ -6,7 +6,7 @@ use crate::{
     model::{ProcessId, ProcessRecord},
     tracker::{
         core::Core,
-        membership::{foreign::foreign, recorded_keeper},
+        membership::{foreign_roots::foreign_roots, recorded_keeper},
         runtime::tracked::Root,
     },
 };
@@ -42,7 +42,7 @@ pub(in crate::tracker) fn context<'a>(
         observer: core.instance.observer,
         own: core.own_pid(),
         ancestors: core.proc.ancestors(core.own_pid()),
-        foreign: foreign(core, targets)?,
+        foreign: foreign_roots(core, targets)?,
         protected: &core.options.protected,
     })
 }

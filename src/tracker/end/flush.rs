@@ -4,7 +4,7 @@
 //! do not wait for it: the retry would only delay the next writer. An orderly shutdown does wait.
 
 use super::{
-    claimed,
+    claimed_trees,
     outcome::{self, Conclusion},
     release,
 };
@@ -78,7 +78,7 @@ pub(in crate::tracker) fn flush_all(core: &Core) -> Option<Error> {
 
 fn end_recorded(core: &Core, rows: &[ProcessId]) {
     let records = rows.iter().filter_map(|row| core.store.process(*row).ok().flatten()).collect();
-    let Conclusion { settled, .. } = claimed::end_claimed(core, &Cause::stray(), records);
+    let Conclusion { settled, .. } = claimed_trees::end_claimed(core, &Cause::stray(), records);
     // An error is logged, and retried by the next flush.
     let _ = outcome::write(core, None, settled);
 }

@@ -1,6 +1,6 @@
 //! Whether a root that is gone has left processes behind.
 
-use super::{claimed, context, run::previews};
+use super::{claimed_trees, context, run::previews};
 use crate::{
     error::{Error, Kind, Result},
     model::ProcessRecord,
@@ -14,7 +14,7 @@ pub(in crate::tracker) fn has_left_something(core: &Core, row: &ProcessRecord) -
     }
     let context = context::context(core, &[row.id])?;
     let mut missed = false;
-    let trees = claimed::trees_of_rows(core, std::slice::from_ref(row))?;
+    let trees = claimed_trees::trees_of_rows(core, std::slice::from_ref(row))?;
     for seen in previews(&context, trees)? {
         if seen.members.iter().any(|member| member.alive) {
             return Ok(true);

@@ -3,8 +3,8 @@
 //! - [`adopted_zombies`]: zombies that tasks leave to this process;
 //! - [`background`]: ends that no caller waits for;
 //! - [`childless`]: roots that certainly left no descendant;
-//! - [`claimed`]: the trees of claimed rows;
-//! - [`claims`]: claims of other instances on rows that are ended here;
+//! - [`claimed_trees`]: the trees of claimed rows;
+//! - [`foreign_claims`]: claims of other instances on rows that are ended here;
 //! - [`exit_statuses`]: exit statuses that are not available yet;
 //! - [`flush`]: ends that could not be written when they happened;
 //! - [`forget`]: closing rows of processes that cannot be checked from here;
@@ -29,11 +29,11 @@
 pub(super) mod adopted_zombies;
 pub(super) mod background;
 pub(super) mod childless;
-pub(super) mod claimed;
-pub(super) mod claims;
+pub(super) mod claimed_trees;
 pub(super) mod context;
 pub(super) mod exit_statuses;
 pub(super) mod flush;
+pub(super) mod foreign_claims;
 pub(super) mod forget;
 pub(super) mod keeper_departure;
 pub(super) mod keeper_end_logs;

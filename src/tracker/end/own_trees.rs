@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    claims, context, flush, outcome, release,
+    context, flush, foreign_claims, outcome, release,
     run::{EndContext, TreeTarget, end_trees},
     spared::exemptions_of,
     strays,
@@ -126,7 +126,7 @@ fn claim_trees(
         trees.iter().filter(|tree| !claimed.contains(&tree[0])).cloned().collect();
     let roots: Vec<ProcessId> = missed.iter().map(|tree| tree[0]).collect();
     if !roots.is_empty() {
-        let dead = claims::dead_among_claimants(core, &roots)?;
+        let dead = foreign_claims::dead_among_claimants(core, &roots)?;
         if !dead.is_empty() {
             let over = TakeOver { dead: &dead, live: false };
             claimed.extend(core.store.claim_own(&missed, core.instance.id, over)?);

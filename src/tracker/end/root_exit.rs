@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
-    childless, claims, context, exit_statuses, keeper_departure,
+    childless, context, exit_statuses, foreign_claims, keeper_departure,
     outcome::suspects_of,
     release,
     run::{Exemptions, Seen, TreeTarget, strays},
@@ -144,7 +144,7 @@ fn end_or_keep(core: &Arc<Core>, mut exited: Vec<Exited<'_>>, recorded: &Recorde
     let others = exited.iter().map(|exited| exited.root);
     let others = others.filter(|root| !recorded.contains_key(&root.row()));
     let others: Vec<&Dead> = others.map(|root| root.dead).collect();
-    let kept = claims::keep_claimed(core, &others);
+    let kept = foreign_claims::keep_claimed(core, &others);
     exited.retain(|exited| !kept.contains(&exited.root.row()));
     end_strays(core, exited, recorded);
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    claims::{self, CLAIM_PAUSE},
     exit_statuses::STATUS_PAUSE,
+    foreign_claims::{self, CLAIM_PAUSE},
     own_trees, release,
     root_exit::{self, Unsettled},
 };
@@ -134,10 +134,10 @@ pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Tracked>
             Some(by) if by == core.instance.id => false,
             Some(by) => {
                 force.iter().any(|entry| Arc::ptr_eq(entry, &root.0))
-                    || *dead.entry(by).or_insert_with(|| claims::is_dead_claimant(core, by))
+                    || *dead.entry(by).or_insert_with(|| foreign_claims::is_dead_claimant(core, by))
             }
         };
-        if goes_on && claims::take_back(core, &root.0, claimant) {
+        if goes_on && foreign_claims::take_back(core, &root.0, claimant) {
             free.push(root);
         } else {
             core.pending.claimed.push(root);
@@ -223,7 +223,7 @@ fn end_what_is_free(
     let Ok(claimants) = core.store.claimants(&rows) else { return (claimed, Report::default()) };
     let is_held = |entry: &Arc<Tracked>| {
         let other = claimants.get(&entry.root.row).filter(|by| **by != core.instance.id);
-        other.is_some_and(|by| !claims::is_dead_claimant(core, *by))
+        other.is_some_and(|by| !foreign_claims::is_dead_claimant(core, *by))
     };
     let (held, free): (Vec<_>, Vec<_>) =
         claimed.into_iter().partition(|entry| !force && is_held(entry));

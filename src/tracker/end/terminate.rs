@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
-    claimed, claims,
+    claimed_trees, foreign_claims,
     outcome::{self, Conclusion},
     release, settle,
 };
@@ -82,19 +82,19 @@ pub(in crate::tracker) fn kill_rows(
     plan.check()?;
     let _pass = core.scheduler.begin_pass();
     let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
-    let dead = claims::dead_claimants_of(core, rows);
+    let dead = foreign_claims::dead_claimants_of(core, rows);
     let over = TakeOver { dead: &dead, live: true };
     let claimed = core.store.claim_over(&ids, core.instance.id, None, asked_by, over)?;
     let claimed = with_plan(claimed, &dead, plan);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
-    let Conclusion { settled, mut report } = claimed::end_claimed_unless(
+    let Conclusion { settled, mut report } = claimed_trees::end_claimed_unless(
         core,
         &|_| cause.clone(),
         claimed,
         Some(&core.kills_interrupted),
     );
-    claims::await_noted(core, &owners, &settled);
+    foreign_claims::await_noted(core, &owners, &settled);
     report.add_error(outcome::write(core, None, settled));
     release::release_ended(core, &rows);
     Ok(report)

@@ -2,7 +2,7 @@
 //!
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`exit`]: how a program ended, and why;
-//! - [`find`]: handles, and waiting, by task;
+//! - [`by_task`]: handles, and waiting, by task;
 //! - [`foreground`]: the terminal;
 //! - [`job_control`]: how a program shares the terminal;
 //! - [`output`]: all output of a program;
@@ -10,8 +10,8 @@
 
 #[cfg(feature = "tokio")]
 pub(super) mod asynchronous;
+pub(super) mod by_task;
 pub(super) mod exit;
-pub(super) mod find;
 pub(super) mod foreground;
 pub(super) mod job_control;
 pub(super) mod output;

@@ -23,7 +23,7 @@ use crate::{
             outcome::suspects_of,
             run::{EndContext, Exemptions, Preview, TreeTarget, previews},
         },
-        membership::{foreign::may_be_responsible, recorded_keeper::recorded_keeper},
+        membership::{foreign_roots::may_be_responsible, recorded_keeper::recorded_keeper},
         options::trusted_or_by_environment,
         passes::name_match::{Search, answered_for, leave},
         runtime::{

@@ -26,7 +26,7 @@ use crate::{
         snapshot::{Snapshot, Stat},
     },
     tracker::{
-        membership::{foreign::responsible_instances, process_info::command_of},
+        membership::{foreign_roots::responsible_instances, process_info::command_of},
         runtime::liveness::ledger_of_lock,
     },
 };

@@ -32,7 +32,7 @@ use crate::{
         Ledger,
         end::outcome::SUSPECTS,
         membership::{
-            foreign::responsible_instances,
+            foreign_roots::responsible_instances,
             observation::{Observation, RecordedTree},
             process_info::command_of,
         },

@@ -3,7 +3,7 @@
 //! [`crate::policy::membership`] decides; this module collects what it decides from, and reads what links one process to a tree:
 //!
 //! - [`evidence`]: the evidence of one process, read and verified at one PID;
-//! - [`foreign`]: what other instances are responsible for;
+//! - [`foreign_roots`]: what other instances are responsible for;
 //! - [`observation`]: the facts about many trees that are not being ended;
 //! - [`process_info`]: what was observed of a member;
 //! - [`recorded_keeper`]: the keeper that a row names;
@@ -14,7 +14,7 @@
 //! is worth a row. All of them use [`evidence`], and a process that they name is not a member before a scan says so.
 
 pub(super) mod evidence;
-pub(super) mod foreign;
+pub(super) mod foreign_roots;
 pub(super) mod observation;
 pub(super) mod process_info;
 pub(super) mod recorded_keeper;

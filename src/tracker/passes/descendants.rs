@@ -36,7 +36,7 @@ use crate::{
         end::{context::root_of, run::protected},
         membership::{
             evidence::pin,
-            foreign::foreign,
+            foreign_roots::foreign_roots,
             observation::{Observation, RecordedTree},
             process_info::{ProcessInfo, command_of},
         },
@@ -165,7 +165,7 @@ pub(in crate::tracker) fn seen_trees<'a>(
         .map(|(row, _)| (row.spec.identity.pid, row.spec.identity.start_tick))
         .collect();
     let context = (&core.store, &core.proc, core.instance.observer);
-    let system = System::new(snapshot, Some(core.own_pid()), &foreign(core, &[])?);
+    let system = System::new(snapshot, Some(core.own_pid()), &foreign_roots(core, &[])?);
     let skips = |stat: &Stat| {
         known.contains(&(stat.pid, stat.start_tick)) && !system.is_accounted_for(stat.pid)
     };

@@ -30,8 +30,8 @@ use crate::{
     tracker::{
         core::Core,
         end::{
-            adopted_zombies, background, claimed, claims, flush, keeper_departure, keeper_end_logs,
-            left_behind,
+            adopted_zombies, background, claimed_trees, flush, foreign_claims, keeper_departure,
+            keeper_end_logs, left_behind,
             outcome::{self, Conclusion},
             release,
             root_exit::log_dead,
@@ -181,7 +181,7 @@ fn scan_rows(core: &Arc<Core>) -> Result<Found> {
     adopted_zombies::reap_ended(core);
     adopted_zombies::reap_adopted(core);
     let mut scan = Scan::begin(core);
-    let dead = claims::dead_claimants(core);
+    let dead = foreign_claims::dead_claimants(core);
     scan.report.add_error(dead.and_then(|dead| core.store.give_back(core.instance.id, &dead)));
     let failed = |_: &_| core.counters().pass_failed(PassKind::Health);
     let rows = core.store.live().inspect_err(failed).inspect_err(|_| save_lost_wal(core))?;
@@ -435,7 +435,7 @@ fn try_again(core: &Core, left: Vec<(Cause, ProcessRecord)>, unheld: &[Arc<Track
         left.iter().map(|(cause, row)| (row.id, cause.clone())).collect();
     let rows = left.into_iter().map(|(_, row)| row).collect();
     let cause_of = |row: ProcessId| causes.get(&row).cloned().unwrap_or_else(Cause::stray);
-    let Conclusion { settled, mut report } = claimed::end_claimed_each(core, &cause_of, rows);
+    let Conclusion { settled, mut report } = claimed_trees::end_claimed_each(core, &cause_of, rows);
     report.add_error(outcome::write(core, None, settled));
     for entry in unheld {
         untrack_unobserved(core, entry);

@@ -30,7 +30,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        end::{claimed, outcome::Conclusion},
+        end::{claimed_trees, outcome::Conclusion},
         membership::process_info::command_of,
         runtime::{cause::Cause, tracked::Root},
     },
@@ -325,7 +325,7 @@ pub(in crate::tracker) fn end_found(
         row => row?,
     };
     let record: Option<ProcessRecord> = core.store.process(row)?;
-    Ok(claimed::end_claimed(core, cause, record.into_iter().collect()))
+    Ok(claimed_trees::end_claimed(core, cause, record.into_iter().collect()))
 }
 
 /// Returns the report of a match that is left running.

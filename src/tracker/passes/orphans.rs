@@ -20,7 +20,7 @@ use crate::{
     tracker::{
         core::Core,
         end::{
-            adopted_zombies, claimed, claims, context, keeper_end_logs,
+            adopted_zombies, claimed_trees, context, foreign_claims, keeper_end_logs,
             outcome::{self, Conclusion},
         },
         runtime::{
@@ -66,7 +66,7 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
     let pass = PassRun::begin(PassKind::Orphan);
     let (dead, mut report) = find_dead(core)?;
     // Rows of instances that cannot be judged as dead, but that have no claims any more.
-    report.add_error(claims::give_dead_claims_back(core, &dead));
+    report.add_error(foreign_claims::give_dead_claims_back(core, &dead));
     let uid_limit = (core.instance.observer.uid != 0).then_some(core.instance.observer.uid);
     let claim = core.store.claim_orphans(
         core.instance.id,
@@ -96,7 +96,7 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
         left.filter(|row| row.spec.root.is_none() && claim.replaced.contains(&row.id)).collect();
     adopted_zombies::remember_replaced(core, &left);
     let keepers = keeper_end_logs::await_keepers(core, &claim.claimed);
-    let mut ended = claimed::end_claimed_each(core, &cause_of, claim.claimed);
+    let mut ended = claimed_trees::end_claimed_each(core, &cause_of, claim.claimed);
     keeper_end_logs::end_keepers(core, keepers);
     ended.settled.extend(adopted.settled);
     ended.absorb(name_match::end_matches(core));
@@ -209,7 +209,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
     let claimed = core.store.claim(&left, core.instance.id, Some(core.instance.id), None);
     let mut all = Conclusion { settled: Vec::new(), report };
     all.absorb(match claimed {
-        Ok(claimed) => claimed::end_claimed(core, &Cause::stray(), claimed),
+        Ok(claimed) => claimed_trees::end_claimed(core, &Cause::stray(), claimed),
         Err(error) => Conclusion::failed(&error),
     });
     all

@@ -8,7 +8,7 @@ use std::{
 use super::pass::Pass;
 use crate::tracker::{
     core::Core,
-    end::{claims::CLAIM_PAUSE, exit_statuses::STATUS_PAUSE, settle},
+    end::{exit_statuses::STATUS_PAUSE, foreign_claims::CLAIM_PAUSE, settle},
 };
 
 /// Pause between two queries for a status that is late: querying one process costs a system call or two.

@@ -24,8 +24,9 @@
 //! - [`threads`]: the threads that a shutdown joins;
 //! - [`tracked`]: what is kept in memory for each process;
 //! - [`unrecorded_ends`]: ends that could not be written, kept in a file when the host ends;
-//! - [`zombies`]: zombies that tasks may leave to this process.
+//! - [`adopted_zombies`]: zombies that tasks may leave to this process.
 
+pub(super) mod adopted_zombies;
 pub(super) mod background_ends;
 pub(super) mod cause;
 pub(super) mod cgroups;
@@ -50,4 +51,3 @@ pub(super) mod shared_list;
 pub(super) mod threads;
 pub(super) mod tracked;
 pub(super) mod unrecorded_ends;
-pub(super) mod zombies;

@@ -9,7 +9,7 @@ use crate::{
     sys::Pinned,
     tracker::{
         core::Core,
-        end::{claims, flush, release},
+        end::{flush, foreign_claims, release},
         handle::process::Process,
         membership::process_info::command_of,
         runtime::tracked::{Root, Tracking},
@@ -39,7 +39,7 @@ pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) 
 pub(in crate::tracker) fn unregister(core: &Core, task_id: &str) -> Result<bool> {
     let task = TaskId::new(task_id)?;
     let mut any = false;
-    let dead = claims::dead_claimants_of(core, &core.store.live_of_task(&task)?);
+    let dead = foreign_claims::dead_claimants_of(core, &core.store.live_of_task(&task)?);
     core.store.void_claims(&dead)?;
     for record in core.store.live_of_task(&task)? {
         if record.owner == core.instance.id && record.life.state() != State::Ending {

@@ -44,7 +44,10 @@ pub(in crate::tracker) fn responsible_instances(
 
 /// Returns what other instances are responsible for, and the processes that were registered with this one: a process that
 /// another process started is a task of its own, whatever its parent is. `targets`: the rows that are to be ended.
-pub(in crate::tracker) fn foreign(core: &Core, targets: &[ProcessId]) -> Result<Vec<Foreign>> {
+pub(in crate::tracker) fn foreign_roots(
+    core: &Core,
+    targets: &[ProcessId],
+) -> Result<Vec<Foreign>> {
     let mut foreign = Vec::new();
     let registered = core.registry.registered_except(targets);
     if !registered.is_empty() {
