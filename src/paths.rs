@@ -3,6 +3,6 @@
 
 pub use crate::sys::{
     fs_user::{Account, Acting},
-    own_files::refuse_as_output,
+    reserved_paths::refuse_as_output,
     trusted_path::controller,
 };

@@ -21,7 +21,7 @@ use rustix::{
     process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
 };
 
-use super::{features, poll::poll_within, proc::Proc, snapshot::Stat};
+use super::{kernel_features, poll::poll_within, proc::Proc, snapshot::Stat};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, PidScope, Sameness},
@@ -84,7 +84,7 @@ impl PidFd {
     /// Returns the inode, where it identifies a process.
     pub(crate) fn inode(&self) -> Result<Option<u64>> {
         let failed = |error: Errno| Error::os("failed to inspect a pidfd", error);
-        if !features::is_pidfs(self.0.as_fd()).map_err(failed)? {
+        if !kernel_features::is_pidfs(self.0.as_fd()).map_err(failed)? {
             return Ok(None);
         }
         Ok(Some(rustix::fs::fstat(&self.0).map_err(failed)?.st_ino))

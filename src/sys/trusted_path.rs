@@ -28,7 +28,7 @@ use rustix::{
 
 use super::{
     fs_user::Account,
-    groups::{is_ours, is_private, is_unmapped},
+    group_members::{is_ours, is_private, is_unmapped},
 };
 use crate::error::{Error, Kind, Result};
 

@@ -20,7 +20,7 @@ use crate::{
     metrics::Counters,
     model::{ContainmentMode, Report},
     store::{READERS, Store, Upgrade},
-    sys::{Proc, current_pid_scope, own_files::refuse_as_output},
+    sys::{Proc, current_pid_scope, reserved_paths::refuse_as_output},
 };
 
 /// Where the former implementation keeps its list of processes.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    sys::readiness::EVENTS,
+    sys::epoll::EVENTS,
 };
 
 /// Starts the thread.

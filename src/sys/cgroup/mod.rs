@@ -15,7 +15,7 @@
 //! - [`task`]: listing, freezing, killing and removing one task cgroup;
 //! - [`walk`]: everything that a task has nested in one, however deep;
 //! - [`of_process`]: which cgroups a process is in, from `/proc/PID/cgroup`;
-//! - [`paths`]: the processes in one, determined from `/proc` where the cgroup cannot be listed.
+//! - [`members_by_proc`]: the processes in one, determined from `/proc` where the cgroup cannot be listed.
 //!
 //! A path alone is never trusted: before anything is written, the folder's inode is compared with the recorded one. The inode
 //! of a cgroup is its id, which the kernel does not use again in one boot (`kernfs_node.id`, 64 bits).
@@ -25,14 +25,14 @@
 
 mod hierarchy;
 mod instance;
+mod members_by_proc;
 mod of_process;
-mod paths;
 mod record;
 mod task;
 mod walk;
 
 pub(crate) use hierarchy::{bases, prospect};
 pub(crate) use instance::{InstanceCgroup, open_up_instance_cgroup, remove_instance_cgroup};
-pub(crate) use paths::Paths;
+pub(crate) use members_by_proc::Paths;
 pub use record::Cgroup;
 pub(crate) use task::TaskCgroup;

@@ -13,8 +13,8 @@ use crate::{
     model::Millis,
     store::{Schema, Store, check_path},
     sys::{
-        PidFd, Proc, cgroup, current_pid_scope, features, file_lock, filesystem, keeper::Binary,
-        proc_events,
+        PidFd, Proc, cgroup, current_pid_scope, file_lock, filesystem, keeper::Binary,
+        kernel_features, proc_events,
     },
     tracker::{
         options::trusted_or_by_environment,
@@ -155,7 +155,7 @@ fn machine(findings: &mut Vec<Finding>) {
     containment(findings);
     findings.push(forks());
     findings.push(pidfds());
-    findings.extend(features::probe().iter().map(feature));
+    findings.extend(kernel_features::probe().iter().map(feature));
     match current_pid_scope() {
         Ok(scope) if scope.machine_id.is_none() => findings.push(finding(
             "machine id",
@@ -251,7 +251,7 @@ fn forks() -> Finding {
     }
 }
 
-fn feature(feature: &features::Feature) -> Finding {
+fn feature(feature: &kernel_features::Feature) -> Finding {
     match (feature.there, feature.needed) {
         (true, _) => finding(feature.name, Level::Ok, "present", ""),
         (false, true) => finding(feature.name, Level::Problem, "missing", feature.cost),

@@ -16,7 +16,7 @@ use crate::{
     },
     policy::{exemption::Foreign, name_match::Judgement},
     store::{LeakGroup, LeakGrouping, LeakReport, Store},
-    sys::{Proc, current_pid_scope, own_files::refuse_as_output},
+    sys::{Proc, current_pid_scope, reserved_paths::refuse_as_output},
     tracker::{
         core::Core,
         end::{

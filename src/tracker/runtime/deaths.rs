@@ -6,7 +6,7 @@ use super::tracked::Tracked;
 use crate::{
     error::{Error, Result},
     model::ProcessId,
-    sys::readiness::{Readiness, Wake},
+    sys::epoll::{Readiness, Wake},
 };
 
 /// Pause after an error of the wait itself, which is not expected to persist: prevents a busy loop.

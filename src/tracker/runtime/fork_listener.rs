@@ -10,7 +10,7 @@ use std::{
 use super::lock::lock;
 use crate::{
     error::{Error, Result},
-    sys::readiness::Wake,
+    sys::epoll::Wake,
 };
 
 /// It goes on listening for this long after the last spawn, so that it need not start again for each of several successive

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{member::Member, state::TreeRun};
-use crate::sys::readiness::Readiness;
+use crate::sys::epoll::Readiness;
 
 /// After the first death of a turn, how long to wait, for each living member, for further deaths: a turn visits all trees.
 const EACH: Duration = Duration::from_micros(1);
