@@ -11,7 +11,7 @@ mod exit;
 mod global_args;
 mod history_args;
 mod html;
-mod inherited;
+mod inherited_fds;
 mod ledger_path;
 mod logging;
 mod notify;
@@ -26,13 +26,13 @@ mod task_pattern;
 mod terminal;
 mod threads;
 mod units;
-mod usage;
+mod usage_errors;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     signals::take_over();
-    let code = output::conclude(usage::parse().and_then(args::Cli::run));
+    let code = output::conclude(usage_errors::parse().and_then(args::Cli::run));
     output::flush();
     code
 }

@@ -17,7 +17,7 @@ use super::task_ids;
 use crate::{
     context::Context,
     exit::{Exit, Result, chain},
-    inherited::raise_descriptor_limit,
+    inherited_fds::raise_descriptor_limit,
     output,
     render::{ending_line_after, report_exit, suspect_line},
     signals::{STOP, Signals, die_by},

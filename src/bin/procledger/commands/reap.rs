@@ -8,7 +8,7 @@ use procledger::{Report, plan_name_match};
 use crate::{
     context::{Access, Context},
     exit::{Exit, Failure, Result},
-    inherited::raise_descriptor_limit,
+    inherited_fds::raise_descriptor_limit,
     output,
     render::{Tense, escape, report_exit, report_text, suspects},
     units,

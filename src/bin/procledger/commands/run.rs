@@ -31,7 +31,7 @@ use crate::{
     context::Context,
     exit::{Exit, Failure, Result, chain, of_run_error},
     history_args::HistoryArgs,
-    inherited::{Inherited, raise_descriptor_limit},
+    inherited_fds::{Inherited, raise_descriptor_limit},
     output,
     privilege::Account,
     signals::{self, Signals, die_by, die_with_group_by},

@@ -25,7 +25,7 @@ use rustix::{
 
 use crate::{
     exit::{Exit, Failure, Result},
-    inherited::Inherited,
+    inherited_fds::Inherited,
     logging, output,
     poll::poll_within,
 };

@@ -8,7 +8,7 @@ use procledger::{LeakGroup, LeakGrouping, LeakReport, fleet::FleetLeak};
 use super::{
     format::Shown,
     report::{Subject, groups, page_of, sum_of_leaks},
-    rows::{Group, GroupRow, LeakRow},
+    tables::{Group, GroupRow, LeakRow},
 };
 use crate::exit::Result;
 

@@ -8,7 +8,7 @@ mod chart;
 mod fleet;
 mod format;
 mod report;
-mod rows;
+mod tables;
 mod time_bucket;
 
 pub(crate) use fleet::{FleetPage, of_fleet};

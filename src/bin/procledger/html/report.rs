@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     chart::{Chart, charts},
     format::{Figure, Shown, counted, thousands},
-    rows::{Group, GroupRow, LeakRow},
+    tables::{Group, GroupRow, LeakRow},
 };
 use crate::{
     exit::{Failure, Result},

@@ -4,7 +4,7 @@ use nix::unistd::geteuid;
 
 use crate::{
     exit::{Failure, Result},
-    inherited::Inherited,
+    inherited_fds::Inherited,
 };
 
 /// The variables of a worker's environment. The environment of a service may contain secrets of root's, and a worker acts as
