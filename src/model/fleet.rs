@@ -25,7 +25,7 @@ pub struct FleetHost {
     #[serde(serialize_with = "rfc3339")]
     pub seen_at: SystemTime,
     /// The time since then; serialized as `silent_ms`.
-    #[serde(rename = "silent_ms", serialize_with = "super::report::whole_millis")]
+    #[serde(rename = "silent_ms", serialize_with = "super::millis::whole_millis")]
     pub silent: Duration,
     /// By how many milliseconds the clock of the host was ahead of that of the database.
     pub skew_ms: i64,
@@ -110,7 +110,7 @@ pub struct FleetProcess {
     #[serde(serialize_with = "rfc3339")]
     pub seen_at: SystemTime,
     /// The time since then; serialized as `silent_ms`.
-    #[serde(rename = "silent_ms", serialize_with = "super::report::whole_millis")]
+    #[serde(rename = "silent_ms", serialize_with = "super::millis::whole_millis")]
     pub silent: Duration,
 }
 
@@ -148,7 +148,7 @@ pub struct FleetLeak {
     #[serde(serialize_with = "rfc3339")]
     pub found_at: SystemTime,
     /// The time from its start until it was found; serialized as `age_ms`.
-    #[serde(rename = "age_ms", serialize_with = "super::report::whole_millis")]
+    #[serde(rename = "age_ms", serialize_with = "super::millis::whole_millis")]
     pub age: Duration,
     /// Resident bytes when it was found.
     pub rss_bytes: Option<u64>,

@@ -8,10 +8,13 @@ mod evidence;
 mod fleet;
 mod ids;
 mod instance;
+mod leak;
 mod ledger_event;
 mod life;
 mod metrics;
+mod millis;
 mod orphan_scan;
+mod pass;
 mod process;
 mod query;
 mod report;
@@ -35,9 +38,11 @@ pub(crate) use evidence::Evidence;
 pub use evidence::EvidenceKey;
 #[cfg(feature = "fleet")]
 pub use fleet::{FleetHost, FleetLeak, FleetProcess};
+pub(crate) use ids::task_text;
 pub use ids::{InstanceId, ProcessId, TASK_ID_MAX, TaskId};
-pub(crate) use ids::{Millis, millis, task_text};
 pub(crate) use instance::{DeadInstance, InstanceRecord, NewInstance, Observer, OrphanClaim};
+pub use leak::LeakRecord;
+pub(crate) use leak::NewLeak;
 pub use ledger_event::LedgerEvent;
 pub(crate) use life::Event;
 pub use life::{End, Justification, Life};
@@ -46,16 +51,16 @@ pub use metrics::{
     EndCount, Histogram, InstanceCount, LeakCount, LedgerMetrics, LedgerPasses, Metrics,
     PassMetrics,
 };
+pub(crate) use millis::{Millis, millis, unix_millis};
 pub use orphan_scan::{OrphanMember, OrphanScan, OrphanTree, OrphansLeftOut};
+pub use pass::{PassRecord, PassSummary};
 pub(crate) use process::{
     CPU_STEP, ExportEntry, ExportRow, ExportUpdate, LateEnd, NewProcess, RootEnd, Row, Settled,
     Sighting, Verdict,
 };
 pub use process::{Limits, ProcessRecord, ProcessSpec};
 pub use query::Query;
-pub(crate) use report::NewLeak;
-pub(crate) use report::unix_millis;
-pub use report::{Ending, LeakRecord, PassRecord, PassSummary, Report, Suspect};
+pub use report::{Ending, Report, Suspect};
 pub use rule::RuleKey;
 pub(crate) use rule::{Named, Rule, SpareReason};
 pub(crate) use shipment::Shipment;

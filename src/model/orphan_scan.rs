@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::report::whole_millis;
+use super::millis::whole_millis;
 use crate::identity::Pid;
 
 /// Processes that look orphaned, each with its descendants.

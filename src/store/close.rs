@@ -5,7 +5,8 @@ use std::{sync::mpsc, time::Duration};
 use rusqlite::config::DbConfig;
 
 use super::{
-    access::KEPT_WAL_BYTES, ledger_files::LedgerFiles, pool_thread::pool_thread, writer::Writer,
+    ledger_files::LedgerFiles, open_connection::KEPT_WAL_BYTES, pool_thread::pool_thread,
+    writer::Writer,
 };
 
 /// How long closing waits for a connection that is just being opened, perhaps for another ledger.

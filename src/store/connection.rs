@@ -14,12 +14,12 @@ use std::{
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    access::{Access, BUSY_TIMEOUT, Pool, first_reader, first_writer, pool},
     budget::{Budget, HOST_READ, LOOK, WRITE},
     close,
     failure::{failed, no_connection},
     ledger_files::LedgerFiles,
     migration::Schema,
+    open_connection::{Access, BUSY_TIMEOUT, Pool, first_reader, first_writer, pool},
     pool_thread::pool_thread,
     schema,
     setup::{self, SchemaStatus, Upgrade},

@@ -7,7 +7,7 @@ use rusqlite::{Connection, named_params};
 use super::{
     Store,
     cell::{RowReader, hex},
-    query::{KEPT_BELOW, identity},
+    process_queries::{KEPT_BELOW, identity},
 };
 use crate::{
     error::Result,

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::{
     Store,
-    access::{BUSY_TIMEOUT, WAL_LIMIT_BYTES, another_writer},
     budget::{Budget, WRITE},
     failure::failed,
+    open_connection::{BUSY_TIMEOUT, WAL_LIMIT_BYTES, another_writer},
     pool_manager::OwnedConnection,
     prune,
     prune_instances::{self, WithoutForeignKeys},

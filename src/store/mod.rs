@@ -28,12 +28,12 @@
 //!
 //! # Layers
 //!
-//! `connection`, `close`, `writer`, `access`, `trust`, `setup`, `wal_origin`, `migration`, `schema`, `budget`, `ledger_files` and `failure` make
-//! up a [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
+//! `connection`, `close`, `writer`, `open_connection`, `trust`, `setup`, `wal_origin`, `migration`, `schema`, `budget`, `ledger_files`
+//! and `failure` make up a [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT
+//! and reader of one
 //! list of columns; each other file is one group of operations, each query beside the function that maps its rows. Every file
 //! may use these modules of the crate: `error`, `identity`, `model`, `redact`, `sys`, and `metrics`, which counts what was committed.
 
-mod access;
 mod budget;
 mod cell;
 mod changes;
@@ -54,13 +54,14 @@ mod ledger_files;
 mod maintenance;
 mod metrics;
 mod migration;
+mod open_connection;
 mod passes;
 mod pool_manager;
 mod pool_thread;
 mod process;
+mod process_queries;
 mod prune;
 mod prune_instances;
-mod query;
 mod resource_usage;
 mod schema;
 mod settle;

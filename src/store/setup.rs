@@ -26,10 +26,10 @@ use rustix::{
 };
 
 use super::{
-    access::{BUSY_TIMEOUT, immutable_uri, open_writer},
     budget::{self, Budget, HOST_READ},
     failure::failed,
     migration::{self, Schema},
+    open_connection::{BUSY_TIMEOUT, immutable_uri, open_writer},
     schema,
     trust::{Located, beside},
     wal_origin,

@@ -9,7 +9,7 @@ use crate::{
     model::{End, EndReason, Millis, RootEnd, State},
     store::{
         Schema, changes, claim, claim_orphans, descendants, exported, insert, instances, leaks,
-        metrics, passes, prune, query, settle, transition,
+        metrics, passes, process_queries, prune, settle, transition,
     },
 };
 
@@ -32,14 +32,18 @@ pub(super) fn plan(f: &Fixture, sql: &str) -> Vec<String> {
 fn no_recurring_query_reads_all_history() {
     let f = Fixture::new();
     for (name, sql, index) in [
-        ("live", &*query::LIVE.sql(Schema::latest()), "process_live_owner"),
-        ("live_of", &*query::LIVE_OF.sql(Schema::latest()), "process_live_owner"),
-        ("live_of_task", &*query::LIVE_OF_TASK.sql(Schema::latest()), "process_live_task"),
+        ("live", &*process_queries::LIVE.sql(Schema::latest()), "process_live_owner"),
+        ("live_of", &*process_queries::LIVE_OF.sql(Schema::latest()), "process_live_owner"),
+        (
+            "live_of_task",
+            &*process_queries::LIVE_OF_TASK.sql(Schema::latest()),
+            "process_live_task",
+        ),
         ("live_below", descendants::LIVE_BELOW, "process_root"),
         ("changes", changes::OPEN, "process_live_owner"),
         ("settle_alone", settle::HAS_DESCENDANTS, "process_root"),
         ("export_entries", exported::EXPORTED, "process_live_owner"),
-        ("kept_below", query::KEPT_BELOW, "process_root"),
+        ("kept_below", process_queries::KEPT_BELOW, "process_root"),
         ("insert", insert::ALIVE, "process_live_task"),
         ("claim_orphans", claim_orphans::LIVE_ROWS, "process_live_owner"),
         ("other_claimants", claim::OTHER_CLAIMANTS, "process_live_owner"),
@@ -48,8 +52,8 @@ fn no_recurring_query_reads_all_history() {
         ("figures: ends", metrics::ENDS_SINCE, "process_ended"),
         ("figures: leaks", metrics::LEAKS_SINCE, "leak_found"),
         ("figures: passes", metrics::PASSES_SINCE, "pass_kind"),
-        ("history", &*query::HISTORY.sql(Schema::latest()), "process_ended"),
-        ("history_of", &*query::HISTORY_OF.sql(Schema::latest()), "process_task"),
+        ("history", &*process_queries::HISTORY.sql(Schema::latest()), "process_ended"),
+        ("history_of", &*process_queries::HISTORY_OF.sql(Schema::latest()), "process_task"),
         ("prune processes", prune::PROCESSES, "process_ended"),
         ("prune passes", prune::PASSES, "pass_kind"),
     ] {
@@ -178,9 +182,9 @@ fn recurring_queries_take_as_many_steps_with_a_long_history_as_with_none() {
         f.row(f.me, pid, State::Running);
     }
     let queries = [
-        &*query::LIVE.sql(Schema::latest()),
-        &*query::LIVE_OF.sql(Schema::latest()),
-        &*query::LIVE_OF_TASK.sql(Schema::latest()),
+        &*process_queries::LIVE.sql(Schema::latest()),
+        &*process_queries::LIVE_OF.sql(Schema::latest()),
+        &*process_queries::LIVE_OF_TASK.sql(Schema::latest()),
         insert::ALIVE,
         claim_orphans::LIVE_ROWS,
         &*instances::to_judge(Schema::latest()),
