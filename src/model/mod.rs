@@ -2,7 +2,6 @@
 //!
 //! Times are [`SystemTime`](std::time::SystemTime)s of whole milliseconds, as the ledger stores them.
 
-mod enums;
 mod evidence;
 #[cfg(feature = "fleet")]
 mod fleet;
@@ -20,6 +19,7 @@ mod query;
 mod report;
 mod rule;
 mod shipment;
+mod stored_enums;
 #[cfg(feature = "fleet")]
 mod stream;
 mod tree;
@@ -28,11 +28,6 @@ pub use crate::sys::{
     EndPlan, ExitStatus, SignalState,
     cgroup::Cgroup,
     spawn::{Attributes, Resource, Rlimit},
-};
-pub(crate) use enums::StopHow;
-pub use enums::{
-    Containment, ContainmentMode, EndReason, FigureSource, LeakKind, Origin, Outcome, PassKind,
-    State,
 };
 pub(crate) use evidence::Evidence;
 pub use evidence::EvidenceKey;
@@ -64,6 +59,11 @@ pub use report::{Ending, Report, Suspect};
 pub use rule::RuleKey;
 pub(crate) use rule::{Named, Rule, SpareReason};
 pub(crate) use shipment::Shipment;
+pub(crate) use stored_enums::StopHow;
+pub use stored_enums::{
+    Containment, ContainmentMode, EndReason, FigureSource, LeakKind, Origin, Outcome, PassKind,
+    State,
+};
 #[cfg(feature = "fleet")]
 pub(crate) use stream::{Acknowledged, PassDay, print_of_leak, print_of_process};
 #[cfg(feature = "fleet")]

@@ -4,7 +4,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::enums::string_enum;
+use super::stored_enums::string_enum;
 use crate::identity::Pid;
 
 string_enum! {

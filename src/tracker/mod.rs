@@ -41,8 +41,7 @@ pub use handle::output::{Communicator, Output};
 pub use handle::process::{Process, Signaller};
 pub use inspect::ledger::{Ledger, plan_name_match};
 pub use inspect::{
-    doctor::{diagnose, diagnose_trusting},
-    finding::{Finding, Level},
+    doctor::{Finding, Level, diagnose, diagnose_trusting},
     orphan_scan::scan_orphans,
     subscription::Subscription,
 };

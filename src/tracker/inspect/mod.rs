@@ -1,24 +1,18 @@
 //! Read-only views that change nothing.
 //!
 //! - [`doctor`]: problems of a ledger or a machine;
-//! - [`finding`]: the findings of `doctor`;
 //! - [`ledger`]: what is recorded;
 //! - `metrics`: numbers;
 //! - [`orphan_scan`]: processes that look orphaned, without a ledger;
-//! - [`shipments`]: what fleets have of a ledger;
 //! - [`subscription`]: ends, survivors and leaks as they are recorded, noticed by [`writes`];
 //! - [`trees`]: the same, joined with the processes as they are now;
-//! - [`wait`]: waiting for the end of a process of any instance;
-//! - [`wal_readers`]: readers that keep the WAL from being emptied.
+//! - [`wait`]: waiting for the end of a process of any instance.
 
 pub(super) mod doctor;
-pub(super) mod finding;
 pub(super) mod ledger;
 pub(super) mod metrics;
 pub(super) mod orphan_scan;
-mod shipments;
 pub(super) mod subscription;
 pub(super) mod trees;
 mod wait;
-pub(super) mod wal_readers;
 pub(super) mod writes;

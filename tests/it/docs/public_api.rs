@@ -24,7 +24,7 @@ struct Exported {
     traits: BTreeMap<String, Item>,
 }
 
-/// An enum made by the macro `string_enum!` of `src/model/enums.rs`.
+/// An enum made by the macro `string_enum!` of `src/model/stored_enums.rs`.
 struct StringEnum {
     definition: syn::ItemEnum,
 }

@@ -1,11 +1,12 @@
 //! Checks ledger, machine and rows, and reports one line for each check.
 
+mod finding;
+mod shipments;
+mod wal;
+
 use std::{cmp::Ordering, path::Path};
 
-use super::{
-    finding::{Finding, Level, finding},
-    ledger::Ledger,
-};
+use super::ledger::Ledger;
 use crate::{
     error::{Error, Result},
     export::{Prospect, prospect},
@@ -24,6 +25,9 @@ use crate::{
         },
     },
 };
+
+use finding::finding;
+pub use finding::{Finding, Level};
 
 /// If the newest health pass is older than this while a process runs, no instance makes passes: four intervals of the former
 /// implementation.
@@ -70,8 +74,8 @@ pub fn diagnose_trusting(
             ));
             soundness(open.store(), &mut findings);
             findings.extend(second_name(ledger));
-            findings.push(super::wal_readers::state(open.store()));
-            match super::shipments::states(open.store(), Millis::now()) {
+            findings.push(wal::state(open.store()));
+            match shipments::states(open.store(), Millis::now()) {
                 Ok(states) => findings.extend(states),
                 Err(error) => {
                     let advice = "see the line `integrity`";

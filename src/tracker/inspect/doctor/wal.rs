@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Reports the processes that hold a snapshot, by PID and name; if there is none, the size of the WAL.
-pub(in crate::tracker) fn state(store: &Store) -> Finding {
+pub(super) fn state(store: &Store) -> Finding {
     let kib = store.wal_bytes() / 1024;
     let finding = |level, detail, advice: &str| Finding {
         check: "wal".into(),
