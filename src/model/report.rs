@@ -58,6 +58,10 @@ pub struct Report {
     pub young: Vec<Suspect>,
     /// Processes that a dead instance left on purpose and this one adopted.
     pub adopted: u64,
+    /// Number of roots and recorded descendants that were to be ended and are not known to be dead, because they or the rest of
+    /// their tree could not be examined. Their rows stay live, and the suspects say why; not serialized.
+    #[serde(skip)]
+    pub unverified: u64,
     /// The errors that occurred, one line each. The pass went on.
     pub errors: Vec<String>,
 }
@@ -90,6 +94,7 @@ impl Report {
         self.suspects.extend(other.suspects);
         self.young.extend(other.young);
         self.adopted += other.adopted;
+        self.unverified += other.unverified;
         self.errors.extend(other.errors);
     }
 }

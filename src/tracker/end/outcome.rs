@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Instant};
 
 use super::{
     adopted_zombies, exit_statuses,
-    run::{Fate, MemberOutcome, Suspected, TreeOutcome},
+    run::{Fate, LeftRunning, MemberOutcome, Suspected, TreeOutcome},
     spared::settle_spared,
 };
 use crate::{
@@ -164,6 +164,7 @@ pub(in crate::tracker) fn conclude_tree(
                 set_cause(core, cause, &root, &member);
                 let why = format!("it has ended, but {why}; the next pass tries again");
                 report.suspects.push(root_as_suspect(&root, why.clone()));
+                report.unverified += 1;
                 settled.extend(member.row.map(|row| Settled::new(row, Verdict::Unknown(why))));
                 continue;
             }
@@ -184,11 +185,14 @@ pub(in crate::tracker) fn conclude_tree(
         report.endings.push(left_in_leaf(cause, &root, why));
     }
     report.suspects.extend(suspects_of(&core.store, root.task.as_ref(), suspects));
-    for (row, error) in unknown {
+    for LeftRunning { row, why: error, is_exempt } in unknown {
         report.checked += 1;
-        let why = format!(
-            "{error}; close its row with `procledger forget` when you know that it is gone"
-        );
+        let why = if is_exempt {
+            error.to_string()
+        } else {
+            report.unverified += 1;
+            format!("{error}; close its row with `procledger forget` when you know that it is gone")
+        };
         report.suspects.push(root_as_suspect(&root, why));
         settled.extend(row.map(|row| given_back(row, &error)));
     }

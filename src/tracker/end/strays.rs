@@ -29,7 +29,7 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<TreeTarget>) {
             for end in &mut ends {
                 // The root's own end is recorded already.
                 end.members.retain(|member| !member.is_root);
-                end.unknown.retain(|(row, _)| *row != Some(end.root.row));
+                end.unknown.retain(|left| left.row != Some(end.root.row));
             }
             let outcome::Conclusion { settled, report: found } =
                 outcome::conclude(core, &cause, ends);

@@ -61,6 +61,13 @@ pub fn scan_orphans(min_age: Duration) -> Result<OrphanScan> {
     let own = Pid::new(i64::from(std::process::id()))
         .ok_or_else(|| Error::invalid("pid 0 cannot read `/proc`"))?;
     let mut errors = Vec::new();
+    if proc.hides_others() {
+        errors.push(
+            "`/proc` hides other users' processes (hidepid), so orphans that one of them has adopted are missed: \
+             run the scan as root (`--user` selects a user), or mount /proc without hidepid"
+                .into(),
+        );
+    }
     let uid = rustix::process::geteuid().as_raw();
     let tracked = tracked(&proc, current_pid_scope()?, &snapshot, uid, &mut errors);
     let mut lineage: HashSet<Pid> = snapshot.ancestors(own).into_iter().collect();

@@ -47,7 +47,7 @@ fn a_member_missed_by_terminate_is_found_by_the_next_pass() {
     let daemon = place.watch("daemon");
     let report = blind(|| tracker.terminate("task").expect("tried"));
     assert!(root.is_dead() && !daemon.is_dead());
-    assert_eq!(report.suspects.len(), 1, "it is reported: {report:?}");
+    assert_eq!((report.suspects.len(), report.unverified), (1, 1), "it is reported: {report:?}");
     let why = &report.suspects[0].why;
     assert!(why.starts_with("it has ended, but the scan for its descendants failed"), "{why}");
     assert_eq!(place.sqlite3("SELECT state, last_error IS NOT NULL FROM process"), "running|1");

@@ -3,10 +3,11 @@
 use std::{fs, process::Command};
 
 use procledger::Tracker;
+use rusqlite::{Connection, MAIN_DB};
 
 use crate::{
     docs::faults::run,
-    support::{PidfdWatch, Place, in_namespace, need, root, until},
+    support::{Host, PidfdWatch, Place, in_namespace, need, root, until},
 };
 
 #[test]
@@ -63,6 +64,20 @@ fn a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_
     tracker.shutdown().expect("an orderly end");
 }
 
+/// Runs the command as an ordinary user.
+fn as_a_user(place: &Place, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new("setpriv")
+        .args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"])
+        .arg(env!("CARGO_BIN_EXE_procledger"))
+        .arg("--db")
+        .arg(place.ledger())
+        .args(args)
+        .output()
+        .expect("setpriv");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
 /// As `hidepid=2` shows it to an ordinary user: processes of other users are missing.
 #[test]
 fn under_hidepid_own_processes_are_tracked_and_doctor_says_what_is_hidden() {
@@ -78,18 +93,7 @@ fn under_hidepid_own_processes_are_tracked_and_doctor_says_what_is_hidden() {
     let place = Place::new();
     std::os::unix::fs::chown(place.path(), Some(61234), Some(61234)).expect("given");
     run("mount", &["-o", "remount,hidepid=2"], "/proc".as_ref());
-    let as_a_user = |args: &[&str]| {
-        let output = Command::new("setpriv")
-            .args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"])
-            .arg(env!("CARGO_BIN_EXE_procledger"))
-            .arg("--db")
-            .arg(place.ledger())
-            .args(args)
-            .output()
-            .expect("setpriv");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code(), text(&output.stdout), text(&output.stderr))
-    };
+    let as_a_user = |args: &[&str]| as_a_user(&place, args);
     let ran = as_a_user(&["run", "--task", "t", "--", "sh", "-c", "sleep 3600 & exit 7"]);
     assert_eq!(ran.0, Some(7));
     let doctor = as_a_user(&["doctor"]);
@@ -103,4 +107,47 @@ fn under_hidepid_own_processes_are_tracked_and_doctor_says_what_is_hidden() {
             fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x003600\0")
         })
     });
+}
+
+/// A ledger that was copied for another user leads to processes that this user cannot see.
+#[test]
+fn neither_a_kill_nor_a_scan_claims_success_where_hidepid_hides_processes() {
+    need!("mount", "setpriv");
+    if !root() {
+        return;
+    }
+    if !in_namespace(
+        "orphans::no_proc::neither_a_kill_nor_a_scan_claims_success_where_hidepid_hides_processes",
+    ) {
+        return;
+    }
+    let (place, theirs) = (Place::new(), Place::new());
+    let mut host = Host::start(&place, "no-monitor containment=session");
+    let task = host.spawn("t", "exec sleep 3600");
+    let from = Connection::open(place.ledger()).expect("a ledger");
+    from.backup(MAIN_DB, theirs.ledger(), None).expect("copied");
+    drop(from);
+    for path in [theirs.path(), &theirs.ledger()] {
+        std::os::unix::fs::chown(path, Some(61234), Some(61234)).expect("given");
+    }
+    run("mount", &["-o", "remount,hidepid=2"], "/proc".as_ref());
+    for args in [&["kill", "t"][..], &["kill", "--all"], &["kill", "t", "--json"]] {
+        let (code, out, err) = as_a_user(&theirs, args);
+        assert_eq!(code, Some(3), "{args:?}: {out} {err}");
+        let why = "1 process could not be examined and may still run: ";
+        assert_eq!(err.lines().filter(|line| line.contains(why)).count(), 1, "{args:?}: {err}");
+        assert!(!err.contains("nothing runs"), "{args:?}: {err}");
+    }
+    let scanned = Command::new("setpriv")
+        .args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"])
+        .args([env!("CARGO_BIN_EXE_procledger"), "scan"])
+        .output()
+        .expect("setpriv");
+    let why = String::from_utf8_lossy(&scanned.stderr);
+    assert_eq!(scanned.status.code(), Some(1), "{scanned:?}");
+    assert!(why.contains("(hidepid)") && why.lines().count() == 1, "{why}");
+    assert!(!task.is_dead());
+    assert_eq!(theirs.sqlite3("SELECT state FROM process"), "running");
+    host.stop();
+    assert!(task.is_dead());
 }

@@ -37,8 +37,8 @@ A name with `*` or `?` is a pattern if no running task has exactly that name: `*
 text, `?` for one character. Quote it, so that the shell does not expand it. A name or pattern \
 without a running task is an error; the other tasks are ended nevertheless.
 
-The history records who requested it. Exits with 3 if something survived, or if the task itself \
-runs this command: this process and its ancestors are left running.
+The history records who requested it. Exits with 3 if something survived or could not be examined, \
+or if the task itself runs this command: this process and its ancestors are left running.
 
 A second `kill` of the same task ends the grace period of the first one: SIGKILL at once. Ctrl-C, \
 SIGTERM or SIGHUP within the grace period releases the tasks: they have received SIGTERM, and may \
@@ -148,7 +148,7 @@ impl KillArgs {
         for suspect in &report.suspects {
             output::to_stderr(&suspect_line(suspect));
         }
-        if self.all && report.endings.is_empty() {
+        if self.all && report.checked == 0 {
             output::to_stderr("nothing runs");
         }
         Ok(())

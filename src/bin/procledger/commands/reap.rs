@@ -28,7 +28,7 @@ A name is compared with the base name of the executable, of argv[0] or of the sc
 other text in a command line; --protect takes precedence. Processes that are left running are \
 recorded as `kept`. Matches that are younger than --min-age are counted as `too young`; -v lists \
 them. A dry run with names needs no ledger; `procledger scan` finds such names. Exits with 3 if \
-something survived.
+something survived or could not be examined.
 --json: the same as `health --json`; in a dry run `outcome` is what would be done. `young` lists \
 what --min-age left out, in the form of suspects.")]
 pub(crate) struct ReapArgs {

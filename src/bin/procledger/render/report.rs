@@ -66,12 +66,21 @@ pub(crate) fn report_text(report: &Report, tense: Tense) -> String {
     text + &summary(report, tense) + "\n"
 }
 
-/// Returns exit code 3 if something survived, and 1 if there were errors, which it prints to stderr.
+/// Returns exit code 3 if something survived or may have, and 1 if there were errors; prints those to stderr, and the number of
+/// processes that may still run.
 pub(crate) fn report_exit(report: &Report) -> Exit {
     for error in &report.errors {
         warn(error);
     }
-    if report.survived() > 0 {
+    let unverified = report.unverified;
+    if unverified > 0 {
+        let processes = if unverified == 1 { "process" } else { "processes" };
+        warn(&format!(
+            "{unverified} {processes} could not be examined and may still run: try again where `/proc` shows them (as root, \
+             or in their PID namespace)"
+        ));
+    }
+    if report.survived() > 0 || unverified > 0 {
         Exit::SURVIVED
     } else if report.errors.is_empty() {
         Exit::DONE

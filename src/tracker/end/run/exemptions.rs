@@ -4,6 +4,7 @@
 use super::{
     member::Member,
     state::{EndContext, TreeRun},
+    tree_outcome::LeftRunning,
 };
 use crate::{
     error::{Error, Kind},
@@ -47,7 +48,9 @@ impl TreeRun {
             .partition(|member| member.is_alive() && !(member.is_root && self.has_true_root()));
         let why = || Error::new(Kind::Unknown, error.to_string());
         let doubtful = doubtful.into_iter().filter(|member| member.row.is_some());
-        self.unknown.extend(doubtful.map(|member| (member.row, why())));
+        let left =
+            doubtful.map(|member| LeftRunning { row: member.row, why: why(), is_exempt: false });
+        self.unknown.extend(left);
         self.pids.clear();
         for member in sure {
             self.push(member);

@@ -56,5 +56,5 @@ pub(in crate::tracker) use signal_tree::signal_tree;
 pub(in crate::tracker) use state::{EndContext, Exemptions, TreeTarget};
 pub(in crate::tracker) use suspend_tree::{resume_tree, suspend_tree};
 pub(in crate::tracker) use tree_outcome::{
-    Fate, MemberOutcome, Preview, Seen, Suspected, TreeOutcome,
+    Fate, LeftRunning, MemberOutcome, Preview, Seen, Suspected, TreeOutcome,
 };

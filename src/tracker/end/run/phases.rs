@@ -211,7 +211,7 @@ impl<'a, 'b> Run<'a, 'b> {
             hides: tree.hides(),
             suspects: suspected(context, tree.suspects, tree.root.arguments),
             members: tree.members.into_iter().map(Seen::from).collect(),
-            unknown: tree.unknown.into_iter().map(|(_, error)| error).collect(),
+            unknown: tree.unknown.into_iter().map(|left| left.why).collect(),
         };
         self.trees.into_iter().map(preview).collect()
     }

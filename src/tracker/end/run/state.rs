@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     end_plan::{Stage, Step, steps},
     member::{Death, Member, Phase},
-    tree_outcome::{Suspected, TreeOutcome},
+    tree_outcome::{LeftRunning, Suspected, TreeOutcome},
 };
 use crate::{
     error::{Error, Kind},
@@ -118,7 +118,7 @@ pub(super) struct TreeRun {
     pub(super) unseen_kills: u32,
     /// The task cgroup contains a process that must be left running: its members are ended one by one (invariant 13).
     pub(super) task_cgroup_is_shared: bool,
-    pub(super) unknown: Vec<(Option<ProcessId>, Error)>,
+    pub(super) unknown: Vec<LeftRunning>,
     /// PIDs that were in its task cgroup after the last snapshot was taken, and are not in that snapshot.
     pub(super) unlisted: Vec<Pid>,
     /// The last scan saw a member that was gone before it could be pinned.
@@ -217,7 +217,7 @@ impl TreeRun {
                     // A recorded descendant without a live root is no more certain than one below its root.
                     evidence == Evidence::Recorded || self.root.origin == Origin::Descendant
                 }) {
-                    self.unknown.push((row, why));
+                    self.unknown.push(LeftRunning { row, why, is_exempt: true });
                     return;
                 }
                 (Some(pinned), false)
@@ -225,7 +225,7 @@ impl TreeRun {
             Probe::Zombie(pinned) => (Some(pinned), true),
             Probe::Gone => (None, true),
             Probe::Unknown(error) => {
-                self.unknown.push((row, error));
+                self.unknown.push(LeftRunning { row, why: error, is_exempt: false });
                 return;
             }
         };

@@ -19,14 +19,24 @@ pub(in crate::tracker) struct TreeOutcome {
     pub(in crate::tracker) members: Vec<MemberOutcome>,
     /// Processes that may belong to it, and were left running.
     pub(in crate::tracker) suspects: Vec<Suspected>,
-    /// Rows of the root or of recorded descendants that could not be checked; the processes were left running.
-    pub(in crate::tracker) unknown: Vec<(Option<ProcessId>, Error)>,
+    /// The root or recorded descendants that were left running, since they are exempt or could not be checked.
+    pub(in crate::tracker) unknown: Vec<LeftRunning>,
     /// Why it is unknown whether these were all: the root's row must stay, since it leads to the others.
     pub(in crate::tracker) unseen: Option<String>,
     /// What still lives in the root's task cgroup and is not a known member: a survivor, to which the root's row leads.
     pub(in crate::tracker) outlived: Option<String>,
     /// Interrupted in its grace: what lives was asked to end, and is left as it is.
     pub(in crate::tracker) interrupted: bool,
+}
+
+/// A root or a recorded descendant that was left running.
+#[derive(Debug)]
+pub(in crate::tracker) struct LeftRunning {
+    /// Its row, where it has one.
+    pub(in crate::tracker) row: Option<ProcessId>,
+    pub(in crate::tracker) why: Error,
+    /// It is the acting process, an ancestor of it, or the responsibility of another instance. Otherwise it could not be checked.
+    pub(in crate::tracker) is_exempt: bool,
 }
 
 /// What became of one member.
