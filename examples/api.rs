@@ -224,7 +224,7 @@ fn data(event: &LedgerEvent) -> Value {
             json!({
                 "id": row.id,
                 "task_id": row.spec.task_id,
-                "process_id": row.spec.identity.pid.get(),
+                "process_id": row.pid().get(),
                 "status": end.map(|end| end.status),
                 "reason": end.map(|end| end.reason),
                 "rule": because.map(|because| &because.rule),
@@ -234,7 +234,7 @@ fn data(event: &LedgerEvent) -> Value {
         LedgerEvent::Survived(row) => json!({
             "id": row.id,
             "task_id": row.spec.task_id,
-            "process_id": row.spec.identity.pid.get(),
+            "process_id": row.pid().get(),
             "error": row.last_error,
         }),
         LedgerEvent::Leaked(leak) => json!(leak),
@@ -248,7 +248,7 @@ async fn list(State(tracker): State<AsyncTracker>) -> Result<Json<Vec<Value>>, F
         let started_at = DateTime::<Utc>::from(row.spec.started_at);
         json!({
             "task_id": row.spec.task_id,
-            "process_id": row.spec.identity.pid.get(),
+            "process_id": row.pid().get(),
             "start_time": started_at.to_rfc3339_opts(SecondsFormat::Millis, true),
         })
     };

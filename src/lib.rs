@@ -49,7 +49,7 @@
 //! let mut process = tracker.spawn(job)?;
 //!
 //! let running = tracker.ledger().roots()?;
-//! assert_eq!(running[0].spec.identity.pid, process.pid());
+//! assert_eq!(running[0].pid(), process.pid());
 //!
 //! // Ends the whole tree: pins each process by a pidfd, verifies it, SIGTERM, grace, SIGKILL.
 //! let report = tracker.terminate("task-43")?;

@@ -151,6 +151,13 @@ pub struct ProcessRecord {
     pub last_error: Option<String>,
 }
 
+impl ProcessRecord {
+    /// Returns its pid. Another process may have it by now, where this one has ended.
+    pub fn pid(&self) -> Pid {
+        self.spec.identity.pid
+    }
+}
+
 /// A root that ended by itself, and the processes that it left: recorded in one transaction, so that a crash between the two
 /// loses nothing.
 #[derive(Clone, Debug)]

@@ -72,7 +72,7 @@ impl Commands {
             column(rows, |it| it.print.cast_signed()),
             column(rows, |it| it.row.spec.root.map(|root| root.0)),
             column(rows, |it| it.row.spec.task_id.as_ref().map(|task| text(task.as_str()))),
-            column(rows, |it| pid(it.row.spec.identity.pid)),
+            column(rows, |it| pid(it.row.pid())),
             column(rows, |it| it.row.spec.origin.as_str()),
             column(rows, |it| it.row.spec.containment.as_str()),
             column(rows, |it| text(&it.row.owner_program)),

@@ -27,7 +27,7 @@ pub(in crate::tracker) fn forget(core: &Core, task_id: &str, asked_by: &str) -> 
             }
             Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => continue,
         };
-        let pid = row.spec.identity.pid;
+        let pid = row.pid();
         return Err(Error::new(
             Kind::Busy,
             format!("task {task_id:?} {what} {pid}: end it with `procledger kill`"),

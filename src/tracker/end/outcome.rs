@@ -325,8 +325,7 @@ pub(in crate::tracker) fn suspects_of(
     let rows = store.live().unwrap_or_default();
     found.retain(|suspect| {
         let is_it = |row: &ProcessRecord| {
-            row.spec.identity.pid == suspect.pid
-                && row.spec.identity.start_tick == suspect.start_tick
+            row.pid() == suspect.pid && row.spec.identity.start_tick == suspect.start_tick
         };
         !rows.iter().any(is_it)
     });

@@ -318,7 +318,7 @@ impl Ledger {
             let rows = self.store.live_of(instance.id)?;
             let life = liveness.of(instance, &all);
             if may_be_responsible(instance, &life, observer.scope) {
-                let processes = rows.iter().map(|row| row.spec.identity.pid).collect();
+                let processes = rows.iter().map(ProcessRecord::pid).collect();
                 orphans.foreign.push(Foreign { instance: instance.identity.pid, processes });
             }
             match life {
@@ -327,8 +327,8 @@ impl Ledger {
                 Liveness::Unknown(why) => {
                     let why = format!("its instance {} cannot be judged: {why}", instance.program);
                     orphans.unchecked.extend(rows.into_iter().map(|row| Suspect {
+                        pid: row.pid(),
                         task_id: row.spec.task_id,
-                        pid: row.spec.identity.pid,
                         command: row.spec.command,
                         why: why.clone(),
                     }));
@@ -455,7 +455,7 @@ fn own_pid() -> Result<Pid> {
 fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
     Ending {
         task_id: row.spec.task_id.clone(),
-        pid: row.spec.identity.pid,
+        pid: row.pid(),
         command: row.spec.command.clone(),
         rule: rule.into(),
         evidence: "identity".into(),
@@ -503,7 +503,7 @@ fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview) -> Report {
     report.suspects.extend(suspects_of(store, root.spec.task_id.as_ref(), seen.suspects));
     report.suspects.extend(seen.unknown.into_iter().map(|error| Suspect {
         task_id: root.spec.task_id.clone(),
-        pid: root.spec.identity.pid,
+        pid: root.pid(),
         command: root.spec.command.clone(),
         why: error.to_string(),
     }));

@@ -146,7 +146,7 @@ impl Machine {
         let of = |owner: InstanceId| rows.iter().filter(move |row| row.owner == owner);
         let foreign = |instance: &InstanceRecord, is_task: &dyn Fn(&ProcessRecord) -> bool| {
             let theirs = of(instance.id).filter(|row| is_task(row));
-            let processes = theirs.map(|row| row.spec.identity.pid).collect();
+            let processes = theirs.map(ProcessRecord::pid).collect();
             Foreign { instance: instance.identity.pid, processes }
         };
         let owners: HashSet<InstanceId> = rows.iter().map(|row| row.owner).collect();
@@ -193,7 +193,7 @@ impl Machine {
         };
         let recorded_tree = |tree: &Rows<'_>| {
             let living = tree.below.iter().filter(lives);
-            (tree.root.id, living.map(|row| (row.spec.identity.pid, row.id)).collect())
+            (tree.root.id, living.map(|row| (row.pid(), row.id)).collect())
         };
         let living: HashMap<ProcessId, HashMap<Pid, ProcessId>> =
             trees.iter().map(recorded_tree).collect();
@@ -252,7 +252,7 @@ impl Machine {
         found: &Membership<'_>,
         ids: &HashMap<Pid, ProcessId>,
     ) -> Vec<TreeMember> {
-        let top = root.spec.identity.pid;
+        let top = root.pid();
         let stat = self.snapshot.get(top).filter(|_| alive);
         let mut shown = vec![TreeMember {
             process: Some(root.id),
@@ -341,8 +341,8 @@ fn recorded(rows: &Rows<'_>, obstacle: &str) -> TreeRecord {
     let Rows { root, below } = rows;
     let member = |row: &ProcessRecord, is_root: bool| TreeMember {
         process: Some(row.id),
-        pid: row.spec.identity.pid,
-        parent: (!is_root).then_some(root.spec.identity.pid),
+        pid: row.pid(),
+        parent: (!is_root).then_some(root.pid()),
         evidence: if is_root { Evidence::Root } else { Evidence::Recorded }.to_string(),
         command: row.spec.command.clone(),
         alive: true,

@@ -81,7 +81,7 @@ impl Ledger {
                         Kind::Unknown,
                         format!(
                             "process {} has ended, and its owner is dead: how it ended is unknown",
-                            row.spec.identity.pid
+                            row.pid()
                         ),
                     ));
                 }

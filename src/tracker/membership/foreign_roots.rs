@@ -5,7 +5,7 @@
 use crate::{
     error::Result,
     identity::PidScope,
-    model::{InstanceId, InstanceRecord, ProcessId},
+    model::{InstanceId, InstanceRecord, ProcessId, ProcessRecord},
     policy::exemption::Foreign,
     store::Store,
     sys::Proc,
@@ -57,7 +57,7 @@ pub(in crate::tracker) fn foreign_roots(
     for instance in responsible_instances(&core.store, &core.proc, core.pid_scope(), own)? {
         let theirs = core.store.live_of(instance.id)?;
         let processes = theirs.iter().filter(|row| !targets.contains(&row.id));
-        let processes = processes.map(|row| row.spec.identity.pid).collect();
+        let processes = processes.map(ProcessRecord::pid).collect();
         foreign.push(Foreign { instance: instance.identity.pid, processes });
     }
     Ok(foreign)

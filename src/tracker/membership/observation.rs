@@ -86,7 +86,7 @@ impl<'a> Observation<'a> {
         let recorded = self.descendants.get(&root.id).into_iter().flatten();
         let left = self.left_before.get(&root.id).into_iter().flatten();
         TreeFacts {
-            root: is_there.then_some(root.spec.identity.pid),
+            root: is_there.then_some(root.pid()),
             may_spare_root: root.spec.root.is_some(),
             session: root.spec.session,
             task_cgroup: self.in_task_cgroup(root),

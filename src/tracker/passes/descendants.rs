@@ -154,16 +154,15 @@ pub(in crate::tracker) fn seen_trees<'a>(
 ) -> Result<SeenTrees<'a>> {
     let mut recorded: HashMap<ProcessId, Vec<Pid>> = HashMap::new();
     for (row, root) in alive.iter().filter_map(|(row, _)| Some((row, row.spec.root?))) {
-        recorded.entry(root).or_default().push(row.spec.identity.pid);
+        recorded.entry(root).or_default().push(row.pid());
     }
     let roots = alive.iter().map(|(row, _)| row).filter(|row| row.spec.root.is_none());
     let trees = roots.map(|root| {
         let descendants = recorded.remove(&root.id).unwrap_or_default();
         RecordedTree { root, descendants }
     });
-    let known: HashSet<(Pid, u64)> = (alive.iter())
-        .map(|(row, _)| (row.spec.identity.pid, row.spec.identity.start_tick))
-        .collect();
+    let known: HashSet<(Pid, u64)> =
+        (alive.iter()).map(|(row, _)| (row.pid(), row.spec.identity.start_tick)).collect();
     let context = (&core.store, &core.proc, core.instance.observer);
     let system = System::new(snapshot, Some(core.own_pid()), &foreign_roots(core, &[])?);
     let skips = |stat: &Stat| {
@@ -193,7 +192,7 @@ pub(in crate::tracker) fn below<'s>(
     let (owner, proc) = (core.instance.observer.uid, &core.proc);
     let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
     let others = found.members.into_iter();
-    let others = others.filter(|(pid, _)| *pid != root.spec.identity.pid && may_touch(*pid));
+    let others = others.filter(|(pid, _)| *pid != root.pid() && may_touch(*pid));
     others.filter_map(|(pid, evidence)| Some((seen_trees.snapshot.get(pid)?, evidence))).collect()
 }
 

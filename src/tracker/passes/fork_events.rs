@@ -183,7 +183,7 @@ impl Listener<'_> {
             // The end of the tick in which it was started.
             let at = started(row.spec.identity.start_tick) + TICK;
             let at = at.saturating_sub(boot_minus_monotonic());
-            let pid = row.spec.identity.pid;
+            let pid = row.pid();
             Some(Forked { pid, at: u64::try_from(at.as_nanos()).ok()? })
         };
         for row in &rows {
@@ -191,7 +191,7 @@ impl Listener<'_> {
             let entry = self.core.registry.get(root).filter(|entry| is_session_root(entry));
             let top = rows.iter().find(|row| row.id == root).filter(|_| entry.is_some());
             let Some(top) = top.and_then(forked) else { continue };
-            let same = self.pinned(row.spec.identity.pid)?;
+            let same = self.pinned(row.pid())?;
             let same = same.filter(|pinned| pinned.stat.start_tick == row.spec.identity.start_tick);
             if let (Some(process), Some(_)) = (forked(row), same) {
                 self.forks.add(process, top, true);
@@ -266,7 +266,7 @@ impl Listener<'_> {
         let _pass = core.scheduler.begin_pass();
         let rows = core.store.live_of(core.instance.id)?;
         let known: HashSet<(Pid, u64)> =
-            rows.iter().map(|row| (row.spec.identity.pid, row.spec.identity.start_tick)).collect();
+            rows.iter().map(|row| (row.pid(), row.spec.identity.start_tick)).collect();
         let unknown = found.iter().filter(|(_, pinned)| {
             !known.contains(&(pinned.identity.pid, pinned.identity.start_tick))
         });

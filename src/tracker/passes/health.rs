@@ -366,14 +366,14 @@ impl<'a> Scan<'a> {
             }
             Err(error) => return self.suspect(row, &error.to_string()),
         }
-        log_dead(row.spec.identity.pid, &task_text(row.spec.task_id.as_ref()));
+        log_dead(row.pid(), &task_text(row.spec.task_id.as_ref()));
         self.report.absorb(orphans::record_gone(core, &row));
     }
 
     fn suspect(&mut self, row: ProcessRecord, why: &str) {
         self.report.suspects.push(Suspect {
+            pid: row.pid(),
             task_id: row.spec.task_id,
-            pid: row.spec.identity.pid,
             command: row.spec.command,
             why: why.to_owned(),
         });

@@ -28,5 +28,5 @@ pub(in crate::tracker) fn seen_alive(
     fd: &Arc<PidFd>,
     snapshot: &Snapshot,
 ) -> Option<Pinned> {
-    Pinned::held(Arc::clone(fd), row.spec.identity, snapshot.get(row.spec.identity.pid)?)
+    Pinned::held(Arc::clone(fd), row.spec.identity, snapshot.get(row.pid())?)
 }

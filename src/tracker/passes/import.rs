@@ -56,9 +56,9 @@ fn import_entries(core: &Arc<Core>, path: &Path, entries: Vec<LegacyEntry>) -> R
     let new: Vec<LegacyEntry> = entries
         .into_iter()
         .filter(|entry| {
-            !known.iter().any(|row| {
-                row.spec.identity.pid == entry.pid && row.spec.task_id.as_ref() == Some(&entry.task)
-            })
+            !known
+                .iter()
+                .any(|row| row.pid() == entry.pid && row.spec.task_id.as_ref() == Some(&entry.task))
         })
         .collect();
     if new.is_empty() {

@@ -101,7 +101,7 @@ fn members_of(core: &Core, entries: &[Arc<Tracked>]) -> Result<HashMap<ProcessId
     let member = |stat: &Stat| (stat.pid, stat.start_tick);
     let members = roots.map(|row| {
         let below = descendants::below(core, &seen_trees, row);
-        let root = (row.spec.identity.pid, row.spec.identity.start_tick);
+        let root = (row.pid(), row.spec.identity.start_tick);
         let all = below.iter().map(|(stat, _)| member(stat));
         (row.id, std::iter::once(root).chain(all).collect())
     });

@@ -360,6 +360,6 @@ pub(in crate::tracker) fn answered_for(
     rows.retain(|row| row.spec.identity.scope == here);
     Ok(living
         .map(|instance| instance.identity.pid)
-        .chain(rows.iter().map(|row| row.spec.identity.pid))
+        .chain(rows.iter().map(ProcessRecord::pid))
         .collect())
 }

@@ -131,8 +131,8 @@ fn report_unknown(core: &Core, instance: &InstanceRecord, why: &str) -> Report {
     let rows = core.store.live_of(instance.id).unwrap_or_default();
     let checked = rows.len() as u64;
     let suspect = |row: ProcessRecord| Suspect {
+        pid: row.pid(),
         task_id: row.spec.task_id,
-        pid: row.spec.identity.pid,
         command: row.spec.command,
         why: format!(
             "its instance {} (pid {}) cannot be judged: {why}",
@@ -164,7 +164,7 @@ fn report_gone(claim: &OrphanClaim) -> Report {
 fn gone(record: &ProcessRecord, rule: RuleKey, evidence: &str) -> Ending {
     Ending {
         task_id: record.spec.task_id.clone(),
-        pid: record.spec.identity.pid,
+        pid: record.pid(),
         command: record.spec.command.clone(),
         rule: rule.sentence().into(),
         evidence: evidence.into(),

@@ -94,7 +94,7 @@ fn the_row_is_the_programs_and_the_keeper_is_out_of_the_way() {
     let tracker = kept(&place).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
     let row = tracker.ledger().roots().expect("rows").remove(0);
-    assert_eq!((row.spec.identity.pid, row.spec.session), (process.pid(), Some(process.pid())));
+    assert_eq!((row.pid(), row.spec.session), (process.pid(), Some(process.pid())));
     assert_eq!(row.spec.containment, Containment::Keeper);
     let keeper = parent(process.pid().get()).expect("a parent");
     assert_eq!(keepers(&place.ledger()), [keeper]);

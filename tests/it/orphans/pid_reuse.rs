@@ -177,7 +177,7 @@ fn end(child: &mut Child) -> u32 {
 
 fn same_tick(path: &Path, pid: u32) -> bool {
     let rows = Ledger::open(path).expect("a ledger").processes().expect("rows");
-    let row = rows.iter().find(|row| row.spec.identity.pid.get() == pid).expect("its row is live");
+    let row = rows.iter().find(|row| row.pid().get() == pid).expect("its row is live");
     Some(row.spec.identity.start_tick) == crate::support::start_tick(pid)
 }
 

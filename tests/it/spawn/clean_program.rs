@@ -89,12 +89,7 @@ pub(crate) fn check(given: &Given, tracker: &Tracker) {
         .stderr(Stdio::null());
     let process = tracker.spawn(job).expect("spawned");
     let pid = process.pid();
-    let row = tracker
-        .ledger()
-        .roots()
-        .expect("rows")
-        .into_iter()
-        .find(|row| row.spec.identity.pid == pid);
+    let row = tracker.ledger().roots().expect("rows").into_iter().find(|row| row.pid() == pid);
     let text = read_all(process);
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));

@@ -230,7 +230,7 @@ fn is_ended(given: &Given, host: &Host) {
     let recorded = eventually("it is recorded", || {
         assert_eq!(tracker.health_pass().expect("a pass").survived(), 0);
         let rows = tracker.ledger().processes().expect("rows");
-        rows.into_iter().find(|row| row.spec.identity.pid.get() == below.pid())
+        rows.into_iter().find(|row| row.pid().get() == below.pid())
     });
     assert_eq!(recorded.spec.uid, USER);
     assert!(!top.is_dead() && !below.is_dead());

@@ -143,7 +143,7 @@ fn processes(witnesses: &[Witness]) -> String {
     for Witness { row, .. } in witnesses {
         table.row([
             task(row),
-            row.spec.identity.pid.to_string(),
+            row.pid().to_string(),
             row.spec.origin.to_string(),
             row.spec.containment.to_string(),
             shell_words(&row.spec.command),
@@ -161,11 +161,7 @@ fn alive(witnesses: &[Witness], patience: Duration) -> Result<Vec<String>> {
             .has_ended(patience)
             .map_err(|error| Failure::because("failed to inspect a process", &error))?;
         if !ended {
-            alive.push(format!(
-                "{} pid {}",
-                escape(&task(&witness.row)),
-                witness.row.spec.identity.pid
-            ));
+            alive.push(format!("{} pid {}", escape(&task(&witness.row)), witness.row.pid()));
         }
     }
     Ok(alive)
@@ -174,7 +170,7 @@ fn alive(witnesses: &[Witness], patience: Duration) -> Result<Vec<String>> {
 fn reaped(report: &Report, witnesses: &[Witness]) -> String {
     let mut table = Table::cut(&["TASK", "PID", "OUTCOME", "COMMAND"], false).right(1);
     for ending in &report.endings {
-        let known = witnesses.iter().any(|witness| witness.row.spec.identity.pid == ending.pid);
+        let known = witnesses.iter().any(|witness| witness.row.pid() == ending.pid);
         let mut what = after(&how_ended(ending), ending.died_after);
         if !known && ending.outcome != Outcome::Gone {
             what.push_str(" (found just now)");
@@ -197,7 +193,7 @@ fn verify(tracker: &Tracker, witnesses: &[Witness]) -> Result<Vec<String>> {
         format!(
             "{} pid {} is {} in the ledger",
             escape(&task(row)),
-            row.spec.identity.pid,
+            row.pid(),
             row.life.state().as_str()
         )
     }));

@@ -194,7 +194,7 @@ fn print_survivors(trees: &[TreeRecord]) {
         trees.iter().map(|tree| &tree.root).filter(|root| root.life.state() == State::Survived)
     {
         let why = root.last_error.as_deref().unwrap_or("it is still alive");
-        let pid = root.spec.identity.pid;
+        let pid = root.pid();
         output::to_stderr(&escape(&format!("{} ({pid}) could not be ended: {why}", task(root))));
     }
 }

@@ -55,7 +55,7 @@ impl<'a> Line<'a> {
         Self {
             id: row.id.0,
             task_id: row.spec.task_id.as_ref().map(procledger::TaskId::as_str),
-            pid: row.spec.identity.pid.get(),
+            pid: row.pid().get(),
             state: row.life.state().as_str(),
             owner: &row.owner_program,
             owner_instance: row.owner.0,

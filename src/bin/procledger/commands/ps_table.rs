@@ -35,7 +35,7 @@ pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<Strin
         };
         let mut cells = vec![
             task(root),
-            root.spec.identity.pid.to_string(),
+            root.pid().to_string(),
             short_span(since(now, root.spec.started_at)),
             marked(tree, short_bytes(tree.rss_bytes)),
             marked(tree, cpu),
@@ -78,7 +78,7 @@ fn history_row(
     let end = row.life.end();
     vec![
         task(row),
-        row.spec.identity.pid.to_string(),
+        row.pid().to_string(),
         state.to_owned(),
         end.map_or_else(|| "-".to_owned(), |end| exit(end.status)),
         short_span(since(end.map_or(now, |end| end.at), row.spec.started_at)),
@@ -151,7 +151,7 @@ mod tests {
     fn tree(root: ProcessRecord, alive: bool) -> TreeRecord {
         let member = TreeMember {
             process: Some(root.id),
-            pid: root.spec.identity.pid,
+            pid: root.pid(),
             parent: None,
             evidence: "identity".into(),
             command: root.spec.command.clone(),

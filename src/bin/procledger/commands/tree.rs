@@ -202,7 +202,7 @@ impl<'a> From<&'a TreeRecord> for Line<'a> {
         Self {
             process: tree.root.id.0,
             task_id: tree.root.spec.task_id.as_ref().map(procledger::TaskId::as_str),
-            pid: tree.root.spec.identity.pid.get(),
+            pid: tree.root.pid().get(),
             state: state(tree),
             containment: tree.root.spec.containment.as_str(),
             figures: tree.source,
