@@ -1,4 +1,4 @@
-//! What all ledgers of a fleet say together.
+//! Reads what the ledgers of a fleet contain, all of them together.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! What a fleet's database says, row by row.
+//! The rows of a fleet's database.
 
 use std::time::{Duration, SystemTime};
 

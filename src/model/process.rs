@@ -249,7 +249,7 @@ pub(crate) struct ExportEntry {
     pub(crate) start_time: String,
 }
 
-/// A row of the export: in this order, the longest-running first.
+/// A row of the export. Sorted by these fields, the longest-running is first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ExportRow {
     pub(crate) started: Millis,
@@ -260,7 +260,7 @@ pub(crate) struct ExportRow {
 /// What has changed in the list of the export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ExportUpdate {
-    /// These rows are the list, in no order.
+    /// The whole list, in no order.
     All(Vec<ExportRow>),
     /// Rows that may have changed; `None` for one that is not exported, or not any more.
     Rows(Vec<(ProcessId, Option<ExportRow>)>),

@@ -1,4 +1,4 @@
-//! Which processes were adopted after their parent had ended, as far as one look at the machine shows. Linux keeps no record of
+//! Which processes were adopted after their parent had ended, as far as one snapshot of the machine shows. Linux keeps no record of
 //! a former parent.
 
 use super::name_match::is_reaper;

@@ -1,9 +1,9 @@
-//! Which rows have ended, survived or leaked since a reader last looked.
+//! Which rows have ended, survived or leaked since a reader last read them.
 //!
-//! There is no feed: that would cost every INSERT more. What a reader needs follows from what the ledger guarantees. There is
-//! one writer at a time, so row numbers rise in the order of commits, and they are dense except for what was pruned. `ended`
-//! is final, so a row that was live and is not any more has ended. Neither `ended_at` nor `found_at` is an order: an end may be
-//! recorded late, and the clock may be set.
+//! There is no table of changes, which would make every INSERT slower: what a reader needs follows from properties of the
+//! ledger. There is one writer at a time, so row numbers rise in the order of commits, and they are dense except for what was
+//! pruned. `ended` is final, so a row that was live and is not any more has ended. Neither `ended_at` nor `found_at` is an order:
+//! an end may be recorded late, and the clock may be set.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use crate::{
     model::{LedgerEvent, ProcessId, ProcessRecord, State},
 };
 
-/// The most rows that one look reads of each table: bounds its memory, and how long it holds a snapshot of the WAL.
+/// The largest number of rows that one call reads of each table: limits its memory, and how long it holds a snapshot of the WAL.
 const BATCH: u32 = 1_000;
 /// Covered by the partial index but for the state, which is read from the row.
 pub(super) const OPEN: &str = "SELECT id, state = 'survived' FROM process INDEXED BY process_live_owner WHERE state <> 'ended'";
 
-/// How far a reader has got.
+/// How far a reader has read.
 #[derive(Clone, Debug)]
 pub(crate) struct Position {
     /// The largest row number of `process` that was read.

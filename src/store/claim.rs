@@ -42,7 +42,7 @@ impl Store {
     /// Claims rows in order to end them: those that run, or survived the last attempt, and belong to `owner` where one is
     /// given.
     ///
-    /// Returns the rows that were claimed. A row that is missing there is ended, or another instance is ending it.
+    /// Returns the rows that were claimed. A row that is not among them has ended, or another instance is ending it.
     pub(crate) fn claim(
         &self,
         ids: &[ProcessId],

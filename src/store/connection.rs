@@ -54,7 +54,7 @@ struct Inner {
     /// The schema at the time of opening: another program may migrate it meanwhile, which removes nothing.
     schema: Schema,
     counters: Arc<Counters>,
-    /// Whether the last write has waited in vain for another process that writes.
+    /// Whether the last write gave up waiting for another process that writes.
     locked: AtomicBool,
     // Before the writer: the connection that closes last copies a large WAL back and removes it, and readers cannot.
     readers: Option<Pool>,

@@ -1,4 +1,4 @@
-//! Passes: proof that the checker ran.
+//! Passes: the record that checks were made.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! The thread that makes the connections of every pool in this process; one, where r2d2 would start three a pool.
+//! The thread that opens the connections of every pool in this process: one, where r2d2 would start three for each pool.
 //!
 //! `scheduled_thread_pool` panics where the kernel makes no thread, as under `ulimit -u` or `pids.max`, and a panic must not
-//! reach a host that opens a ledger, still less for good. So a thread is tried first.
+//! reach a host that opens a ledger, let alone prevent every later opening. So starting a thread is tried first.
 
 use std::{
     io,

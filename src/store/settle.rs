@@ -21,7 +21,7 @@ impl Store {
     /// Ends roots of `by` that ended by themselves, each together with the processes that it left.
     ///
     /// Returns the strays that were recorded, by root. A root that another instance is ending, or that has been ended, is
-    /// missing there: its strays are not recorded then, but its status is, where its row has none. A root that had survived an
+    /// left out: its strays are not recorded then, but its status is, where its row has none. A root that had survived an
     /// attempt to end it, and is gone now, is ended as well.
     pub(crate) fn settle_roots<'a>(
         &self,

@@ -22,8 +22,8 @@ use crate::{
     identity::Identity,
 };
 
-/// How often a new lock file may be removed before it is locked; once is rare, but where others tidy up all the time on a
-/// starved machine, ten times in a row were seen.
+/// How often a new lock file may be removed before it is locked; once is rare, but on a starved
+/// machine where other processes remove leftovers all the time, ten times in a row were observed.
 const ATTEMPTS: u32 = 1000;
 
 /// A lock that is held; closing it releases it.
@@ -88,7 +88,7 @@ impl HeldLock {
 
     /// Removes the file, then releases the lock.
     pub(crate) fn remove(self) {
-        // A file that stays behind is free, and its instance is recorded as stopped: nothing depends on it.
+        // If the file cannot be removed nothing depends on it: it is not locked, and its instance is recorded as stopped.
         drop(std::fs::remove_file(&self.path));
         drop(self.file);
     }

@@ -1,4 +1,4 @@
-//! Which paths are the ledger's own: what is written there replaces the ledger, or what SQLite and hosts keep beside it.
+//! Paths that are reserved for the ledger: writing to one replaces the ledger, or a file that SQLite or a host keeps beside it.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// What stands beside a ledger, by the whole of what follows its name, and by how that begins.
+/// Files beside a ledger: whole suffixes of its name, and prefixes of suffixes.
 const WHOLE: [&[u8]; 4] = [b"-wal", b"-shm", b"-journal", b"-setup.lock"];
 const BEGINNINGS: [&[u8]; 3] = [b"-instance-", b"-ends-", b"-doctor-"];
 
@@ -61,7 +61,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let ledger = at("l.db");
-        // Before there is one.
+        // There is no ledger yet.
         assert!(is_of_ledger(&ledger, &at("l.db")) && is_of_ledger(&ledger, &at("./l.db-wal")));
         fs::write(&ledger, "").expect("written");
         std::os::unix::fs::symlink("l.db", at("link")).expect("linked");

@@ -1,4 +1,4 @@
-//! The keeper itself.
+//! The main function of a keeper, and the loop in which it waits for its host, its program and their descendants.
 //!
 //! It starts the program behind the same gate as a host does, but asks the host to commit the row. Then it reaps every process
 //! that is reparented to it, and reports the program's end to the host.

@@ -41,7 +41,7 @@ pub(crate) use stat::{TICK, TICKS_PER_SECOND, age, cpu_time, this_tick};
 
 /// `PROC_SUPER_MAGIC` in `linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-/// Size of a whole `stat`, with the longest name. It is read at once: a read that leaves room was the last one.
+/// Size of a whole `stat`, with the longest name, so that one read suffices: a read that does not fill the buffer was the last one.
 pub(super) const STAT_LIMIT: usize = 1 << 10;
 /// How much of an environment is read; the kernel allows more, but none of our programs needs it.
 pub(super) const ENVIRON_LIMIT: usize = 4 << 20;

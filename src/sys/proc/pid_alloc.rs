@@ -86,7 +86,7 @@ mod tests {
             child.kill().expect("killed");
             child.wait().expect("ended");
         }
-        // On a starved machine, and where the pids wrap around just now, it cannot be determined.
+        // It cannot be determined on a starved machine, or while the pids wrap around.
         if let Some(since) = since {
             assert!(!since.contains(&elder.id()));
             assert!(since.contains(&younger.id()) || younger.id() < elder.id(), "{since:?}");

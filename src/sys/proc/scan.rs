@@ -75,7 +75,7 @@ impl Proc {
             rustix::fs::readlinkat_raw(&self.dir, path_of(&mut space, pid, "exe"), &mut path);
         match read {
             Ok((path, _)) => like(path),
-            // Kernel threads, what is not ours to see, and what shows it by another thread.
+            // Kernel threads, processes that we may not read, and those that show it in another thread.
             Err(Errno::NOENT) => self.executable(pid).is_some_and(|path| like(&path)),
             Err(_) => false,
         }

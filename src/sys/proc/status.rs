@@ -1,4 +1,4 @@
-//! `/proc/PID/status`: to which users and PID namespaces a process belongs, what traces it, and what it takes of the memory.
+//! `/proc/PID/status`: to which users and PID namespaces a process belongs, what traces it, and how much memory it uses.
 
 use super::{BUFFER, Proc, number};
 use crate::{

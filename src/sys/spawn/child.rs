@@ -273,7 +273,7 @@ fn close_from_to(plan: &Plan<'_>, first: usize, last: usize) {
 }
 
 /// Consumes signals that were sent to the host's process group while the child was still in it: pending until unmasked, they
-/// would hit the program. A child that left its group gets no more of them.
+/// would hit the program. Once the child has left that group it gets no more of them.
 fn drain_signals() {
     let all = u64::MAX;
     let now = Timespec { seconds: 0, nanoseconds: 0 };

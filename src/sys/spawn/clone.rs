@@ -20,7 +20,7 @@ use crate::{
     sys::{PidFd, syscall},
 };
 
-/// Set once clone3 was refused, so that it is not tried in vain each time.
+/// Set once clone3 was refused, so that it is not tried again.
 static WITHOUT_CLONE3: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn to_pid(result: isize) -> Result<Pid> {

@@ -1,4 +1,4 @@
-//! Notices that a ledger was written, by inotify(7) on its folder.
+//! Detects that a ledger was written, by inotify(7) on its folder.
 //!
 //! SQLite writes each commit to the WAL by pwrite(2). The index of the WAL, by which readers find the commit, is written a
 //! moment later: a reader that is woken waits for [`SETTLES`] first.

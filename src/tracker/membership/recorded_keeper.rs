@@ -68,7 +68,7 @@ pub(in crate::tracker) fn recorded_keeper(
     of_older_row(proc, here, row, host_started)
 }
 
-/// Returns the identity of a root's keeper, as far as it is known.
+/// Returns the same for a row of this tracker's ledger.
 pub(in crate::tracker) fn keeper_of_row(core: &Core, row: &ProcessRecord) -> Option<Identity> {
     recorded_keeper(&core.store, &core.proc, core.pid_scope(), row)
 }

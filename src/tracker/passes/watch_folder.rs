@@ -1,4 +1,4 @@
-//! Notices changes beside a ledger: from inotify(7), from a program that watches folders for many ledgers, or by listing.
+//! Detects changes beside a ledger: from inotify(7), from a program that watches folders for many ledgers, or by listing.
 //!
 //! inotify instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default, and `max_user_watches`), and
 //! other programs of the same user may have taken all of them. A watch does not fail for that: it lists the folder each second

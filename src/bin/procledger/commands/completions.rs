@@ -57,7 +57,7 @@ impl TasksArgs {
     }
 }
 
-/// Returns those that run first. A name that cannot be shown in one line as it is cannot be completed.
+/// Returns the tasks, those that run first. A name that cannot be shown in one line as it is cannot be completed.
 fn names(ledger: &Ledger) -> Result<String> {
     let (running, ended) = (ledger.roots()?, ledger.history(Query::new().limit(ENDED))?);
     let mut names: Vec<&str> = Vec::new();

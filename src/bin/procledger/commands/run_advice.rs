@@ -1,4 +1,4 @@
-//! `run`: what execve(2) does not say about a program that it has refused.
+//! `run`: why a program could not be executed, where the errno of execve(2) does not show it.
 
 use std::{
     ffi::OsStr,

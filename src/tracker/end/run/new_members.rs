@@ -13,7 +13,7 @@ use crate::{
 
 /// More processes may appear while these are examined; they are examined too. This is the limit on such rounds.
 const ROUNDS: u32 = 5;
-/// Maximum number of PIDs that are examined: where more processes are forked during a scan, its result stands as it is.
+/// Maximum number of PIDs that are examined: where more processes are forked during a scan, its result is used as it is.
 const FEW: u32 = 128;
 
 /// Whether a process that is not in the snapshot belongs to one of the trees, so that another scan finds more. `before`: the

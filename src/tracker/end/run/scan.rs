@@ -1,4 +1,4 @@
-//! One scan of `/proc`: which processes belong to the trees now?
+//! One scan of `/proc`, which determines the processes that belong to the trees now.
 
 use std::{
     cell::LazyCell,

@@ -1,4 +1,4 @@
-//! `fleet`: the database of a fleet, and what all its ledgers say together. It opens no ledger.
+//! `fleet`: the database of a fleet, and the contents of all its ledgers together. It opens no ledger.
 
 pub(super) mod address;
 mod check;
