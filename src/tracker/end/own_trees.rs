@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    context, flush, foreign_claims, outcome, release,
+    adopted_zombies, context, flush, foreign_claims, outcome, release,
     run::{EndContext, TreeTarget, end_trees},
     spared::exemptions_of,
     strays,
@@ -27,6 +27,10 @@ pub(in crate::tracker) fn end_free(
     over: TakeOver<'_>,
     plan: &EndPlan,
 ) -> (Vec<Arc<Tracked>>, Report) {
+    if mine.is_empty() {
+        adopted_zombies::reap_ended(core);
+        return (Vec::new(), Report::default());
+    }
     let (mut claimed, recorded) = claim_own(core, mine, over);
     for TreeTarget { root, .. } in &mut claimed {
         plan.replace_in(&mut root.end_plan, &mut root.limits.grace);
