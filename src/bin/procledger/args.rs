@@ -1,5 +1,7 @@
 //! The command line. Parsers check single values; each subcommand checks combinations of values before it does anything.
 
+use std::ffi::OsString;
+
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
@@ -43,6 +45,21 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+/// The command line of `run`.
+#[derive(Debug, Parser)]
+#[command(name = "procledger")]
+struct RunCli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: RunCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunCommand {
+    Run(run::RunArgs),
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
@@ -72,6 +89,18 @@ enum Command {
 }
 
 impl Cli {
+    /// Parses a command line. That of a valid `run`, which goes in front of other programs, is parsed without building the
+    /// options of all other subcommands.
+    pub(crate) fn parse_words(words: &[OsString]) -> clap::error::Result<Self> {
+        if words.get(1).is_some_and(|word| word == "run")
+            && let Ok(RunCli { global, command: RunCommand::Run(args) }) =
+                RunCli::try_parse_from(words)
+        {
+            return Ok(Self { global, supervise: None, command: Command::Run(args) });
+        }
+        Self::try_parse_from(words)
+    }
+
     /// Makes this process the supervisor of a task, if there is one.
     pub(crate) fn supervising(self, task: Option<String>) -> Self {
         Self { supervise: task, ..self }
@@ -135,6 +164,31 @@ mod tests {
             let cli = Cli::try_parse_from(line).expect("valid");
             assert!(cli.global.db.is_none());
             assert_eq!(cli.global.verbose, 0);
+        }
+    }
+
+    #[test]
+    fn the_short_way_to_run_parses_what_the_whole_command_line_does() {
+        for line in [
+            &["run", "true"][..],
+            &["run", "--task", "t", "--db", "x", "-vv", "--", "sleep", "-v"],
+            &["run", "-v", "--env", "A=b", "--grace", "2s", "run", "--db", "y"],
+        ] {
+            let words: Vec<OsString> =
+                ["procledger"].iter().chain(line).map(OsString::from).collect();
+            let short = RunCli::try_parse_from(&words).expect("valid");
+            let whole = Cli::try_parse_from(&words).expect("valid");
+            let parsed = Cli::parse_words(&words).expect("valid");
+            assert_eq!(format!("{parsed:?}"), format!("{whole:?}"));
+            assert_eq!(format!("{:?}", short.global), format!("{:?}", whole.global));
+        }
+        for line in
+            [&["run"][..], &["run", "--help"], &["run", "--tsk", "t"], &["run", "--version"]]
+        {
+            let words: Vec<OsString> =
+                ["procledger"].iter().chain(line).map(OsString::from).collect();
+            let whole = Cli::try_parse_from(&words).expect_err("no command").to_string();
+            assert_eq!(Cli::parse_words(&words).expect_err("no command").to_string(), whole);
         }
     }
 

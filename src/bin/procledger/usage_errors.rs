@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::{
-    CommandFactory, Parser,
+    CommandFactory,
     error::{ContextKind, ErrorKind},
 };
 
@@ -44,7 +44,7 @@ pub(crate) fn parse() -> Result<Cli> {
     let is_supervisor = words.len() > 2 && words[1] == SUPERVISE;
     let supervise = is_supervisor.then(|| words.drain(1..3).next_back()).flatten();
     let supervise = supervise.map(|task| task.to_string_lossy().into_owned());
-    let parsed = Cli::try_parse_from(words).map(|cli| cli.supervising(supervise));
+    let parsed = Cli::parse_words(&words).map(|cli| cli.supervising(supervise));
     parsed.map_err(|error| {
         if !error.use_stderr()
             || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
@@ -159,6 +159,8 @@ fn distance(from: &str, to: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     fn said(words: &[&str]) -> String {
