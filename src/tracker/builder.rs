@@ -331,7 +331,7 @@ impl Builder {
         }
         let proc = Proc::open()?;
         let scope = current_pid_scope()?;
-        let trusted = trusted_folder(&self.options);
+        let trusted = trusted_or_by_environment(self.options.trust_folder.as_deref());
         let Options { upgrade, readers, .. } = self.options;
         let store = Store::open_trusting(&self.path, trusted.as_deref(), upgrade, readers)?;
         Counters::describe();
@@ -339,11 +339,6 @@ impl Builder {
         let core = Core::new(store, self.options, proc, instance)?;
         Tracker::opened(core, begin)
     }
-}
-
-/// Returns the trusted folder: as set by the caller, else by the environment.
-fn trusted_folder(options: &Options) -> Option<PathBuf> {
-    trusted_or_by_environment(options.trust_folder.as_deref())
 }
 
 fn check_options(options: &Options) -> Result<()> {

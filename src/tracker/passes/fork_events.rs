@@ -213,7 +213,8 @@ impl Listener<'_> {
             let pid = noted.process.pid;
             // A process that cannot be examined is left to the health pass.
             let pinned = self.pinned(pid).ok().flatten();
-            let Some(pinned) = pinned.filter(|pinned| was_forked_at(pinned, noted.process.at))
+            let Some(pinned) =
+                pinned.filter(|pinned| was_started_at(pinned.stat.start_tick, noted.process.at))
             else {
                 self.forks.forget(pid);
                 continue;
@@ -302,10 +303,6 @@ enum OwnEvidence {
     /// For as long as the token can be read, and the process has the root's UID.
     Token,
     None,
-}
-
-fn was_forked_at(pinned: &Pinned, at: u64) -> bool {
-    was_started_at(pinned.stat.start_tick, at)
 }
 
 /// Returns whether the process that was started at this tick is the one that was reported at this time with the same PID. A
