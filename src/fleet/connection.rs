@@ -44,9 +44,9 @@ pub struct Address {
     /// `None` for a connection that does not leave the machine.
     tls: Option<Tls>,
     shown: String,
-    /// The address without a user and without what belongs to this client alone.
+    /// The address without the user and the parameters of this client alone.
     url: Url,
-    /// Whether there is no other place to look for a password.
+    /// Whether all places that may contain a password have been searched.
     has_looked_for_secret: bool,
 }
 
@@ -55,16 +55,17 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// Invalid input if it is no address, contains a password, or asks for a connection that is not verified.
+    /// Invalid input if it is not an address, contains a password, or asks for an unverified connection.
     pub fn parse(url: &str) -> Result<Self> {
         Self::new(url, false)
     }
 
-    /// Parses an address, and accepts any certificate of the server: encrypted, but an attacker in between is not noticed.
+    /// Parses an address whose connections accept any certificate of the server: they are encrypted, but an attacker in the middle
+    /// is not detected.
     ///
     /// # Errors
     ///
-    /// As [`Address::parse`], and if the address asks for a certificate that is verified.
+    /// As [`Address::parse`], and if the address asks for verification.
     pub fn parse_unverified(url: &str) -> Result<Self> {
         Self::new(url, true)
     }
@@ -154,7 +155,7 @@ impl Address {
         let parameters = others.chain(ours).collect::<Vec<_>>().join("&");
         let separator = if parameters.is_empty() { "" } else { "?" };
         let url = format!("{scheme}://{}@{place}{separator}{parameters}", encoded(user));
-        // It is put in quotes.
+        // It is written in single quotes.
         url.replace('\'', "%27")
     }
 
@@ -207,7 +208,7 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// Returns the error of a statement, in one line with what mends it.
+/// Returns the error of a failed statement in one line, with what to do.
 pub(crate) fn failed(what: &str, error: postgres::Error) -> Error {
     let code = error.code().cloned();
     // The server names a file, which is another one at each attempt.
@@ -281,12 +282,12 @@ fn cause(error: &postgres::Error) -> String {
     source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
-/// Returns a name as SQL writes it.
+/// Quotes a name for SQL.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// An address without the parameters that libpq has and the `postgres` crate has not.
+/// An address, split from the parameters that libpq knows and the `postgres` crate does not.
 #[derive(Clone, Debug)]
 struct Url {
     rest: String,
@@ -362,7 +363,7 @@ fn contradiction(parameter: &str) -> Error {
     ))
 }
 
-/// Decodes `%2F` and the like.
+/// Decodes percent-encoding.
 fn decoded(text: &str) -> Result<String> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -376,7 +377,7 @@ fn decoded(text: &str) -> Result<String> {
         .map_err(|error| Error::invalid("the address is not UTF-8").with_source(error))
 }
 
-/// Encodes what has a meaning in a URL.
+/// Percent-encodes all bytes that may have a meaning in a URL.
 fn encoded(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'/' => {
@@ -387,8 +388,8 @@ fn encoded(text: &str) -> String {
     text.bytes().map(byte).collect()
 }
 
-/// Reports whether all hosts are Unix sockets or loopback addresses. The name `localhost` is replaced by the addresses that it
-/// has now, so that the connection goes where this function has looked.
+/// Reports whether all hosts are Unix sockets or loopback addresses. The name `localhost` is replaced by the addresses that it has
+/// now, so that the connection uses the addresses that were checked.
 fn stays_on_the_machine(config: &mut Config) -> Result<bool> {
     let mut addresses = config.get_hostaddrs().to_vec();
     if addresses.is_empty() && config.get_hosts() == [Host::Tcp("localhost".to_owned())] {
@@ -411,7 +412,7 @@ fn stays_on_the_machine(config: &mut Config) -> Result<bool> {
     })
 }
 
-/// Sets the addresses of a single host, which are tried one after the other: a server may listen on one of them alone.
+/// Sets the addresses of a single host, which are tried one after the other: a server may listen on only one of them.
 fn use_addresses(config: &mut Config, addresses: &[IpAddr]) {
     let host = config.get_hosts().first().cloned();
     for (index, address) in addresses.iter().enumerate() {

@@ -22,11 +22,11 @@ pub struct Enrollment {
     pub login: String,
     /// Its password, which the database has only as a hash.
     pub password: String,
-    /// Whether the login had existed: the password is a new one, and the former one is void.
+    /// Whether the login already existed: its former password is no longer valid.
     pub existed: bool,
 }
 
-/// Creates a login for a host, or gives it a new password.
+/// Creates the login of a host, or gives it a new password.
 ///
 /// # Errors
 ///

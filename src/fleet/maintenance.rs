@@ -1,4 +1,4 @@
-//! What the owner of a fleet's database does from time to time: partitions, retention, and hosts that are gone.
+//! Maintenance by the owner of a fleet's database: partitions, retention, and hosts that are gone.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use super::{
 };
 use crate::error::Result;
 
-/// Sums are made anew for this many days: longer than a leak usually stays open.
+/// Sums are recomputed for this many days: longer than a leak usually stays open.
 const DAYS_OF_SUMS: u64 = 14;
 
-/// What [`maintain`] has done.
+/// The result of [`maintain`].
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Maintenance {
@@ -30,13 +30,13 @@ pub struct Maintenance {
     pub dropped: Vec<String>,
     /// Rows that were deleted one by one.
     pub deleted: u64,
-    /// Streams whose sums were made anew.
+    /// Streams whose sums were recomputed.
     pub streams: u64,
-    /// Keys that were built anew, since they were half empty.
+    /// Indexes that were rebuilt, since they were half empty.
     pub rebuilt: Vec<String>,
 }
 
-/// What [`forget`] has closed.
+/// The result of [`forget`].
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Forgotten {
@@ -48,8 +48,8 @@ pub struct Forgotten {
     pub leaks: u64,
 }
 
-/// Creates the partitions of the coming weeks, deletes history that is older than the fleet keeps, makes the sums of the last two
-/// weeks anew, and rebuilds keys that are half empty. Run it once a day, as the owner.
+/// Creates the partitions of the coming weeks, deletes history that is older than the fleet keeps, recomputes the sums of the last
+/// two weeks, and rebuilds indexes that are half empty. Run it once a day, as the owner.
 ///
 /// # Errors
 ///
@@ -60,14 +60,15 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
     let mut done = Maintenance::default();
     let now = schema::now(&mut client)?;
     let oldest = SystemTime::from(now).checked_sub(meta.keep).unwrap_or(SystemTime::UNIX_EPOCH);
-    // A statement that waits for a lock makes all later ones wait behind it: better to fail, and be run again.
+    // Other statements queue behind one that waits for the lock of a table: it fails instead, and can be run again.
     let lock = "SET lock_timeout = '5s'; SET statement_timeout = 0";
     client.batch_execute(lock).map_err(|error| failed("maintain the fleet", error))?;
     if meta.engine.has_partitions() {
         create(&mut client, now, &meta, &mut done)?;
         drop_old(&mut client, oldest, &mut done)?;
     }
-    // Rows are waited for: no statement waits behind this one, and a shipper that hangs holds them for a moment only.
+    // The locks of rows are waited for: no other statement queues behind this one, and a shipper that hangs holds them only
+    // briefly.
     client
         .batch_execute("RESET lock_timeout")
         .map_err(|error| failed("maintain the fleet", error))?;
@@ -94,7 +95,7 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
         let what = |error| failed("make the sums anew", error);
         let stream: i32 = row.get(0);
         let mut transaction = client.transaction().map_err(what)?;
-        // Its shipper locks the row first as well: the sums that it makes would be made twice.
+        // Its shipper locks the row first as well: otherwise both would insert the same sums.
         transaction
             .execute(include_str!("statements/lock_stream.sql"), &[&stream])
             .map_err(what)?;
@@ -123,7 +124,7 @@ fn create(
         if existing.contains(&name) {
             continue;
         }
-        // Rows that the default partition has already cannot move, and stay there.
+        // Rows that are already in the default partition cannot be moved, and stay there.
         let range = [monday, monday + Days::new(7)].map(midnight);
         let found =
             client.query_one(include_str!("schema/partition_default.sql"), &[&range[0], &range[1]]);
@@ -153,8 +154,8 @@ fn drop_old(client: &mut Client, oldest: SystemTime, done: &mut Maintenance) -> 
     Ok(())
 }
 
-/// Rebuilds keys that are half empty: those of weeks that are over stay full. Many hosts add one row after the other, each behind
-/// its own last one, and PostgreSQL splits a full page in the middle. Whatever else goes on is not kept waiting.
+/// Rebuilds indexes that are half empty, except for those of current weeks, which would not stay full. Each of many hosts adds rows
+/// behind its own last one, and PostgreSQL splits a full page in the middle. Other statements do not wait for a rebuild.
 fn rebuild(client: &mut Client, now: DateTime<Utc>, done: &mut Maintenance) -> Result<()> {
     let what = |error| failed("rebuild a key", error);
     client.batch_execute("SET statement_timeout = '1h'").map_err(what)?;
@@ -164,7 +165,7 @@ fn rebuild(client: &mut Client, now: DateTime<Utc>, done: &mut Maintenance) -> R
         let goes_on = week.is_some_and(|monday| midnight(monday + Days::new(14)) > now.into());
         let index = format!("fleet.{}", quoted(&name));
         if !is_valid {
-            // Of an earlier run that was interrupted.
+            // Left by an earlier run that was interrupted.
             client
                 .batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"))
                 .map_err(what)?;
@@ -201,8 +202,8 @@ fn midnight(day: NaiveDate) -> SystemTime {
     day.and_time(NaiveTime::MIN).and_utc().into()
 }
 
-/// Gives a host up: what was live at its last batch is lost, and its silence is expected. Its history stays. If it ships again, it
-/// is shipped from the start, and is an ordinary host again.
+/// Gives up a host: its processes that were live at its last batch count as lost, and it no longer counts as silent. Its history
+/// stays. If it ships again, it is shipped from the start, and is an ordinary host again.
 ///
 /// # Errors
 ///

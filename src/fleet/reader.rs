@@ -50,12 +50,12 @@ impl Fleet {
         Ok(Self { client, meta })
     }
 
-    /// Returns what the database says of the fleet.
+    /// Returns the description of the fleet.
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    /// Returns every ledger, by host.
+    /// Returns all ledgers, sorted by host.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Fleet {
         Ok(rows.first().map_or(0, |row| count(row, 0)))
     }
 
-    /// Returns every process that had not ended at the last batch of its host, by host and age.
+    /// Returns all processes that had not ended at the last batch of their hosts, sorted by host and age.
     ///
     /// # Errors
     ///
@@ -149,7 +149,7 @@ impl Fleet {
         self.counted(since, None)
     }
 
-    /// Counts leaks, by host where nothing else is given.
+    /// Counts leaks by this key; by host if there is none.
     fn counted(
         &mut self,
         since: Option<SystemTime>,
@@ -248,7 +248,7 @@ impl std::fmt::Debug for Fleet {
     }
 }
 
-/// The time since which leaks are counted: a part of an hour or a day, and whole ones after it.
+/// The window in which leaks are counted: part of an hour or a day, then whole ones.
 struct Window {
     from: SystemTime,
     first_hour: DateTime<Utc>,
@@ -311,7 +311,7 @@ fn host(row: &Row) -> FleetHost {
 /// What the live processes of a ledger have in common.
 struct LiveHost {
     host: String,
-    /// The place of its name among all.
+    /// The position of its name in the list of hosts.
     rank: usize,
     seen_at: SystemTime,
     silent: Duration,

@@ -1,7 +1,7 @@
 //! The schema of a fleet's database: its migrations, roles and rights.
 //!
-//! Unlike a ledger's, this schema is upgraded by its owner alone, with `procledger fleet init`. Columns are only added, and
-//! every statement names its columns, so shippers of the last two versions write on.
+//! Unlike a ledger's, this schema is upgraded by its owner alone, with `procledger fleet init`. Columns are only added, and every
+//! statement names its columns, so shippers of the previous version continue to work.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 /// The migrations in their order: the first one leads to version 1.
 const MIGRATIONS: [&str; 2] =
     [include_str!("schema/01-fleet.sql"), include_str!("schema/02-hours.sql")];
-/// What Citus needs after each of them.
+/// The statements that Citus needs after each of them.
 const CITUS: [&str; 2] =
     [include_str!("schema/01-fleet-citus.sql"), include_str!("schema/02-hours-citus.sql")];
 const PARTITIONS: &str = include_str!("schema/partitions.sql");
@@ -26,13 +26,13 @@ const POLICIES: &str = include_str!("schema/policies.sql");
 
 /// The roles besides the owner: one reads everything, the other adds to its own streams.
 const ROLES: [&str; 2] = ["fleet_read", "fleet_ship"];
-/// Weeks of history whose partitions are made at once, and weeks ahead.
+/// The largest number of past weeks whose partitions are created, and the number of coming weeks.
 const WEEKS_BACK: u64 = 53;
 const WEEKS_AHEAD: u64 = 4;
 
 /// The version that this program knows.
 pub(crate) const VERSION: i32 = 2;
-/// How long history is kept if nothing else is said.
+/// How long history is kept by default.
 pub(super) const KEEP: Duration = Duration::from_hours(90 * 24);
 
 /// An engine that speaks PostgreSQL's protocol. They differ in how tables are created, and in nothing else.
@@ -157,7 +157,7 @@ impl Init {
         Ok((before, meta(&mut client)?))
     }
 
-    /// Returns what leads from a version to the latest one.
+    /// Returns the SQL that upgrades the schema from a version to the latest one.
     fn steps(&self, from: i32, engine: Engine, now: DateTime<Utc>) -> String {
         let done = usize::try_from(from).unwrap_or(0);
         let mut sql: String = MIGRATIONS[done..].concat();
@@ -218,7 +218,7 @@ pub(super) fn milliseconds(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Connects as the owner of the schema, which only runs what it trusts: before the schema is looked at for the first time.
+/// Connects as the owner of the schema. It checks who owns the schema before anything in it is used.
 ///
 /// # Errors
 ///
@@ -240,7 +240,7 @@ pub(super) fn connect_as_owner(address: &Address) -> Result<Client> {
     }
 }
 
-/// Refuses a database that cannot store each text: one name that it lacks would stop a host for good.
+/// Refuses a database that cannot store every text: one name that it cannot represent would stop a host permanently.
 fn check_encoding(client: &mut Client) -> Result<()> {
     let encoding = client.query_one(include_str!("statements/encoding.sql"), &[]);
     let encoding: String =
@@ -280,7 +280,7 @@ fn version(client: &mut Client) -> Result<i32> {
     if found.get::<_, i64>(0) == 0 { Ok(0) } else { meta(client).map(|meta| meta.version) }
 }
 
-/// Reads what the database says of itself.
+/// Reads the description of the fleet.
 pub(crate) fn meta(client: &mut Client) -> Result<Meta> {
     let row = client.query_one(include_str!("statements/meta.sql"), &[]);
     let row = row.map_err(|error| failed("read the fleet's version", error))?;

@@ -20,7 +20,7 @@ pub(super) struct Tls {
     pub(super) roots: Option<PathBuf>,
     /// The client's own certificate, and its key.
     pub(super) client: Option<(PathBuf, PathBuf)>,
-    /// Accepts any certificate: encrypted, but an attacker in between is not noticed.
+    /// Accepts any certificate: the connection is encrypted, but an attacker in the middle is not detected.
     pub(super) unverified: bool,
 }
 
@@ -83,7 +83,7 @@ fn failed(
     Error::new(Kind::Other, message).with_source(error)
 }
 
-/// Accepts every certificate, and still demands that the server has its key.
+/// Accepts every certificate, but still requires the server to have its key.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

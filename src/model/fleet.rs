@@ -37,9 +37,9 @@ pub struct FleetHost {
     pub gap: u64,
     /// Leaks that were pruned before they were shipped.
     pub leak_gap: u64,
-    /// Processes that were live, and that the ledger does not have any more.
+    /// Processes that were live, and that are no longer in the ledger.
     pub lost: u64,
-    /// Leaks that had survived, and that the ledger does not have any more.
+    /// Leaks that had survived, and that are no longer in the ledger.
     pub lost_leaks: u64,
     /// How often it was shipped again from the start, after a restore.
     pub restarts: u64,
@@ -152,7 +152,7 @@ pub struct FleetLeak {
     pub age: Duration,
     /// Resident bytes when it was found.
     pub rss_bytes: Option<u64>,
-    /// The outcome; `lost` if its ledger does not have it any more.
+    /// The outcome; `lost` if it is no longer in its ledger.
     pub outcome: String,
     /// The time from the first signal until it was dead.
     pub died_after_ms: Option<u64>,

@@ -1,7 +1,7 @@
 //! One batch, in one transaction.
 //!
-//! The mark is replaced first, by compare and swap: a transaction that finds another mark writes nothing. All other statements
-//! may be repeated: history is only added to, and sums are made anew for whole days and hours.
+//! The mark is replaced first, by compare and swap: a transaction that finds another mark writes nothing. All other statements may
+//! be repeated: history is only appended to, and sums are recomputed for whole days and hours.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -52,13 +52,13 @@ impl Statements {
     }
 }
 
-/// Reports whether a transaction was undone for the sake of another one, and may simply be repeated.
+/// Reports whether a transaction was rolled back because of a conflict with another one, and can be repeated.
 pub(super) fn is_retryable(error: &postgres::Error) -> bool {
     [Some(&SqlState::T_R_SERIALIZATION_FAILURE), Some(&SqlState::T_R_DEADLOCK_DETECTED)]
         .contains(&error.code())
 }
 
-/// What came of a transaction.
+/// The result of shipping a batch.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// The batch was committed at this time, by the clock of the database.

@@ -1,8 +1,8 @@
 //! The claim: what a shipper does first, and after any error.
 //!
-//! A mark names the last batch that was committed. It is in the ledger as well, where it is written after each answer, so the
-//! two say what has happened to either side. The stream's row is locked meanwhile: a transaction of this shipper whose answer
-//! did not arrive is over by then.
+//! A mark names the last batch that was committed. It is in the ledger as well, where it is written after each answer, so that a
+//! comparison shows what has happened to either side. The row of the stream is locked meanwhile: a transaction of this shipper
+//! whose answer did not arrive has ended by then.
 
 use chrono::{DateTime, Utc};
 use postgres::{Row, Transaction};
@@ -26,7 +26,7 @@ pub(super) struct StreamRow {
     pub(super) seen_at: DateTime<Utc>,
 }
 
-/// What the shipper has seen of another one on the same stream, which another boot of a machine has written.
+/// What is known of another shipper of the same stream, on another machine or from before a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watched {
     /// It has not been watched for three intervals yet.
@@ -37,7 +37,7 @@ pub(super) enum Watched {
     Silent,
 }
 
-/// What a claim decides by.
+/// The facts that decide a claim.
 #[derive(Clone, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) row: Option<&'a StreamRow>,
@@ -56,9 +56,9 @@ pub(super) struct Facts<'a> {
 pub(super) enum Claim {
     /// The fleet does not know this ledger.
     New,
-    /// Both sides have got equally far.
+    /// Both sides are equally far.
     Continue,
-    /// The fleet has one batch more, the answer to which was lost.
+    /// The fleet is one batch ahead: the answer was lost.
     AnswerLost,
     /// A copy of this ledger is shipped elsewhere: this one becomes a ledger of its own.
     Fork,
@@ -135,8 +135,8 @@ impl StreamRow {
         }
     }
 
-    /// Adds the rows that had not ended when they were shipped. The fleet is the truth of that. What may have changed of them is
-    /// not compared: the live ones come once more.
+    /// Adds the rows that had not ended when they were shipped, for which the fleet is authoritative. Their content is not
+    /// compared: live rows are shipped once more.
     pub(super) fn add_open(
         &self,
         transaction: &mut Transaction<'_>,

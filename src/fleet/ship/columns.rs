@@ -11,7 +11,7 @@ use crate::model::{
 const EARLIEST: i64 = -62_135_596_800_000;
 const LATEST: i64 = 253_402_300_799_999;
 
-/// Length of the longest name of a file. A process may call itself by any text, and the sums by program have an index on it.
+/// Maximum length of a file name. A process can give itself any name, and the sums by program have an index on it.
 const PROGRAM_MAX: usize = 255;
 
 /// A parameter of a statement.
@@ -24,7 +24,7 @@ pub(super) struct Commands {
     pub(super) whole: bool,
 }
 
-/// Converts a time; one that no calendar has becomes the nearest that the fleet can represent.
+/// Converts a time; one that the fleet cannot represent becomes the nearest that it can.
 pub(super) fn at(time: impl Into<Millis>) -> DateTime<Utc> {
     let time = time.into().0.clamp(EARLIEST, LATEST);
     DateTime::from_timestamp_millis(time).unwrap_or_default()

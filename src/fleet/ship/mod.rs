@@ -1,4 +1,4 @@
-//! The shipper: brings a ledger to the fleet's database, and keeps it up to date there.
+//! The shipper: copies a ledger to the fleet's database, and keeps the copy up to date.
 //!
 //! The ledger is the spool: what the fleet has not acknowledged stays in it. A batch is read in one read transaction, which is
 //! over before anything is sent, so a network that hangs holds no snapshot of the ledger. Whatever is killed, each row is in
@@ -48,7 +48,7 @@ use crate::{
     sys::current_pid_scope,
 };
 
-/// How often a transaction is repeated that was undone for the sake of another one.
+/// How often a transaction is repeated that was rolled back because of a conflict with another one.
 const RETRIES: u32 = 5;
 /// After this time a call returns: its caller may have been asked to stop.
 const TURN: Duration = Duration::from_secs(2);
@@ -84,7 +84,7 @@ impl ShipOptions {
     }
 }
 
-/// What a call of [`Shipper::ship`] has done.
+/// The result of a call of [`Shipper::ship`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shipped {
@@ -92,9 +92,9 @@ pub struct Shipped {
     pub batches: u64,
     /// The number of rows.
     pub rows: u64,
-    /// Whether the time for one call was over before the fleet had all: the next call is due at once.
+    /// Whether the fleet still lacks rows when the time for one call is over: the next call is due at once.
     pub has_more: bool,
-    /// Whether it is still to be found out if a copy of this ledger is shipped elsewhere: nothing was shipped.
+    /// Whether it is still undecided if a copy of this ledger is shipped elsewhere: nothing was shipped.
     pub is_undecided: bool,
 }
 
@@ -176,8 +176,8 @@ impl Shipper {
         })
     }
 
-    /// Ships what the fleet lacks, and reports to it that this ledger is there. After an error the next call begins with a claim
-    /// of the stream, and loses and repeats nothing.
+    /// Ships the rows that the fleet lacks; if there are none, an empty batch shows that the host is alive. After an error the next
+    /// call begins by claiming the stream; nothing is lost, and nothing is counted twice.
     ///
     /// # Errors
     ///
@@ -196,10 +196,10 @@ impl Shipper {
         self.store.check_not_replaced().is_ok()
     }
 
-    /// Leaves the last error in the lock file, where `ship --status` finds it.
+    /// Writes the last error to the lock file, where `ship --status` finds it.
     fn note(&self, error: Option<&Error>) {
         let text = error.map_or_else(String::new, ToString::to_string);
-        // It is only shown.
+        // A failure is ignored: the text is only shown.
         let _ = self.lock.set_len(0).and_then(|()| self.lock.write_all_at(text.as_bytes(), 0));
     }
 
@@ -265,7 +265,7 @@ impl Shipper {
                 }
                 (Claim::Continue, Some(row)) => self.go_on(&mut transaction, &row, (fleet, passes)),
                 (Claim::AnswerLost, Some(row)) => {
-                    // First of all: a crash after the next batch would otherwise find two batches more.
+                    // Before the next batch: if this process died after that, the fleet would be two batches ahead.
                     self.acknowledge(fleet, row.acknowledged(), None)?;
                     self.go_on(&mut transaction, &row, (fleet, passes))
                 }
@@ -312,7 +312,7 @@ impl Shipper {
         }
     }
 
-    /// Returns the error for a stream that exists, and that this login does not see.
+    /// Returns the error for a stream that exists, and that this login cannot see.
     fn belongs_to_another_login(&self, ledger: Uuid) -> Error {
         let statement = include_str!("../statements/move_stream.sql")
             .trim_end()
@@ -356,7 +356,7 @@ impl Shipper {
         Ok(facts.claim())
     }
 
-    /// Makes the stream of a ledger that the fleet does not know.
+    /// Creates the stream of a ledger that the fleet does not know.
     fn begin(
         &self,
         transaction: &mut Transaction<'_>,
@@ -389,7 +389,7 @@ impl Shipper {
         Ok(State { fleet, stream, mark, seen_at, position: start, passes: 0 })
     }
 
-    /// Continues behind the rows that the fleet has.
+    /// Continues after the rows that the fleet has.
     fn go_on(
         &mut self,
         transaction: &mut Transaction<'_>,
@@ -406,7 +406,7 @@ impl Shipper {
         Ok(State { fleet, stream, mark, seen_at, position, passes })
     }
 
-    /// Sets the stream back to its start. What is missing is counted from where it was counted before.
+    /// Resets the stream to its start. Missing rows are still counted from where they were counted before.
     fn begin_again(
         &self,
         transaction: &mut Transaction<'_>,
