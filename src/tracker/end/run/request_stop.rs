@@ -85,7 +85,11 @@ impl TreeRun {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test's own children, which no ledger knows")]
 mod tests {
-    use std::process::{Child, Command};
+    use std::{
+        borrow::Cow,
+        collections::HashMap,
+        process::{Child, Command},
+    };
 
     use super::*;
     use crate::{
@@ -94,7 +98,12 @@ mod tests {
         model::{EndPlan, Limits, Observer, Origin, Outcome, ProcessId},
         sys::{Proc, current_pid_scope, snapshot::Snapshot},
         tracker::{
-            end::run::{EndContext, Exemptions, TreeTarget, state::TreeRun},
+            end::run::{
+                EndContext, Exemptions, TreeTarget,
+                end_plan::{Stage, steps},
+                phases::Run,
+                state::TreeRun,
+            },
             membership::process_info::ProcessInfo,
             runtime::tracked::{CompactCommand, Root},
         },
@@ -178,6 +187,23 @@ mod tests {
         }
         let end = tree.finish(&context, &Snapshot::default(), None);
         end.members.iter().map(|member| member.fate.outcome()).collect()
+    }
+
+    #[test]
+    fn the_grace_of_a_tree_began_before_its_signal_was_sent() {
+        let proc = Proc::open().expect("/proc");
+        let (mut tree, mut children, context) = tree_of_three(&proc);
+        tree.steps = steps(&EndPlan::default(), Duration::from_mins(1));
+        let since = |tree: &TreeRun| match tree.stage {
+            Stage::Asking { since, .. } => since,
+            other => panic!("{other:?}"),
+        };
+        let before = since(&tree);
+        let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
+        let mut run = Run::new(Cow::Borrowed(&context), vec![tree], &mut recorder);
+        run.ask_new();
+        assert!(since(&run.trees[0]) > before);
+        wait_for_all(&mut children);
     }
 
     #[test]
