@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Version of the format. A file of another version is left alone.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Some 100,000 members. A larger tree is ended all the same; the members beyond the limit are not listed.
 pub(crate) const FILE_LIMIT: u64 = 16 << 20;
 /// Arguments of a command beyond this length are left out.
