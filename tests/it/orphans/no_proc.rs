@@ -1,6 +1,6 @@
 //! `/proc` is missing, shows another namespace's processes, or is taken away while a host runs.
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use procledger::Tracker;
 use rusqlite::{Connection, MAIN_DB};
@@ -64,16 +64,18 @@ fn a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_
     tracker.shutdown().expect("an orderly end");
 }
 
+/// Returns the command as an ordinary user starts it.
+fn of_a_user() -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"])
+        .arg(env!("CARGO_BIN_EXE_procledger"));
+    command
+}
+
 /// Runs the command as an ordinary user.
 fn as_a_user(place: &Place, args: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new("setpriv")
-        .args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"])
-        .arg(env!("CARGO_BIN_EXE_procledger"))
-        .arg("--db")
-        .arg(place.ledger())
-        .args(args)
-        .output()
-        .expect("setpriv");
+    let output = of_a_user().arg("--db").arg(place.ledger()).args(args).output().expect("setpriv");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
@@ -138,11 +140,7 @@ fn neither_a_kill_nor_a_scan_claims_success_where_hidepid_hides_processes() {
         assert_eq!(err.lines().filter(|line| line.contains(why)).count(), 1, "{args:?}: {err}");
         assert!(!err.contains("nothing runs"), "{args:?}: {err}");
     }
-    let scanned = Command::new("setpriv")
-        .args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"])
-        .args([env!("CARGO_BIN_EXE_procledger"), "scan"])
-        .output()
-        .expect("setpriv");
+    let scanned = of_a_user().arg("scan").output().expect("setpriv");
     let why = String::from_utf8_lossy(&scanned.stderr);
     assert_eq!(scanned.status.code(), Some(1), "{scanned:?}");
     assert!(why.contains("(hidepid)") && why.lines().count() == 1, "{why}");
@@ -150,4 +148,50 @@ fn neither_a_kill_nor_a_scan_claims_success_where_hidepid_hides_processes() {
     assert_eq!(theirs.sqlite3("SELECT state FROM process"), "running");
     host.stop();
     assert!(task.is_dead());
+}
+
+/// A set-user-ID program of a user's task belongs to root.
+#[test]
+fn a_reap_succeeded_though_hidepid_hid_a_program_of_another_user() {
+    need!("mount", "setpriv");
+    if !root() {
+        return;
+    }
+    if !in_namespace(
+        "orphans::no_proc::a_reap_succeeded_though_hidepid_hid_a_program_of_another_user",
+    ) {
+        return;
+    }
+    let place = Place::new();
+    // The folder of a test may be on a file system that ignores the bit.
+    run("mount", &["-t", "tmpfs", "-o", "suid,exec,mode=755", "tmpfs"], place.path());
+    std::os::unix::fs::chown(place.path(), Some(61234), Some(61234)).expect("given");
+    let program = place.path().join("sleep");
+    fs::copy("/bin/sleep", &program).expect("copied");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("set");
+    run("mount", &["-o", "remount,hidepid=2"], "/proc".as_ref());
+    let mut host = of_a_user()
+        .arg("--db")
+        .arg(place.ledger())
+        .args(["run", "--containment", "session", "--task", "t", "--"])
+        .args([program.as_os_str(), "3600".as_ref()])
+        .spawn()
+        .expect("setpriv");
+    until("the program runs", || {
+        let mut processes = fs::read_dir("/proc").expect("/proc").flatten();
+        processes.any(|it| fs::read_link(it.path().join("exe")).is_ok_and(|exe| exe == program))
+    });
+    host.kill().expect("killed");
+    host.wait().expect("it ends");
+    let (code, out, err) = as_a_user(&place, &["reap"]);
+    assert_eq!(code, Some(3), "{out} {err}");
+    assert!(err.contains("1 process could not be examined and may still run: "), "{err}");
+    assert_eq!(place.sqlite3("SELECT state FROM process"), "running");
+    // Root acts as the owner of the ledger, and sees no more: the remedy is another one.
+    assert!(err.contains("(mounted without hidepid, or in their PID namespace)"), "{err}");
+    assert_eq!(place.procledger(&["reap"]).status.code(), Some(3));
+    run("mount", &["-o", "remount,hidepid=0"], "/proc".as_ref());
+    let reaped = place.procledger(&["reap"]);
+    assert_eq!(reaped.status.code(), Some(0), "{reaped:?}");
+    assert_eq!(place.sqlite3("SELECT state FROM process"), "ended");
 }
