@@ -369,6 +369,7 @@ fn a_program_of_the_version_before_writes_on_in_a_migrated_ledger() {
 }
 
 /// The real program of the version before: beside this one, and started again after this one has migrated its ledger.
+/// `PROCLEDGER_RELEASED` is the path of a build of 0.1.0, the last state in which `migrations` ends with 03.
 #[test]
 #[ignore = "needs a build of the version before; what that writes is held by the test above"]
 fn the_released_program_shares_a_ledger_with_this_one() {
