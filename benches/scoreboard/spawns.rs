@@ -12,7 +12,7 @@ use std::{
 use procledger::{ContainmentMode, Tracker};
 
 use super::{
-    bare::{self as ledger, Bare},
+    bare::{Bare, open},
     fixture::Fixture,
     former::Former,
     gated,
@@ -143,7 +143,7 @@ impl Floor {
 
 /// The folder in which a tracker makes its task cgroups, of which it has made one.
 fn task_cgroups(fixture: &Fixture) -> PathBuf {
-    let ledger = ledger::open(&fixture.path());
+    let ledger = open(&fixture.path());
     let query = "SELECT cgroup FROM instance";
     PathBuf::from(ledger.query_one(query, [], |row| row.get::<_, String>(0)).expect("a folder"))
 }

@@ -92,7 +92,7 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
     let hours: Vec<DateTime<Utc>> = hours.collect();
     let streams = client.query(include_str!("statements/streams.sql"), &[]);
     for row in streams.map_err(|error| failed("read the streams", error))? {
-        let what = |error| failed("make the sums anew", error);
+        let what = |error| failed("recompute the sums", error);
         let stream: i32 = row.get(0);
         let mut transaction = client.transaction().map_err(what)?;
         // Its shipper locks the row first as well: otherwise both would insert the same sums.
@@ -157,7 +157,7 @@ fn drop_old(client: &mut Client, oldest: SystemTime, done: &mut Maintenance) -> 
 /// Rebuilds indexes that are half empty, except for those of current weeks, which would not stay full. Each of many hosts adds rows
 /// behind its own last one, and PostgreSQL splits a full page in the middle. Other statements do not wait for a rebuild.
 fn rebuild(client: &mut Client, now: DateTime<Utc>, done: &mut Maintenance) -> Result<()> {
-    let what = |error| failed("rebuild a key", error);
+    let what = |error| failed("rebuild an index", error);
     client.batch_execute("SET statement_timeout = '1h'").map_err(what)?;
     for row in client.query(include_str!("schema/index_list.sql"), &[]).map_err(what)? {
         let (name, is_valid): (String, bool) = (row.get(0), row.get(1));

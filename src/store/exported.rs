@@ -1,8 +1,8 @@
 //! The rows that are exported, and which of them have changed.
 //!
 //! The connection that writes notes each row of `process` that it changes, and knows by SQLite's `data_version` whether any
-//! other connection, of this process or of another one, has committed since. As long as none has, only the noted
-//! rows can have changed, and only they are read. A row whose change was rolled back is read without need.
+//! other connection, of this process or of another one, has committed since. As long as none has, only the
+//! noted rows can have changed, and only they are read. A row whose change was rolled back is read without need.
 
 use std::{
     collections::HashSet,

@@ -30,9 +30,8 @@
 //!
 //! `connection`, `close`, `writer`, `open_connection`, `trust`, `setup`, `wal_origin`, `migration`, `schema`, `budget`, `ledger_files`
 //! and `failure` make up a [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT
-//! and reader of one
-//! list of columns; each other file is one group of operations, each query beside the function that maps its rows. Every file
-//! may use these modules of the crate: `error`, `identity`, `model`, `redact`, `sys`, and `metrics`, which counts what was committed.
+//! and reader of one list of columns; each other file is one group of operations, each query beside the function that maps its rows.
+//! Every file may use these modules of the crate: `error`, `identity`, `model`, `redact`, `sys`, and `metrics`, which counts what was committed.
 
 mod budget;
 mod cell;

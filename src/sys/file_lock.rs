@@ -22,8 +22,8 @@ use crate::{
     identity::Identity,
 };
 
-/// How often a new lock file may be removed before it is locked; once is rare, but on a starved
-/// machine where other processes remove leftovers all the time, ten times in a row were observed.
+/// How often a new lock file may be removed before it is locked; once is rare, but on a starved machine where
+/// other processes remove leftovers all the time, ten times in a row were observed.
 const ATTEMPTS: u32 = 1000;
 
 /// A lock that is held; closing it releases it.

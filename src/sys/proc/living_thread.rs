@@ -2,8 +2,8 @@
 //!
 //! Such a process (`pthread_exit(3)` in `main`) is shown as a zombie, and its files in `/proc` that need its memory are empty or
 //! gone: arguments, environment, executable, and memory use (the kernel shows the task that leads the group). It is nevertheless
-//! alive: it forks, takes memory and carries the token of its task. What it has is read from `/proc/PID/task/TID`
-//! (`proc_pid_task(5)`), of a thread that lives.
+//! alive: it forks, takes memory and carries the token of its task. What it has is read from `/proc/PID/task/TID` (`proc_pid_task(5)`),
+//! of a thread that lives.
 
 use super::{
     Proc, STAT_LIMIT,

@@ -1,5 +1,6 @@
 //! Components: what an open tracker keeps while it runs. Each owns its data, and depends on none of the modules that act on it.
 //!
+//! - [`adopted_zombies`]: zombies that tasks may leave to this process;
 //! - [`background_ends`]: the queue of trees that are ended in the background;
 //! - [`cause`]: why trees are ended;
 //! - [`cgroups`]: the cgroup of an instance, and the task cgroups in it;
@@ -11,7 +12,6 @@
 //! - [`keeper_end_log`]: processes that a keeper has ended, in a file for the next opener;
 //! - [`keeper_handle`]: the host's handle on a keeper while its program runs;
 //! - [`keepers`]: the keeper that an instance uses;
-//! - [`list`]: a list that threads share;
 //! - [`liveness`]: whether an instance is alive;
 //! - [`lock`]: locking a mutex;
 //! - [`maintenance`]: when the ledger's history is checked again;
@@ -21,10 +21,10 @@
 //! - [`pending_writes`]: what could not be recorded yet;
 //! - [`registry`]: the processes that this instance is responsible for;
 //! - [`scheduler`]: whether passes run;
+//! - [`shared_list`]: a list that threads share;
 //! - [`threads`]: the threads that a shutdown joins;
 //! - [`tracked`]: what is kept in memory for each process;
-//! - [`unrecorded_ends`]: ends that could not be written, kept in a file when the host ends;
-//! - [`adopted_zombies`]: zombies that tasks may leave to this process.
+//! - [`unrecorded_ends`]: ends that could not be written, kept in a file when the host ends.
 
 pub(super) mod adopted_zombies;
 pub(super) mod background_ends;

@@ -14,11 +14,13 @@ use crate::{
 /// A watch normally stops within milliseconds of the request, or after the pass that it is in.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
+/// Creates the pipe: its first end is readable once a stop was requested by [`ask_to_stop`] on its second.
 pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| Failure::because("failed to create a pipe", &error))
 }
 
+/// Duplicates an end of the pipe, for another thread.
 pub(crate) fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
     fd.try_clone().map_err(|error| Failure::because("failed to copy a descriptor", &error))
 }
