@@ -8,7 +8,7 @@
 //! Each component has locks of its own, which no other module can take. They are taken in this order; most are held within one
 //! method of the component only:
 //!
-//! 1. [`Scheduler::begin_pass`]: held by a pass, or a `kill`, while it scans and while it ends what it has claimed;
+//! 1. [`PassState::begin_pass`]: held by a pass, or a `kill`, while it scans and while it ends what it has claimed;
 //! 2. [`Instance::begin_spawn`]: held, for reading, by a spawn until its program runs;
 //! 3. the instance cgroup, while it is created, which writes the ledger;
 //! 4. the state of the fork listener, while its thread is started, and while the registry is searched;
@@ -27,7 +27,7 @@ use super::{
         adopted_zombies::Zombies, background_ends::BackgroundEnds, cgroups::Cgroups,
         export_notifier::ExportNotifier, fork_listener::ForkListener, group_commit::GroupCommit,
         instance::Instance, keepers::Keepers, maintenance::Maintenance, memory_watch::MemoryWatch,
-        pending_writes::PendingWrites, registry::Registry, scheduler::Scheduler, threads::Threads,
+        pass_state::PassState, pending_writes::PendingWrites, registry::Registry, threads::Threads,
     },
 };
 use crate::{
@@ -51,7 +51,7 @@ pub(in crate::tracker) struct Core {
     pub(in crate::tracker) keepers: Keepers,
     pub(in crate::tracker) zombies: Zombies,
     pub(in crate::tracker) export: ExportNotifier,
-    pub(in crate::tracker) scheduler: Scheduler,
+    pub(in crate::tracker) passes: PassState,
     pub(in crate::tracker) threads: Threads,
     pub(in crate::tracker) background: BackgroundEnds,
     pub(in crate::tracker) fork_listener: ForkListener,
@@ -85,7 +85,7 @@ impl Core {
             keepers: Keepers::default(),
             zombies: Zombies::default(),
             export: ExportNotifier::default(),
-            scheduler: Scheduler::default(),
+            passes: PassState::default(),
             threads: Threads::default(),
             background: BackgroundEnds::default(),
             fork_listener: ForkListener::new()?,

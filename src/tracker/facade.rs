@@ -533,7 +533,7 @@ impl Tracker {
 
     /// Returns whether the monitor thread runs.
     pub fn is_monitoring(&self) -> bool {
-        self.inner.core.scheduler.is_monitoring()
+        self.inner.core.passes.is_monitoring()
     }
 
     /// Returns whether the first orphan pass has run, so that spawning is allowed.

@@ -22,7 +22,7 @@ use crate::{
 /// Starts the thread.
 pub(in crate::tracker) fn start(core: &Arc<Core>) -> Result<()> {
     let theirs = Arc::clone(core);
-    core.scheduler.set_monitoring(true);
+    core.passes.set_monitoring(true);
     core.threads
         .start("procledger-monitor", move || run(&theirs))
         .map_err(|error| Error::os("failed to start the monitor thread", error))
@@ -33,7 +33,7 @@ struct Running<'a>(&'a Core);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.scheduler.set_monitoring(false);
+        self.0.passes.set_monitoring(false);
     }
 }
 
@@ -45,7 +45,7 @@ fn run(core: &Arc<Core>) {
     let mut schedule = Schedule::new(&core.options);
     let mut looked = Instant::now();
     let mut found = Vec::with_capacity(EVENTS);
-    while core.scheduler.is_monitoring() {
+    while core.passes.is_monitoring() {
         let due = schedule.due(core);
         // A death that is there without waiting has happened since the last check; one that ends the wait happens now.
         let (mut since, now) = (looked, Instant::now());
@@ -59,7 +59,7 @@ fn run(core: &Arc<Core>) {
             _ => looked = now,
         }
         settle_dead(core, &found, since);
-        if !core.scheduler.is_monitoring() {
+        if !core.passes.is_monitoring() {
             return;
         }
         schedule.run(core, &due);

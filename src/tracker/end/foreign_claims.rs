@@ -134,7 +134,7 @@ pub(in crate::tracker) fn keep_claimed(core: &Core, roots: &[&Dead]) -> HashSet<
     let kept: HashSet<ProcessId> = claimants.into_keys().collect();
     let are_kept = roots.iter().filter(|(entry, _)| kept.contains(&entry.root.row));
     core.pending.claimed.extend(are_kept.map(|root| (*root).clone()));
-    if !kept.is_empty() && core.scheduler.is_monitoring() {
+    if !kept.is_empty() && core.passes.is_monitoring() {
         core.registry.deaths.wake();
     }
     kept

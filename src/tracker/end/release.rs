@@ -81,7 +81,7 @@ fn finish_later(core: &Core, entry: &Arc<Tracked>, pidfd: Arc<PidFd>) {
     let unfinished = Unfinished { entry: Arc::clone(entry), pidfd, since: Instant::now() };
     if !finish(core, &unfinished) {
         core.pending.unfinished.push(unfinished);
-        if core.scheduler.is_monitoring() {
+        if core.passes.is_monitoring() {
             core.registry.deaths.wake();
         }
     }

@@ -276,7 +276,7 @@ fn end_strays(core: &Arc<Core>, exited: Vec<Exited<'_>>, recorded: &Recorded) {
     }
     let theirs = Arc::clone(core);
     let work = move || end_stray_trees(&theirs, with_strays);
-    if core.scheduler.is_monitoring() {
+    if core.passes.is_monitoring() {
         core.threads.run("procledger-strays", work);
     } else {
         work();

@@ -73,7 +73,7 @@ fn end_hiding(core: &Arc<Core>, entries: Vec<Arc<Tracked>>) {
     let theirs = Arc::clone(core);
     // What survives is logged, and stays in the ledger.
     let work = move || drop(end_entries(&theirs, &Cause::stray(), &entries, &EndPlan::new()));
-    if core.scheduler.is_monitoring() {
+    if core.passes.is_monitoring() {
         core.threads.run("procledger-strays", work);
     } else {
         work();
@@ -85,7 +85,7 @@ fn wait_for_statuses(core: &Arc<Core>, mut waiting: Vec<Waiting>) {
     if waiting.is_empty() {
         return;
     }
-    if core.scheduler.is_monitoring() {
+    if core.passes.is_monitoring() {
         core.pending.statuses.extend(waiting);
         return core.registry.deaths.wake();
     }
@@ -194,7 +194,7 @@ pub(in crate::tracker) fn end_entries(
         while !entry.wait_over(deadline.min(Instant::now() + CLAIM_PAUSE))
             && Instant::now() < deadline
         {
-            if !core.scheduler.is_monitoring() {
+            if !core.passes.is_monitoring() {
                 settle_claimed(core, &[]);
             }
         }
@@ -214,7 +214,7 @@ fn end_what_is_free(
     force: bool,
     plan: &EndPlan,
 ) -> (Vec<Arc<Tracked>>, Report) {
-    if !core.scheduler.is_monitoring() {
+    if !core.passes.is_monitoring() {
         settle(core, &dead_among(core, claimed.iter().cloned()));
         settle_claimed(core, &[]);
     }

@@ -54,7 +54,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
 }
 
 fn stop_monitor(core: &Core) {
-    core.scheduler.set_monitoring(false);
+    core.passes.set_monitoring(false);
     core.registry.deaths.wake();
     core.memory_watch.wake();
     core.fork_listener.wake();

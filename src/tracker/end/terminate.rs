@@ -80,7 +80,7 @@ pub(in crate::tracker) fn kill_rows(
     plan: &EndPlan,
 ) -> Result<Report> {
     plan.check()?;
-    let _pass = core.scheduler.begin_pass();
+    let _pass = core.passes.begin_pass();
     let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
     let dead = foreign_claims::dead_claimants_of(core, rows);
     let over = TakeOver { dead: &dead, live: true };

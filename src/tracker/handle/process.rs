@@ -176,7 +176,7 @@ impl Process {
     /// Called when the program is dead: makes sure that its end is recorded.
     fn ended(&self, status: ExitStatus) -> Exit {
         let deadline = Instant::now() + RECORD_LIMIT;
-        let watched = self.entry.pidfd.is_some() && self.core.scheduler.is_monitoring();
+        let watched = self.entry.pidfd.is_some() && self.core.passes.is_monitoring();
         if !watched {
             settle::settle(&self.core, &[(Arc::clone(&self.entry), Arc::clone(&self.pidfd))]);
         }

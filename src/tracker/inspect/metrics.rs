@@ -22,7 +22,7 @@ pub(in crate::tracker) fn of_tracker(core: &Core) -> Metrics {
     Metrics {
         executing_count: core.registry.len() as u64,
         unwatched: core.registry.unwatched() as u64,
-        monitoring: core.scheduler.is_monitoring(),
+        monitoring: core.passes.is_monitoring(),
         survivors: core.store.survivors().ok(),
         ..core.counters().read()
     }

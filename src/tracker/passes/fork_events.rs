@@ -264,7 +264,7 @@ impl Listener<'_> {
     fn record(&self, found: &[(Arc<Tracked>, Pinned)]) -> Result<()> {
         let core = self.core;
         // A health pass would record the same.
-        let _pass = core.scheduler.begin_pass();
+        let _pass = core.passes.begin_pass();
         let rows = core.store.live_of(core.instance.id)?;
         let known: HashSet<(Pid, u64)> =
             rows.iter().map(|row| (row.pid(), row.spec.identity.start_tick)).collect();

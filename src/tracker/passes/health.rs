@@ -72,7 +72,7 @@ impl Pass for HealthPass {
     }
 
     fn run_once(&mut self, core: &Arc<Core>, _now: Instant) {
-        let Some(running) = core.scheduler.begin_health() else {
+        let Some(running) = core.passes.begin_health() else {
             self.next = Instant::now() + self.interval.min(RETRY);
             return;
         };
@@ -174,7 +174,7 @@ pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Resul
 }
 
 fn scan_rows(core: &Arc<Core>) -> Result<Found> {
-    let _pass = core.scheduler.begin_pass();
+    let _pass = core.passes.begin_pass();
     flush::try_flush(core);
     release::finish_late(core);
     settle::settle_claimed(core, &[]);

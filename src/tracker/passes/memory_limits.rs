@@ -122,7 +122,7 @@ impl MemoryChecks {
         let mut pause = INTERVAL;
         loop {
             core.memory_watch.sleep(pause);
-            let is_needed = || core.scheduler.is_monitoring() && core.registry.has_memory_limit();
+            let is_needed = || core.passes.is_monitoring() && core.registry.has_memory_limit();
             if !core.memory_watch.goes_on(is_needed) {
                 return;
             }

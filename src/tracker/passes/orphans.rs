@@ -39,7 +39,7 @@ const OTHER_REAPER_LIMIT: Duration = Duration::from_secs(10);
 const OTHER_REAPER_PAUSE: Duration = Duration::from_millis(10);
 
 pub(in crate::tracker) fn reap_orphans(core: &Arc<Core>) -> Result<Report> {
-    let _pass = core.scheduler.begin_pass();
+    let _pass = core.passes.begin_pass();
     let deadline = Instant::now() + OTHER_REAPER_LIMIT;
     let mut report = orphan_pass(core)?;
     // A reaper that dies while we wait for it loses its claims to us.

@@ -114,7 +114,7 @@ fn is_too_large(core: &Core) -> bool {
 }
 
 fn shorten(core: &Core) -> Result<()> {
-    let go_on = || core.scheduler.is_monitoring();
+    let go_on = || core.passes.is_monitoring();
     let before = Millis::now().minus(core.options.keep_history);
     let mut work = PruneRun::begin(core, &go_on)?;
     work.prune(before, Unshipped::Keep, &mut |_| {})?;

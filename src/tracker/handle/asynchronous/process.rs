@@ -318,7 +318,7 @@ impl AsyncProcess {
             }
             tokio::time::sleep(STATUS_PAUSE).await;
         };
-        let watched = entry.pidfd.is_some() && core.scheduler.is_monitoring();
+        let watched = entry.pidfd.is_some() && core.passes.is_monitoring();
         if !watched && !entry.is_recorded() {
             let (core, dead) = (Arc::clone(core), (Arc::clone(entry), Arc::clone(pidfd)));
             aside(move || settle::settle(&core, &[dead])).await?;

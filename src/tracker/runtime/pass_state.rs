@@ -1,4 +1,4 @@
-//! Whether passes run, and that no two of them run at once.
+//! Whether the monitor runs, and which passes are running: no two of them run at once.
 
 use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -7,9 +7,9 @@ use std::sync::{
 
 use super::lock::lock;
 
-/// State of the monitor and of passes.
+/// The state of the monitor and of the passes.
 #[derive(Debug, Default)]
-pub(in crate::tracker) struct Scheduler {
+pub(in crate::tracker) struct PassState {
     /// The monitor runs, and was not asked to stop. Set when it is started, cleared when it ends and by the shutdown; read by
     /// every thread that could leave something to it.
     monitoring: AtomicBool,
@@ -19,7 +19,7 @@ pub(in crate::tracker) struct Scheduler {
     health: Arc<AtomicBool>,
 }
 
-impl Scheduler {
+impl PassState {
     /// Returns whether the monitor runs, and was not asked to stop.
     pub(in crate::tracker) fn is_monitoring(&self) -> bool {
         self.monitoring.load(Ordering::Acquire)
