@@ -24,8 +24,8 @@ use super::{
     run_detach::DetachArgs,
     run_end::{Ended, Verbosity},
     run_events::{Running, Waited},
-    run_signals::SignalArgs,
-    run_stop::Stop,
+    run_forwarded_signals::SignalArgs,
+    run_stop_signals::StopSignals,
 };
 use crate::{
     context::Context,
@@ -282,7 +282,7 @@ impl Plan {
         raise_descriptor_limit();
         let (task, began) = (&self.task, Instant::now());
         let by = context.asked_by("run");
-        let stop = Stop::new(tracker.clone(), task.clone(), self.raw.grace, by);
+        let stop = StopSignals::new(tracker.clone(), task.clone(), self.raw.grace, by);
         self.raw.detach.confirm(output)?;
         let forwarding = &self.raw.forwarding;
         let running = Running { signals, tracker, caller, task, forwarding, stop };

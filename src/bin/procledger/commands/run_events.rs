@@ -7,7 +7,7 @@ use std::{
 
 use procledger::{Caller, ExitStatus, Process, TaskId, Tracker};
 
-use super::{run_signals::SignalArgs, run_stop::Stop};
+use super::{run_forwarded_signals::SignalArgs, run_stop_signals::StopSignals};
 use crate::{
     exit::{Failure, Result, chain},
     output,
@@ -30,7 +30,7 @@ pub(super) struct Running<'a> {
     pub(super) caller: Option<&'a Caller>,
     pub(super) task: &'a TaskId,
     pub(super) forwarding: &'a SignalArgs,
-    pub(super) stop: Stop,
+    pub(super) stop: StopSignals,
 }
 
 impl Running<'_> {

@@ -9,7 +9,7 @@ use crate::{exit::chain, output, threads};
 
 /// Counts the signals that ask the program to end.
 #[derive(Debug)]
-pub(super) struct Stop {
+pub(super) struct StopSignals {
     tracker: Tracker,
     task: TaskId,
     /// Time from the first signal to the end of the tree, if it was requested.
@@ -18,7 +18,7 @@ pub(super) struct Stop {
     received: u32,
 }
 
-impl Stop {
+impl StopSignals {
     pub(super) fn new(
         tracker: Tracker,
         task: TaskId,
