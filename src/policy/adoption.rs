@@ -1,5 +1,5 @@
-//! Which processes were adopted after their parent had ended, as far as one snapshot of the machine shows. Linux keeps no record of
-//! a former parent.
+//! Detects processes that were adopted after their parent had ended, as far as one snapshot of the machine shows it: Linux keeps
+//! no record of a former parent.
 
 use super::name_match::is_reaper;
 use crate::{
@@ -7,11 +7,11 @@ use crate::{
     sys::snapshot::{Snapshot, Stat},
 };
 
-/// Service managers: all that they start themselves are services.
+/// Service managers: everything that they start themselves is a service.
 const MANAGERS: [&str; 2] = ["systemd", "init"];
 
-/// Returns why a process was certainly or probably adopted by its parent; `None` if nothing indicates that. `name` is the name
-/// of the parent's program.
+/// Returns why a process was certainly or probably adopted by its current parent; `None` if nothing indicates that it was. `name`
+/// is the name of the parent's program.
 pub(crate) fn adopted(
     snapshot: &Snapshot,
     stat: &Stat,
@@ -22,7 +22,8 @@ pub(crate) fn adopted(
         |leader: u32| Pid::new(i64::from(leader)).is_some_and(|pid| snapshot.get(pid).is_none());
     let by = format!("adopted by process {} ({name})", parent.pid);
     let (pid, session, group) = (stat.pid.get(), stat.session, stat.group);
-    // 1. A process inherits the session and can leave it only for one of its own: another session is that of a former parent.
+    // 1. A process inherits its session and can leave it only for a new one of its own, so any other session is that of a former
+    //    parent.
     if session != parent.session && session != pid {
         let leader = if is_gone(session) { "whose leader has ended" } else { "not its parent's" };
         return Some(format!("{by}: it is in session {session}, {leader}"));
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_init_has_started_is_not_adopted() {
+    fn a_process_that_init_started_is_not_adopted() {
         let init = stat(1, 0, 1);
         assert_eq!(why(&stat(20, 1, 1), &init, "tini"), None, "its program");
         assert_eq!(why(&in_group(20, 1, 1, 20), &init, "tini"), None, "in a group of its own");

@@ -1,5 +1,5 @@
-//! Which processes must not be touched on behalf of a tree: the acting process with its ancestors, and what other instances are
-//! responsible for.
+//! Determines which processes must not be touched on behalf of a tree: the acting process and its ancestors, and the processes
+//! that other instances are responsible for.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,15 +8,15 @@ use crate::{
     sys::snapshot::{Snapshot, Stat},
 };
 
-/// A live instance, or one of which it is unknown whether it is alive, with the processes that it is responsible for. A
-/// process that this call is about to end is in none of them.
+/// An instance that is, or may be, alive, with the processes that it is responsible for. Processes that this call is about to end
+/// are not among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Foreign {
     pub(crate) instance: Pid,
     pub(crate) processes: Vec<Pid>,
 }
 
-/// The machine at one time, as far as all trees have it in common.
+/// The state of the machine at one time, which all trees share.
 #[derive(Debug)]
 pub(crate) struct System<'a> {
     pub(crate) snapshot: &'a Snapshot,
@@ -24,10 +24,10 @@ pub(crate) struct System<'a> {
     acting: Option<Pid>,
     /// The acting process and its ancestors.
     lineage: HashSet<Pid>,
-    /// Each instance with its ancestors, as far as they are in the snapshot: the foreign ones in their order, then the acting
-    /// one.
+    /// Each instance with its ancestors, as far as they are in the snapshot: the foreign instances in their order, then the
+    /// acting process.
     chains: Vec<Vec<&'a Stat>>,
-    /// Which of the foreign instances each process belongs to, the instances included.
+    /// The foreign instances that each process belongs to; an instance belongs to itself.
     owners: Owners,
 }
 
@@ -56,10 +56,10 @@ impl<'a> System<'a> {
         }
     }
 
-    /// Returns the processes that a tree must leave running on behalf of the acting process: itself and its ancestors; and its
-    /// descendants, where it runs within this very tree, because those processes have the tree's token, session and parents. Of
-    /// any other tree the acting process is often the parent, which exempts nothing. `begins` says whether a process is one
-    /// that the tree begins with.
+    /// Returns the processes that the end of a tree must leave running for the sake of the acting process: itself, its ancestors
+    /// and, if it runs within this very tree, its descendants, which have the tree's token, session and parents. The acting
+    /// process is often the parent of other trees; that exempts nothing. `begins` reports whether a process is one that the tree
+    /// begins with.
     pub(super) fn kin(&self, begins: impl Fn(&Stat) -> bool) -> HashSet<Pid> {
         let mut kin = self.lineage.clone();
         let within = kin.iter().any(|&pid| self.snapshot.get(pid).is_some_and(&begins));
@@ -69,19 +69,19 @@ impl<'a> System<'a> {
         kin
     }
 
-    /// Returns whether another instance is responsible for a process, or is it, or whether it is the acting process or an
-    /// ancestor.
+    /// Returns whether a process is another instance, belongs to one, or is the acting process or an ancestor of it.
     pub(crate) fn is_accounted_for(&self, pid: Pid) -> bool {
         self.owners.contains_key(&pid) || self.lineage.contains(&pid)
     }
 
-    /// Returns for each instance, the acting one last, whether it descends from the root, so that it goes with the tree.
+    /// Returns for each instance, with the acting process last, whether it descends from the root and is therefore part of the
+    /// tree.
     pub(super) fn instances_that(&self, descends: impl Fn(&[&Stat]) -> bool) -> Vec<bool> {
         self.chains.iter().map(|chain| !chain.is_empty() && descends(chain)).collect()
     }
 
-    /// Returns whether an instance that does not descend from the root is below its keeper: processes below that keeper may
-    /// then belong to the new host, whose tasks' daemons are orphaned to it as well.
+    /// Returns whether an instance that does not descend from the root is below the root's keeper. Processes below that keeper
+    /// may then belong to the new host, since the daemons of its tasks are orphaned to the keeper as well.
     pub(super) fn has_outside_below(&self, keeper: Pid, inside: &[bool]) -> bool {
         let is_below = |chain: &[&Stat]| chain.iter().any(|stat| stat.parent == keeper.get());
         self.chains.iter().zip(inside).any(|(chain, inside)| !inside && is_below(chain))
@@ -89,9 +89,10 @@ impl<'a> System<'a> {
 
     /// Returns what must not be touched on behalf of a tree. `inside`: the instances that descend from its root.
     ///
-    /// An instance that a task of the tree has started has passed its cgroup and token on to what it starts itself, whether or
-    /// not that is known: of `passed_on`, the processes that have either, those of other instances are exempt with their
-    /// descendants. For any other instance, being below it proves nothing: it may be the subreaper of all processes (or PID 1).
+    /// An instance that was started by a task of the tree passes the tree's cgroup and token on to the processes that it starts,
+    /// whether or not those are known. So the processes in `passed_on`, which have the cgroup or the token, are exempt with their
+    /// descendants if they belong to another instance. Being below any other instance proves nothing, since that may be the
+    /// subreaper of all processes (or PID 1).
     pub(super) fn exempt(
         &self,
         root: Option<Pid>,
@@ -109,11 +110,11 @@ impl<'a> System<'a> {
     }
 }
 
-/// Which of the instances are responsible for a process.
+/// For each process, the indexes of the instances that it belongs to.
 type Owners = HashMap<Pid, Vec<usize>>;
 
-/// The processes that must not be touched on behalf of one tree. What belongs to instances is not copied: many trees are decided
-/// in one pass.
+/// The processes that must not be touched on behalf of one tree. Those of instances are not copied, since one pass decides many
+/// trees.
 #[derive(Debug)]
 pub(crate) struct Exempt<'a> {
     owners: Option<&'a Owners>,
@@ -124,7 +125,7 @@ pub(crate) struct Exempt<'a> {
 }
 
 impl Exempt<'_> {
-    /// Adds what an earlier scan of the same end has exempted.
+    /// Adds the processes that an earlier scan of the same end exempted.
     pub(super) fn keep(&mut self, before: &HashSet<Pid>) {
         self.pids.extend(before);
     }
@@ -137,13 +138,13 @@ impl Exempt<'_> {
         self.pids.contains(&pid) || self.is_foreign(pid)
     }
 
-    /// Returns what is exempt for a reason that a later scan may not find again: the acting process with its kin, and what
-    /// other instances have passed the tree's cgroup or token on to.
+    /// Returns the processes that are exempt for a reason that a later scan may not find again: the acting process with its kin,
+    /// and the processes to which other instances passed the tree's cgroup or token on.
     pub(crate) fn found(&self) -> impl Iterator<Item = Pid> + '_ {
         self.pids.iter().copied()
     }
 
-    /// Returns whether an instance that is not inside of the tree is responsible for a process, or is it.
+    /// Returns whether a process is, or belongs to, an instance outside the tree.
     fn is_foreign(&self, pid: Pid) -> bool {
         let owners = self.owners.and_then(|owners| owners.get(&pid)).into_iter().flatten();
         self.root != Some(pid) && owners.copied().any(|owner| !self.inside[owner])

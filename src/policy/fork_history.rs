@@ -1,8 +1,8 @@
-//! The fork events of processes below this one: which process was forked by which, and which of them are to be checked.
+//! Records the fork events of processes below this one: which process forked which, and which of them are to be checked.
 //!
-//! A pid alone identifies no process. What is noted was identified by an event, with its time; a process that is reported as
-//! forked with a noted pid is a new process, and the previous one is gone. What is not certain is forgotten: this only helps
-//! the health pass, which finds by itself what it can.
+//! A pid alone does not identify a process, so each is noted with the time of the event. If a fork is reported for a pid that is
+//! already noted, the process is a new one, and the previous one is gone. Whatever becomes uncertain is forgotten: this history
+//! only assists the health pass, which also searches by itself.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,18 +24,18 @@ pub(crate) struct ForkedDescendant {
     pub(crate) process: Forked,
     /// The child of this process that it is below: a root, once that is known.
     pub(crate) top: Forked,
-    /// Whether it has a row, or needs none.
+    /// Whether it already has a row, or needs none.
     pub(crate) done: bool,
-    /// Whether it waits for its next check.
+    /// Whether a second, later check of it is due (see [`Forks::watch`]).
     watched: bool,
 }
 
 /// When a noted process is checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Delays {
-    /// From a fork, or from another event that may have hidden it.
+    /// From a fork, or from another event after which the process may be hidden.
     pub(crate) check: Duration,
-    /// From a check, for one that is to be watched.
+    /// From a check, for a process that is to be watched.
     pub(crate) watch: Duration,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Forks {
     own: Pid,
     delays: Delays,
     noted: HashMap<Pid, ForkedDescendant>,
-    /// All delays are equal, so the first entry is always the next one.
+    /// Due checks. All have the same delay, so the first entry is always the next one.
     due: VecDeque<(Instant, Forked)>,
     /// The same with the longer delay.
     watched: VecDeque<(Instant, Forked)>,
@@ -57,7 +57,7 @@ impl Forks {
         Self { own, delays, noted: HashMap::new(), due: VecDeque::new(), watched: VecDeque::new() }
     }
 
-    /// Notes an event. What is below a process for which `is_apart` returns true is not noted: it belongs to that process.
+    /// Notes an event. Descendants of a process for which `is_apart` returns true belong to that process and are not noted.
     pub(crate) fn take(&mut self, event: Event, now: Instant, is_apart: impl Fn(Pid) -> bool) {
         match event {
             Event::Fork { parent, child, at } => {
@@ -86,7 +86,7 @@ impl Forks {
         self.noted.insert(process.pid, ForkedDescendant { process, top, done, watched: false });
     }
 
-    /// Takes those that are due by now, each once.
+    /// Removes and returns the processes that are due by now, each once.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<ForkedDescendant> {
         let mut due: Vec<ForkedDescendant> = Vec::new();
         while self.due.front().is_some_and(|(when, _)| *when <= now) {
@@ -112,7 +112,7 @@ impl Forks {
         fronts.into_iter().flatten().map(|(when, _)| *when).min()
     }
 
-    /// Checks it once more after a while, as long as it is in this state.
+    /// Schedules another check of a process after the longer delay, unless one is scheduled already.
     pub(crate) fn watch(&mut self, pid: Pid, now: Instant) {
         if let Some(noted) = self.noted.get_mut(&pid).filter(|noted| !noted.watched) {
             noted.watched = true;
@@ -120,12 +120,12 @@ impl Forks {
         }
     }
 
-    /// Checks it again later.
+    /// Schedules another check after the usual delay.
     pub(crate) fn again(&mut self, noted: &ForkedDescendant, now: Instant) {
         self.due.push_back((now + self.delays.check, noted.process));
     }
 
-    /// Marks it as recorded, or as needing no row; its forks are still noted.
+    /// Marks a process as recorded, or as needing no row; its forks are still noted.
     pub(crate) fn done(&mut self, pid: Pid) {
         if let Some(noted) = self.noted.get_mut(&pid) {
             noted.done = true;
@@ -136,7 +136,7 @@ impl Forks {
         self.noted.remove(&pid);
     }
 
-    /// Forgets everything: after events were lost nothing of it is certain.
+    /// Forgets everything: once events were lost, nothing is certain any more.
     pub(crate) fn forget_all(&mut self) {
         self.noted.clear();
         self.due.clear();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_that_an_unrelated_process_got_belongs_to_that_process() {
+    fn a_pid_that_an_unrelated_process_reused_belongs_to_that_process() {
         let events = [fork(10, 11, 1), fork(11, 12, 2), fork(20, 12, 3), fork(12, 13, 4)];
         assert_eq!(after(&events, |_| false), []);
     }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watched_process_is_checked_once_in_a_while_and_no_more() {
+    fn a_watched_process_is_checked_once_per_delay() {
         let (mut forks, now) = (forks(), Instant::now());
         forks.take(fork(10, 11, 1), now, |_| false);
         forks.take(fork(11, 12, 2), now, |_| false);
@@ -223,14 +223,14 @@ mod tests {
         assert_eq!(pids(forks.due(now + DELAYS.watch)), [pid(12)]);
         assert_eq!(forks.next_due(), None);
         forks.watch(pid(12), now);
-        // Another process has its pid.
+        // Another process has reused the pid.
         forks.take(fork(11, 12, 9), now, |_| false);
         assert_eq!(pids(forks.due(now + DELAYS.check)), [pid(12)]);
         assert_eq!(forks.due(now + DELAYS.watch), []);
     }
 
     #[test]
-    fn after_a_loss_nothing_is_noted() {
+    fn lost_events_clear_the_history() {
         let (mut forks, now) = (forks(), Instant::now());
         forks.take(fork(10, 11, 1), now, |_| false);
         forks.forget_all();

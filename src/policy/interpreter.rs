@@ -1,13 +1,13 @@
-//! Which script an interpreter runs, determined from its arguments as the interpreter would.
+//! Determines which script an interpreter runs, from its arguments, as the interpreter itself would.
 //!
 //! Only the script counts: text after `-c` or `-e`, a module after `-m`, and the value of an option are not scripts. An option
-//! that is unknown here may take the next word as its value, so a script after one is doubtful.
+//! that is unknown here may take the next word as its value, so a script after such an option is doubtful.
 
 /// A script in a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Script<'a> {
     pub(super) path: &'a [u8],
-    /// Whether the option before it is unknown: the word may be its value.
+    /// Whether the option before it is unknown, so that the word may be the value of that option.
     pub(super) doubtful: bool,
 }
 
@@ -15,21 +15,22 @@ pub(super) struct Script<'a> {
 #[derive(Debug)]
 struct Interpreter {
     names: &'static [&'static str],
-    /// Options without a value; digits too.
+    /// Options without a value, digits included.
     plain: &'static [u8],
-    /// What follows is text, a module or the input's arguments: there is no script.
+    /// Options after which there is no script: the next word is program text, a module, or an argument of a program read from the
+    /// input.
     no_script: &'static [u8],
-    /// The rest of the word is the value; where it is empty, the next word.
+    /// Options whose value is the rest of the word or, if that is empty, the next word.
     value: &'static [u8],
-    /// The rest of the word is the value, always.
+    /// Options whose value is always the rest of the word.
     joined: &'static [u8],
-    /// The value is the script.
+    /// Options whose value is the script.
     script: &'static [u8],
     /// Long options after which there is no script.
     long_no_script: &'static [&'static str],
     /// Long options whose value is the next word.
     long_value: &'static [&'static str],
-    /// Long options without a value, by their first letters.
+    /// Prefixes of long options without a value.
     long_plain: &'static [&'static str],
     /// Subcommands before the script.
     subcommands: &'static [&'static str],
@@ -125,7 +126,7 @@ const INTERPRETERS: [Interpreter; 9] = [
 #[derive(Debug, PartialEq, Eq)]
 enum Word {
     Plain,
-    /// The next word is this one's value.
+    /// The next word is the value of this one.
     TakesNext,
     /// The next word is the script.
     NamesScript,
@@ -135,7 +136,7 @@ enum Word {
     Unknown,
 }
 
-/// Returns the words that may be the script of this command line; none where it runs no script. `program` is the base name of
+/// Returns the words that may be the script of this command line; none if it runs no script. `program` is the base name of
 /// `argv[0]` or of the executable.
 pub(super) fn scripts<'a>(program: &[u8], argv: &'a [Vec<u8>]) -> Vec<Script<'a>> {
     let Some(interpreter) = find(program) else { return Vec::new() };
@@ -171,7 +172,7 @@ pub(super) fn scripts<'a>(program: &[u8], argv: &'a [Vec<u8>]) -> Vec<Script<'a>
     found
 }
 
-/// Finds the interpreter; versions such as `python3.11` match too, and a login shell's dash.
+/// Finds the interpreter, also by a name with a version (`python3.11`) or with the leading dash of a login shell.
 fn find(program: &[u8]) -> Option<&'static Interpreter> {
     let program = program.strip_prefix(b"-").unwrap_or(program);
     let is_version =
@@ -197,7 +198,7 @@ impl Interpreter {
 
     fn read(&self, word: &[u8]) -> Word {
         if word == b"-" {
-            // In a shell it ends the options; for the others it is the standard input.
+            // In a shell `-` ends the options; for the others it is the standard input.
             return if self.is_shell() { Word::Plain } else { Word::NoScript };
         }
         if word.starts_with(b"--") { self.read_long(word) } else { self.read_short(&word[1..]) }

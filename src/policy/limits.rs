@@ -1,11 +1,11 @@
-//! Which trees have used up their time or memory.
+//! Determines which trees exceeded their limit of time or memory.
 
 use std::time::Duration;
 
 use crate::model::Rule;
 
-/// From this part of its limit on, in eighths, a tree's members are determined anew each time: what the cheap check misses is
-/// usually less than the rest.
+/// From this many eighths of its limit on, a tree's members are determined anew for each check: what the cheap check misses is
+/// usually smaller than the remaining eighth.
 const NEAR: u64 = 7;
 
 /// Returns the rule by which a process that has run for `age` is over its limit.
@@ -17,30 +17,31 @@ pub(crate) fn ran_too_long(limit: Option<Duration>, age: Duration) -> Option<Rul
 /// The memory that a tree uses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TreeMemory {
-    /// Resident memory and swap of each member: memory that several of them share counts several times.
+    /// The sum of the resident memory and swap of all members; shared memory counts once for each member that maps it.
     pub(crate) resident: u64,
-    /// The same with each page divided by the processes that map it; `None` until it was needed.
+    /// The same, with each page divided by the number of processes that map it; `None` until it was needed.
     pub(crate) proportional: Option<u64>,
 }
 
 impl TreeMemory {
-    /// Reports whether it is worth scanning all processes and determining what its members share. The proportional size is
-    /// never larger than `resident`.
+    /// Reports whether it is worth scanning all processes and determining what the members share. The proportional size is never
+    /// larger than `resident`.
     pub(crate) fn is_near(&self, limit: u64) -> bool {
         self.resident > limit / 8 * NEAR
     }
 
-    /// Returns the rule by which it is over its limit, with both figures. Without the proportional one no tree is.
+    /// Returns the rule by which the tree is over its limit, with both figures. Without the proportional figure no tree is over
+    /// its limit.
     pub(crate) fn is_too_much(&self, limit: u64) -> Option<Rule> {
         let used = self.proportional.filter(|used| *used > limit)?;
         Some(Rule::MaxRss { used, resident: self.resident, limit })
     }
 }
 
-/// Returns how long a process has run: the time since it was started minus the time that the machine was suspended since.
+/// Returns how long a process has run: the time since it started, minus the time for which the machine was suspended since then.
 ///
-/// Start ticks are of the boot clock, which counts suspended time; the machine's two clocks differ by all suspended time since
-/// boot.
+/// Start ticks are of the boot clock, which counts suspended time; the difference between the boot and the monotonic clock is all
+/// time suspended since boot.
 pub(crate) fn run_time(
     since_start: Duration,
     suspended_then: Duration,
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_too_large_or_too_small_to_be_neared() {
+    fn a_tree_can_come_near_any_limit() {
         let memory = |resident| TreeMemory { resident, proportional: None };
         assert!(memory(u64::MAX).is_near(u64::MAX));
         assert!(!memory(u64::MAX / 2).is_near(u64::MAX));
@@ -87,7 +88,7 @@ mod tests {
         let hours = Duration::from_hours;
         assert_eq!(run_time(hours(10), hours(3), hours(11)), hours(2));
         assert_eq!(run_time(hours(10), hours(3), hours(3)), hours(10), "slept before it began");
-        // Two clocks are read one after the other.
+        // The two clocks are read one after the other.
         assert_eq!(run_time(hours(1), hours(3), hours(2)), hours(1));
         assert_eq!(run_time(hours(1), hours(0), hours(5)), Duration::ZERO);
     }

@@ -1,17 +1,16 @@
-//! Which processes belong to a tree, which of them are left running, and which are only suspects.
+//! Decides which processes belong to a tree, which of them are left running, and which are only suspects.
 //!
 //! [`decide`] is the only place that decides this: for an end, for a dry run, for what a dead root left, for the health pass and
 //! the memory limits, and for `tree` and `ps`. It is a function of a [`System`] (a snapshot, and which instances are
 //! responsible for which processes) and of the [`TreeFacts`] of one tree. The callers differ in how they collect the facts, not
 //! in what they conclude from them:
 //!
-//! - an end collects them again and again, while processes are dying. It passes on what its earlier scans have found
-//!   ([`Known`]), so that a later scan decides the same: what was certain stays certain, what was signalled is not spared any
-//!   more;
-//! - all others collect them once.
+//! - an end collects them again and again, while processes are dying. It passes on what its earlier scans have found ([`Known`]),
+//!   so that a later scan decides the same: what was certain stays certain, and a process that was signalled is no longer spared;
+//! - all other callers collect them once.
 //!
-//! The order of evidence: what is true now comes before what an earlier pass has recorded; the token, which any process can copy
-//! and which is read only of processes without other evidence, comes last. A row alone says nothing about a process that another
+//! The order of evidence: current facts come before what an earlier pass recorded. The token comes last, since any process can
+//! copy it; it is read only from processes without other evidence. A row alone proves nothing about a process that another
 //! instance is responsible for.
 
 use std::collections::{BTreeMap, HashSet};
@@ -34,7 +33,7 @@ pub(crate) struct Known {
     pub(crate) evidence: Evidence,
     /// It was certainly a descendant of the root when it was found ([`descends`]).
     pub(crate) descends: bool,
-    /// It has been signalled: it is not spared any more, whatever program it runs by now.
+    /// It was signalled: it is no longer spared, whatever program it runs by now.
     pub(crate) signalled: bool,
 }
 
@@ -64,16 +63,18 @@ pub(crate) struct TreeFacts {
     pub(crate) token_holders: Vec<Pid>,
     /// Processes of another effective uid that carry the token, with that uid.
     pub(crate) other_holders: Vec<(Pid, u32)>,
-    /// What was left of this tree before, by pid and start tick: no instance is responsible for it any more.
+    /// Processes that were left when this tree was ended before, by pid and start tick: no instance is responsible for them any
+    /// more.
     pub(crate) left_before: HashSet<(Pid, u64)>,
     /// The job keeps its strays: everything but the root is left running.
     pub(crate) keeps_strays: bool,
-    /// What earlier scans of the same end have spared: it stays spared, whatever becomes of its parents.
+    /// Processes that earlier scans of the same end spared: they stay spared, whatever becomes of their parents.
     pub(crate) spared_before: BTreeMap<Pid, SpareReason>,
-    /// What they have exempted: it stays exempt, even if what showed that the acting process is within the tree has died.
+    /// Processes that they exempted: they stay exempt, even after the process that showed that the acting process is within the
+    /// tree has died.
     pub(crate) exempt_before: HashSet<Pid>,
-    /// What they have found on a terminal: it stays a suspect, even if the process that used the terminal has died, by this very
-    /// end.
+    /// Processes that they found on a terminal: they stay suspects, even after this very end has killed the process that used the
+    /// terminal.
     pub(crate) on_terminal_before: HashSet<Pid>,
 }
 
@@ -82,30 +83,31 @@ pub(crate) struct TreeFacts {
 pub(crate) struct Spared {
     pub(crate) evidence: Evidence,
     pub(crate) why: SpareReason,
-    /// It would be ended otherwise. A process that is no more than a suspect, or a descendant of one, is evidence for nothing
-    /// else.
+    /// Whether it would be ended otherwise. If it is only a suspect or a descendant of one, it is no evidence for other
+    /// processes.
     pub(crate) is_member: bool,
 }
 
 /// The processes of one tree.
 #[derive(Debug)]
 pub(crate) struct Membership<'a> {
-    /// What an end ends.
+    /// The processes that are ended.
     pub(crate) members: BTreeMap<Pid, Evidence>,
-    /// What is left running on purpose.
+    /// The processes that are left running on purpose.
     pub(crate) spared: BTreeMap<Pid, Spared>,
-    /// What may belong to it, and is left running.
+    /// The processes that may belong to the tree, and are left running.
     pub(crate) suspects: BTreeMap<Pid, SuspectReason>,
-    /// What must not be touched on behalf of this tree.
+    /// The processes that must not be touched on behalf of this tree.
     pub(crate) exempt: Exempt<'a>,
-    /// The keeper, where being below it is evidence.
+    /// The keeper, if being below it is evidence.
     pub(crate) keeper: Option<Pid>,
-    /// The session, where a process of the tree pins its number.
+    /// The session, if a process of the tree pins its number.
     pub(crate) session: Option<Pid>,
 }
 
 impl Membership<'_> {
-    /// Returns whether a process of the tree was left running before: then it cannot be ended by one action on all its members.
+    /// Returns whether a process of the tree was left running before. Such a tree cannot be ended by one action on all its
+    /// members.
     pub(crate) fn leaves_some_from_before(&self) -> bool {
         self.spared.values().any(|spared| spared.why == SpareReason::LeftBefore)
     }
@@ -121,7 +123,7 @@ impl Membership<'_> {
 /// Returns the part of a process that has a protected name.
 pub(crate) type Protects<'a> = &'a mut dyn FnMut(&Stat) -> Option<Named>;
 
-/// Decides which processes belong to a tree. `protects` is `None` where no name is protected.
+/// Decides which processes belong to a tree. `protects` is `None` if no name is protected.
 pub(crate) fn decide<'a>(
     system: &'a System<'_>,
     tree: &TreeFacts,
@@ -176,7 +178,7 @@ fn find<'a>(system: &'a System<'_>, start: &Start<'_>) -> Membership<'a> {
     });
     found.add(plain, Evidence::Token);
     found.add_descendants();
-    // 3. What may be a person's.
+    // 3. The processes that a person may be using.
     let members = found.members;
     let is_open = |pid: &Pid| !members.contains_key(pid) && !exempt.contains(*pid);
     let suspects =
@@ -228,10 +230,10 @@ fn spare(
     }
 }
 
-/// Returns the processes that certainly descend from the root: by their parents, its session, or an earlier scan.
+/// Returns the processes that certainly descend from the root, according to their parents, its session, or an earlier scan.
 ///
-/// A task cgroup, a token, a keeper, or a row that an earlier pass made does not prove descent: a task that restarts its host
-/// passes all of them on to the new host, which is then no descendant. `session`: that of the [`Membership`].
+/// A task cgroup, a token, a keeper, or a row of an earlier pass does not prove descent: a task that restarts its host passes all
+/// of them on to the new host, which must not count as a descendant. `session` is that of the [`Membership`].
 pub(crate) fn descendants(
     system: &System<'_>,
     tree: &TreeFacts,
@@ -251,7 +253,8 @@ pub(crate) fn descendants(
 /// The processes that a tree's closure begins with.
 struct Start<'a> {
     tree: &'a TreeFacts,
-    /// Without rows that say nothing: those of processes of other instances, and of the acting process and its ancestors.
+    /// The known members, without rows that prove nothing: those of other instances' processes, of the acting process and of its
+    /// ancestors.
     known: Vec<&'a Known>,
     /// The session, while a process of the tree pins its number.
     session: Option<Pid>,
@@ -269,8 +272,8 @@ impl<'a> Start<'a> {
         Self { known, ..start }
     }
 
-    /// Returns the session, if one of these processes pins its number: a process in it, or the process whose pid that number is,
-    /// wherever it is itself.
+    /// Returns the session, if one of these processes pins its number: a process in the session, or the process whose pid is that
+    /// number, whichever session it is in by now.
     fn pinned(&self, snapshot: &Snapshot, processes: impl IntoIterator<Item = Pid>) -> Option<Pid> {
         let session = self.tree.session?;
         let is_in = |pid| snapshot.get(pid).is_some_and(|stat| is_in(session, stat));
@@ -304,12 +307,12 @@ impl<'a> Start<'a> {
     }
 }
 
-/// Returns whether a process is in the session of this number, or in the process group.
+/// Returns whether a process is in the session or the process group with this number.
 fn is_in(session: Pid, stat: &Stat) -> bool {
     stat.session == session.get() || stat.group == session.get()
 }
 
-/// Members, and their children until there are no more.
+/// Members, and all their descendants.
 struct Closure<'a> {
     snapshot: &'a Snapshot,
     exempt: &'a Exempt<'a>,
@@ -346,7 +349,7 @@ impl<'a> Closure<'a> {
     }
 }
 
-/// Returns whether the process, or a descendant, has a controlling terminal: a `tmux` server has none itself, its windows have.
+/// Returns whether the process or a descendant has a controlling terminal: a `tmux` server has none itself, but its windows have.
 fn serves_a_terminal(snapshot: &Snapshot, pid: Pid) -> bool {
     let on_terminal = |pid| snapshot.get(pid).is_some_and(|stat| stat.terminal != 0);
     on_terminal(pid) || snapshot.below(pid).into_iter().any(on_terminal)
@@ -473,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_acting_process_has_started_itself_is_a_member() {
+    fn a_root_that_the_acting_process_started_is_a_member() {
         let snapshot = machine();
         let system = System::new(&snapshot, Some(pid(10)), &[]);
         assert_eq!(pids(&decide(&system, &tree(11), None).members), [11, 12]);
@@ -510,7 +513,7 @@ mod tests {
         let first = TreeFacts { token_holders: [30, 31, 32, 33].map(pid).to_vec(), ..tree(10) };
         let found = decide(&system, &first, None);
         assert_eq!(pids(&found.members), [10, 11, 30, 31]);
-        // What the first scan has found is known to the second one, which reads no tokens of it.
+        // The second scan knows what the first one found, and does not read the tokens of those processes.
         let certain = descendants(&system, &first, found.session);
         let known = (found.members.iter())
             .map(|(&pid, &evidence)| Known {
@@ -530,7 +533,7 @@ mod tests {
         let all = [10, 11, 30, 31, 32, 33].map(pid);
         let tree = TreeFacts { task_cgroup: all.into_iter().collect(), ..tree(10) };
         assert_eq!(pids(&found(&snapshot, &tree, &others)), [10, 11, 30, 31]);
-        // Its program is exempt before its row is seen.
+        // Its program is exempt even before its row is seen.
         assert_eq!(pids(&found(&snapshot, &tree, &[foreign(32, &[])])), [10, 11, 30, 31]);
         // An instance that descends from the root is a part of the tree.
         let inside = TreeFacts { root: Some(pid(30)), ..tree };
@@ -599,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_before_is_left_again_with_its_descendants() {
+    fn a_process_that_was_left_before_is_left_again_with_its_descendants() {
         let tree = TreeFacts { left_before: HashSet::from([(pid(11), 11)]), ..tree(10) };
         let snapshot = machine();
         let system = System::new(&snapshot, None, &[]);
@@ -614,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_signalled_is_not_spared_any_more() {
+    fn a_signalled_process_is_no_longer_spared() {
         let snapshot = machine();
         let system = System::new(&snapshot, None, &[]);
         let spares = |signalled: bool| {

@@ -1,8 +1,8 @@
-//! Which unregistered processes match a configured name, and which of those were left behind.
+//! Decides which unregistered processes match a configured name, and which of those were left behind.
 //!
 //! A name is compared with three things only: the base name of the executable, of `argv[0]`, and of the script that an
-//! interpreter runs. Text elsewhere in a command line never counts: `tail -f NAME.log` and `sh -c '… NAME …'` are people at
-//! work. A matching process is ended only when nothing exempts it and its parent is a process that adopts orphans; a doubtful
+//! interpreter runs. Text elsewhere in a command line never counts: `tail -f NAME.log` and `sh -c '… NAME …'` are likely run by a
+//! person. A matching process is ended only when nothing exempts it and its parent is a process that adopts orphans; a doubtful
 //! one is reported and left running.
 
 use std::time::Duration;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use super::interpreter::scripts;
 use crate::{identity::Pid, model::Named};
 
-/// Programs that adopt orphans, besides pid 1: a user's service manager, and the inits that containers use. Not the shims of
-/// container engines: they have started their children themselves.
+/// Programs that adopt orphans, besides pid 1: a user's service manager, and the inits that containers use. The shims of
+/// container engines are not among them: they started their children themselves.
 const REAPERS: [&str; 6] = ["systemd", "init", "tini", "dumb-init", "docker-init", "catatonit"];
 
 /// The program of a process, as `/proc` shows it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
-    /// Path of the executable, where we may see it.
+    /// Path of the executable, if it may be read.
     pub(crate) executable: Option<Vec<u8>>,
     pub(crate) argv: Vec<Vec<u8>>,
 }
@@ -31,10 +31,10 @@ pub(crate) struct Matched {
     pub(crate) doubt: Option<&'static str>,
 }
 
-/// What decides about a process that matches.
+/// The facts that decide what happens to a process that matches.
 #[derive(Clone, Debug)]
 pub(crate) struct Circumstances {
-    /// Why the pass must not end it, where that is certain.
+    /// Why the pass must not end it, if that is certain.
     pub(crate) exempt: Option<String>,
     /// Why it may be in use, or must be left running.
     pub(crate) doubt: Option<String>,
@@ -50,18 +50,19 @@ pub(crate) enum Parent {
     Init,
     /// Another process, with the base name of its executable.
     Alive(Pid, String),
-    /// It has a pid but cannot be read: it belongs to another user, and `/proc` hides those.
+    /// It has this pid but cannot be read: it belongs to another user, whose processes `/proc` hides.
     Hidden(u32),
-    /// Number 0: the process entered this PID namespace from outside, as with `docker exec`. Orphans never have it.
+    /// Its number is 0: the process entered this PID namespace from outside, as with `docker exec`. Orphans never have such a
+    /// parent.
     Outside,
 }
 
 /// The judgement of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
-    /// It was left behind: end it. With the part that has the name.
+    /// It was left behind and is ended. With the part of it that has the name.
     Leak(Named),
-    /// It matches, but may be in use: report it and leave it running. With the reason.
+    /// It matches but may be in use: it is reported and left running. With the reason.
     Suspect(String),
     /// It matches, and is exempt. With the reason.
     Spared(String),
@@ -145,7 +146,7 @@ pub(crate) fn without_deletion(path: &[u8]) -> &[u8] {
     path.strip_suffix(b" (deleted)").unwrap_or(path)
 }
 
-/// Returns what is before the first `": "`: programs write `NAME: what they do` over their `argv[0]`, and what follows is text.
+/// Returns the text before the first `": "`: programs overwrite their `argv[0]` with `NAME: what they do`.
 fn title(argv0: &[u8]) -> &[u8] {
     let end = argv0.windows(2).position(|pair| pair == b": ").unwrap_or(argv0.len());
     &argv0[..end]
@@ -156,7 +157,7 @@ pub(super) fn is_reaper(name: &str) -> bool {
     REAPERS.contains(&name)
 }
 
-/// Returns what follows the last slash.
+/// Returns the part after the last slash.
 pub(crate) fn base_name(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
 }
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_or_a_young_age_or_what_is_known_exempts() {
+    fn a_terminal_a_young_age_or_a_known_reason_exempts() {
         let plain = orphan();
         for about in [
             Circumstances { on_terminal: true, ..plain.clone() },

@@ -1,4 +1,4 @@
-//! Which members of a tree are left running: programs that have a protected name, and what is below them.
+//! Determines which members of a tree are left running: programs that have a protected name, and all their descendants.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,7 +14,7 @@ use crate::{
 
 /// Returns the part of a program by which one of the names protects it.
 ///
-/// No name is protected by default: they are those of [`Builder::protect`](crate::Builder::protect) and
+/// No name is protected by default; protected names are those of [`Builder::protect`](crate::Builder::protect) and
 /// [`Job::protect`](crate::Job::protect).
 pub(crate) fn protecting(program: &Program, names: &[&[String]]) -> Option<Named> {
     names.iter().find_map(|names| matched(program, names)).map(|found| found.named)
@@ -22,9 +22,9 @@ pub(crate) fn protecting(program: &Program, names: &[&[String]]) -> Option<Named
 
 /// Returns the members of a tree that are left running, each with the reason.
 ///
-/// `judge` returns the reason that applies to a process itself; `candidates` are the processes it is called for, in the order of
-/// their pids. What is in `before` stays spared. All descendants of a process that is left running are left running with it, except `exempt`, which are not
-/// members anyway.
+/// `judge` returns the reason that applies to a process itself; it is called for `candidates`, in the order of their pids.
+/// Processes in `before` stay spared. All descendants of a process that is left running are left running with it, except
+/// `exempt`, which are not members anyway.
 ///
 /// The root, which its caller asked to end, is never protected, nor is a process that it forked and that still runs the same
 /// program: the workers of a server, a subshell, a child just before its exec.
@@ -55,8 +55,8 @@ pub(super) fn spared(
     spared
 }
 
-/// Returns the root, and what is below it through an unbroken line of processes that are protected by the same rule as the root
-/// itself.
+/// Returns the root, and each descendant that is connected to it by an unbroken line of processes that are protected by the same
+/// rule as the root itself.
 fn same_program(
     snapshot: &Snapshot,
     root: Pid,
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_a_protected_program_is_left_with_it_and_its_sibling_is_not() {
+    fn descendants_of_a_protected_program_are_left_with_it_and_its_sibling_is_not() {
         let left = spared(&world(), Some(pid(10)), members(), &none(), &BTreeMap::new(), named(11));
         assert_eq!(pids(&left), [11, 12, 13]);
         assert_eq!(left[&pid(11)].to_string(), PROTECTED);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_has_left_its_client_is_no_longer_its_fork() {
+    fn a_server_that_is_no_child_of_its_client_is_not_its_fork() {
         let snapshot = Snapshot::new([stat(1, 0, 1), stat(10, 1, 10), stat(11, 1, 11)]);
         let rule = |_: Pid| Some(protected("named"));
         let left =

@@ -1,14 +1,14 @@
-//! How history is shortened: how much at a time, with which pauses, and up to when.
+//! Decides how history is deleted: how much at a time, with which pauses, and up to which time.
 
 use std::time::Duration;
 
 use crate::model::Millis;
 
-/// How long a step may hold the write lock: less than the time slice that the scheduler gives to a thread that has just slept,
-/// since a thread that is preempted in the middle holds it for as long. A waiting writer tries again after 1, 3, 8, 18 and 33
-/// ms (SQLite's busy handler), so that with the pause below it has the lock long before 50 ms have passed.
+/// How long a step may hold the write lock. This is less than the time slice that the scheduler gives to a thread that has just
+/// slept: a thread that is preempted during a step holds the lock until it runs again. A waiting writer tries again after 1, 3,
+/// 8, 18 and 33 ms (SQLite's busy handler), so with the pause below it gets the lock long before 50 ms have passed.
 const TARGET: Duration = Duration::from_micros(1_500);
-/// The lock is free three times as long as it was held.
+/// A pause is this many times as long as the lock was held.
 const PAUSES: u32 = 3;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -16,13 +16,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const FIRST: u32 = 16;
 const SMALLEST: u32 = 4;
 const LARGEST: u32 = 2_000;
-/// To fit a size limit, the history is shortened by this part of its span at a time.
+/// To fit a size limit, one part in this many of the history's time span is deleted at a time.
 const PART: i64 = 16;
 const SHORTEST_PART: Duration = Duration::from_mins(1);
-/// How often history is checked; more often where it is kept for less than four days.
+/// The longest time between two checks; it is shorter if history is kept for less than four days.
 const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 
-/// How many rows or pages a step handles: as many as its disk can do within the target.
+/// The number of rows or pages that a step handles: as many as the disk can handle within the target.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchSize {
     size: u32,
@@ -50,8 +50,8 @@ impl BatchSize {
     }
 }
 
-/// Returns up to when history is removed next, so that the ledger gets smaller: its oldest part, counted from where the last
-/// one ended.
+/// Returns the time up to which history is deleted next so that the ledger gets smaller. Each step deletes the oldest part,
+/// counted from the `last` cutoff.
 pub(crate) fn next_cutoff(oldest: Millis, last: Option<Millis>, now: Millis) -> Millis {
     let from = last.map_or(oldest, |last| last.max(oldest));
     let part = now.0.saturating_sub(from.0) / PART;
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn short_history_is_looked_at_more_often() {
+    fn a_short_history_is_checked_more_often() {
         assert_eq!(interval(Duration::from_hours(24 * 90)), LONGEST_INTERVAL);
         assert_eq!(interval(Duration::MAX), LONGEST_INTERVAL);
         assert_eq!(interval(Duration::from_millis(960)), Duration::from_millis(10));

@@ -1,4 +1,4 @@
-//! Why a process that is not certainly a member of a tree may still belong to it: it is reported, and left running.
+//! Suspects: processes that may belong to a tree without being certain members. They are reported, and left running.
 
 use std::{collections::HashSet, fmt};
 
@@ -7,7 +7,7 @@ use crate::{
     sys::snapshot::{Snapshot, Stat},
 };
 
-/// Why it is doubtful.
+/// Why a process is a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SuspectReason {
     /// It carries the token, and serves a terminal: it may be a person's.
@@ -15,7 +15,7 @@ pub(crate) enum SuspectReason {
     /// It carries the token, and has this effective uid, which is not that of the row: any user may put a token into an
     /// environment.
     OtherUser(u32),
-    /// Its environment may not be read, and it may have been forked below the root.
+    /// Its environment cannot be read, and it may have been forked below the root.
     Unreadable,
 }
 
@@ -39,8 +39,8 @@ impl fmt::Display for SuspectReason {
 /// Returns processes that were orphaned and adopted, and are no older than `oldest`, in the order of their pids.
 ///
 /// A process whose parent is alive belongs to that parent, and is a member if the parent is one. An orphan has one of the
-/// `adopters` as its parent, and is in a session of its own or of its former parents: a process that an adopter has started
-/// itself is in the adopter's session, or has a row.
+/// `adopters` as its parent, and is in its own session or that of a former parent. A process that an adopter started itself is in
+/// the adopter's session, or has a row.
 pub(crate) fn orphans<'a>(
     snapshot: &'a Snapshot,
     adopters: &HashSet<Pid>,

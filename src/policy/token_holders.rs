@@ -1,4 +1,4 @@
-//! Which processes carry the token of a root in their environment.
+//! Finds the processes that carry the token of a root in their environment.
 //!
 //! A process that was forked before the root cannot have inherited its token, only copied it. A process of another uid may have
 //! copied it as well, and is only a suspect.
@@ -31,22 +31,22 @@ impl TokenOwner {
 pub(crate) struct TokenHolders {
     /// Those with the root's uid.
     pub(crate) of_user: HashMap<Uuid, Vec<Pid>>,
-    /// Those with another effective uid, with that uid.
+    /// Those with another effective uid, each with that uid.
     pub(crate) of_others: HashMap<Uuid, Vec<(Pid, u32)>>,
 }
 
-/// What is read of a process while tokens are searched for.
+/// What the search for tokens reads of a process.
 pub(crate) trait TokenReader {
     type Error;
 
-    /// Returns the tokens that a process carries; none where they cannot be read.
+    /// Returns the tokens that a process carries; none if they cannot be read.
     fn tokens(&mut self, stat: &Stat) -> Result<Vec<Uuid>, Self::Error>;
 
-    /// Returns its effective uid; `None` where it is gone.
+    /// Returns the effective uid of a process; `None` if it is gone.
     fn uid(&mut self, pid: Pid) -> Result<Option<u32>, Self::Error>;
 }
 
-/// Finds the holders of the tokens in `owners`. `skips`: processes that are known to belong to a tree, and are not read.
+/// Finds the holders of the tokens in `owners`. `skips` reports which processes are known to belong to a tree, and are not read.
 pub(crate) fn token_holders<R: TokenReader>(
     snapshot: &Snapshot,
     owners: &HashMap<Uuid, TokenOwner>,
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_counts_from_its_own_root_on_and_for_its_own_user() {
+    fn only_processes_younger_than_the_root_and_of_its_user_hold_its_token() {
         let snapshot = Snapshot::new([5, 12, 20, 25, 30, 40].map(|number| stat(number, 1, number)));
         let owner = |start_tick| TokenOwner { uid: 5, start_tick };
         let owners = HashMap::from([(OLD, owner(10)), (YOUNG, owner(20))]);

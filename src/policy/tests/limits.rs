@@ -9,7 +9,7 @@ use crate::policy::{
 
 proptest! {
     #[test]
-    fn a_limit_is_passed_exactly_from_where_it_says(
+    fn the_run_time_limit_is_inclusive(
         limit in prop::option::of(0..50_u64), age in 0..60_u64,
     ) {
         let over = ran_too_long(limit.map(Duration::from_secs), Duration::from_secs(age));
@@ -17,7 +17,7 @@ proptest! {
     }
 
     #[test]
-    fn a_tree_is_ended_only_by_what_it_takes_and_never_before_a_closer_look(
+    fn only_the_proportional_memory_ends_a_tree_and_the_cheap_check_never_misses_it(
         limit in 0..50_u64, used in 0..60_u64, shared in 0..60_u64,
     ) {
         let memory = TreeMemory { resident: used + shared, proportional: Some(used) };
@@ -39,7 +39,7 @@ proptest! {
     }
 
     #[test]
-    fn a_step_of_the_housekeeping_is_never_empty_and_never_without_a_pause(
+    fn a_step_of_the_housekeeping_is_never_empty_and_always_followed_by_a_pause(
         held in prop::collection::vec(any::<u64>().prop_map(Duration::from_nanos), 0..60),
     ) {
         let mut batch_size = BatchSize::default();

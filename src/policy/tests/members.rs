@@ -124,11 +124,11 @@ proptest! {
     }
 
     #[test]
-    fn facts_that_know_more_find_no_fewer_members(
+    fn more_facts_find_no_fewer_members(
         snapshot in machine(), tree in tree(), own in acting(),
         also_known in some_pids(), also_in_cgroup in some_pids(), also_carry in some_pids(),
     ) {
-        // Where neither the acting process nor another instance is within the tree: its kin is exempt then.
+        // Neither the acting process nor another instance is within the tree; its kin would be exempt.
         let system = System::new(&snapshot, own.filter(|own| snapshot.get(*own).is_none()), &[]);
         let less = keys(&decide(&system, &tree, None));
         let mut more = tree;
@@ -189,7 +189,7 @@ proptest! {
     ) {
         let system = System::new(&snapshot, own, &others);
         let found = decide(&system, &tree, None);
-        // A descendant below an exempt process is reached through that one alone.
+        // A descendant below an exempt process is reached only through that process.
         let exempt_above = |pid: Pid| snapshot.ancestors(pid).iter().any(|&above| found.exempt.contains(above));
         for pid in descendants(&system, &tree, found.session) {
             let is_left_out = found.exempt.contains(pid) || exempt_above(pid);

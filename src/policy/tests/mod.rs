@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// So few that all combinations occur: missing parents, loops from inconsistent reads, sessions of several processes.
+/// Few enough pids that all combinations occur: missing parents, loops from inconsistent reads, sessions of several processes.
 const NUMBERS: u32 = 14;
 
 fn number() -> impl Strategy<Value = u32> {
@@ -61,8 +61,8 @@ fn machine() -> impl Strategy<Value = Snapshot> {
     })
 }
 
-/// Returns the parents of a process up to where they are unknown or the line loops; the process itself only where it is its own
-/// parent.
+/// Returns the ancestors of a process until one is unknown or the line loops. The process itself is among them only if it is part
+/// of the loop.
 fn line_up(snapshot: &Snapshot, from: Pid) -> HashSet<Pid> {
     let mut line = HashSet::new();
     let mut next = snapshot.get(from).map(|stat| stat.parent);

@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn a_script_is_a_word_of_the_line_and_what_follows_it_are_its_own_arguments(
+    fn a_script_is_a_word_of_the_line_and_is_followed_by_its_own_arguments(
         interpreter in interpreter(),
         words in prop::collection::vec(word(), 0..6),
         more in prop::collection::vec(word(), 0..3),
@@ -141,7 +141,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_taken_for_a_command_line(
+    fn any_bytes_are_accepted_as_a_command_line(
         executable in prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
         argv in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..12), 0..6),
         name in "[^/]{1,6}",

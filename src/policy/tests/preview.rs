@@ -1,5 +1,5 @@
-//! What a preview says is what an end does: a dry run and `tree` collect the facts once, an end collects them again and again
-//! while it signals. Here both run on the same machine, with the same functions as the tracker.
+//! A preview predicts what an end does. A dry run and `tree` collect the facts once; an end collects them again and again while
+//! it signals. Here both run on the same machine, with the same functions as in the tracker.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -27,7 +27,7 @@ const USER: u32 = 5;
 /// More scans than there are processes: the last ones find nothing new.
 const SCANS: usize = 20;
 
-/// All that is true of a tree and of the machine that it is on.
+/// All facts of a tree and of the machine that it is on.
 #[derive(Clone, Debug)]
 struct Truth {
     snapshot: Snapshot,
@@ -87,7 +87,7 @@ impl TokenReader for &Truth {
     }
 }
 
-/// What a preview says, or what an end has done.
+/// The result of a preview or of an end.
 #[derive(Debug, PartialEq)]
 struct Verdict {
     ended: BTreeMap<Pid, Evidence>,
@@ -96,7 +96,7 @@ struct Verdict {
 }
 
 impl Truth {
-    /// Collects the facts. Environments are read of processes that are not in `skipped`.
+    /// Collects the facts. The environments of processes in `skipped` are not read.
     fn facts(&self, known: Vec<Known>, skipped: &HashSet<Pid>) -> TreeFacts {
         let is_there = |pid: &Pid| self.snapshot.get(*pid).is_some();
         let start_tick = u64::from(self.root.get());
@@ -121,7 +121,7 @@ impl Truth {
         }
     }
 
-    /// Returns the recorded descendants that are pinned: not those of another instance, nor the acting process.
+    /// Returns the recorded descendants that are pinned, without those of another instance and the acting process.
     fn recorded(&self) -> Vec<Known> {
         let system = System::new(&self.snapshot, self.acting, &self.foreign);
         let is_pinned = |pid: &&Pid| **pid != self.root && !system.is_accounted_for(**pid);
@@ -143,7 +143,7 @@ impl Truth {
         then(&system, found)
     }
 
-    /// What a single scan says. `skipped`: the processes whose environments are not read.
+    /// Returns the result of a single scan. The environments of processes in `skipped` are not read.
     fn preview(&self, skipped: &HashSet<Pid>) -> Verdict {
         self.decide(&self.facts(self.recorded(), skipped), |_, found| Verdict {
             ended: found.members,
@@ -153,7 +153,7 @@ impl Truth {
     }
 
     /// Scans, signals what is to be ended, and scans again, as an end does. After each scan, `goes_on` may change the machine; it
-    /// is passed what has been signalled.
+    /// receives the processes that were signalled.
     fn end(&self, mut goes_on: impl FnMut(&mut Self, &BTreeMap<Pid, Evidence>)) -> Verdict {
         let mut machine = self.clone();
         let mut known: BTreeMap<Pid, Known> =
@@ -202,8 +202,8 @@ impl Truth {
     }
 
     /// Lets a process die. Its children are adopted by the keeper or by the acting process, whichever is the nearer ancestor, or
-    /// by a process outside of the machine, 0. The kernel lets only ancestors adopt, so no member adopts what does not descend
-    /// from it.
+    /// by a process outside of the machine, 0. The kernel lets only ancestors adopt, so no member adopts a process that does not
+    /// descend from it.
     fn reap(&mut self, dead: Pid) {
         let adopts = |pid: &Pid| Some(*pid) == self.keeper || Some(*pid) == self.acting;
         let present = |pid: &Pid| self.snapshot.get(*pid).is_some();
@@ -223,20 +223,20 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn what_a_preview_says_is_what_an_end_does(truth in truth()) {
+    fn an_end_does_what_its_preview_says(truth in truth()) {
         prop_assert_eq!(truth.preview(&HashSet::from([truth.root])), truth.end(|_, _| {}));
     }
 
     #[test]
-    fn which_environments_are_read_does_not_matter_for_what_is_known(truth in truth()) {
+    fn skipping_environments_of_known_processes_changes_nothing(truth in truth()) {
         // `tree` reads all of them, a health pass those of processes without a row.
         let system = System::new(&truth.snapshot, truth.acting, &truth.foreign);
         let recorded = truth.recorded.iter().copied().filter(|&pid| !system.is_accounted_for(pid));
         prop_assert_eq!(truth.preview(&HashSet::new()), truth.preview(&recorded.collect()));
     }
 
-    /// While processes die, the number of a session may become free, and parents are lost: an end never goes beyond what the
-    /// preview has named.
+    /// While processes die, the number of a session may become free, and parents are lost. An end still never exceeds the
+    /// preview.
     #[test]
     fn an_end_during_which_processes_die_stays_within_the_preview(
         truth in truth(), die in prop::collection::vec(any::<prop::sample::Index>(), SCANS),

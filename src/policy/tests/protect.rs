@@ -9,7 +9,7 @@ use crate::{
     policy::{exemption::Exempt, protection::spared},
 };
 
-/// Which process has which protected name: 0 is none.
+/// The protected name of each process, as a number; 0 is none.
 pub(super) fn names() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop::sample::select(vec![0, 0, 0, 1, 2]), super::NUMBERS as usize + 1)
 }
@@ -32,7 +32,7 @@ proptest! {
         prop_assert!(root.is_none_or(|root| !found.contains_key(&root)), "the root is left");
         for &pid in found.keys() {
             let by_name = candidates.contains(&pid) && judge(pid).is_some();
-            // Also through a kernel thread, which is itself never protected.
+            // Kernel threads in between count, though they are never protected themselves.
             let below = line_up(&snapshot, pid).iter().any(|above| found.contains_key(above));
             prop_assert!(by_name || below, "{:?} in {:?}", pid, found);
             prop_assert!(by_name || !exempt.contains(&pid));

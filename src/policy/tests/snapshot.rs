@@ -7,7 +7,7 @@ use crate::identity::Pid;
 
 proptest! {
     #[test]
-    fn below_a_process_are_those_that_have_it_among_their_ancestors(snapshot in machine(), above in any_pid()) {
+    fn the_descendants_of_a_process_have_it_among_their_ancestors(snapshot in machine(), above in any_pid()) {
         let below = snapshot.below(above);
         for stat in snapshot.iter() {
             let has = line_up(&snapshot, stat.pid).contains(&above);
@@ -29,7 +29,7 @@ proptest! {
     }
 
     #[test]
-    fn below_until_others_stops_at_them_and_loses_no_other_process(
+    fn below_until_stops_at_the_given_processes_and_misses_no_other(
         snapshot in machine(),
         above in any_pid(),
         others in some_pids(),
