@@ -1,6 +1,6 @@
-//! Evidence: what links a process to its root.
+//! Evidence that links a process to its root.
 //!
-//! As a rule, it is in the ledger twice: as a text with its particulars, and as a key.
+//! The ledger stores it twice: as a text with details, and as a key. Rows of older versions have only the text.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::stored_enums::string_enum;
 use crate::identity::Pid;
 
 string_enum! {
-    /// Identifies a kind of evidence in the ledger, whatever the particulars in its text are.
+    /// Identifies a kind of evidence in the ledger, whatever the details in its text.
     pub EvidenceKey {
         /// It was the root itself.
         Identity = "identity",
@@ -20,7 +20,7 @@ string_enum! {
         ProcessGroup = "process_group",
         /// It was a child of a member.
         Child = "child",
-        /// It was below the keeper of its root.
+        /// It was a descendant of its root's keeper.
         Keeper = "keeper",
         /// It carried the token of its root.
         Token = "token",
@@ -28,7 +28,7 @@ string_enum! {
         Recorded = "recorded",
         /// The kernel reported that a member had forked it.
         ForkEvent = "fork_event",
-        /// The kernel counted kills for lack of memory in its cgroup.
+        /// The kernel counted out-of-memory kills in its cgroup.
         OomKills = "oom_kills",
         /// Its name alone; recorded by versions before 0.2.
         Name = "name",
@@ -38,7 +38,7 @@ string_enum! {
 }
 
 impl EvidenceKey {
-    /// Returns the key of a text, for rows of versions that recorded no keys.
+    /// Returns the key that a text implies, for rows of versions that recorded no keys.
     pub(crate) fn of_text(text: &str) -> Self {
         let plain = [
             Evidence::Root,
@@ -81,7 +81,7 @@ pub(crate) enum Evidence {
     Recorded,
     /// The kernel reported that it was forked by a member.
     ForkEvent,
-    /// The kernel counted this many kills for lack of memory in its cgroup; never of a member.
+    /// The kernel counted this many out-of-memory kills in its cgroup; not used for members.
     OomKills(u64),
 }
 
@@ -105,7 +105,7 @@ impl fmt::Display for Evidence {
 }
 
 impl Evidence {
-    /// Returns the key by which the ledger counts it.
+    /// Returns the key for the ledger, which counts by it.
     pub(crate) fn key(self) -> EvidenceKey {
         match self {
             Self::Root => EvidenceKey::Identity,
@@ -121,7 +121,7 @@ impl Evidence {
         }
     }
 
-    /// Returns it as two numbers, for the file that a keeper leaves.
+    /// Returns the evidence as two numbers, for the file that a keeper leaves.
     pub(crate) fn code(self) -> (u8, u32) {
         match self {
             Self::Root => (1, 0),
@@ -137,7 +137,7 @@ impl Evidence {
         }
     }
 
-    /// Returns the evidence with this code; `None` where there is none.
+    /// Returns the evidence with this code; `None` if there is none.
     pub(crate) fn from_code(code: u8, pid: Option<Pid>) -> Option<Self> {
         Some(match code {
             1 => Self::Root,
@@ -177,7 +177,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn each_key_is_distinct_and_round_trips_and_the_text_leads_back_to_it() {
+    fn each_key_is_distinct_round_trips_and_follows_from_its_text() {
         for key in EvidenceKey::ALL {
             assert_eq!(EvidenceKey::parse(key.as_str()), Some(*key));
         }

@@ -16,7 +16,7 @@ pub struct FleetHost {
     pub stream: i32,
     /// Uuid of the ledger.
     pub ledger: Uuid,
-    /// The login that ships it.
+    /// The database login that ships it.
     pub login: String,
     /// When its first batch arrived.
     #[serde(serialize_with = "rfc3339")]
@@ -27,41 +27,41 @@ pub struct FleetHost {
     /// The time since then; serialized as `silent_ms`.
     #[serde(rename = "silent_ms", serialize_with = "super::millis::whole_millis")]
     pub silent: Duration,
-    /// By how many milliseconds the clock of the host was ahead of that of the database.
+    /// By how many milliseconds the host's clock was ahead of the database's.
     pub skew_ms: i64,
     /// The number of processes that had not ended.
     pub live: u64,
-    /// Those of them that could not be ended.
+    /// The number of those that could not be ended.
     pub survivors: u64,
-    /// Processes that were pruned before they were shipped.
+    /// The number of processes that were pruned before they were shipped.
     pub gap: u64,
-    /// Leaks that were pruned before they were shipped.
+    /// The number of leaks that were pruned before they were shipped.
     pub leak_gap: u64,
-    /// Processes that were live, and that are no longer in the ledger.
+    /// The number of processes that were live when they were shipped, and are no longer in the ledger.
     pub lost: u64,
-    /// Leaks that had survived, and that are no longer in the ledger.
+    /// The number of leaks that had survived when they were shipped, and are no longer in the ledger.
     pub lost_leaks: u64,
     /// How often it was shipped again from the start, after a restore.
     pub restarts: u64,
-    /// When the last health pass was made, by the clock of the host.
+    /// When the last health pass was made, by the host's clock.
     #[serde(serialize_with = "rfc3339_or_null")]
     pub health_at: Option<SystemTime>,
-    /// When the last orphan pass was made.
+    /// When the last orphan pass was made, by the host's clock.
     #[serde(serialize_with = "rfc3339_or_null")]
     pub orphan_at: Option<SystemTime>,
     /// Version of the program that shipped the last batch.
     pub version: String,
     /// The host of the ledger that this one is a copy of.
     pub copy_of: Option<String>,
-    /// Rows of this copy that the stream of its original has as well, and that sums count twice: those that were recorded after
-    /// the last batch before the copy was made.
+    /// The number of rows that both this copy and the stream of its original contain, and that sums therefore count twice: those
+    /// that were recorded between the last batch and the copy.
     pub copied: u64,
-    /// Whether the host was given up, and no batch has come since.
+    /// Whether the host was given up, and no batch has arrived since.
     pub forgotten: bool,
 }
 
 impl FleetHost {
-    /// Reports whether no batch has come for longer than this, though one is expected.
+    /// Reports whether no batch has arrived for longer than `limit`, although one is expected.
     pub fn is_silent(&self, limit: Duration) -> bool {
         !self.forgotten && self.silent > limit
     }
@@ -83,15 +83,15 @@ pub struct FleetProcess {
     pub task_id: Option<String>,
     /// Its pid on its host.
     pub pid: i32,
-    /// running, ending or survived.
+    /// State: `running`, `ending` or `survived`.
     pub state: String,
-    /// spawned, registered, or how else it came into the ledger.
+    /// How it came into the ledger: `spawned`, `registered`, and so on.
     pub origin: String,
-    /// What holds its tree together.
+    /// What keeps its tree together.
     pub containment: String,
     /// Program of the instance that owns it.
     pub owner: Option<String>,
-    /// Its user.
+    /// The uid that it runs as.
     pub uid: Option<i64>,
     /// Whether it may outlive its owner.
     pub survive: bool,
@@ -100,13 +100,13 @@ pub struct FleetProcess {
     /// When it started.
     #[serde(serialize_with = "rfc3339")]
     pub started_at: SystemTime,
-    /// Largest resident size seen.
+    /// Largest resident size observed, in bytes.
     pub peak_rss_bytes: Option<i64>,
-    /// CPU time.
+    /// CPU time, in milliseconds.
     pub cpu_ms: Option<i64>,
     /// Why it could not be ended.
     pub last_error: Option<String>,
-    /// The batch that this row is of.
+    /// When the batch with this row arrived.
     #[serde(serialize_with = "rfc3339")]
     pub seen_at: SystemTime,
     /// The time since then; serialized as `silent_ms`.
@@ -134,7 +134,7 @@ pub struct FleetLeak {
     pub task_id: Option<String>,
     /// Its pid on its host.
     pub pid: i32,
-    /// orphan, stray or unregistered.
+    /// What it was: `orphan`, `stray` or `unregistered`.
     pub kind: String,
     /// Why it counts as a leak, as a sentence.
     pub rule: String,

@@ -41,8 +41,8 @@ impl TaskId {
     }
 }
 
-/// For people: characters that could move a terminal's cursor, break a line or change its direction are escaped, since this
-/// ends up in messages and logs. [`as_str`](TaskId::as_str) returns the text itself.
+/// Formats the id for messages and logs: characters that could move a terminal's cursor, break a line or change its direction are
+/// escaped. [`as_str`](TaskId::as_str) returns the text itself.
 impl std::fmt::Display for TaskId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.chars().try_for_each(|char| match u32::from(char) {
@@ -55,7 +55,7 @@ impl std::fmt::Display for TaskId {
     }
 }
 
-/// Returns the name of the task for messages.
+/// Returns the task as it is named in messages.
 pub(crate) fn task_text(task: Option<&TaskId>) -> String {
     task.map_or_else(|| "(none)".to_owned(), ToString::to_string)
 }

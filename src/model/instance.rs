@@ -1,4 +1,4 @@
-//! Instances, the location of observers, and what is claimed from dead instances.
+//! Instances, observers, and the rows that are claimed from dead instances.
 
 use std::collections::HashSet;
 
@@ -24,7 +24,7 @@ pub(crate) struct InstanceRecord {
     pub(crate) program: String,
     /// What identifies its process.
     pub(crate) identity: Identity,
-    /// File name, beside the ledger, of the file that it keeps locked while it is alive.
+    /// Name of the file beside the ledger that it keeps locked while it is alive.
     pub(crate) lock_name: String,
     /// Device and inode of the ledger file that it opened.
     pub(crate) ledger_file: (u64, u64),
@@ -39,7 +39,7 @@ pub(crate) struct InstanceRecord {
 pub(crate) struct DeadInstance {
     pub(crate) id: InstanceId,
     pub(crate) how: StopHow,
-    /// Its processes are certainly gone (a reboot, a dead namespace) and need no check. `None`: each must be checked.
+    /// The reason why its processes are certainly gone (a reboot, a dead namespace). `None` if each process must be checked.
     pub(crate) processes_gone: Option<EndReason>,
     /// Its process is alive but has since executed another program image: an exec ended the instance.
     pub(crate) replaced: bool,
@@ -48,21 +48,21 @@ pub(crate) struct DeadInstance {
 /// The result of claiming orphans.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OrphanClaim {
-    /// To be ended by the claimant, which owns them now.
+    /// Rows whose processes the claimant, which owns them now, must end.
     pub(crate) claimed: Vec<ProcessRecord>,
-    /// Those whose owner was ended by an exec of its program.
+    /// Those of them whose owner was ended by an exec of its program.
     pub(crate) replaced: HashSet<ProcessId>,
-    /// Marked `survive`, and the claimant is the same program: it owns them now, and they keep running.
+    /// Rows marked `survive` of the claimant's program: it owns them now, and they keep running.
     pub(crate) adopted: Vec<ProcessRecord>,
-    /// Recorded as ended without a check: the machine was restarted, or their namespace is dead.
+    /// Rows that were recorded as ended without a check, because the machine was restarted or their namespace is dead.
     pub(crate) gone: Vec<ProcessRecord>,
 }
 
-/// Where an observer runs: what it needs to judge rows.
+/// An observer: where it runs, which it must know to judge rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Observer {
     pub(crate) scope: PidScope,
-    /// Owner of the ledger: only processes of this uid are touched, except with root's ledger.
+    /// Owner of the ledger. Only processes of this uid are touched, unless it is root.
     pub(crate) uid: u32,
 }
 

@@ -30,9 +30,9 @@ pub(crate) struct NewLeak {
 pub struct LeakRecord {
     /// Row number of the process.
     pub process: ProcessId,
-    /// Row number of its tree's root; its own where it is the root itself.
+    /// Row number of its tree's root; its own if it is the root itself.
     pub root: ProcessId,
-    /// Whether the whole tree could be seen: `false` where only a session held it, which a daemon may have left before it was
+    /// Whether the whole tree could be seen; `false` if only a session contained it, which a daemon may have left before it was
     /// observed.
     pub verified: bool,
     /// The task it belonged to.

@@ -1,4 +1,4 @@
-//! What a subscription reports.
+//! Events that a subscription reports.
 
 use super::{LeakRecord, ProcessRecord};
 
@@ -9,10 +9,10 @@ pub enum LedgerEvent {
     /// A process has ended, a root or a descendant ([`ProcessSpec::root`](crate::ProcessSpec::root)); its
     /// [`Life`](crate::Life) says how and why.
     Ended(Box<ProcessRecord>),
-    /// A process could not be ended, and is still there. Reported again if a later attempt fails after the process was
-    /// being ended once more.
+    /// A process could not be ended, and still exists. Reported again whenever another attempt fails.
     Survived(Box<ProcessRecord>),
-    /// A leak was found. What becomes of one that could not be ended is not reported as another leak: its process ends.
+    /// A leak was found. If it could not be ended at first, its later end is reported as the end of its process, not as another
+    /// leak.
     Leaked(Box<LeakRecord>),
     /// This many rows were deleted before they could be read: the subscriber was slower than the retention of the history.
     Skipped(u64),

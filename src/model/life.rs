@@ -9,8 +9,8 @@
 //!     '----------------> ended <------------------------'
 //! ```
 //!
-//! `ended` is final. The store applies an event to the life that a row has, and writes the result by a conditional update: if
-//! zero rows changed, another instance has made a transition, and this one stops.
+//! `ended` is final. The store applies an event to the life of a row, and writes the result by a conditional update: if zero rows
+//! changed, another instance has made a transition, and this one stops.
 
 use std::time::SystemTime;
 
@@ -18,7 +18,7 @@ use super::{
     EndReason, Evidence, EvidenceKey, ExitStatus, InstanceId, Millis, Rule, RuleKey, State,
 };
 
-/// What a process is, or was, doing as far as the ledger knows.
+/// The life of a process, as far as the ledger knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Life {
     /// Not known to have ended; not being ended.
@@ -41,11 +41,11 @@ pub struct End {
     pub at: SystemTime,
     /// Its exit status.
     pub status: ExitStatus,
-    /// Whether it dumped its core; `false` as well where that is not known.
+    /// Whether it dumped core; `false` if that is not known.
     pub core_dumped: bool,
     /// Why it is no longer running.
     pub reason: EndReason,
-    /// Why and on what evidence it was ended; `None` where it ended by itself.
+    /// Why and on what evidence it was ended; `None` if it ended by itself.
     pub because: Option<Justification>,
 }
 
@@ -85,7 +85,7 @@ impl Justification {
         }
     }
 
-    /// Returns what was recorded in words; the keys are found from them where none were recorded.
+    /// Returns the recorded justification. Keys that were not recorded are derived from the texts.
     pub(crate) fn recorded(
         (rule, rule_key): (String, Option<RuleKey>),
         (evidence, evidence_key): (String, Option<EvidenceKey>),
@@ -104,11 +104,11 @@ impl Justification {
 pub(crate) enum Event {
     /// An instance begins to end it, or takes over the claim of another one.
     Claim(InstanceId),
-    /// It is known to be dead, was released by its owner, or was forgotten by a person.
+    /// It is known to be dead, or was released by its owner, or a person closed its row with `forget`.
     Died(End),
     /// It could not be ended.
     Survived,
-    /// A claim is given back: it cannot be determined which process it is.
+    /// A claim is given back, because its process cannot be identified.
     GiveBack,
     /// The next instance of the same program adopts it.
     Adopt,
@@ -138,7 +138,7 @@ impl Life {
         if let Self::Ending { claimed_by } = self { Some(*claimed_by) } else { None }
     }
 
-    /// Returns how it ended; `None` for a process that is not known to have ended.
+    /// Returns how it ended; `None` if it is not known to have ended.
     pub fn end(&self) -> Option<&End> {
         if let Self::Ended(end) = self { Some(end) } else { None }
     }
@@ -147,8 +147,8 @@ impl Life {
     ///
     /// # Errors
     ///
-    /// When the two do not fit: `ended` accepts no event; a survival or a return needs a claim first; only a running row is
-    /// adopted.
+    /// If the event does not fit the life: `ended` accepts no event, `Survived` and `GiveBack` require a claim, and only a
+    /// running row can be adopted.
     pub(crate) fn apply(&self, event: Event) -> Result<Self, IllegalTransition> {
         match (self, event) {
             (Self::Ended(_), event) => Err(IllegalTransition { state: State::Ended, event }),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model: a dead process stays dead; a claim is held until it is resolved, given back or taken over.
+        /// The model: an ended process stays ended; a claim is held until it is resolved, given back or taken over.
         #[test]
         fn any_sequence_of_events_follows_the_model(events in prop::collection::vec(prop::sample::select(events().to_vec()), 0..30)) {
             let (mut life, mut dead, mut claimed, mut survived) = (Life::Running, false, false, false);

@@ -1,32 +1,33 @@
-//! Figures: what a tracker has counted since it was opened, and what a ledger contains.
+//! Figures: the counts of a tracker since it was opened, and the content of a ledger.
 
 use std::time::{Duration, SystemTime};
 
 use super::{EndReason, LeakKind, Outcome, PassKind, State};
 
-/// What one tracker has counted since it was opened. Returned by [`Tracker::metrics`](crate::Tracker::metrics).
+/// The counts of one tracker since it was opened. Returned by [`Tracker::metrics`](crate::Tracker::metrics).
 ///
-/// Counts only grow. They cover this instance alone and are lost with it; lasting data is in the ledger, see [`LedgerMetrics`].
+/// Counts only grow. They cover this instance alone and are lost when it ends; lasting data is in the ledger, see
+/// [`LedgerMetrics`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Metrics {
-    /// Roots that this instance is responsible for now: the former implementation's `executing_count`.
+    /// The number of roots that this instance is responsible for now: the former implementation's `executing_count`.
     pub executing_count: u64,
-    /// Those of them that only the health pass covers, because half of the descriptor limit is used up.
+    /// The number of those that only the health pass covers, because half of the descriptor limit is used up.
     pub unwatched: u64,
-    /// Returns whether the monitor thread runs.
+    /// Whether the monitor thread runs.
     pub monitoring: bool,
-    /// Programs that were started.
+    /// The number of programs that were started.
     pub spawns: u64,
-    /// Programs that were requested and not started, for whatever reason.
+    /// The number of programs that were requested but not started, for whatever reason.
     pub spawn_failures: u64,
     /// Rows that this instance has ended, descendants included, by reason.
     pub ends: Vec<EndCount>,
     /// Leaks that this instance has recorded, by kind and outcome.
     ///
-    /// A survivor counts as survived once, however often it is tried again, and once more when it is ended.
+    /// A survivor counts once as survived, however often ending it is tried again, and once more when it is ended.
     pub leaks: Vec<LeakCount>,
-    /// Processes of all instances that could not be ended and still exist. `None` when the ledger could not be read.
+    /// Processes of all instances that could not be ended and still exist. `None` if the ledger could not be read.
     pub survivors: Option<u64>,
     /// The passes of each kind.
     pub passes: Vec<PassMetrics>,
@@ -34,16 +35,17 @@ pub struct Metrics {
     pub export_writes: u64,
     /// How often replacing it failed.
     pub export_failures: u64,
-    /// The time from the first signal to a process until it was dead, for each that was ended.
+    /// The time from the first signal to a process until its death, for each process that was ended.
     pub reap_latency: Histogram,
-    /// The time from the death of a root until its end was in the ledger, for each that the monitor or a health pass noticed.
+    /// The time from the death of a root until its end was in the ledger, for each death that the monitor or a health pass
+    /// detected.
     ///
     /// The kernel does not report when a process died, so this begins when it was last known to be alive: an upper bound.
     pub death_detection_latency: Histogram,
 }
 
 impl Metrics {
-    /// Returns how many rows this instance has ended for this reason.
+    /// Returns how many rows this instance ended for this reason.
     pub fn ends_by(&self, reason: EndReason) -> u64 {
         self.ends.iter().filter(|end| end.reason == reason).map(|end| end.count).sum()
     }
@@ -80,26 +82,26 @@ pub struct LeakCount {
     pub count: u64,
 }
 
-/// The passes of one kind. Silence and failure are distinguished: with nothing wrong `completed` grows, a pass with problems
-/// counts in `with_errors`, one that could not be made in `failed`; when none of them grows, no passes are being made.
+/// The passes of one kind. Silence and failure can be distinguished: a pass without errors counts in `completed`, a pass with
+/// errors in `with_errors`, and a pass that could not run in `failed`. If none of them grows, no passes are running.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PassMetrics {
-    /// Which check.
+    /// The kind of check.
     pub kind: PassKind,
     /// Passes that went well.
     pub completed: u64,
-    /// Passes that were made and recorded, but with errors.
+    /// Passes that ran and were recorded, but had errors.
     pub with_errors: u64,
-    /// Passes that could not be made, or not be recorded.
+    /// Passes that could not run, or could not be recorded.
     pub failed: u64,
-    /// Time since the end of the last one that was recorded; `None` when there was none.
+    /// Time since the end of the last recorded pass; `None` if there was none.
     pub since_last: Option<Duration>,
     /// The duration of each.
     pub duration: Histogram,
 }
 
-/// How many observations fell within fixed bounds.
+/// The number of observations within each of some fixed bounds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Histogram {
@@ -111,7 +113,7 @@ pub struct Histogram {
     pub sum: Duration,
 }
 
-/// What a ledger contains of all instances. Returned by [`Ledger::metrics`](crate::Ledger::metrics).
+/// The figures of a ledger, for all its instances. Returned by [`Ledger::metrics`](crate::Ledger::metrics).
 ///
 /// Nothing here is a counter: history is pruned, so each figure is the current state, or a count over `window`.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,43 +129,43 @@ pub struct LedgerMetrics {
     pub instances: InstanceCount,
     /// The time that the following figures cover, back from now.
     pub window: Duration,
-    /// Rows that ended in it, descendants included, by reason.
+    /// Rows that ended in that time, descendants included, by reason.
     pub ends: Vec<EndCount>,
-    /// Leaks that were found in it, by kind and outcome.
+    /// Leaks that were found in that time, by kind and outcome.
     pub leaks: Vec<LeakCount>,
-    /// Resident bytes of these leaks when they were found.
+    /// Resident bytes of these leaks at the time when they were found.
     pub leaked_bytes: u64,
-    /// Time from start until found, summed over these leaks.
+    /// The time from the start of each of these leaks until it was found, summed up.
     pub leaked_time: Duration,
-    /// The passes of each kind that started in it, and the last one ever.
+    /// The passes of each kind that started in that time, and the last pass ever.
     pub passes: Vec<LedgerPasses>,
-    /// Size of the ledger's file, bytes.
+    /// Size of the ledger file, in bytes.
     pub size_bytes: u64,
-    /// Size of its write-ahead log, bytes.
+    /// Size of its write-ahead log, in bytes.
     pub wal_bytes: u64,
 }
 
 /// Instances by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InstanceCount {
-    /// They hold their lock.
+    /// Instances that hold their lock.
     pub alive: u64,
-    /// Their lock is free and their process is gone.
+    /// Instances whose lock is free and whose process is gone.
     pub dead: u64,
-    /// It cannot be determined from here.
+    /// Instances whose state cannot be determined from here.
     pub unknown: u64,
 }
 
 /// The passes of one kind that a ledger has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerPasses {
-    /// Which check.
+    /// The kind of check.
     pub kind: PassKind,
     /// Passes that went well, within the window.
     pub completed: u64,
     /// Passes with errors, within the window.
     pub with_errors: u64,
-    /// When the last one started, whenever that was; `None` when there was none.
+    /// When the last one started, even before the window; `None` if there was none.
     pub last_started_at: Option<SystemTime>,
     /// Whether the last one went well.
     pub last_went_well: Option<bool>,

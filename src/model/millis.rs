@@ -15,7 +15,7 @@ impl Millis {
         Self::from(SystemTime::now())
     }
 
-    /// Formats it as RFC 3339 in UTC with milliseconds, as `2025-01-10T12:34:56.000Z`.
+    /// Formats the time as RFC 3339 in UTC with milliseconds, such as `2025-01-10T12:34:56.000Z`.
     pub(crate) fn to_rfc3339(self) -> String {
         DateTime::<Utc>::from_timestamp_millis(self.0).map_or_else(
             || self.0.to_string(),
@@ -23,7 +23,7 @@ impl Millis {
         )
     }
 
-    /// Returns the time since `earlier`; zero where the clock was set back between them.
+    /// Returns the time since `earlier`; zero if the clock was set back in between.
     pub(crate) fn since(self, earlier: impl Into<Self>) -> Duration {
         let span = self.0.saturating_sub(earlier.into().0);
         Duration::from_millis(u64::try_from(span).unwrap_or(0))

@@ -1,4 +1,4 @@
-//! What a scan for orphaned processes found on the machine, without any ledger.
+//! The result of a scan of the machine for orphaned processes, which needs no ledger.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::identity::Pid;
 /// Processes that look orphaned, each with its descendants.
 #[derive(Clone, Debug, Serialize)]
 pub struct OrphanScan {
-    /// Whether systemd manages services here. If not, a service of another manager cannot be distinguished from an orphan.
+    /// Whether systemd manages services here. If not, services cannot be distinguished from orphans.
     pub systemd: bool,
-    /// The oldest first.
+    /// The trees, the oldest first.
     pub trees: Vec<OrphanTree>,
-    /// What looked orphaned and was left out.
+    /// The processes that looked orphaned but were left out.
     pub left_out: OrphansLeftOut,
     /// What could not be examined, one line each.
     pub errors: Vec<String>,
@@ -25,20 +25,20 @@ pub struct OrphanScan {
 pub struct OrphanTree {
     /// Its pid.
     pub pid: Pid,
-    /// Its parent now, which has adopted it.
+    /// Its current parent, which has adopted it.
     pub parent: Pid,
     /// Why it is listed.
     pub why: String,
     /// The name by which [`Builder::orphan_name`](crate::Builder::orphan_name) would match it; `None` if it has none.
     pub name: Option<String>,
-    /// The ledger in its environment, if a ledger that no live instance has open tracked it.
+    /// The ledger that is named in its environment, if no live instance has that ledger open.
     pub ledger: Option<String>,
     /// How long it has run.
     #[serde(rename = "age_ms", serialize_with = "whole_millis")]
     pub age: Duration,
     /// Resident bytes of all members together, shared pages counted for each of them.
     pub rss_bytes: u64,
-    /// User and system time of all members, and of the children that they have waited for.
+    /// User and system time of all members, and of children that they have waited for.
     #[serde(rename = "cpu_ms", serialize_with = "whole_millis")]
     pub cpu: Duration,
     /// The process, then its descendants, each followed by its children.
@@ -71,7 +71,7 @@ pub struct OrphanMember {
 pub struct OrphansLeftOut {
     /// Younger than the minimum age.
     pub young: u64,
-    /// In a service of systemd's.
+    /// In a service of systemd.
     pub services: u64,
     /// Tracked by a live instance of a ledger, or programs of this crate.
     pub tracked: u64,

@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use super::PassKind;
 
-/// Figures of a pass, as in its row.
+/// The figures of a pass, as recorded in its row.
 #[derive(Clone, Debug)]
 pub struct PassRecord {
-    /// Which check.
+    /// The kind of check.
     pub kind: PassKind,
     /// When it started.
     pub started_at: SystemTime,
@@ -15,26 +15,26 @@ pub struct PassRecord {
     pub duration: Duration,
     /// Number of processes checked.
     pub checked: u64,
-    /// Those of them that required action.
+    /// Number of those that required action.
     pub found: u64,
-    /// Those of them that are known to be dead now.
+    /// Number of those that are known to be dead now.
     pub ended: u64,
-    /// Those of them that could not be ended.
+    /// Number of those that could not be ended.
     pub survived: u64,
-    /// Processes that could not be judged and were left running.
+    /// Number of processes that could not be judged and were left running.
     pub unknown: u64,
     /// The first error.
     pub error: Option<String>,
 }
 
-/// The passes of one kind since a time; shows whether checks were running.
+/// The passes of one kind since a given time; shows whether checks were running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassSummary {
-    /// Which check.
+    /// The kind of check.
     pub kind: PassKind,
     /// The number of passes, never 0.
     pub passes: u64,
-    /// Those of them in which something went wrong.
+    /// The number of those in which something went wrong.
     pub failed: u64,
     /// When the first one started.
     pub first_at: SystemTime,

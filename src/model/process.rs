@@ -1,4 +1,4 @@
-//! Processes: what is recorded of one, and the result of a claim.
+//! Processes: the content of their rows, and the results of claims.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,12 +11,12 @@ use crate::{
     sys::{EndPlan, cgroup::Cgroup, spawn::Attributes},
 };
 
-/// Limits and settings that a process is tracked with.
+/// The limits and settings with which a process is tracked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Whether it outlives its owner and is adopted by the next instance of the same program.
     pub survive: bool,
-    /// Time between the first signal and SIGKILL: the sum of their waits where it has stop signals.
+    /// Time between the first signal and SIGKILL; if the job has stop signals, the sum of their waits.
     pub grace: Duration,
     /// It is ended when it runs longer than this.
     pub max_runtime: Option<Duration>,
@@ -31,7 +31,7 @@ impl Limits {
     }
 }
 
-/// What is fixed about a process when it is recorded.
+/// The facts of a process that are fixed when it is recorded.
 #[derive(Clone, Debug)]
 pub struct ProcessSpec {
     /// The caller's unit of work; `None` for a process that a name match found.
@@ -50,22 +50,22 @@ pub struct ProcessSpec {
     pub session: Option<Pid>,
     /// The task cgroup that was created for it.
     pub cgroup: Option<Cgroup>,
-    /// What keeps its tree together.
+    /// What contains its tree.
     pub containment: Containment,
     /// The keeper that created it, in the same PID scope; `None` without one, and in rows of versions before 0.2, which did not
     /// record it.
     pub keeper: Option<Identity>,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Working directory at its start, where one was given.
+    /// Working directory at its start, if one was given.
     pub cwd: Option<String>,
     /// The user that it runs as.
     pub uid: u32,
-    /// What it was started with instead of what it would have inherited from its host.
+    /// The attributes that it was started with instead of those that it would have inherited from its host.
     pub attributes: Attributes,
     /// Its limits.
     pub limits: Limits,
-    /// How its tree is asked to end, apart from the grace.
+    /// How its tree is signalled to end, apart from the grace.
     pub end_plan: EndPlan,
     /// When it was started, or registered.
     pub started_at: SystemTime,
@@ -74,7 +74,7 @@ pub struct ProcessSpec {
 }
 
 impl ProcessSpec {
-    /// Returns what every process has; the rest is none.
+    /// Returns a spec with the facts that every process has, and without the optional ones.
     pub(crate) fn new(
         recorded_by: InstanceId,
         origin: Origin,
@@ -104,7 +104,8 @@ impl ProcessSpec {
         }
     }
 
-    /// Returns how long its tree may be asked to end before SIGKILL, apart from up to 2 s for a tree that keeps ending.
+    /// Returns the time between the first signal to its tree and SIGKILL, not counting the up to 2 s more for a tree whose
+    /// processes keep ending.
     pub fn asking_time(&self) -> Duration {
         self.end_plan.asking_time(self.limits.grace)
     }
@@ -143,7 +144,7 @@ pub struct ProcessRecord {
     pub owner_program: String,
     /// The person who requested a kill.
     pub requested_by: Option<String>,
-    /// Largest resident size that was observed, bytes.
+    /// Largest resident size that was observed, in bytes.
     pub peak_rss: Option<u64>,
     /// User and system time at the last observation.
     pub cpu: Option<Duration>,
@@ -152,24 +153,24 @@ pub struct ProcessRecord {
 }
 
 impl ProcessRecord {
-    /// Returns its pid. Another process may have it by now, where this one has ended.
+    /// Returns its pid. If this process has ended, another one may have the pid by now.
     pub fn pid(&self) -> Pid {
         self.spec.identity.pid
     }
 }
 
-/// A root that ended by itself, and the processes that it left: recorded in one transaction, so that a crash between the two
-/// loses nothing.
+/// A root that ended by itself, with the processes that it left. Both are recorded in one transaction, so that a crash loses
+/// nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct RootEnd {
     pub(crate) process: ProcessId,
     pub(crate) end: End,
     pub(crate) strays: Vec<NewProcess>,
-    /// Those of them that are left on purpose, or are gone.
+    /// Processes that are left on purpose, or are gone.
     pub(crate) kept: Vec<Settled>,
 }
 
-/// An end that could not be written, with the data that identifies its row.
+/// An end that could not be written yet, with the data that identifies its row.
 #[derive(Clone, Debug)]
 pub(crate) struct LateEnd {
     pub(crate) process: ProcessId,
@@ -180,7 +181,7 @@ pub(crate) struct LateEnd {
     pub(crate) end: End,
 }
 
-/// What became of a claimed process.
+/// The result for a claimed process.
 #[derive(Clone, Debug)]
 pub(crate) enum Verdict {
     Ended(End),
@@ -188,7 +189,7 @@ pub(crate) enum Verdict {
     Kept(End),
     /// It survived, with the reason.
     Survived(String),
-    /// It cannot be determined which process it is: the claim is given back.
+    /// It cannot be identified: the claim is given back.
     Unknown(String),
     /// The attempt was interrupted during its grace period: the claim is given back, and no other attempt is due.
     Interrupted,
@@ -214,7 +215,7 @@ impl Row {
     }
 }
 
-/// A result to be written, with the leak that it was.
+/// A result to be written, with the leak if it was one.
 #[derive(Clone, Debug)]
 pub(crate) struct Settled {
     pub(crate) row: Row,
@@ -223,16 +224,16 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
-    /// Returns a result that is no leak.
+    /// Returns a result without a leak.
     pub(crate) fn new(row: impl Into<Row>, verdict: Verdict) -> Self {
         Self { row: row.into(), verdict, leak: None }
     }
 }
 
-/// CPU time is written when it changed by this much: a pass over sleeping processes writes nothing.
+/// CPU time is written only after it has grown by this much, so that a pass over sleeping processes writes nothing.
 pub(crate) const CPU_STEP: Duration = Duration::from_secs(1);
 
-/// What a health pass observed of a live process.
+/// A health pass's observation of a live process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sighting {
     pub(crate) process: ProcessId,
@@ -249,7 +250,7 @@ pub(crate) struct ExportEntry {
     pub(crate) start_time: String,
 }
 
-/// A row of the export. Sorted by these fields, the longest-running is first.
+/// A row of the export. Rows sort by these fields, the longest-running first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ExportRow {
     pub(crate) started: Millis,
@@ -257,11 +258,11 @@ pub(crate) struct ExportRow {
     pub(crate) entry: ExportEntry,
 }
 
-/// What has changed in the list of the export.
+/// A change to the exported list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ExportUpdate {
     /// The whole list, in no order.
     All(Vec<ExportRow>),
-    /// Rows that may have changed; `None` for one that is not exported, or not any more.
+    /// Rows that may have changed; `None` for a row that is not, or no longer, exported.
     Rows(Vec<(ProcessId, Option<ExportRow>)>),
 }

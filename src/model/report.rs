@@ -22,7 +22,7 @@ pub struct Ending {
     pub evidence: String,
     /// The outcome; in a dry run, what would be done.
     pub outcome: Outcome,
-    /// The stop signal that it was sent last before it ended, where that is known; not serialized.
+    /// The last stop signal that was sent to it before it ended, if known; not serialized.
     #[serde(skip)]
     pub stop_signal: Option<i32>,
     /// The time from the first signal until it was dead; serialized as `died_after_ms`, in milliseconds.
@@ -32,10 +32,10 @@ pub struct Ending {
     pub obstacle: Option<String>,
 }
 
-/// A process that could not be judged, or looks like a leak but may be a person's; it was left running.
+/// A process that was left running because it could not be judged, or because it looks like a leak but a person may be using it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Suspect {
-    /// The task whose token it carries, where there is one.
+    /// The task whose token it carries, if it carries one.
     pub task_id: Option<TaskId>,
     /// Its pid.
     pub pid: Pid,
@@ -54,9 +54,9 @@ pub struct Report {
     pub endings: Vec<Ending>,
     /// Each process that was left running because it could not be identified with certainty.
     pub suspects: Vec<Suspect>,
-    /// Each process that has a name to match and is younger than the minimum age; it was left running.
+    /// Each process that matches a configured name but was left running because it is younger than the minimum age.
     pub young: Vec<Suspect>,
-    /// Processes that a dead instance left on purpose and this one adopted.
+    /// Number of processes that a dead instance left on purpose and this one adopted.
     pub adopted: u64,
     /// Number of roots and recorded descendants that were to be ended and are not known to be dead, because they or the rest of
     /// their tree could not be examined. Their rows stay live, and the suspects say why; not serialized.
@@ -82,7 +82,7 @@ impl Report {
         self.count(Outcome::Survived)
     }
 
-    /// Adds the error, if there is one.
+    /// Adds the error of a result, if it is one.
     pub(crate) fn add_error<T>(&mut self, result: crate::error::Result<T>) {
         self.errors.extend(result.err().map(|error| error.to_string()));
     }

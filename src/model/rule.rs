@@ -1,6 +1,6 @@
 //! Rules: why a process was ended or left running.
 //!
-//! The ledger has each rule twice: as a sentence for reading, with its particulars, and as a key, by which it is counted.
+//! The ledger stores each rule twice: as a sentence with details, for reading, and as a key, for counting.
 
 use std::{fmt, time::Duration};
 
@@ -8,7 +8,7 @@ use super::stored_enums::string_enum;
 use crate::identity::Pid;
 
 string_enum! {
-    /// Identifies a rule in the ledger, whatever the particulars in its sentence are.
+    /// Identifies a rule in the ledger, whatever the details in its sentence.
     pub RuleKey {
         /// Its instance was dead.
         InstanceDead = "instance_dead",
@@ -48,9 +48,9 @@ string_enum! {
         CgroupLimit = "cgroup_limit",
         /// It was not there any more.
         Gone = "gone",
-        /// It has a configured name and was not registered.
+        /// It was not registered, and has a configured name.
         NameMatch = "name_match",
-        /// A list of the former implementation names it.
+        /// It was in a list of the former implementation.
         Imported = "imported",
         /// Left running: it was left when its tree was ended before.
         LeftBefore = "left_before",
@@ -63,8 +63,8 @@ string_enum! {
     }
 }
 
-/// The sentences with particulars, for which `*` stands. The first one that fits counts. The very
-/// first was recorded by versions before 0.2.
+/// The sentences with details, for which `*` stands. The first match counts. The first pattern was recorded by versions before
+/// 0.2.
 const SENTENCES: [(RuleKey, &str); 13] = [
     (RuleKey::NameMatch, "its name is configured, and *"),
     (RuleKey::PersonAsked, "asked by *"),
@@ -82,14 +82,14 @@ const SENTENCES: [(RuleKey, &str); 13] = [
 ];
 
 impl RuleKey {
-    /// Returns the key of a sentence, for rows of versions that recorded no keys.
+    /// Returns the key that a sentence implies, for rows of versions that recorded no keys.
     pub(crate) fn of_sentence(sentence: &str) -> Self {
         let plain = Self::ALL.iter().find(|key| key.sentence() == sentence);
         let fits = |(key, pattern): &(Self, &str)| fits(pattern, sentence).then_some(*key);
         plain.copied().or_else(|| SENTENCES.iter().find_map(fits)).unwrap_or(Self::Other)
     }
 
-    /// Returns the rule as a sentence without particulars.
+    /// Returns the rule as a sentence without details.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::InstanceDead => "its instance is dead",
@@ -123,7 +123,7 @@ impl RuleKey {
     }
 }
 
-/// Reports whether a text is what a pattern says, in which each `*` stands for any text.
+/// Reports whether a text matches a pattern, in which each `*` stands for any text.
 fn fits(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
@@ -181,10 +181,10 @@ impl fmt::Display for SpareReason {
     }
 }
 
-/// Why a process was ended, with the particulars. [`Display`](fmt::Display) makes the sentence.
+/// Why a process was ended, with details. [`Display`](fmt::Display) formats the sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// A rule without particulars, whose sentence is that of its key.
+    /// A rule without details, whose sentence is that of its key.
     Plain(RuleKey),
     /// The caller of its instance, as it was recorded, has ended.
     CallerEnded(String),
@@ -194,7 +194,7 @@ pub(crate) enum Rule {
         age: Duration,
         limit: Duration,
     },
-    /// In bytes: `used` with shared pages counted once, `resident` counted in each process.
+    /// All in bytes: `used` counts shared pages once, `resident` counts them in each process.
     MaxRss {
         used: u64,
         resident: u64,
@@ -208,7 +208,7 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
-    /// Returns the key by which the ledger counts it.
+    /// Returns the key for the ledger, which counts by it.
     pub(crate) fn key(&self) -> RuleKey {
         match self {
             Self::Plain(key) => *key,
@@ -310,7 +310,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_sentence_of_each_rule_leads_back_to_its_key() {
+    fn the_key_of_each_rule_follows_from_its_sentence() {
         let rules = all();
         for rule in &rules {
             assert_eq!(RuleKey::of_sentence(&rule.to_string()), rule.key(), "{rule}");

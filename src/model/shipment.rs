@@ -1,10 +1,10 @@
-//! Shipments: how far a ledger was shipped to a fleet.
+//! Shipments: how much of a ledger was shipped to a fleet.
 
 use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-/// How far a ledger was shipped to the database of a fleet.
+/// How much of a ledger was shipped to the database of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shipment {
     /// Identifies the database.
@@ -13,7 +13,7 @@ pub(crate) struct Shipment {
     pub(crate) process: i64,
     /// Number of the last leak that was shipped.
     pub(crate) leak: i64,
-    /// When the fleet acknowledged that.
+    /// When the fleet acknowledged these numbers.
     pub(crate) acked_at: SystemTime,
     /// How long unshipped history is kept without a further acknowledgement.
     pub(crate) give_up: Duration,

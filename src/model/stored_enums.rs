@@ -16,7 +16,7 @@ macro_rules! string_enum {
                 match self { $(Self::$variant => $word,)+ }
             }
 
-            /// Returns the variant that a word in the ledger names.
+            /// Returns the variant of a word in the ledger.
             $vis fn parse(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|it| it.as_str() == word)
             }
@@ -78,7 +78,7 @@ string_enum! {
 string_enum! {
     /// What contains a tree.
     pub Containment {
-        /// Nothing of ours: parent pids and recorded descendants only.
+        /// Nothing: its members are known by parent pids and recorded descendants only.
         None = "none",
         /// A session (or a foreground process group) that the gate created.
         Session = "session",
@@ -92,9 +92,9 @@ string_enum! {
 string_enum! {
     /// Why a process is no longer running.
     pub EndReason {
-        /// It ended by itself: exit code or signal show how.
+        /// It ended by itself; the exit code or signal shows how.
         Exited = "exited",
-        /// It never ran: the gate was refused or exec failed.
+        /// It never ran: its gate was not opened, or exec failed.
         Failed = "failed",
         /// Requested by its owner.
         Terminated = "terminated",
@@ -120,7 +120,7 @@ string_enum! {
         Rebooted = "rebooted",
         /// Its owner stopped tracking it.
         Released = "released",
-        /// A person closed a row that could not be judged.
+        /// A person closed its row, because it could not be judged.
         Forgotten = "forgotten",
     }
 }
@@ -166,7 +166,7 @@ string_enum! {
 }
 
 string_enum! {
-    /// Which check a pass was.
+    /// The kind of check that a pass made.
     pub PassKind {
         /// Checks whether the recorded processes still exist.
         Health = "health",
@@ -180,7 +180,7 @@ string_enum! {
     pub FigureSource {
         /// The processes themselves, at the time of the query.
         Live = "live",
-        /// The ledger: as the last health pass observed them.
+        /// The ledger, as the last health pass recorded them.
         Recorded = "recorded",
     }
 }

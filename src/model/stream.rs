@@ -1,7 +1,7 @@
-//! Streams: a ledger as a receiver in another place follows it, batch by batch.
+//! Streams: a ledger as it is sent to a receiver in another place, batch by batch.
 //!
-//! A [`Position`] is what the receiver has; a [`Batch`] is what it lacks. Both are plain data: [`Position::after`] needs neither
-//! the ledger nor the receiver.
+//! A [`Position`] describes what the receiver has; a [`Batch`] contains what it lacks. Both are plain data: [`Position::after`]
+//! needs neither the ledger nor the receiver.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +10,21 @@ use uuid::Uuid;
 
 use super::{LeakRecord, Millis, Outcome, PassKind, ProcessRecord, millis};
 
-/// What a receiver has of a ledger.
+/// The part of a ledger that a receiver has.
 ///
-/// Row numbers are dense and are given in the order of the commits, so two numbers say which rows it has. Of those that had not
-/// ended it has to be known which they are, since they change without a new number.
+/// Row numbers are dense and are assigned in the order of the commits, so two numbers describe which rows it has. Rows that had
+/// not ended are listed as well, since they change without getting a new number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// The largest number of a process that it has.
     pub process: i64,
     /// The largest number of a leak that it has.
     pub leak: i64,
-    /// Fingerprint of the process with the number `process`; `None` where the receiver has none.
+    /// Fingerprint of the process with the number `process`; `None` if the receiver has no processes.
     pub process_print: Option<u32>,
     /// Fingerprint of the leak with the number `leak`.
     pub leak_print: Option<u32>,
-    /// Missing processes are counted above this number; `None` before the first batch, which begins with the oldest row.
+    /// The number above which missing processes are counted; `None` before the first batch, which begins with the oldest row.
     pub counted: Option<i64>,
     /// The same for leaks.
     pub counted_leaks: Option<i64>,
@@ -37,17 +37,18 @@ pub struct Position {
 /// A process that had not ended when it was shipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenProcess {
-    /// Fingerprint of what never changes.
+    /// Fingerprint of the data that never changes.
     pub print: u32,
-    /// Fingerprint of what may change: state, owner, memory and CPU time.
+    /// Fingerprint of the data that may change: state, owner, memory and CPU time.
     pub content: u32,
 }
 
 /// A process in a batch.
 #[derive(Clone, Debug)]
 pub struct StreamProcess {
-    /// Fingerprint of what never changes: boot, PID namespace, PID, start tick, inode of the pidfd, token and time of the start.
-    /// In a ledger that was restored from a backup, the same number may belong to another process.
+    /// Fingerprint of the data that never changes: boot, PID namespace, PID, start tick, inode of the pidfd, token and time of
+    /// the start. It detects that a row number belongs to another process, as may happen in a ledger that was restored from a
+    /// backup.
     pub print: u32,
     /// The row.
     pub row: ProcessRecord,
@@ -58,13 +59,13 @@ pub struct StreamProcess {
 pub struct StreamLeak {
     /// Row number.
     pub id: i64,
-    /// Fingerprint of what never changes: process, kind, time, age and memory.
+    /// Fingerprint of the data that never changes: process, kind, time, age and memory.
     pub print: u32,
     /// The row.
     pub row: LeakRecord,
 }
 
-/// A row that the receiver has, and the ledger does not have any more.
+/// A row that the receiver has, but that is no longer in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct LostRow {
     /// Its number.
@@ -73,18 +74,18 @@ pub struct LostRow {
     pub print: u32,
 }
 
-/// What a receiver lacks, at most as much as fits a batch. All of it is from one moment.
+/// The rows that a receiver lacks, or as many of them as fit a batch, as they were at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Processes that have not ended, and are new or have changed.
+    /// Processes that have not ended and are new or have changed.
     pub live: Vec<StreamProcess>,
     /// Processes that have ended.
     pub ended: Vec<StreamProcess>,
-    /// Processes that had not ended when they were shipped, and are not in the ledger any more.
+    /// Processes that had not ended when they were shipped, and are no longer in the ledger.
     pub lost: Vec<LostRow>,
     /// Leaks that are new or have changed.
     pub leaks: Vec<StreamLeak>,
-    /// Leaks that had survived when they were shipped, and are not in the ledger any more.
+    /// Leaks that had survived when they were shipped, and are no longer in the ledger.
     pub lost_leaks: Vec<LostRow>,
     /// The number of processes that were pruned before they were shipped.
     pub gap: u64,
@@ -98,14 +99,14 @@ pub struct Batch {
     pub process_print: Option<u32>,
     /// Fingerprint of the leak with the number `leak`.
     pub leak_print: Option<u32>,
-    /// Whether another batch is needed to get to the present.
+    /// Whether there are rows for another batch.
     pub more: bool,
 }
 
-/// What a fleet has acknowledged of a ledger.
+/// The part of a ledger that a fleet has acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Acknowledged {
-    /// Names the last batch.
+    /// Identifies the last batch.
     pub(crate) mark: Uuid,
     /// The largest number of a process that it has.
     pub(crate) process: i64,
@@ -125,7 +126,7 @@ pub(crate) struct PassDay {
 }
 
 impl Batch {
-    /// Reports whether the receiver has all of the ledger.
+    /// Reports whether the batch is empty: the receiver has the whole ledger.
     pub fn is_empty(&self) -> bool {
         self.rows() == 0
     }
@@ -148,7 +149,7 @@ impl Position {
         (self.process_print, self.leak_print) = (batch.process_print, batch.leak_print);
         self.counted = self.counted.max(Some(batch.process));
         self.counted_leaks = self.counted_leaks.max(Some(batch.leak));
-        // What was lost first: another process may have its number now.
+        // Lost rows first, since another process may have the number now.
         let gone = batch.lost.iter().map(|row| row.id);
         let ended = batch.ended.iter().map(|process| process.row.id.0);
         for id in gone.chain(ended) {
@@ -203,7 +204,8 @@ pub(crate) fn print_of_leak(row: &LeakRecord) -> u32 {
         .0
 }
 
-/// FNV-1a in 32 bits: the same on every machine and in every version, which the standard library's hashers do not promise.
+/// FNV-1a in 32 bits, which is the same on every machine and in every version; the standard library's hashers do not guarantee
+/// that.
 struct Fingerprint(u32);
 
 impl Default for Fingerprint {
@@ -225,7 +227,7 @@ impl Fingerprint {
         self.bytes(&number.to_le_bytes())
     }
 
-    /// A value that is missing differs from every other one.
+    /// Adds an optional value. A missing one differs from every other value.
     fn maybe(self, number: Option<i64>) -> Self {
         match number {
             Some(number) => self.bytes(&[1]).number(number),
@@ -233,7 +235,7 @@ impl Fingerprint {
         }
     }
 
-    /// Ended by a byte that no text contains.
+    /// Adds a text, terminated by a byte that no text contains.
     fn text(self, text: &str) -> Self {
         self.bytes(text.as_bytes()).bytes(&[0xff])
     }
