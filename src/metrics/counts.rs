@@ -25,7 +25,7 @@ const KINDS: usize = LeakKind::ALL.len();
 const OUTCOMES: usize = Outcome::ALL.len();
 const PASS_KINDS: usize = PassKind::ALL.len();
 
-/// What one tracker has counted since it was opened.
+/// The counts of one tracker since it was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     spawns: AtomicU64,
@@ -47,7 +47,7 @@ struct Passes {
     failed: AtomicU64,
     /// The origin of `last_us`: the end of the first pass.
     first: OnceLock<Instant>,
-    /// When the last one ended. Not by the wall clock: setting it must not look like silence.
+    /// When the last one ended. Not by the wall clock: setting the clock must not look as if no pass had run.
     last_us: AtomicU64,
     last_took_us: AtomicU64,
     duration: Latency,
@@ -66,7 +66,7 @@ fn micros(span: Duration) -> u64 {
 }
 
 impl Counters {
-    /// Describes the figures to the facade's recorder, which is installed by now if there is to be one.
+    /// Describes the figures to the facade's recorder, which has been installed by now if the program uses one.
     pub(crate) fn describe() {
         facade::describe();
     }
@@ -81,7 +81,7 @@ impl Counters {
         facade::count(SPAWN_FAILURES, [], 1);
     }
 
-    /// Adds or subtracts a root; the owner of the roots reports their number.
+    /// Reports to the facade that the number of roots has changed; the number itself is kept by the owner of the roots.
     pub(crate) fn executing(by: f64) {
         facade::change(EXECUTING, by);
     }
@@ -98,7 +98,7 @@ impl Counters {
         facade::count(LEAKS, [("kind", kind.as_str()), ("outcome", outcome.as_str())], 1);
     }
 
-    /// Counts a pass that is in the ledger.
+    /// Counts a pass that was recorded in the ledger.
     pub(crate) fn passed(&self, pass: &PassRecord) {
         let passes = &self.passes[pass.kind as usize];
         let (counter, result) = if pass.error.is_none() {
@@ -117,7 +117,7 @@ impl Counters {
         facade::set(LAST_PASS, [kind], super::text_format::unix_seconds(SystemTime::now()));
     }
 
-    /// Counts a pass that could not be made, or not be recorded.
+    /// Counts a pass that could not run or could not be recorded.
     pub(crate) fn pass_failed(&self, kind: PassKind) {
         add(&self.passes[kind as usize].failed, 1);
         facade::count(PASSES, [("kind", kind.as_str()), ("result", FAILED)], 1);
@@ -139,20 +139,20 @@ impl Counters {
         facade::observe(REAP_LATENCY, [], after);
     }
 
-    /// Records the time from when it was last known to be alive until its end was recorded.
+    /// Records the time from when a root was last known to be alive until its end was recorded.
     pub(crate) fn detected(&self, after: Duration) {
         self.detection.observe(after);
         facade::observe(DETECTION, [], after);
     }
 
-    /// Returns the time since the last pass of a kind began; what it observed alive was alive then.
+    /// Returns the time since the last pass of a kind began: processes that it observed alive were alive then.
     pub(crate) fn since_last_began(&self, kind: PassKind) -> Option<Duration> {
         let passes = &self.passes[kind as usize];
         let took = Duration::from_micros(read(&passes.last_took_us));
         passes.since_last().map(|since| since + took)
     }
 
-    /// Returns the counts; figures that need a scan are left empty.
+    /// Returns the counts; figures that do not come from counters are left empty.
     pub(crate) fn read(&self) -> Metrics {
         Metrics {
             executing_count: 0,

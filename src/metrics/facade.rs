@@ -1,12 +1,12 @@
-//! The same events for the recorder of the `metrics` facade; does nothing without that feature.
+//! Passes the same events to the recorder of the `metrics` facade; does nothing without that feature.
 //!
-//! Where the program installs no recorder, an event costs the facade one atomic load.
+//! If the program installs no recorder, an event costs one atomic load in the facade.
 
 use std::time::Duration;
 
 use super::families::Family;
 
-/// Names and values of labels; every value is one of our own words.
+/// Names and values of labels; all values are words of this crate.
 pub(super) type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 #[cfg(feature = "metrics")]

@@ -1,5 +1,5 @@
-//! The figures by name. Base units, and suffixes that name them, as <https://prometheus.io/docs/practices/naming/> requires.
-//! Stable: dashboards and alerts use them.
+//! The figures by name. They are in base units, which the suffix names, as <https://prometheus.io/docs/practices/naming/>
+//! requires. The names are stable, since dashboards and alerts use them.
 
 /// The kind of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// Samples of one name.
+/// A metric family: the samples of one name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Family {
     pub(super) name: &'static str,
@@ -69,7 +69,7 @@ families! {
     LEDGER_WAL: Gauge = "procledger_ledger_wal_size_bytes", "Size of the ledger's write-ahead log.";
 }
 
-// Read from the database of a fleet, one sample a ledger.
+// Read from the database of a fleet, with one sample for each ledger.
 #[cfg(feature = "fleet")]
 families! {
     FLEET_SEEN: Gauge = "procledger_fleet_seen_timestamp_seconds", "Unix time at which the last batch of the ledger arrived.";

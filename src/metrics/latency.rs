@@ -1,4 +1,4 @@
-//! A histogram with fixed bounds, in atomics.
+//! A histogram with fixed bounds, made of atomics.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -16,7 +16,7 @@ const BOUNDS: [u64; 18] = [
 /// Observations of one kind of latency.
 #[derive(Debug, Default)]
 pub(super) struct Latency {
-    /// One for each bound, each without those of smaller ones, and one for observations above all bounds.
+    /// The number of observations for each bound, without those of smaller bounds, and one for observations above all bounds.
     slots: [AtomicU64; BOUNDS.len() + 1],
     sum_us: AtomicU64,
 }
@@ -29,7 +29,7 @@ impl Latency {
         self.slots[slot].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Reads the histogram. The count is that of the slots as they were read, so that it never differs from the last bucket.
+    /// Reads the histogram. The count is the sum of the slots as they were read, so that it always equals the `+Inf` bucket.
     pub(super) fn read(&self) -> Histogram {
         let mut count = 0;
         let mut up_to = |slot: &AtomicU64| {

@@ -100,11 +100,11 @@ fn passes(page: &mut Page, passes: &[PassMetrics]) {
 }
 
 impl LedgerMetrics {
-    /// Returns the figures as a page for Prometheus: what `procledger metrics` prints.
+    /// Returns the figures as a page for Prometheus, as `procledger metrics` prints them.
     ///
     /// Every name begins with `procledger_ledger_`, so that it never collides with a tracker's figure of the same meaning.
     ///
-    /// Where Prometheus reads several ledgers, their samples need a label that distinguishes them: see
+    /// If Prometheus reads several ledgers, their samples need a label that distinguishes them: see
     /// [`to_prometheus_with`](Self::to_prometheus_with).
     pub fn to_prometheus(&self) -> String {
         self.to_prometheus_with(&[])

@@ -9,7 +9,7 @@ use std::{
 use super::families::{Family, Kind};
 use crate::model::{Histogram, Millis};
 
-/// Families are written one after another, each with its samples.
+/// A page: the families one after another, each with its samples.
 #[derive(Debug, Default)]
 pub(super) struct Page {
     text: String,
@@ -19,7 +19,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Begins a page whose samples all have these labels. The values may be any text.
+    /// Starts a page whose samples all have these labels. Their values may be any text.
     pub(super) fn with_labels(labels: &[(&str, &str)]) -> Self {
         let pairs = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value)));
         Self { common: pairs.collect::<Vec<_>>().join(","), ..Self::default() }
@@ -37,7 +37,7 @@ impl Page {
         self
     }
 
-    /// Adds a sample to the family that was begun last. These label values are words of ours: nothing in them needs escaping.
+    /// Adds a sample to the last family. The label values are words of this crate, in which nothing needs escaping.
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.line("", labels, None, value);
     }

@@ -11,12 +11,12 @@ use super::{
     values,
 };
 
-/// How deep nested texts are parsed: `ssh host "sh -c \"curl -H 'Authorization: …'\""` has three levels.
+/// How deep nested texts are parsed. For example, `ssh host "sh -c \"curl -H 'Authorization: …'\""` has three levels.
 const DEPTH: u32 = 4;
-/// One mask may uncover the next; after this many rounds nothing has ever changed.
+/// Masking one secret may reveal another. No input is known that still changes after this many rounds.
 const ROUNDS: u32 = 4;
 
-/// Returns program and arguments with secrets masked.
+/// Returns the program and its arguments with secrets masked.
 pub(crate) fn mask_command(command: &[String]) -> Vec<String> {
     until_stable(command.to_vec(), |command| {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
@@ -40,7 +40,7 @@ fn until_stable<T: PartialEq>(mut value: T, mask: impl Fn(&T) -> T) -> T {
     value
 }
 
-/// What the words so far determine about the next one.
+/// How the next word is treated, as determined by the words before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Anything,
@@ -101,7 +101,7 @@ fn attached(word: &str, option: usize, class: Value) -> Cow<'_, str> {
     }
 }
 
-/// Determines from a word how the one after it is treated.
+/// Determines from a word how the next one is treated.
 fn what_follows(program: Program<'_>, word: &str) -> Next {
     if word.starts_with('-') && !word.contains(['=', ':']) {
         if let Some(class) = program.option(word) {
@@ -134,13 +134,13 @@ fn what_follows(program: Program<'_>, word: &str) -> Next {
     }
     match of_name(word) {
         _ if matches!(word, "Bearer" | "bearer" | "Basic" | "basic") => Next::Bearer,
-        // A bare word may be part of a sentence: only what looks like a secret counts as one.
+        // A bare word may be part of a sentence, so it counts as a secret only if it looks like one.
         Value::Plain => Next::Anything,
         _ => Next::Value(Value::IfRandom),
     }
 }
 
-/// Masks one word or argument. As a last resort it is parsed as a command line of its own.
+/// Masks one word or argument. If nothing else applies, it is parsed as a command line of its own.
 fn mask_word(word: &str, depth: u32) -> Cow<'_, str> {
     if let Some(masked) = assignment(word, depth).or_else(|| header(word)) {
         return Cow::Owned(masked);
@@ -202,8 +202,8 @@ fn mask_line(text: &str, depth: u32) -> String {
     splice(&text, false, depth, &splice(&text, true, depth, &text))
 }
 
-/// Splits, masks each word, and puts the text together again. `last` is the result of an earlier way of splitting: where that
-/// found something, it is kept.
+/// Splits the text, masks each word, and joins them again. `last` is the result of another way of splitting; if that masked
+/// something, it is kept.
 fn splice(text: &str, quotes: bool, depth: u32, last: &str) -> String {
     if last != text {
         return last.to_owned();
@@ -225,7 +225,7 @@ fn splice(text: &str, quotes: bool, depth: u32, last: &str) -> String {
     out
 }
 
-/// Reports whether it is an option (`--name`, `-x`), which does not look like a secret.
+/// Reports whether the word is an option (`--name`, `-x`) and does not look like a secret.
 fn is_option(word: &str) -> bool {
     let long = word.strip_prefix("--").is_some_and(|name| {
         let name = name.split('=').next().unwrap_or_default();
@@ -259,7 +259,7 @@ fn is_header(name: &str) -> bool {
     .any(|header| name.eq_ignore_ascii_case(header))
 }
 
-/// Reports whether it is more than a word of a sentence such as `the bearer token`.
+/// Reports whether the word is a token, and not part of a sentence such as `the bearer token`.
 fn is_bearer_token(word: &str) -> bool {
     word.len() >= 8
         && word != MASK

@@ -6,9 +6,9 @@ use super::names::Value;
 #[derive(Debug)]
 pub(super) struct SecretOptions {
     programs: &'static [&'static str],
-    /// The value is the next argument, or attached to a short option.
+    /// Options whose value is the next argument, or is attached to a short option.
     options: &'static [(&'static str, Value)],
-    /// The value is attached only: `mysql -p db` prompts for the password, and `db` is not it.
+    /// Options whose value is always attached: `mysql -p db` prompts for the password, and `db` is the database.
     attached: &'static [(&'static str, Value)],
 }
 
@@ -126,7 +126,7 @@ const KNOWN: &[SecretOptions] = &[
     },
 ];
 
-/// Programs whose `login` takes `-p PASSWORD`, while their other subcommands have another `-p`.
+/// Programs whose `login` takes `-p PASSWORD`, while `-p` has another meaning in their other subcommands.
 const WITH_LOGIN: &[&str] = &["docker", "podman", "nerdctl", "buildah", "skopeo", "az", "oc", "cf"];
 /// Words that are followed by a secret, whatever it looks like.
 const ANNOUNCE: &[(&str, &str)] = &[
@@ -137,7 +137,7 @@ const ANNOUNCE: &[(&str, &str)] = &[
 ];
 const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "ash", "fish"];
 
-/// The program that a command line has reached: `sudo mysql -pX` and `docker exec db mysql -pX` reach mysql.
+/// The program whose options come next: mysql, both in `sudo mysql -pX` and in `docker exec db mysql -pX`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Program<'a> {
     name: &'a str,
@@ -145,7 +145,7 @@ pub(super) struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// Takes the next word that is not an option.
+    /// Processes the next word that is not an option.
     pub(super) fn pass(&mut self, word: &'a str) {
         let base = word.rsplit('/').next().unwrap_or(word);
         let known = KNOWN.iter().find(|known| known.programs.contains(&base));
@@ -177,8 +177,8 @@ impl<'a> Program<'a> {
         options.iter().find(|(name, _)| *name == option).map(|(_, class)| *class)
     }
 
-    /// Parses an option with its value attached, as `-pX` or `-uuser:X`: the length of the option, and how the value is
-    /// treated.
+    /// Parses an option with its value attached, such as `-pX` or `-uuser:X`. Returns the length of the option, and how the value
+    /// is treated.
     pub(super) fn attached(&self, word: &str) -> Option<(usize, Value)> {
         let known = self.known?;
         let short = known.options.iter().filter(|(name, _)| name.len() == 2);

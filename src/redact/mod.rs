@@ -1,11 +1,12 @@
 //! Masks secrets in arguments before they are stored or shown.
 //!
-//! An argument is visible to every user of the machine while its process lives (`ps`); a ledger keeps it for months, is copied,
-//! mailed and looked at in a browser. So what looks like a secret is replaced by [`MASK`], whose length reveals nothing, before
-//! a command is stored, reported or logged. Programs run with their real arguments, and names are matched against those.
+//! While a process lives, its arguments are visible to every user of the machine (`ps`). A ledger keeps them for months, and is
+//! copied, mailed and viewed in a browser. So everything that looks like a secret is replaced by [`MASK`], whose length reveals
+//! nothing, before a command is stored, reported or logged. Programs run with their real arguments, and names are matched against
+//! those.
 //!
-//! No rule can know every secret: a program may take one as its third argument, bare. `record_arguments(false)` is for those.
-//! Where a rule is in doubt it masks, unless a name or a value shows that it need not:
+//! No rule can recognize every secret: a program may take one as its third argument, say. For such programs there is
+//! `record_arguments(false)`. In doubt a value is masked, unless its name or its form shows that it need not be:
 //!
 //! | what | becomes | but not |
 //! | --- | --- | --- |

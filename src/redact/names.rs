@@ -13,15 +13,15 @@ pub(super) enum Value {
     Credentials,
     /// A secret, unless it is the path of a file that contains one.
     KeyOrPath,
-    /// `NAME=VALUE; …`, unless it is the path of a file that contains such.
+    /// `NAME=VALUE; …`, unless it is the path of a file that contains cookies.
     Cookie,
     /// Where an openssl(1) password comes from: `pass:SECRET`, `env:NAME`, `file:PATH`.
     PassSource,
-    /// The name alone does not decide; a value that looks random is a secret.
+    /// The name alone does not decide: a value that looks random is a secret.
     IfRandom,
 }
 
-/// Words, separated by spaces; split once.
+/// A set of words, given as a text that is split at its spaces on first use.
 struct WordSet(&'static str, OnceLock<HashSet<&'static str>>);
 
 impl WordSet {
@@ -38,7 +38,7 @@ impl WordSet {
     }
 }
 
-/// The last part of a name that makes its value a secret.
+/// Last parts of a name that make its value a secret.
 static SECRET: WordSet = WordSet::new(
     "password passwords passwd passphrase passcode pwd pass secret secrets token credential \
     credentials apikey accesskey secretkey authtoken jwt bearer authorization otp totp pat \
@@ -50,7 +50,7 @@ static SECRET: WordSet = WordSet::new(
 static SECRET_ENDS: WordSet =
     WordSet::new("password passwd passphrase secret token apikey sessionid _pwd");
 
-/// Last parts that show that the name is about a secret but its value is not one: `--password-file`, `--token-count`.
+/// Last parts of a name that concerns a secret, but whose value is not one: `--password-file`, `--token-count`.
 static ABOUT: WordSet = WordSet::new(
     "file files filename path paths dir directory folder count counts length len size limit \
     limits budget ttl expiry expires expiration expire timeout lifetime duration name names type \
@@ -75,11 +75,11 @@ static SECRET_KEYS: WordSet = WordSet::new(
     integration service",
 );
 
-/// Words before `key` where the value is as often a path.
+/// Words before `key` for which the value is a path as often as a secret.
 static KEYS_OR_PATHS: WordSet =
     WordSet::new("private ssh tls ssl client host identity rsa deploy server cert");
 
-/// Words before `key` where it is part of some data.
+/// Words before `key` for which the key is part of some data.
 static KEYS_OF_DATA: WordSet = WordSet::new(
     "primary foreign sort partition cache public index row group routing object config registry \
     idempotency hot map issue project publishable sync natural candidate lookup distribution",
@@ -91,7 +91,7 @@ static SWITCHES: WordSet = WordSet::new(
     reset force is has never verify check",
 );
 
-/// Longer than any name; anything longer is not a name.
+/// The length above which a text is not taken for a name.
 pub(super) const NAME_MAX: usize = 96;
 
 /// Returns what a name implies for its value.
@@ -133,7 +133,7 @@ fn of_key(name: &str, previous: &str) -> Value {
         _ if SECRET_KEYS.has(previous) => Value::Secret,
         _ if KEYS_OR_PATHS.has(previous) => Value::KeyOrPath,
         _ if KEYS_OF_DATA.has(previous) => Value::Plain,
-        // As in `OPENAI_KEY=…`: an environment has few keys of another kind.
+        // As in `OPENAI_KEY=…`: few environment variables are keys of another kind.
         _ if is_variable => Value::KeyOrPath,
         _ => Value::IfRandom,
     }

@@ -53,7 +53,7 @@ const PREFIXES: &[(&str, usize)] = &[
     ("sq0atp-", 16),
 ];
 
-/// How far a password in a URL is searched beyond a slash, which does not belong there.
+/// How far the search for a password in a URL goes on beyond a slash, which should not occur in one.
 const BEYOND: usize = 1024;
 
 /// Masks everything that is recognized by its form.
@@ -89,7 +89,7 @@ pub(super) fn mask_patterns(text: &str) -> String {
     out
 }
 
-/// Reports whether it is a character of a token; one begins only where no such character precedes it.
+/// Reports whether a character may be part of a token. A token begins only where no such character precedes it.
 fn is_part(char: char) -> bool {
     char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '*')
 }
@@ -161,7 +161,7 @@ fn url(text: &str) -> Option<(usize, String)> {
     }
 }
 
-/// Finds a password that contains an unescaped slash: `//user:a/b@host`. A port does not end a user name.
+/// Finds a password that contains an unescaped slash: `//user:a/b@host`. Digits after the colon are taken for a port.
 fn beyond_a_slash<'a>(
     rest: &'a str,
     authority: &str,
@@ -240,12 +240,12 @@ fn separator(text: &str, name: &str) -> Option<usize> {
     }
 }
 
-/// Reports whether it is not a secret without quotes: `null`, and an empty value.
+/// Reports whether an unquoted value is certainly no secret: `null`, or an empty one.
 fn is_word(value: &str) -> bool {
     matches!(value, "" | "null" | "true" | "false" | "None" | "True" | "False")
 }
 
-/// Returns the length of the text before the closing quote, or of all the text where there is none.
+/// Returns the length of the text before the closing quote, or of the whole text if there is none.
 fn quoted(text: &str, closing: &str) -> usize {
     let mut from = 0;
     while let Some(found) = text[from..].find(closing) {

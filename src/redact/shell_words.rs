@@ -6,15 +6,15 @@ use std::ops::Range;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word {
     pub(super) range: Range<usize>,
-    /// What is between the quotes, where they enclose the whole word.
+    /// The text between the quotes, if they enclose the whole word.
     pub(super) inner: Option<Range<usize>>,
 }
 
-/// Returns the words of a text. Without `quotes` a quote is a character like any other: for text that is not a command line.
+/// Returns the words of a text. Without `quotes` a quote is a character like any other, as in text that is not a command line.
 pub(super) fn split(text: &str, quotes: bool) -> Vec<Word> {
     let bytes = text.as_bytes();
     let (mut words, mut at) = (Vec::new(), 0);
-    // Where no closing quote was found once, none is found later.
+    // If no closing quote was found once, none will be found later.
     let mut unclosed = [false; 2];
     while at < bytes.len() {
         if parts(bytes[at]) {
@@ -62,7 +62,7 @@ fn closing(bytes: &[u8], open: usize) -> Option<usize> {
     None
 }
 
-/// Reports whether it separates words: white space and the operators of a shell.
+/// Reports whether a byte separates words, as white space and the operators of a shell do.
 fn parts(byte: u8) -> bool {
     byte.is_ascii_whitespace() || b";|&()<>`".contains(&byte)
 }

@@ -47,7 +47,7 @@ fn options_and_variables_by_name() {
 }
 
 #[test]
-fn what_only_sounds_like_a_secret_stays() {
+fn a_value_that_is_only_named_like_a_secret_stays() {
     for line in [
         &["x", "--token-count", "5"][..],
         &["x", "--no-password", "file"],
@@ -177,7 +177,7 @@ fn programs_with_options_of_their_own() {
 }
 
 #[test]
-fn a_command_line_in_an_argument_is_read_as_one() {
+fn a_command_line_in_an_argument_is_parsed_as_one() {
     for (script, expected) in [
         (
             "exec curl -H 'Authorization: Bearer abc' https://h",
@@ -228,7 +228,7 @@ fn errors_that_quote_a_command() {
     assert_eq!(mask_text(plain), plain);
 }
 
-/// Where a secret may be.
+/// Places in which a secret may be.
 const PLACES: &[&[&str]] = &[
     &["x", "--token", "§"],
     &["x", "--password=§"],
@@ -255,7 +255,7 @@ proptest! {
         other in "[A-Za-z0-9]{20,60}",
     ) {
         let with = |secret: &str| {
-            // A bare value has to look like a secret.
+            // A bare value must look like a secret.
             let secret = format!("{secret}a7B");
             mask_command(&PLACES[place].iter().map(|word| word.replace('§', &secret)).collect::<Vec<_>>())
         };
@@ -265,7 +265,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_taken_and_masking_twice_changes_nothing(line in prop::collection::vec(any::<String>(), 0..6)) {
+    fn any_bytes_are_accepted_and_masking_twice_changes_nothing(line in prop::collection::vec(any::<String>(), 0..6)) {
         let once = mask_command(&line);
         prop_assert_eq!(once.len(), line.len());
         prop_assert_eq!(mask_command(&once), once);
@@ -282,7 +282,7 @@ proptest! {
     }
 
     #[test]
-    fn what_names_no_secret_is_left_as_it_is(line in prop::collection::vec(
+    fn a_line_without_secrets_is_unchanged(line in prop::collection::vec(
         "(-[a-z]|--(port|host|name|file|max-tokens|password-file|token-count)|/usr/bin/[a-z]{1,8}|[a-z]{1,8}(=[a-z0-9]{1,8})?|[0-9]{1,5}|[a-z]{1,6}\\.(rs|txt|log)|https://[a-z]{1,8}\\.example/[a-z]{0,5})",
         1..8,
     )) {
@@ -298,7 +298,7 @@ proptest! {
 fn long_arguments_cost_in_proportion_to_their_length() {
     let cost = |piece: &str, length: usize| {
         let line = ["x".to_owned(), piece.repeat(length / piece.len())];
-        // CPU time of this thread alone: a busy machine must not count.
+        // CPU time of this thread alone, so that other load does not count.
         let now = || clock_gettime(ClockId::ThreadCPUTime);
         let start = now();
         mask_command(&line);
@@ -326,8 +326,8 @@ fn long_arguments_cost_in_proportion_to_their_length() {
         "u:p@",
         "\"token\":",
     ] {
-        // Eight times the length: eight times the cost is proportional, 64 times would be quadratic.
+        // For eight times the length, a proportional cost is eight times as high; a quadratic one would be 64 times as high.
         let is_fair = |_| cost(piece, 32 << 10) < cost(piece, 4 << 10) * 30 + 5_000_000;
-        assert!((0..3).any(is_fair), "{piece:?} costs by the square of its length");
+        assert!((0..3).any(is_fair), "{piece:?} takes time quadratic in its length");
     }
 }

@@ -1,11 +1,11 @@
-//! Masks a value, as its kind requires.
+//! Masks a value according to its kind.
 
 use super::{
     MASK,
     names::{Value, is_path, is_random},
 };
 
-/// Words that a switch may be set to; none of them is a secret.
+/// Values of a setting; none of them is a secret.
 const SETTINGS: &[&str] = &[
     "true", "false", "yes", "no", "on", "off", "none", "null", "auto", "always", "never", "prompt",
     "required",
@@ -14,7 +14,7 @@ const SETTINGS: &[&str] = &[
 /// Characters that may surround a value in a text that was not split as its author intended.
 const AROUND: [char; 8] = ['"', '\'', '\\', ',', ';', ')', ']', '}'];
 
-/// Returns the masked value; `None` where it needs no masking.
+/// Returns the masked value; `None` if it needs no masking.
 pub(super) fn masked(class: Value, value: &str) -> Option<String> {
     let bare = value.trim().trim_matches(AROUND);
     if bare.is_empty() || bare == MASK || is_setting(bare) {
@@ -35,8 +35,8 @@ pub(super) fn masked(class: Value, value: &str) -> Option<String> {
     }
 }
 
-/// Reports whether it is a reference without a secret: a variable that a shell or a template will replace. Lower case is not
-/// one: `$ecret` is a password.
+/// Reports whether the value is a reference to a variable, which a shell or a template will replace. A name in lower case does
+/// not count: `$ecret` is a password.
 fn is_reference(value: &str) -> bool {
     let value = value.trim_matches(['"', '\'']);
     let inner = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
