@@ -1,4 +1,4 @@
-//! The handle on the writer's thread.
+//! The handle to the writer thread.
 
 use std::{
     path::PathBuf,
@@ -18,10 +18,10 @@ use crate::{
     sys::without_signals,
 };
 
-/// Keeps a JSON file equal to the data of its source, from a thread of its own.
+/// Keeps a JSON file in step with its source, from a thread of its own.
 ///
-/// It must not be ended or dropped while holding a lock that the source waits for: the thread is joined. In a forked child,
-/// which has no such thread, all calls do nothing or refuse.
+/// Stopping or dropping it joins the thread, so the caller must not hold a lock that the source waits for. In a forked child,
+/// which has no such thread, all calls do nothing or return an error.
 pub(crate) struct Exporter {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Held>>,
@@ -30,11 +30,11 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// Takes the lock, or stays passive where another instance has it, and starts the thread, which writes at once.
+    /// Takes the lock, or stays passive if another instance has it, and starts the thread, which writes at once.
     ///
-    /// `source` returns what has changed since its last call that succeeded; the first time, and after an error, all rows.
-    /// `owner_uid` owns the ledger: the lock and the file are given to it where root acts on its behalf. `counters` counts the
-    /// writes.
+    /// `source` returns what has changed since its last successful call; the first time, and after an error, all rows.
+    /// `owner_uid` owns the ledger: if root acts on its behalf, the lock and the file are given to that user. `counters` counts
+    /// the writes.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Exporter {
         let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared), counters);
         let builder = thread::Builder::new().name("procledger-export".to_owned());
         let thread = without_signals(|| builder.spawn(move || writer.run()))
-            .map_err(|error| Error::os("failed to start the export's thread", error))?;
+            .map_err(|error| Error::os("failed to start the export thread", error))?;
         Ok(Self { shared, thread: Some(thread), path, process: std::process::id() })
     }
 
@@ -67,12 +67,12 @@ impl Exporter {
     ///
     /// # Errors
     ///
-    /// Busy when another instance writes the file, or when it took too long; then the message contains the last error.
+    /// Busy if another instance writes the file, or if writing took too long; then the message contains the last error.
     pub(crate) fn flush(&self, timeout: Duration) -> Result<()> {
         if !self.is_here() {
             return Err(Error::new(
                 Kind::Closed,
-                "the export's thread does not run in a forked child",
+                "the export thread does not run in a forked child",
             ));
         }
         let state = self.shared.lock();
@@ -84,7 +84,7 @@ impl Exporter {
             .unwrap_or_else(PoisonError::into_inner);
         let path = self.path.display();
         if state.settled < wanted {
-            let why = state.last_error.as_deref().unwrap_or("the writer is not done");
+            let why = state.last_error.as_deref().unwrap_or("the writer has not finished");
             let message = format!("the export `{path}` was not written in {timeout:?}: {why}");
             return Err(Error::new(Kind::Busy, message));
         }
@@ -97,7 +97,7 @@ impl Exporter {
         Ok(())
     }
 
-    /// Returns why the file is not up to date; `None` once a write succeeded.
+    /// Returns why the file is not up to date; `None` if the last write succeeded.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.is_here().then(|| self.shared.lock().last_error.clone()).flatten()
     }
@@ -114,13 +114,13 @@ impl Exporter {
         self.is_here() && self.shared.lock().passive
     }
 
-    /// Writes what is still to be written, in one attempt, and ends the thread. The file stays. Dropping does the same.
+    /// Writes pending changes, in one attempt, and ends the thread. The file stays. Dropping does the same.
     #[cfg(test)]
     pub(crate) fn stop(mut self) {
         drop(self.end(Ending::Stop));
     }
 
-    /// Ends the thread and removes the file, if it is still the one that we wrote, and the lock file.
+    /// Ends the thread, and removes the lock file and, if it is still the one that we wrote, the export.
     ///
     /// # Errors
     ///
@@ -133,7 +133,7 @@ impl Exporter {
         let thread = self.thread.take().filter(|_| self.is_here())?;
         self.shared.lock().ending = Some(ending);
         self.shared.wake.notify_one();
-        // The source may own the last handle to us: the thread cannot wait for itself.
+        // The source may own the last handle, and the thread cannot wait for itself.
         if thread.thread().id() == thread::current().id() {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Writes the file in place, where no rename can replace it.
+//! Writes the file in place if it cannot be replaced by a rename.
 //!
 //! A file that is bind-mounted into a container is a mount point, and rename(2) onto one fails with EBUSY; in a folder that
 //! cannot be written, or on a read-only file system that such a file is mounted into, not even a temporary file can be created.
@@ -6,16 +6,16 @@
 //!
 //! A reader may then see a part of the new list. Countermeasures:
 //!
-//! - the new list is written by one pwrite(2), and it is padded with spaces to the length of the old one, so that what is read
-//!   before the file is cut to its length is JSON as well;
+//! - the new list is written by one pwrite(2), padded with spaces to the length of the old one, so that what is read before the
+//!   file is truncated is valid JSON as well;
 //! - the file is locked meanwhile: a reader that takes flock(2) (`LOCK_SH`) sees only whole lists. The writer waits for it, but
 //!   for a second at most, since any user that can read the file can lock it;
 //! - space is reserved before the first byte is written: on a full disk the old list stays. (A file system that copies on write
 //!   may still run out in the middle.)
 //!
-//! Only a regular file of the ledger's owner with no other name is written to, checked on the opened file: no symlink is
-//! followed and no FIFO is waited for. A mount point may belong to another user, as with a container's user IDs, where only
-//! root and the owner could have put one into the folder.
+//! Only a regular file of the ledger's owner with no other name is written to. This is checked on the opened file: no symlink is
+//! followed and no FIFO is waited for. A mount point may belong to another user, as with the user IDs of a container, provided
+//! that only root or the owner can have mounted it there.
 
 use std::{
     fs::{File, Metadata},
@@ -36,10 +36,10 @@ use crate::sys::{
     plain_file::{open_as_is, try_flock},
 };
 
-/// How long to wait for a reader that has locked the file: a list is read in milliseconds.
+/// How long to wait for a reader that has locked the file. Reading a list takes milliseconds.
 const READERS: Duration = Duration::from_secs(1);
 const READERS_POLL: Duration = Duration::from_millis(1);
-/// An old list that is longer than the new one by more than this is truncated, and not overwritten with spaces first.
+/// An old list that is longer than the new one by more than this is truncated without being overwritten with spaces first.
 const PADDING_MAX: u64 = 1 << 20;
 
 /// Reports whether an error of the rename, or of what comes before it, concerns the place and not the list.
@@ -48,7 +48,7 @@ pub(super) fn is_about_the_place(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::BUSY | Errno::XDEV | Errno::ACCESS | Errno::PERM | Errno::ROFS))
 }
 
-/// Opens the file for writing, as it is; fails, with the reason in words, where it is not one that we may write to.
+/// Opens the existing file for writing. If we may not write to it, returns the reason.
 pub(super) fn open(path: &Path, owner: u32) -> Result<File, Refusal> {
     let file = open_as_is(path, OFlags::WRONLY).map_err(Refusal::Os)?;
     let found = file.metadata().map_err(|_| Refusal::Os(Errno::IO))?;
@@ -80,8 +80,8 @@ fn distrust(path: &Path, found: &Metadata, owner: u32) -> Option<String> {
     None
 }
 
-/// Reports whether the folder belongs to root or the owner, and others cannot write to it: an ordinary user mounts
-/// (fusermount(1)) only onto what it may write to.
+/// Reports whether the folder belongs to root or the owner, and other users cannot write to it: an ordinary user can mount
+/// (fusermount(1)) only onto a place that it may write to.
 fn only_we_mount_in(path: &Path, owner: u32) -> bool {
     let folder = path.parent().and_then(|folder| folder.symlink_metadata().ok());
     folder.is_some_and(|folder| {
@@ -111,9 +111,9 @@ fn lock(file: &File) -> bool {
 
 fn put(file: &File, text: &[u8]) -> io::Result<()> {
     let (new, old) = (text.len() as u64, file.metadata()?.len());
-    // 1. Space for all of it. Where the file system does not support reservation, the write fails instead.
+    // 1. Reserve space for all of it. If the file system cannot, the write fails instead.
     reserve(file, new)?;
-    // 2. The list, over all of the old one.
+    // 2. Write the list, over all of the old one.
     let padding = old.saturating_sub(new);
     if padding == 0 || padding > PADDING_MAX {
         file.write_all_at(text, 0)?;
@@ -122,6 +122,6 @@ fn put(file: &File, text: &[u8]) -> io::Result<()> {
         padded.resize(usize::try_from(old).unwrap_or(text.len()), b' ');
         file.write_all_at(&padded, 0)?;
     }
-    // 3. Its length.
+    // 3. Truncate the file.
     if old > new { file.set_len(new) } else { Ok(()) }
 }

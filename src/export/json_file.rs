@@ -1,4 +1,4 @@
-//! The exported file: its text, and how it is replaced.
+//! The exported file: its text and its replacement.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -37,13 +37,13 @@ use crate::{
 /// Readable by all users, as the former implementation's file was: it names tasks and pids, which `ps` shows as well.
 const MODE: u32 = 0o644;
 
-/// Random characters at the end of a temporary file's name, after a prefix that names the target.
+/// The number of random characters at the end of a temporary file's name, after a prefix that names the target.
 const RANDOM: usize = 12;
 
-/// How often a new temporary file may be taken for a leftover before it is locked; once is rare.
+/// How often a new temporary file may be removed as a leftover before it is locked; once is rare.
 const ATTEMPTS: u32 = 10;
 
-/// How much a trial writes: at least a page, and never more than the length of any list.
+/// The minimum number of bytes that a trial writes: a page.
 const PROBE_MIN: u64 = 4096;
 const PROBE_MAX: u64 = 16 << 20;
 
@@ -57,7 +57,7 @@ pub(crate) fn to_json(entries: &[ExportEntry]) -> Vec<u8> {
     text
 }
 
-/// Replaces the file at `path` once, without the lock: for a file that a person asked for.
+/// Replaces the file at `path` once, without the lock, for a file that a person requested.
 pub(crate) fn write_once(path: &Path, entries: &[ExportEntry]) -> Result<()> {
     let target = Target::new(path, geteuid().as_raw())?;
     target.replace(to_json(entries), None).map(drop)
@@ -66,7 +66,7 @@ pub(crate) fn write_once(path: &Path, entries: &[ExportEntry]) -> Result<()> {
 /// The expected result of writing a new list at a path.
 #[derive(Debug)]
 pub(crate) enum Prospect {
-    /// A temporary file can be created and filled, and no reason is known why it could not be renamed. The rename itself would
+    /// A temporary file can be created and filled, and nothing is known that would prevent its rename. The rename itself would
     /// replace a live host's list, and is not tried.
     Replaced,
     /// No rename is possible, and the file can be opened for writing. Nothing was written.
@@ -98,15 +98,15 @@ fn has_no_space(file: &File) -> bool {
 
 /// The location of the file. The folder is resolved once; the last part of the path never is.
 ///
-/// Where another user controls the path and we are root, that user could change where it leads at any time. So everything is
-/// done with that user's access to files, and the file belongs to that user.
+/// If another user controls the path and we are root, that user could change where it leads at any time. So everything is done
+/// with that user's file access rights, and the file belongs to that user.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) path: PathBuf,
     folder: PathBuf,
     prefix: OsString,
     pub(super) owner: u32,
-    /// The user that controlled the path as it was given, which may have led through a symlink of that user.
+    /// The user that controlled the path as given, which may lead through a symlink of that user.
     account: Option<Account>,
 }
 
@@ -138,7 +138,7 @@ impl Target {
         Ok(Self { path, folder, prefix, owner, account })
     }
 
-    /// Runs `work` with the file access that we may use there. Where we were root this is determined anew each time, since a
+    /// Runs `work` with the file access rights that we may use there. For root they are determined anew each time, since the
     /// folder may have been removed, and created again by another user.
     pub(super) fn act<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let account = match self.account {
@@ -180,10 +180,10 @@ impl Target {
     }
 
     /// Puts the text at the path: a temporary file is renamed there; where that is impossible, the file is written in place.
-    /// `locked` is the file where the export's lock is one on the file itself.
+    /// `locked` is the export, if the lock is on the export itself.
     ///
-    /// There is no fsync: after a power cut nothing that the file could name is running, and the ledger shows that. An fsync
-    /// would make each start of a process wait for the disk, for a file that is worthless by then.
+    /// There is no fsync: after a power cut none of the processes in the file is running, and the ledger shows that. An fsync
+    /// would make each process start wait for the disk, for a file that is worthless after a power cut.
     pub(super) fn replace(&self, text: Vec<u8>, locked: Option<&File>) -> Result<Written> {
         self.act(|| self.replace_here(text, locked))
     }
@@ -200,17 +200,17 @@ impl Target {
         self.write_in_place(text, locked, why)
     }
 
-    /// Returns the file that is at the path from then on, with its stamp.
+    /// Returns the new file at the path, with its stamp.
     fn rename_into_place(&self, text: &[u8]) -> io::Result<(File, Stamp)> {
         let mut temp = self.create()?;
         let stamp = self.fill(temp.as_file_mut(), text)?;
         let file = temp.persist(&self.path).map_err(|error| error.error)?;
-        // The descriptor is kept, the lock is not: a reader may want to lock the file.
+        // The descriptor is kept but not the lock, since a reader may want to lock the file.
         let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
         Ok((file, stamp))
     }
 
-    /// Writes the file in place. `why` is the reason why no rename was possible; `None` for a mount point, where none is tried.
+    /// Writes the file in place. `why` is the error of the rename; `None` for a mount point, onto which no rename is tried.
     fn write_in_place(
         &self,
         text: Vec<u8>,
@@ -229,7 +229,7 @@ impl Target {
         Ok(Written { stamp, _file: None, text })
     }
 
-    /// Removes the list if it is still the one that we wrote; where it cannot be removed, an empty list is written.
+    /// Removes the list if it is still the one that we wrote; if it cannot be removed, an empty list is written.
     ///
     /// Between the check and the removal another process could put its own file there; another instance does not, since it
     /// needs the lock that we hold.
@@ -275,7 +275,7 @@ impl Target {
         }
     }
 
-    /// Does everything that comes before the rename, with as many bytes as the list has now.
+    /// Does everything that precedes the rename, with as many bytes as the current list has.
     fn try_beside(&self) -> io::Result<()> {
         let now = self.path.symlink_metadata().map_or(0, |found| found.len());
         let bytes = now.clamp(PROBE_MIN, PROBE_MAX);
@@ -298,7 +298,7 @@ impl Target {
         Ok(Stamp::of(&file.metadata()?))
     }
 
-    /// Creates a temporary file, locked, so that it is not taken for a leftover.
+    /// Creates a temporary file and locks it, so that it is not taken for a leftover.
     fn create(&self) -> io::Result<NamedTempFile> {
         for _ in 0..ATTEMPTS {
             let mut builder = tempfile::Builder::new();
@@ -307,7 +307,7 @@ impl Target {
                 builder.prefix(&self.prefix).rand_bytes(RANDOM).make_in(&self.folder, |path| {
                     File::options().write(true).create_new(true).mode(0o600).open(path)
                 })?;
-            // Where the file system does not support locks, there is also no exporter that would remove it.
+            // On a file system without locks no exporter removes leftovers either.
             let ours = try_flock(temp.as_file()).unwrap_or(true);
             // A process that removes leftovers may have removed it between its creation and the lock.
             if ours && FileId::of(&temp.as_file().metadata()?).is_at(temp.path()) {
@@ -351,7 +351,8 @@ impl Target {
         }
     }
 
-    /// Describes the cause. The temporary file's name is not part of it, so equal causes give equal messages.
+    /// Returns the error with advice for its cause. The temporary file's name is not part of it, so equal causes give equal
+    /// messages.
     fn failed(&self, error: io::Error) -> Error {
         let path = self.path.display();
         let found = self.path.symlink_metadata().ok();
@@ -379,7 +380,7 @@ impl Target {
         Error::os(format!("failed to write the export `{path}`: {advice}"), error)
     }
 
-    /// Returns the error for a mount point that cannot be written in place either.
+    /// Returns the error for a mount point that cannot be written in place.
     fn mount_refused(&self, refusal: &Refusal) -> Error {
         let path = self.path.display();
         match refusal {
@@ -399,10 +400,10 @@ impl Target {
     }
 }
 
-/// What we renamed into place, or wrote there.
+/// The list as we renamed it into place, or wrote it there.
 ///
-/// The descriptor stays open, which keeps the kernel from reusing the inode's number for another user's file. The descriptor of
-/// a file that was written in place does not: it would keep a mounted file from being unmounted, and no other can take its
+/// The descriptor stays open, which keeps the kernel from reusing the inode number for another user's file. The descriptor of a
+/// file that was written in place is closed: it would keep a mounted file from being unmounted, and no other file can take its
 /// place.
 #[derive(Debug)]
 pub(super) struct Written {
@@ -440,6 +441,6 @@ fn no_folder(path: &Path, error: io::Error) -> Error {
 
 fn folder_in_the_way(path: &Path) -> Error {
     let message =
-        format!("there is a folder at the export path `{}`: choose another path", path.display());
+        format!("the export path `{}` is a folder: choose another path", path.display());
     Error::new(Kind::InvalidInput, message)
 }

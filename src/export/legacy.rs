@@ -1,11 +1,11 @@
 //! Reads the JSON file that the former implementation left.
 //!
-//! The file names processes that may get a signal, so only the ledger's owner may have been able to write to it. It is judged
-//! by the file that was opened, never by its name: no symlink is followed and no FIFO is waited for.
+//! The file names processes that may be signalled, so it is trusted only if no user but the ledger's owner can have written it.
+//! The opened file is checked, never its name: no symlink is followed and no FIFO is waited for.
 //!
 //! A file that is not a JSON array is renamed to `PATH.corrupt`, atomically and replacing an older one, so that a crash leaves it
-//! under one of the two names. In an array each entry is judged by itself. Of a key that an object has twice the last one
-//! counts, as it did for the former implementation.
+//! under one of the two names. In an array each entry is validated by itself. If an object has a key twice, the last one counts,
+//! as it did for the former implementation.
 
 use std::{
     collections::HashSet,
@@ -36,7 +36,7 @@ use crate::{
 /// Largest file that is read: some 100,000 processes, held in memory. A larger one is not a list of processes.
 const SIZE_MAX: u64 = 16 * 1024 * 1024;
 
-/// Maximum number of lines about rejected entries; one more gives the number of those left out. They go to the log.
+/// Maximum number of lines about rejected entries in the log; another line gives the number of entries beyond it.
 const REJECTED_MAX: usize = 1000;
 
 /// Maximum length of the excerpt of a rejected value in such a line, in characters.
@@ -54,9 +54,9 @@ pub(crate) enum Legacy {
         /// A line for each entry that was skipped, safe for a terminal.
         rejected: Vec<String>,
     },
-    /// A file that another user may have put there; it was left alone. With the reason.
+    /// A file that another user may have put there. It was not touched. With the reason.
     Untrusted(String),
-    /// Not a list; it was renamed.
+    /// Not a list. It was renamed.
     Corrupt {
         /// Its name now.
         kept_as: PathBuf,
@@ -72,7 +72,7 @@ pub(crate) struct LegacyEntry {
     pub(crate) task: TaskId,
     /// Its pid at that time.
     pub(crate) pid: Pid,
-    /// When the former implementation had started it.
+    /// When the former implementation started it.
     pub(crate) start_time: Millis,
 }
 
@@ -80,9 +80,9 @@ pub(crate) struct LegacyEntry {
 ///
 /// # Errors
 ///
-/// When the file could not be read, or is corrupt and could not be renamed. The caller logs it and goes on.
+/// If the file could not be read, or is corrupt and could not be renamed. The caller logs the error and goes on.
 pub(crate) fn read_legacy(path: &Path, trusted_uid: u32) -> Result<Legacy> {
-    // It may be renamed, in a folder that another user controls and could exchange meanwhile.
+    // The file may be renamed, in a folder that another user controls and could exchange meanwhile.
     let account = match controller_of_folder(path) {
         Ok(account) => account,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Legacy::Absent),
@@ -130,7 +130,7 @@ fn distrust(found: &Metadata, trusted_uid: u32) -> Option<String> {
     }
 }
 
-/// Returns the whole text; `None` when it is too long, also when it has grown since its size was read.
+/// Returns the whole text; `None` if it is too long, even if it has grown only since its size was read.
 fn read_bounded(file: File, found: &Metadata) -> std::io::Result<Option<Vec<u8>>> {
     if found.len() > SIZE_MAX {
         return Ok(None);
@@ -149,7 +149,7 @@ fn keep_aside(path: &Path, found: &Metadata, reason: String) -> Result<Legacy> {
         return Err(Error::new(Kind::Busy, message));
     }
     let kept = match std::fs::rename(path, &kept_as) {
-        // It stays in place and is overwritten there: keep a copy of its content.
+        // The file stays in place and will be overwritten there, so its content is copied.
         Err(error) if in_place::is_about_the_place(&error) && found.len() <= SIZE_MAX => {
             copy(path, &kept_as).map_err(|_| error)
         }
@@ -176,7 +176,7 @@ fn failed(verb: &str, path: &Path, source: impl Into<std::io::Error>) -> Error {
     Error::os(format!("failed to {verb} the former list of processes `{}`", path.display()), source)
 }
 
-/// Parses the entries of an array or of `null`; otherwise returns what is wrong with the text.
+/// Parses an array of entries, or `null`; for any other text, returns what is wrong with it.
 fn parse(text: &[u8]) -> Result<Parsed, String> {
     if text.is_empty() {
         return Err("it is empty".to_owned());
@@ -200,7 +200,7 @@ pub(crate) fn fuzz(text: &[u8]) {
     }
 }
 
-/// Entries are judged one by one as they are parsed, so the whole file is never held as a tree in memory.
+/// Parsed entries. They are validated one by one while the text is parsed, so the whole file is never in memory as a tree.
 #[derive(Default)]
 struct Parsed {
     entries: Vec<LegacyEntry>,
@@ -236,7 +236,7 @@ impl<'de> Visitor<'de> for ListVisitor {
         f.write_str("an array")
     }
 
-    /// Go writes `null` for a slice that was never filled.
+    /// Go writes `null` for a slice to which nothing was ever appended.
     fn visit_unit<E>(self) -> Result<Parsed, E> {
         Ok(Parsed::default())
     }

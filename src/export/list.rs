@@ -1,4 +1,4 @@
-//! The exported list, kept in memory as the text of each entry: a change costs what has changed.
+//! The exported list, kept in memory as the text of each entry, so that an update formats only the entries that changed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -60,7 +60,7 @@ impl EntryList {
     }
 }
 
-/// Returns an entry as it is in the list, after the line before it: JSON has no newline within a string.
+/// Returns the text of an entry as it is in the list, indented. JSON strings contain no newlines.
 fn text_of(entry: &ExportEntry) -> Box<str> {
     let text = serde_json::to_string_pretty(entry).expect("strings and numbers serialize");
     format!("\n{text}").replace('\n', "\n  ").into()

@@ -16,8 +16,8 @@ use crate::{
     sys::plain_file::{FileId, open_as_is, try_flock},
 };
 
-/// How often a lock file may vanish between opening and locking before we give up: each time means that another instance ended
-/// cleanly in these microseconds.
+/// How often a lock file may vanish between opening and locking before we give up. Each time means that another instance ended
+/// cleanly within microseconds.
 const ATTEMPTS: u32 = 100;
 
 /// The result of one attempt to lock a file.
@@ -26,7 +26,7 @@ pub(super) enum Take {
     Taken(Lock),
     /// Another instance holds it.
     Held,
-    /// The path no longer names it: open it anew.
+    /// The path no longer names this file: the caller opens it anew.
     Vanished,
 }
 
@@ -60,7 +60,7 @@ impl Lock {
         ))
     }
 
-    /// Locks the opened file. Its name may have been removed meanwhile, with the holder that ended.
+    /// Locks the opened file, whose name may have been removed meanwhile by a holder that ended.
     pub(super) fn take(file: File, path: &Path, owner: u32) -> Result<Take> {
         let found = file.metadata().map_err(|error| failed("examine", path, error))?;
         let id = check(path, &found, owner)?;
@@ -71,7 +71,8 @@ impl Lock {
         Ok(if lock.is_named() { Take::Taken(lock) } else { Take::Vanished })
     }
 
-    /// Locks the export itself, where no lock file can be created; `None` while another instance, or a reader, has it locked.
+    /// Locks the export itself, for a place where no lock file can be created; `None` while another instance or a reader has it
+    /// locked.
     pub(super) fn of_the_export(file: File, path: &Path) -> Result<Option<Self>> {
         let id = FileId::of(&file.metadata().map_err(|error| failed("examine", path, error))?);
         let is_free = try_flock(&file).map_err(|errno| failed("lock", path, errno))?;
@@ -79,13 +80,13 @@ impl Lock {
         Ok(Some(lock).filter(|lock| is_free && lock.is_named()))
     }
 
-    /// Returns the export, where that is what is locked.
+    /// Returns the export, if the lock is on the export itself.
     pub(super) fn export(&self) -> Option<&File> {
         self.is_the_export.then_some(&self.file)
     }
 
-    /// Checks whether the lock file could be used, as far as that can be determined without taking a lock: an instance that
-    /// starts at that moment would find it taken.
+    /// Checks whether the lock file could be used, without taking the lock: an instance that starts at that moment would find it
+    /// taken.
     pub(super) fn look(path: &Path, owner: u32) -> Result<()> {
         match path.symlink_metadata() {
             Err(_) => Ok(()),
@@ -94,7 +95,8 @@ impl Lock {
         }
     }
 
-    /// Reports whether the path still names the locked file; if not, another instance may hold a lock of the same name.
+    /// Reports whether the path still names the locked file; if not, another instance may hold a lock on a new file of the same
+    /// name.
     pub(super) fn is_named(&self) -> bool {
         self.id.is_at(&self.path)
     }
@@ -111,7 +113,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing is not enough: a child that has not reached its exec holds a copy of the descriptor for a moment.
+        // Closing is not enough: a child that has not reached its exec yet holds a copy of the descriptor.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
@@ -146,7 +148,7 @@ fn create(path: &Path, owner: u32) -> Result<Option<File>> {
 
 /// Gives a new file to the ledger's owner, for which root may act, and sets its mode regardless of the umask.
 pub(super) fn hand_over(file: &File, owner: u32, mode: u32) -> std::io::Result<()> {
-    // Not by the file's uid: some mounts show their own uid, and refuse to change it.
+    // The file's uid does not decide: some mounts show their own uid, and refuse to change it.
     if owner != rustix::process::geteuid().as_raw() {
         fchown(file, Some(owner), None)?;
     }

@@ -1,4 +1,4 @@
-//! The thread that keeps the file equal to the ledger.
+//! The thread that keeps the file in step with the ledger.
 
 use std::{
     error::Error as _,
@@ -18,15 +18,15 @@ use crate::{
     model::ExportUpdate,
 };
 
-/// A change is written at once; one that follows a write waits for further changes, this many times as long as the write took:
-/// while tasks start and end all the time, the export works for a fifth of the time.
+/// A change is written at once, but after a write the next change waits this many times as long as the write took: if tasks start
+/// and end all the time, the export is busy for a fifth of the time.
 const REST: u32 = 4;
-/// The minimum: a task rarely starts alone.
+/// The minimum wait: a task rarely starts alone.
 const REST_MIN: Duration = Duration::from_millis(1);
-/// The maximum: 50 ms are promised.
+/// The maximum wait: the file follows within 50 ms.
 const REST_MAX: Duration = Duration::from_millis(20);
 
-/// First wait after a failed write. Also the minimum time between a failure and a write for a new change: a full disk must not
+/// The first wait after a failed write, and the minimum time between a failure and a write for a new change: a full disk must not
 /// lead to a busy loop, yet once there is space again a change must be visible within 50 ms.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 
@@ -36,12 +36,12 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Minimum time between two attempts to take the lock from the current writer.
 const TAKEOVER: Duration = Duration::from_secs(1);
 
-/// Distinct errors that are remembered as logged until a write succeeds.
+/// The number of distinct errors that are remembered as logged until a write succeeds.
 const COMPLAINTS_MAX: usize = 16;
 
 pub(super) type Source = Box<dyn FnMut() -> Result<ExportUpdate> + Send>;
 
-/// What the thread holds when it ends.
+/// The data that the thread returns when it ends.
 pub(super) struct Held {
     target: Target,
     lock: Option<Lock>,
@@ -50,7 +50,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn remove(self) -> Result<()> {
-        // Without the lock, or with one that lost its name, another instance is responsible for the file.
+        // Without the lock, or if the lock file lost its name, another instance is responsible for the export.
         let Some(lock) = self.lock.filter(Lock::is_named) else { return Ok(()) };
         self.target.act(|| {
             let removed =
@@ -76,7 +76,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// Number of changes so far; the first is the start itself.
     pub(super) requested: u64,
-    /// How many of them are in the file, or are left to another instance.
+    /// How many of them are in the file, or left to another instance.
     pub(super) settled: u64,
     pub(super) writes: u64,
     pub(super) passive: bool,
@@ -101,7 +101,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a write is due, or until the end.
+    /// Waits until a write is due, or until the thread is to end.
     fn wait(&self, schedule: &WriteSchedule) -> Option<Ending> {
         let mut state = self.lock();
         loop {
@@ -141,9 +141,9 @@ impl Shared {
 struct WriteSchedule {
     /// The last change that an attempt covered.
     seen: u64,
-    /// Not before this time for a new change.
+    /// Earliest time for a new change.
     change_at: Instant,
-    /// Not before this time after a failure.
+    /// Earliest time for a retry after a failure.
     retry_at: Instant,
     backoff: Duration,
 }
@@ -180,7 +180,7 @@ enum Attempt {
     Passive,
 }
 
-/// The thread's side.
+/// The state of the thread.
 pub(super) struct Writer {
     held: Held,
     source: Source,
@@ -233,11 +233,11 @@ impl Writer {
             let state = self.shared.lock();
             state.settled < state.requested
         };
-        // A list from before our first write is that of an instance that crashed. The file becomes ours, and is therefore
+        // A list that exists before our first write is that of an instance that crashed. Writing it makes it ours, so that it is
         // removed.
         let inherited = self.held.written.is_none() && self.held.target.is_there();
         let wanted = (ending == Ending::Stop && behind) || inherited;
-        // Only where this instance is the writer: one that ends does not take over.
+        // Only if this instance is the writer: an instance that ends does not take over.
         if wanted && self.held.lock.is_some() {
             self.step();
         }
@@ -256,7 +256,7 @@ impl Writer {
         self.shared.settle(self.schedule.seen, &result);
         self.schedule.follow(&result, began.elapsed());
         self.log(&result);
-        // Last, since a folder such as /tmp may contain very many names.
+        // Done last, since a folder such as /tmp may contain very many names.
         if self.held.lock.is_some() && !self.swept {
             self.held.target.remove_leftovers();
             self.swept = true;
@@ -279,12 +279,12 @@ impl Writer {
         Ok(Attempt::Written)
     }
 
-    /// Reports whether we may write; takes the lock where it is free.
+    /// Reports whether we may write; takes the lock if it is free.
     fn hold_lock(&mut self) -> Result<bool> {
         if self.held.lock.as_ref().is_some_and(Lock::is_named) {
             return Ok(true);
         }
-        // Ours lost its name: release it before taking the one that has it.
+        // Our lock file lost its name: release it before taking the file that has it now.
         self.held.lock = None;
         self.swept = false;
         let target = &self.held.target;
@@ -311,7 +311,7 @@ impl Writer {
     }
 }
 
-/// The errors that were logged since the last success, so that a persistent error is logged once.
+/// The errors that were logged since the last success. A persistent error is logged once.
 #[derive(Default)]
 pub(super) struct LoggedErrors(Vec<String>);
 

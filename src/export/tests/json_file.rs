@@ -62,7 +62,7 @@ fn a_path_that_cannot_be_a_file_is_refused_and_nothing_is_left() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("sub")).unwrap();
     let error = write_once(&folder.path().join("sub"), &[]).unwrap_err();
-    assert!(error.to_string().contains("there is a folder at"), "{error}");
+    assert!(error.to_string().contains("is a folder: choose"), "{error}");
     let error = write_once(&folder.path().join("missing/x.json"), &[]).unwrap_err();
     assert!(error.to_string().contains("missing") && error.to_string().contains("create it"));
     assert!(write_once(Path::new("/"), &[]).unwrap_err().is_invalid_input());
@@ -131,7 +131,7 @@ fn a_temporary_file_in_use_is_not_taken_for_a_leftover() {
     assert_eq!(names_in(folder.path()), ["x.json"]);
 }
 
-/// A umask belongs to the whole process, so this test runs itself again in one of its own.
+/// A umask belongs to the whole process, so this test runs itself again in a new process.
 #[test]
 fn the_mode_is_0644_whatever_the_umask() {
     const VARIABLE: &str = "PROCLEDGER_TEST_UMASK_FILE";

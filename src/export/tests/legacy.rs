@@ -50,7 +50,7 @@ fn one(task: &str, pid: &str, start: &str) -> String {
 const START: &str = "\"2025-01-10T12:34:56Z\"";
 
 #[test]
-fn what_we_write_is_read_back() {
+fn a_written_list_is_read_back() {
     let (entries, rejected) = entries(to_json(&[entry("a", 1), entry("b", 2)]));
     assert!(rejected.is_empty());
     let read: Vec<_> = entries.iter().map(|found| (found.task.as_str(), found.pid.get())).collect();
@@ -274,7 +274,7 @@ proptest! {
     }
 
     #[test]
-    fn what_the_export_writes_is_read_as_it_was(
+    fn any_exported_list_is_read_back_unchanged(
         tasks in prop::collection::hash_map(1..=0x7fff_ffff_u32, "[^\0]{1,20}", 0..8),
         time in -1_i64 << 44..1 << 44,
     ) {

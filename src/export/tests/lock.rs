@@ -66,7 +66,7 @@ fn a_lock_on_a_file_that_lost_its_name_does_not_count() {
 }
 
 #[test]
-fn many_that_take_and_remove_it_never_hold_it_together() {
+fn concurrent_takers_never_hold_the_lock_together() {
     use std::sync::atomic::{AtomicU32, Ordering};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.lock");

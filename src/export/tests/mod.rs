@@ -1,4 +1,4 @@
-//! The guarantees of the export, by event.
+//! The guarantees of the export.
 
 mod json_file;
 mod legacy;
@@ -13,7 +13,7 @@ use std::{
 
 use crate::model::{ExportEntry, ExportRow, ExportUpdate, Millis, ProcessId};
 
-/// Far longer than anything here takes, even on a busy machine.
+/// Far longer than anything in these tests takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn entry(task: &str, pid: u32) -> ExportEntry {

@@ -117,7 +117,7 @@ fn ten_thousand_changes_are_far_fewer_writes_and_the_last_is_in_the_file() {
     exporter.flush(PATIENCE).unwrap();
     assert!(scene.shows(10_000));
     assert!(exporter.writes() < 2_000, "{} writes", exporter.writes());
-    assert!(took < Duration::from_secs(5), "telling took {took:?}");
+    assert!(took < Duration::from_secs(5), "notifying took {took:?}");
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_failed_write_is_remembered_and_retried_without_a_new_change() {
     scene.change(&exporter, 9);
     until("the error is known", || exporter.last_error().is_some());
     let error = exporter.flush(Duration::from_millis(30)).unwrap_err();
-    assert!(error.to_string().contains("there is a folder at"), "{error}");
+    assert!(error.to_string().contains("is a folder: choose"), "{error}");
     fs::remove_dir(&scene.path).unwrap();
     exporter.flush(PATIENCE).unwrap();
     assert!(scene.shows(9));
@@ -378,8 +378,8 @@ fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
     assert_eq!(uid(&scene.folder.path().join("x.json.lock")), NOBODY);
 }
 
-/// An instance that was opened and shut down at once left the list of the host that had crashed before it: a list of dead
-/// processes.
+/// An instance that was opened and shut down at once used to leave the list of the host that had crashed before it: a list of
+/// dead processes.
 #[test]
 fn an_end_before_the_first_write_removes_the_list_of_a_crashed_instance() {
     for _ in 0..50 {

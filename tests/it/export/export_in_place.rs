@@ -415,7 +415,7 @@ fn doctor_called_an_export_well_that_could_not_be_written() {
     let Answer { out, .. } =
         answer(procledger(&place).args(["--export", export.to_str().expect("UTF-8"), "doctor"]))
             .expect(1);
-    assert!(out.contains("there is a folder at the export path"), "{out}");
+    assert!(out.contains("is a folder: choose another path"), "{out}");
     let missing = place.path().join("no/such/list.json");
     let missing = missing.to_str().expect("UTF-8");
     let Answer { out, .. } =

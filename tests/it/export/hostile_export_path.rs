@@ -61,7 +61,7 @@ fn a_folder_is_left_and_reported() {
     fs::create_dir(&export).expect("a folder");
     fs::write(export.join("precious"), "mine").expect("a file");
     let error = export_of_a_host(&place, &export).expect("it cannot be written");
-    assert!(error.contains("there is a folder at the export path"), "{error}");
+    assert!(error.contains("is a folder: choose another path"), "{error}");
     assert_eq!(fs::read_to_string(export.join("precious")).expect("still there"), "mine");
 }
 
