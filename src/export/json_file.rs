@@ -440,7 +440,6 @@ fn no_folder(path: &Path, error: io::Error) -> Error {
 }
 
 fn folder_in_the_way(path: &Path) -> Error {
-    let message =
-        format!("the export path `{}` is a folder: choose another path", path.display());
+    let message = format!("the export path `{}` is a folder: choose another path", path.display());
     Error::new(Kind::InvalidInput, message)
 }
