@@ -1,8 +1,8 @@
 //! Limits the cost of a statement.
 //!
 //! A schema can contain code that never ends: a trigger with a recursive query, an index on an expensive expression. Such a
-//! ledger is refused ([`super::schema`]), but code that is added a moment later would block a host forever, and with it its
-//! programs. So a statement that uses up its budget is interrupted, and its transaction rolled back.
+//! ledger is refused ([`super::schema`]), but code that is added just after that check would block a host, and with it its
+//! programs, forever. So a statement that uses up its budget is interrupted, and its transaction is rolled back.
 //!
 //! The budget is processor time of the thread, not wall time: a slow disk or a busy machine uses none, and a statement that
 //! never ends always does. SQLite checks it between the steps of its virtual machine
@@ -13,17 +13,17 @@ use std::{cell::Cell, marker::PhantomData, time::Duration};
 use rusqlite::Connection;
 use rustix::time::{ClockId, clock_gettime};
 
-/// One transaction: ours take milliseconds, one over all rows of a pass somewhat more.
+/// The budget of one transaction. Ours take milliseconds; one over all rows of a pass takes somewhat longer.
 pub(super) const WRITE: Duration = Duration::from_secs(5);
-/// One query of a host: the longest, a scan of the processes of a ledger of ten million, takes some seconds.
+/// The budget of one query of a host. The longest, a scan of the processes in a ledger of ten million, takes some seconds.
 pub(super) const HOST_READ: Duration = Duration::from_mins(1);
-/// One query of a reader, which may take long: a report, or a check of every page.
+/// The budget of one query of a reader, which may take long: a report, or a check of every page.
 pub(super) const LOOK: Duration = Duration::from_hours(1);
-/// Steps of the virtual machine between two checks of the clock: a fraction of a millisecond.
+/// The number of steps of the virtual machine between two checks of the clock; they take a fraction of a millisecond.
 const STEPS: i32 = 20_000;
 
 thread_local! {
-    /// When the thread's processor time will be used up; `None` where there is no limit.
+    /// The processor time of the thread at which its budget is used up; `None` if there is no limit.
     static LIMIT: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Begins a budget; within another one the shorter one counts.
+    /// Starts a budget. Within another budget, the shorter one counts.
     pub(super) fn of(limit: Duration) -> Self {
         let before = LIMIT.get();
         let end = used() + limit;
@@ -91,19 +91,19 @@ mod tests {
     }
 
     #[test]
-    fn of_two_budgets_the_shorter_counts_and_the_outer_one_is_restored() {
+    fn the_shorter_of_two_budgets_counts_and_the_outer_one_is_restored() {
         let connection = Connection::open_in_memory().expect("a database");
         keep(&connection).expect("kept");
         let _outer = Budget::of(Duration::from_millis(20));
         {
             let _inner = Budget::of(LOOK);
-            ask(&connection).expect_err("interrupted by the outer one");
+            ask(&connection).expect_err("interrupted by the outer budget");
         }
         ask(&connection).expect_err("used up");
     }
 
     #[test]
-    fn time_that_is_slept_costs_nothing() {
+    fn sleeping_uses_no_budget() {
         let connection = Connection::open_in_memory().expect("a database");
         keep(&connection).expect("kept");
         let _budget = Budget::of(Duration::from_millis(50));

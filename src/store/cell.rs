@@ -16,11 +16,11 @@ use crate::{
     },
 };
 
-/// A value that one cell of the ledger holds.
+/// A value in one cell of the ledger.
 pub(super) trait Cell: Sized {
     fn write(&self) -> ToSqlOutput<'_>;
 
-    /// Returns `None` for what no version of ours has written.
+    /// Returns the value; `None` for a cell that no version of this program has written.
     fn read(cell: ValueRef<'_>) -> Option<Self>;
 }
 
@@ -57,7 +57,7 @@ impl<'a, 'stmt> RowReader<'a, 'stmt> {
     }
 }
 
-/// Returns the status in `exit_code` and `exit_signal`; both NULL: none could be observed.
+/// Returns the status in `exit_code` and `exit_signal`. If both are NULL, none could be observed.
 pub(super) fn status(code: Option<i32>, signal: Option<i32>) -> ExitStatus {
     let known = code.map(ExitStatus::Exited).or(signal.map(ExitStatus::Signaled));
     known.unwrap_or(ExitStatus::Unobserved)
@@ -107,7 +107,7 @@ integers! {
     i64: |it| *it, |number| Some(number);
     i32: |it| i64::from(*it), |number| i32::try_from(number).ok();
     u32: |it| i64::from(*it), |number| u32::try_from(number).ok();
-    // As the signed number with the same bits.
+    // Stored as the signed number with the same bits.
     u64: |it| it.cast_signed(), |number| Some(number.cast_unsigned());
     bool: |it| i64::from(*it), |number| Some(number != 0);
     Pid: |it| i64::from(it.get()), |number| Self::new(number);
@@ -148,7 +148,7 @@ macro_rules! texts {
 texts! {
     String: |it| text(it), |text| Some(text.to_owned());
     TaskId: |it| text(it.as_str()), |text| Self::new(text).ok();
-    // With hyphens or without.
+    // Read with or without hyphens.
     Uuid: |it| ToSqlOutput::Owned(hex(*it).into()), |text| Self::try_parse(text).ok();
     // A JSON array of strings.
     Vec<String>: |it| ToSqlOutput::Owned(serde_json::Value::from(it.as_slice()).to_string().into()),
@@ -156,7 +156,7 @@ texts! {
     // A JSON object; all of its values have a form in JSON.
     Attributes: |it| ToSqlOutput::Owned(serde_json::to_string(it).unwrap_or_default().into()),
         |text| serde_json::from_str(text).ok();
-    // The same. One that this program has not written must not prevent an end: it is by SIGTERM.
+    // A JSON object as well. One that this program cannot read must not prevent an end, which then begins with SIGTERM.
     EndPlan: |it| ToSqlOutput::Owned(serde_json::to_string(it).unwrap_or_default().into()),
         |text| Some(serde_json::from_str(text).ok().filter(|it: &Self| it.check().is_ok()).unwrap_or_default());
     State: |it| text(it.as_str()), |text| Self::parse(text);
@@ -167,12 +167,12 @@ texts! {
     LeakKind: |it| text(it.as_str()), |text| Self::parse(text);
     Outcome: |it| text(it.as_str()), |text| Self::parse(text);
     PassKind: |it| text(it.as_str()), |text| Self::parse(text);
-    // A newer version may know more of them.
+    // A newer version may know more keys.
     RuleKey: |it| text(it.as_str()), |text| Some(Self::parse(text).unwrap_or(Self::Other));
     EvidenceKey: |it| text(it.as_str()), |text| Some(Self::parse(text).unwrap_or(Self::Other));
 }
 
-/// Returns the numbers of rows as the JSON that `json_each` reads.
+/// Returns row numbers as a JSON array for `json_each`.
 pub(super) fn json(ids: &[ProcessId]) -> String {
     let numbers: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
     format!("[{}]", numbers.join(","))

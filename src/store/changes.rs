@@ -1,9 +1,9 @@
-//! Which rows have ended, survived or leaked since a reader last read them.
+//! Finds the rows that have ended, survived or leaked since a reader last read them.
 //!
-//! There is no table of changes, which would make every INSERT slower: what a reader needs follows from properties of the
-//! ledger. There is one writer at a time, so row numbers rise in the order of commits, and they are dense except for what was
-//! pruned. `ended` is final, so a row that was live and is not any more has ended. Neither `ended_at` nor `found_at` is an order:
-//! an end may be recorded late, and the clock may be set.
+//! A table of changes would make every INSERT slower, so changes are derived from properties of the ledger. There is one writer
+//! at a time, so row numbers rise in the order of the commits, and they are dense except for pruned rows. `ended` is final, so a
+//! row that is no longer live has ended. Neither `ended_at` nor `found_at` gives an order: an end may be recorded late, and the
+//! clock may be set.
 
 use std::collections::BTreeMap;
 
@@ -15,24 +15,25 @@ use crate::{
     model::{LedgerEvent, ProcessId, ProcessRecord, State},
 };
 
-/// The largest number of rows that one call reads of each table: limits its memory, and how long it holds a snapshot of the WAL.
+/// The largest number of rows that one call reads from each table. It limits the memory of the call, and how long it holds a
+/// snapshot of the WAL.
 const BATCH: u32 = 1_000;
-/// Covered by the partial index but for the state, which is read from the row.
+/// Covered by the partial index, except for the state, which is read from the row.
 pub(super) const OPEN: &str = "SELECT id, state = 'survived' FROM process INDEXED BY process_live_owner WHERE state <> 'ended'";
 
-/// How far a reader has read.
+/// The position up to which a reader has read.
 #[derive(Clone, Debug)]
 pub(crate) struct Position {
     /// The largest row number of `process` that was read.
     process: i64,
-    /// The same of `leak`.
+    /// The largest row number of `leak` that was read.
     leak: i64,
-    /// The rows up to there that had not ended, and whether each was reported as a survivor.
+    /// The rows up to the position that had not ended, and whether each was reported as a survivor.
     open: BTreeMap<i64, bool>,
 }
 
 impl Store {
-    /// Returns the position behind everything that is recorded now. Survivors so far count as reported.
+    /// Returns the position after everything that is recorded now. Existing survivors count as reported.
     pub(crate) fn position(&self) -> Result<Position> {
         self.read("begin a subscription", |connection| {
             let snapshot = connection.unchecked_transaction()?;
@@ -45,13 +46,13 @@ impl Store {
         })
     }
 
-    /// Returns what was recorded behind the position, and moves it there: ends and survivors by row number, then leaks. There
-    /// may be more unless it returns nothing.
+    /// Returns what was recorded after the position, and advances the position: ends and survivors by row number, then leaks.
+    /// Unless it returns nothing, there may be more.
     pub(crate) fn changes(&self, position: &mut Position) -> Result<Vec<LedgerEvent>> {
         loop {
             let before = position.process;
             let events = self.next_changes(position)?;
-            // Rows that are still live are no events, and may stand before some that are.
+            // Live rows are no events, but may precede rows that are.
             if !events.is_empty() || position.process - before < i64::from(BATCH) {
                 return Ok(events);
             }
@@ -64,7 +65,7 @@ impl Store {
             let mut next = position.clone();
             let snapshot = connection.unchecked_transaction()?;
             let (mut events, mut skipped) = (Vec::new(), 0);
-            // 1. Rows that were live and are not any more.
+            // 1. Rows that were live and no longer are.
             let open = open_rows(&snapshot)?;
             let gone = position.open.keys().filter(|id| !open.contains_key(id));
             for id in gone.take(BATCH as usize) {
@@ -74,7 +75,7 @@ impl Store {
                     None => skipped += 1,
                 }
             }
-            // 2. Rows that are new, of which some have ended already.
+            // 2. New rows, some of which have already ended.
             let (fresh, missing) = rows_behind(&snapshot, schema, position.process)?;
             skipped += missing;
             for row in fresh {
@@ -85,7 +86,7 @@ impl Store {
                     next.open.insert(row.id.0, false);
                 }
             }
-            // 3. Those that could not be ended.
+            // 3. Rows that could not be ended.
             for (id, reported) in &mut next.open {
                 let survived = open.get(id).copied().unwrap_or(*reported);
                 if survived && !*reported {
@@ -122,7 +123,7 @@ fn open_rows(connection: &Connection) -> rusqlite::Result<BTreeMap<i64, bool>> {
     statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
-/// Returns the next rows, and how many numbers between them have none.
+/// Returns the next rows, and how many row numbers between them are missing.
 fn rows_behind(
     connection: &Connection,
     schema: super::Schema,

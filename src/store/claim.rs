@@ -1,8 +1,8 @@
-//! Claims: which instance ends a row, and the ways a row is closed without one.
+//! Claims decide which instance ends a row. Also contains the ways to close a row without a claim.
 //!
-//! A claim belongs to a live claimant only. An operation that acts takes over the claim of a dead claimant in the transaction
-//! that claims; that of a live one only where a person, or the owner of the row, requested it ([`TakeOver`]). The former
-//! claimant then records nothing more: each of its updates is conditional on its claim.
+//! A claim is valid only while its claimant is alive. The transaction that claims a row takes over the claim of a dead claimant;
+//! it takes over that of a live one only if a person, or the owner of the row, requested it ([`TakeOver`]). The former claimant
+//! then records nothing more: each of its updates is conditional on its claim.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Which claims of other instances a claim takes over; by default none.
+/// The claims of other instances that a claim takes over; none by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TakeOver<'a> {
     /// Instances that are known to be dead. A dead instance never comes back, so the list cannot become outdated.
@@ -39,7 +39,7 @@ impl TakeOver<'_> {
 }
 
 impl Store {
-    /// Claims rows in order to end them: those that run, or survived the last attempt, and belong to `owner` where one is
+    /// Claims rows in order to end them: those that are running, or survived the last attempt, and belong to `owner` if one is
     /// given.
     ///
     /// Returns the rows that were claimed. A row that is not among them has ended, or another instance is ending it.
@@ -50,7 +50,7 @@ impl Store {
         owner: Option<InstanceId>,
         requested_by: Option<&str>,
     ) -> Result<Vec<ProcessRecord>> {
-        // Most roots leave no processes: their ends must not wait for the lock once more.
+        // Most roots leave no processes, and their ends must not wait for the lock once more.
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -76,8 +76,8 @@ impl Store {
         })
     }
 
-    /// Does the same for trees of `owner`'s own, which it knows completely except for whether they can be claimed: each is a
-    /// root, then its recorded descendants, which are claimed only with their root.
+    /// Claims trees that belong to `owner`. Each is a root followed by its recorded descendants, which are claimed only together
+    /// with their root.
     pub(crate) fn claim_own(
         &self,
         trees: &[Vec<ProcessId>],
@@ -102,7 +102,7 @@ impl Store {
         })
     }
 
-    /// Returns the claimants of those of these rows that are being ended.
+    /// Returns the claimants of the given rows that are being ended.
     pub(crate) fn claimants(&self, ids: &[ProcessId]) -> Result<HashMap<ProcessId, InstanceId>> {
         self.read("look up claims", |connection| {
             let claim = |id: &ProcessId| Ok(claimant(connection, *id)?.map(|by| (*id, by)));
@@ -119,7 +119,7 @@ impl Store {
         })
     }
 
-    /// Voids the claims of dead instances: their rows are running again, as if they had not been claimed. Returns how many.
+    /// Voids the claims of dead instances: the rows are running again, as if they had not been claimed. Returns how many.
     pub(crate) fn void_claims(&self, dead: &[InstanceId]) -> Result<u64> {
         if dead.is_empty() {
             return Ok(0);
@@ -134,8 +134,8 @@ impl Store {
         })
     }
 
-    /// Takes an owner's own tree back from a claimant: the root and the descendants that this one has claimed. Returns the
-    /// person who had requested the end, where the root's row is still to be ended.
+    /// Takes an owner's tree back from a claimant: the root and the descendants that the claimant had claimed. Returns the person
+    /// who had requested the end, if the root has not ended yet.
     pub(crate) fn take_back(
         &self,
         root: ProcessId,
@@ -154,8 +154,8 @@ impl Store {
         })
     }
 
-    /// Records the status that the owner of a dead child has learned, whichever instance is ending the row or has ended it.
-    /// `false` where the row has a status, or does not belong to the owner.
+    /// Records the status that the owner of a dead child has observed, whichever instance is ending the row or has ended it.
+    /// Returns `false` if the row already has a status or does not belong to the owner.
     pub(crate) fn note_status(
         &self,
         id: ProcessId,
@@ -177,7 +177,7 @@ impl Store {
         })
     }
 
-    /// Takes an owner's rows back from claimants that died before they had ended them; returns how many.
+    /// Takes an owner's rows back from claimants that died before ending them; returns how many.
     pub(crate) fn give_back(&self, owner: InstanceId, dead: &[InstanceId]) -> Result<u64> {
         if dead.is_empty() {
             return Ok(0);
@@ -192,7 +192,7 @@ impl Store {
         })
     }
 
-    /// Closes rows that cannot be judged, on behalf of a person. Nothing is signalled; how they ended stays unobserved.
+    /// Closes rows that cannot be judged, on behalf of a person. Nothing is signalled, and how the processes ended stays unknown.
     pub(crate) fn forget(&self, ids: &[ProcessId], requested_by: &str, at: Millis) -> Result<u64> {
         let note = Note { requested_by: Some(requested_by), ..Note::default() };
         self.write_counted("forget processes", |tx, counts| {
@@ -248,7 +248,7 @@ pub(super) const OTHER_CLAIMANTS: &str =
     "SELECT DISTINCT claimed_by FROM process INDEXED BY process_live_owner
      WHERE state <> 'ended' AND state = 'ending' AND claimed_by <> ?1";
 
-/// A request to claim rows: for which instance, and of which owner.
+/// A request to claim rows, for an instance and possibly of one owner only.
 #[derive(Clone, Copy)]
 struct Request<'a> {
     by: InstanceId,
@@ -263,7 +263,7 @@ struct Claimed {
     former: Option<InstanceId>,
 }
 
-/// Claims rows; returns them in the same order, without one that has ended, belongs to another owner, or stays with its
+/// Claims rows. Returns them in the same order, without those that have ended, belong to another owner, or stay with their
 /// claimant.
 fn claim_all(
     tx: &Transaction<'_>,
@@ -295,7 +295,8 @@ fn claimant(connection: &Connection, id: ProcessId) -> rusqlite::Result<Option<I
         .optional()
 }
 
-/// See [`Store::note_status`]. A row that was ended as `gone`, since its status could not be observed, becomes one that exited.
+/// See [`Store::note_status`]. The reason of a row that was ended as `gone`, since its status could not be observed, becomes
+/// `exited`.
 pub(super) fn note_status(
     tx: &Transaction<'_>,
     id: ProcessId,

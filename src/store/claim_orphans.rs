@@ -1,7 +1,7 @@
-//! The rows of dead instances, taken over in one immediate transaction.
+//! Takes over the rows of dead instances in one immediate transaction.
 //!
-//! Two reapers never get the same row: the second one's transaction begins after the first one's commit, and then the rows have
-//! another owner. A reaper that dies loses its claims to the next one in the same way.
+//! Two reapers never get the same row: the transaction of the second begins after the commit of the first, and by then the rows
+//! have another owner. If a reaper dies, the next one takes over its claims in the same way.
 
 use std::collections::HashMap;
 
@@ -34,11 +34,11 @@ enum Fate {
     Leave,
     /// Certainly gone, without a check.
     Gone(EndReason),
-    /// Marked `survive`, and of our own program.
+    /// Marked `survive`, and from the claimant's own program.
     Adopt,
     /// To be ended by the claimant.
     Claim,
-    /// Its claimant is dead, and it does not belong to us: treated as if it had not been claimed.
+    /// Its claimant is dead, but it is not taken over: treated as if it had not been claimed.
     GiveBack,
 }
 
@@ -102,13 +102,13 @@ pub(super) const LIVE_ROWS: &str =
          CROSS JOIN instance AS o ON o.id = p.owner
          WHERE p.state <> 'ended'";
 
-/// Returns every live row; the index has no others, however long the history is.
+/// Returns every live row, by an index that contains no others, however long the history is.
 fn live_rows(tx: &Transaction<'_>, program: &str) -> rusqlite::Result<Vec<Left>> {
     tx.prepare_cached(LIVE_ROWS)?
         .query_map([program], |row| {
             let mut reader = RowReader::of(row);
             let (id, owner) = (reader.take()?, reader.take()?);
-            // The query has no rows that have ended.
+            // The query returns no rows that have ended.
             let life = transition::life(&mut reader)?.unwrap_or(Life::Running);
             Ok(Left {
                 row: Live { id, owner, life },

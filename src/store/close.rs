@@ -1,4 +1,4 @@
-//! Closing a ledger: whether its WAL is copied back, and the end of its pool of readers.
+//! Closes a ledger: decides whether its WAL is copied back, and waits for its pool of readers.
 
 use std::{sync::mpsc, time::Duration};
 
@@ -9,11 +9,11 @@ use super::{
     writer::Writer,
 };
 
-/// How long closing waits for a connection that is just being opened, perhaps for another ledger.
+/// How long closing waits for a connection that is being opened, perhaps for another ledger.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Leaves a small WAL to the next opening: the connections do not copy it back when they close. To do so and to begin another one
-/// takes four fsyncs, which is longer than all else that a short command does. The writer copies a large one back.
+/// Leaves a small WAL for the next opening: the connections do not copy it back when they close. Copying it back and starting a
+/// new one takes four fsyncs, which is longer than everything else that a short command does. The writer copies a large WAL back.
 pub(super) fn keep_small_wal(files: &LedgerFiles, writer: Option<&Writer>) {
     if files.has_small_wal(KEPT_WAL_BYTES) {
         return;
@@ -25,11 +25,11 @@ pub(super) fn keep_small_wal(files: &LedgerFiles, writer: Option<&Writer>) {
     }
 }
 
-/// Waits for the thread of the pool to finish: until then it may hold the pool, and would be the one to close its connections, some
-/// time after this returned, or never when the process ends first.
+/// Waits for the pool's thread to finish its work. Until then it may hold the pool, and would close the connections itself, some
+/// time after this returned, or never if the process ends first.
 pub(super) fn wait_for_pool_thread() {
     let (done, wait) = mpsc::channel();
-    // It runs, as there is a pool.
+    // The thread is running, since there is a pool.
     let Ok(pool_thread) = pool_thread() else { return };
     pool_thread.execute(move || {
         let _ = done.send(());

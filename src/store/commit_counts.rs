@@ -1,4 +1,4 @@
-//! The figures of a transaction for the counters: counted once it is committed, and not at all when it is not.
+//! The counts of a transaction, which are added to the counters only after its commit.
 
 use super::{Store, transaction::Transaction};
 use crate::{
@@ -24,7 +24,7 @@ impl CommitCounts {
 }
 
 impl Store {
-    /// Writes as [`Store::write`] does, and counts what was committed.
+    /// Writes like [`Store::write`], and counts what was committed.
     pub(super) fn write_counted<T>(
         &self,
         doing: &str,

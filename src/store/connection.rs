@@ -1,6 +1,6 @@
 //! An open ledger: its connections, and operations on the file as a whole.
 //!
-//! One connection writes. A few others read, out of a pool; where there is none, reads take turns on the one that writes.
+//! One connection writes. A few others, in a pool, read; without a pool, reads share the connection that writes.
 
 use std::{
     path::{Path, PathBuf},
@@ -33,9 +33,9 @@ use crate::{
     sys::fs_user::{Account, Acting, act_as},
 };
 
-/// Concurrent readers: a host's pass, a listing, a report and one to spare.
+/// The number of concurrent readers: a host's pass, a listing, a report and one to spare.
 pub(crate) const READERS: u32 = 4;
-/// How long a write waits for another process that has held the lock for the whole [`BUSY_TIMEOUT`] before.
+/// How long a write waits for another process after an earlier write has waited for the whole [`BUSY_TIMEOUT`] in vain.
 const LOCKED_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// An open ledger. Clones share its connections.
@@ -47,16 +47,16 @@ struct Inner {
     path: PathBuf,
     files: Arc<LedgerFiles>,
     owner: u32,
-    /// The owner, where that is a user other than root and we are root.
+    /// The owner, if we are root and the owner is another user.
     account: Option<Account>,
-    /// Whether the schema may contain objects that no migration made: to be checked again before the next write.
+    /// Whether the schema may contain objects that no migration made; if so, it is checked again before the next write.
     suspect: AtomicBool,
-    /// The schema at the time of opening: another program may migrate it meanwhile, which removes nothing.
+    /// The schema at the time of opening. Another program may migrate it meanwhile, which removes nothing.
     schema: Schema,
     counters: Arc<Counters>,
     /// Whether the last write gave up waiting for another process that writes.
     locked: AtomicBool,
-    // Before the writer: the connection that closes last copies a large WAL back and removes it, and readers cannot.
+    // Dropped before the writer: the connection that closes last copies a large WAL back and removes it, which readers cannot do.
     readers: Option<Pool>,
     writer: Option<Writer>,
 }
@@ -71,19 +71,19 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Opens the ledger for writing; creates it where there is none, and migrates it as `upgrade` says.
+    /// Opens the ledger for writing; creates it if there is none, and migrates it if `upgrade` says so.
     ///
     /// # Errors
     ///
-    /// Denied when it, or its folder, could be written by another user, or cannot be written by us; newer, or not a ledger;
+    /// Denied if it or its folder could be written by another user, or cannot be written by us; newer, or not a ledger;
     /// unsupported on a network file system. Each of these leaves the disk as it was.
     #[cfg(test)]
     pub(crate) fn open(path: &Path, upgrade: Upgrade) -> Result<Self> {
         Self::open_trusting(path, None, upgrade, READERS)
     }
 
-    /// Does the same; users that can write to the folder `vouched` are trusted not to replace its content. Up to `readers`
-    /// connections read beside the one that writes.
+    /// Does the same, but trusts users that can write to the folder `vouched` not to replace its content. Up to `readers`
+    /// connections read besides the one that writes.
     pub(crate) fn open_trusting(
         path: &Path,
         vouched: Option<&Path>,
@@ -91,7 +91,7 @@ impl Store {
         readers: u32,
     ) -> Result<Self> {
         if readers > 0 {
-            // Before the access to files changes, which its thread would keep.
+            // Before the file access rights change, which the pool's thread would keep.
             pool_thread()?;
         }
         let policy = TrustPolicy::of(path, vouched);
@@ -107,8 +107,8 @@ impl Store {
             before = located.again()?.found;
         }
         let first = first_writer(&located.path, opened)?;
-        // Again: a file that did not exist before may belong to another user. And only a file that was there before and is
-        // there now is the one that SQLite has open.
+        // Locate it again: a file that did not exist before may belong to another user, and only a file that was there before and
+        // is still there is the one that SQLite has open.
         let located = located.again()?;
         located.check_trusted()?;
         if before.map(|found| found.file) != located.found.map(|found| found.file) {
@@ -122,11 +122,11 @@ impl Store {
         Self::with(located, schema, (Access::Read, readers, None), Some(writer))
     }
 
-    /// Migrates an existing ledger to the latest schema; `false` where there was nothing to do.
+    /// Migrates an existing ledger to the latest schema; returns `false` if there was nothing to do.
     ///
     /// # Errors
     ///
-    /// Not found when there is no ledger; otherwise as for [`Store::open_trusting`].
+    /// Not found if there is no ledger; otherwise as for [`Store::open_trusting`].
     pub(crate) fn migrate(path: &Path, vouched: Option<&Path>) -> Result<bool> {
         let policy = TrustPolicy::of(path, vouched);
         act_as(policy.account, || {
@@ -148,7 +148,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Not found when there is no ledger; newer, or not a ledger, as for [`Store::open_trusting`](Self::open_trusting).
+    /// Not found if there is no ledger; newer, or not a ledger, as for [`Store::open_trusting`](Self::open_trusting).
     pub(crate) fn open_read_only(path: &Path) -> Result<Self> {
         pool_thread()?;
         let policy = TrustPolicy::of(path, None);
@@ -161,7 +161,8 @@ impl Store {
         if located.found.is_none() {
             return Err(Error::new(Kind::NotFound, format!("there is no ledger `{shown}`")));
         }
-        // Before SQLite opens them: it would wait for the other end of a FIFO, and under root give them to the ledger's owner.
+        // Before SQLite opens these files: it would wait for the other end of a FIFO and, as root, give the files to the ledger's
+        // owner.
         located.check_companions()?;
         let schema = match setup::status(&located)? {
             SchemaStatus::At(schema) => schema,
@@ -174,7 +175,7 @@ impl Store {
         let access = Access::for_reading(&located);
         let first = first_reader(&located.path, access)?;
         let store = Self::with(located, schema, (access, READERS, Some(first)), None)?;
-        // The first statement is run here so that its error is returned.
+        // The first statement runs here so that its error is returned.
         store.check_readable()?;
         Ok(store)
     }
@@ -217,7 +218,7 @@ impl Store {
         &self.0.path
     }
 
-    /// Returns device and inode of the ledger when it was opened.
+    /// Returns the device and inode of the ledger when it was opened.
     pub(crate) fn file(&self) -> (u64, u64) {
         self.0.files.id()
     }
@@ -235,8 +236,8 @@ impl Store {
         self.0.account
     }
 
-    /// Takes the owner's access to files until the guard is dropped, where we are root and the owner is another user. Any code
-    /// that opens, creates, changes or removes a file beside the ledger does so under this guard.
+    /// Takes the owner's file access rights until the guard is dropped, if we are root and the owner is another user. Any code
+    /// that opens, creates, changes or removes a file beside the ledger holds this guard.
     pub(crate) fn act_as_owner(&self) -> Result<Option<Acting>> {
         self.0.account.as_ref().map(Account::act).transpose()
     }
@@ -261,7 +262,7 @@ impl Store {
         self.0.schema
     }
 
-    /// Returns the ledger's random UUID, 32 hex digits; `None` in one of a schema before 4.
+    /// Returns the ledger's random UUID, in 32 hex digits; `None` for a schema before 4.
     pub(crate) fn uuid(&self) -> Result<Option<String>> {
         if self.schema() < Schema::LEDGER {
             return Ok(None);
@@ -277,7 +278,7 @@ impl Store {
         })
     }
 
-    /// Returns what is wrong with the file, one line each; empty when it is sound.
+    /// Returns the problems of the file, one line each; none if it is sound.
     pub(crate) fn check(&self) -> Result<Vec<String>> {
         self.read("look for damage", |connection| {
             let mut quick = connection.prepare("PRAGMA quick_check")?;
@@ -290,7 +291,8 @@ impl Store {
                 let (table, parent): (String, String) = (row.get(0)?, row.get(2)?);
                 let id: Option<i64> = row.get(1)?;
                 let id = id.map_or_else(String::new, |id| format!(" {id}"));
-                problems.push(format!("{table}{id} names a row of {parent} that does not exist"));
+                problems
+                    .push(format!("{table}{id} refers to a row of {parent} that does not exist"));
             }
             Ok(problems)
         })
@@ -298,8 +300,8 @@ impl Store {
 
     /// Runs one immediate transaction. `work` gets the only writing connection: it must not call back into the store.
     ///
-    /// It waits for another process that writes. Once that took longer than the whole timeout, the writes that follow wait for
-    /// a moment only, until one of them succeeds: an end makes several, and each of them is retried later.
+    /// It waits for another process that writes. Once that took longer than the whole timeout, later writes wait only briefly,
+    /// until one of them succeeds: an end makes several writes, and each of them is retried later.
     pub(super) fn write<T>(
         &self,
         doing: &str,
@@ -315,7 +317,7 @@ impl Store {
         answer
     }
 
-    /// Does the same with the whole timeout, for operations that are refused when they cannot be written.
+    /// Does the same, but always waits for the whole timeout: for operations that are refused if they cannot be written.
     pub(super) fn write_patiently<T>(
         &self,
         doing: &str,
@@ -325,7 +327,7 @@ impl Store {
         self.write_on(&connection, doing, work)
     }
 
-    /// Makes the next write wait with the whole timeout again: it is the last attempt.
+    /// Makes the next write wait for the whole timeout again. To be called before the last attempt.
     pub(crate) fn be_patient_once(&self) {
         self.0.locked.store(false, Ordering::Release);
     }
@@ -339,7 +341,7 @@ impl Store {
         let _acting = self.act_as_owner()?;
         self.check_not_replaced()?;
         if self.0.suspect.load(Ordering::Relaxed) {
-            // Each write would use up its budget, and the end of a host has many to record.
+            // Without this check each write would use up its budget, and at its end a host makes many writes.
             schema::check(connection, self.path())?;
             self.0.suspect.store(false, Ordering::Relaxed);
         }
@@ -357,8 +359,8 @@ impl Store {
         answer
     }
 
-    /// Returns the error of a statement. An interrupted statement may have run code that no migration made; then that is the
-    /// error.
+    /// Returns the error of a statement. If an interrupted statement has run code that no migration made, the error names that
+    /// code.
     fn explained(&self, connection: &Connection, doing: &str, error: rusqlite::Error) -> Error {
         let interrupted =
             error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
@@ -376,7 +378,7 @@ impl Store {
         Budget::of(if self.0.writer.is_some() { HOST_READ } else { LOOK })
     }
 
-    /// Runs one query, on a connection that cannot write where the ledger has such. `work` must not call back into the store.
+    /// Runs one query, on a connection that cannot write if the ledger has one. `work` must not call back into the store.
     pub(super) fn read<T>(
         &self,
         doing: &str,
@@ -386,7 +388,7 @@ impl Store {
             return self.query_on(&*self.writer(doing)?, doing, work);
         };
         if readers.state().idle_connections == 0 {
-            // It would open whatever the path names now, where the same row numbers mean other rows.
+            // A new connection would open the file that the path names now, in which the same row numbers may mean other rows.
             self.check_not_replaced()?;
         }
         let connection = readers.get().map_err(|e| {
@@ -409,12 +411,12 @@ impl Store {
         })
     }
 
-    /// Opens a connection that reads, where there is none yet: it keeps reading whatever happens to the ledger's name.
+    /// Opens a connection that reads if there is none yet. It can still read if the ledger is renamed or removed.
     pub(crate) fn open_reader(&self) -> Result<()> {
         self.read("open a connection", |_| Ok(()))
     }
 
-    /// Opens another reader, as the pool does when all of its connections are in use.
+    /// Opens another reader, as the pool does when all its connections are in use.
     #[cfg(test)]
     pub(super) fn another_reader(
         &self,
@@ -423,8 +425,8 @@ impl Store {
         self.0.readers.as_ref().expect("readers").get_timeout(patience).map(drop)
     }
 
-    /// Runs a query of a few rows: where no reader is open yet, as while the ledger is opened, on the writer's connection if
-    /// that is free. A new connection would parse the whole schema first.
+    /// Runs a query of a few rows. If no reader is open yet, as while the ledger is being opened, it uses the writer's connection
+    /// if that is free, since a new connection would first parse the whole schema.
     pub(super) fn try_read<T>(
         &self,
         doing: &str,
@@ -446,7 +448,7 @@ impl Store {
         self.query_on(connection, doing, work)
     }
 
-    /// Runs a query on the connection that writes, while no transaction is open there; `None` where it was not free within
+    /// Runs a query on the connection that writes, while no transaction is open there; `None` if it was not free within
     /// `patience`.
     pub(super) fn on_idle_writer<T>(
         &self,
@@ -460,7 +462,7 @@ impl Store {
         self.read_on(&connection, doing, work).map(Some)
     }
 
-    /// Reports whether a write would neither wait nor fail for lack of the lock.
+    /// Reports whether a write could take the lock at once.
     pub(crate) fn can_be_written_now(&self) -> bool {
         let Some(writer) = self.0.writer.as_ref().and_then(Writer::try_take) else { return false };
         let Ok(_acting) = self.act_as_owner() else { return false };
@@ -474,7 +476,7 @@ impl Store {
         self.the_writer(doing)?.take(self.path(), doing)
     }
 
-    /// Fails where the ledger was opened for reading only.
+    /// Fails if the ledger was opened for reading only.
     pub(super) fn check_writable(&self, doing: &str) -> Result<()> {
         self.the_writer(doing).map(|_| ())
     }

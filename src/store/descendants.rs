@@ -1,4 +1,4 @@
-//! The recorded descendants of roots: queried for all of them in one read, however many are ended together.
+//! The recorded descendants of roots. One read queries those of all roots that are ended together.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct RecordedDescendants {
     /// Descendants that have not ended.
     pub(crate) live: Vec<(ProcessId, Identity)>,
-    /// Processes that were left running on purpose: they must not be ended, whatever else is done to the tree.
+    /// Processes that were left running on purpose; they must not be ended with the tree.
     pub(crate) spared: Vec<Identity>,
 }
 
@@ -59,8 +59,7 @@ const ROOTS_OF_FORMER_IMAGES: &str =
      ORDER BY p.ended_at DESC LIMIT 10000";
 
 impl Store {
-    /// Returns roots with recorded ends that former images of the process `own` have started, those that ended last first,
-    /// 10,000 at most.
+    /// Returns the ended roots that former program images of the process `own` started, the last ended first, 10,000 at most.
     pub(crate) fn roots_of_former_images(
         &self,
         own: &Identity,

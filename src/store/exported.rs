@@ -1,8 +1,8 @@
-//! The rows that are exported, and which of them have changed.
+//! Reads the rows that are exported, and tracks which of them have changed.
 //!
-//! The connection that writes notes each row of `process` that it changes, and knows by SQLite's `data_version` whether any
-//! other connection, of this process or of another one, has committed since. As long as none has, only the
-//! noted rows can have changed, and only they are read. A row whose change was rolled back is read without need.
+//! The connection that writes notes each row of `process` that it changes, and SQLite's `data_version` shows whether any other
+//! connection, of this process or another, has committed since. As long as none has, only the noted rows can have changed, and
+//! only they are read. A row whose change was rolled back is read needlessly.
 
 use std::{
     collections::HashSet,
@@ -18,9 +18,9 @@ use crate::{
     model::{ExportEntry, ExportRow, ExportUpdate, Millis, ProcessId},
 };
 
-/// How many changed rows are remembered before all are read again: reading each takes longer by then.
+/// How many changed rows are remembered. Beyond that all rows are read, which is faster than reading each changed row.
 const CHANGED_MAX: usize = 256;
-/// How long to wait for the connection that writes, before all rows are read on another one.
+/// How long to wait for the connection that writes before reading all rows on another one.
 const PATIENCE: Duration = Duration::from_millis(5);
 
 macro_rules! exported {
@@ -37,11 +37,11 @@ macro_rules! exported {
 pub(super) const EXPORTED: &str = exported!("INDEXED BY process_live_owner", "");
 const EXPORTED_ROW: &str = exported!("", "id = ?1 AND");
 
-/// Rows that were changed and not read yet.
+/// Rows that were changed and have not been read yet.
 #[derive(Debug, Default)]
 struct ChangedRows {
     rows: HashSet<i64>,
-    /// There were more.
+    /// Whether more rows than can be remembered were changed.
     overflowed: bool,
 }
 
@@ -54,7 +54,7 @@ impl ChangedRows {
     }
 }
 
-/// What has been read of the exported rows. There is one of a store.
+/// Follows the exported rows. There is at most one for each store.
 #[derive(Debug)]
 pub(crate) struct ExportReader {
     store: Store,
@@ -74,12 +74,12 @@ impl Store {
     /// Returns the entries of the export: live roots that have a task, the longest-running first.
     pub(crate) fn export_entries(&self) -> Result<Vec<ExportEntry>> {
         let mut rows = self.export_rows()?;
-        // They are almost in order; SQLite would not take advantage of that.
+        // They are almost in order, of which SQLite would take no advantage.
         rows.sort_by_key(|row| (row.started, row.id));
         Ok(rows.into_iter().map(|row| row.entry).collect())
     }
 
-    /// Begins to note the rows that change.
+    /// Starts noting the rows that change.
     pub(crate) fn export_reader(&self) -> Result<ExportReader> {
         let changed = Arc::<Mutex<ChangedRows>>::default();
         let theirs = Arc::clone(&changed);
@@ -97,7 +97,7 @@ impl Store {
 }
 
 impl ExportReader {
-    /// Returns what may have changed since the last call that succeeded; the first time, and after an error, all rows.
+    /// Returns the rows that may have changed since the last successful call; the first time, and after an error, all rows.
     pub(crate) fn update(&mut self) -> Result<ExportUpdate> {
         let known = self.version.take();
         let doing = "list the exported processes";
@@ -115,7 +115,7 @@ impl ExportReader {
         let Some((version, rows)) = changes else {
             return self.store.export_rows().map(ExportUpdate::All);
         };
-        // What is committed before all are read is among the changed rows, or changes the version, and is read once more.
+        // Rows that are committed before all are read are also noted, or change the version, and are read once more.
         let update = match rows {
             Some(rows) => ExportUpdate::Rows(rows),
             None => ExportUpdate::All(self.store.export_rows()?),

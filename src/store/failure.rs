@@ -1,4 +1,4 @@
-//! The only place that converts what SQLite reports into the crate's error.
+//! Converts errors of SQLite into the crate's error; nothing else does.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
     let hint = match (kind, code) {
         (_, Some(ErrorCode::DiskFull)) => ": its disk is full, free some space",
         (_, Some(ErrorCode::SystemIoFailure)) => {
-            ": its disk or file system reports an error, the kernel's log has the details"
+            ": its disk or file system reports an error, see the kernel log"
         }
         (_, Some(ErrorCode::OperationInterrupted)) => {
             ": it used more processor time than a statement is allowed, `procledger doctor` looks for the cause"
@@ -37,7 +37,7 @@ pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
     .with_source(cause(source))
 }
 
-/// Returns the cause of an error: its code alone where SQLite's message repeats that.
+/// Returns the cause of an error: its code alone if SQLite's message repeats that.
 fn cause(source: Sqlite) -> Source {
     match source {
         Sqlite::SqliteFailure(code, Some(message)) if code.to_string().ends_with(&message) => {
@@ -47,7 +47,7 @@ fn cause(source: Sqlite) -> Source {
     }
 }
 
-/// Returns the errno that SQLite has replaced by its own code, where it must have been this one.
+/// Returns the errno that SQLite replaced by this code, if only one errno leads to it.
 fn errno(code: ErrorCode) -> Option<i32> {
     match code {
         ErrorCode::DiskFull => Some(libc::ENOSPC),
@@ -56,7 +56,7 @@ fn errno(code: ErrorCode) -> Option<i32> {
     }
 }
 
-/// Converts the error that no connection was free in time, or none could be opened.
+/// Returns the error for when no connection was free in time, or none could be opened.
 pub(super) fn no_connection(path: &Path, doing: &str, source: r2d2::Error) -> Error {
     let message = format!(
         "failed to {doing} in the ledger `{}`: no connection was free in time, try again",
@@ -77,7 +77,7 @@ fn kind(error: &Sqlite) -> Kind {
     }
 }
 
-/// Returns the kind of a value that no version of ours wrote: the file was edited.
+/// Returns the kind of a decoding error: no version of this program wrote the value, so the file was edited.
 fn decoding(error: &Sqlite) -> Kind {
     match error {
         Sqlite::FromSqlConversionFailure(..)

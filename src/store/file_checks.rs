@@ -1,4 +1,4 @@
-//! Checks of an open ledger's file system and files, before they are used.
+//! Checks an open ledger's file system and files before they are used.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use super::{Store, failure::failed};
 use crate::{error::Result, sys::filesystem};
 
 impl Store {
-    /// Checks the file system: fails, naming it, where the ledger is on a network file system.
+    /// Fails if the ledger is on a network file system, which the error names.
     pub(crate) fn check_file_system(&self) -> Result<()> {
         filesystem::check_local(self.folder())
     }
 
-    /// Returns the free bytes where the ledger is.
+    /// Returns the free bytes on the ledger's file system.
     pub(crate) fn free_bytes(&self) -> Result<u64> {
         filesystem::free_bytes(self.folder())
     }
@@ -20,13 +20,13 @@ impl Store {
         self.path().parent().unwrap_or_else(|| self.path())
     }
 
-    /// Fails where the open files are no longer those at the ledger's path.
+    /// Fails if the open files are no longer those at the ledger's path.
     pub(crate) fn check_not_replaced(&self) -> Result<()> {
         self.files().check()
     }
 
-    /// Copies a WAL that was removed while it was open into the ledger, as far as readers allow it: its content would be lost
-    /// with the last connection. Not where a new one exists.
+    /// Copies a WAL that was removed while it was open into the ledger, as far as readers allow it; its content would otherwise
+    /// be lost when the last connection closes. Does nothing if a new WAL exists.
     pub(crate) fn save_lost_wal(&self) -> Result<()> {
         if !self.files().has_lost_its_wal() {
             return Ok(());

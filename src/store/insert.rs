@@ -9,20 +9,20 @@ use crate::{
     model::{NewProcess, ProcessId, State},
 };
 
-/// A process of a batch, and its row, or why it was refused.
+/// A process of a batch, with its row, or the reason why it was refused.
 #[derive(Debug)]
 pub(crate) struct Insertion<K> {
-    /// What the caller knows it by.
+    /// Identifies the process to the caller.
     pub(crate) key: K,
     pub(crate) new: NewProcess,
     pub(crate) row: Result<ProcessId>,
 }
 
 impl Store {
-    /// Records a batch in one transaction; an outer error means that nothing of it was committed.
+    /// Records a batch in one transaction. An outer error means that none of it was committed.
     ///
-    /// A task that has a root alive in `here` is refused, and only that item: a root alive elsewhere cannot be judged from
-    /// here, and blocks nothing.
+    /// If the task of an item has a root that is alive in `here`, that item alone is refused. A root that is alive elsewhere
+    /// cannot be judged from here, and blocks nothing.
     pub(crate) fn insert_batch<K>(
         &self,
         here: &PidScope,
@@ -31,7 +31,7 @@ impl Store {
         self.write_patiently("record a process", |tx| insert_batch(tx, here, batch))
     }
 
-    /// Does the same with the batch that there is once the transaction has begun.
+    /// Does the same, but takes the batch only once the transaction has begun.
     pub(crate) fn insert_queued<K>(
         &self,
         here: &PidScope,
@@ -45,7 +45,7 @@ impl Store {
         self.write_patiently("record a process", |tx| insert(tx, here, new))?
     }
 
-    /// Records a batch of processes that were found below a root, and are ended whether they can be recorded or not.
+    /// Records a batch of processes that were found below a root, and that are ended whether or not they can be recorded.
     pub(crate) fn insert_found<K>(
         &self,
         here: &PidScope,
@@ -104,7 +104,7 @@ pub(super) const ALIVE: &str = "SELECT p.pid, p.state
            AND f.boottime_offset = :boottime_offset
          LIMIT 1";
 
-/// Returns pid and state of a root that prevents another root of its task.
+/// Returns the pid and state of a root that prevents another root of its task.
 fn alive(
     tx: &Transaction<'_>,
     here: &PidScope,

@@ -60,7 +60,7 @@ pub(super) fn to_judge(schema: Schema) -> String {
     select(schema, TO_JUDGE)
 }
 
-/// The statement that selects rows `i` for [`instance`]: what follows FROM.
+/// Returns the statement that selects rows `i` for [`instance`]. `from` is the text after FROM.
 fn select(schema: Schema, from: &str) -> String {
     format!("SELECT i.id, {} FROM {from}", table::select("i", schema, COLUMNS))
 }
@@ -83,7 +83,7 @@ pub(super) const CGROUPS_LEFT: &str =
        AND boot_id = :boot_id AND pid_namespace = :pid_namespace";
 
 impl Store {
-    /// Records this run of the program, with the ledger file that it opened.
+    /// Records this run of the program and the ledger file that it opened.
     pub(crate) fn add_instance(&self, new: &NewInstance) -> Result<InstanceId> {
         self.write("record an instance", |tx| {
             wal_origin::mark(tx, APPLICATION_ID)?;
@@ -91,7 +91,7 @@ impl Store {
         })
     }
 
-    /// Records how an instance stopped; `false` when that was already recorded.
+    /// Records how an instance stopped; returns `false` if that was already recorded.
     pub(crate) fn stop_instance(&self, id: InstanceId, how: StopHow, at: Millis) -> Result<bool> {
         self.write("stop an instance", |tx| mark_stopped(tx, id, how, at))
     }
@@ -137,7 +137,7 @@ impl Store {
         })
     }
 
-    /// Returns the branches that stopped instances in `here` have left: instance, folder, and its inode, where it was created.
+    /// Returns the cgroups that stopped instances in `here` left: the instance, the folder and, if it was created, the inode.
     pub(crate) fn cgroups_left(
         &self,
         here: &PidScope,
@@ -188,7 +188,7 @@ impl Store {
     }
 }
 
-/// Returns one instance, within the read or the transaction of the caller.
+/// Returns one instance, within a read or a transaction of the caller.
 pub(super) fn one(
     connection: &Connection,
     schema: Schema,
@@ -199,7 +199,7 @@ pub(super) fn one(
         .query_one([id.0], instance)
 }
 
-/// Marks an instance as stopped, only where that was not recorded before.
+/// Marks an instance as stopped, unless that was already recorded.
 pub(super) fn mark_stopped(
     connection: &rusqlite::Connection,
     id: InstanceId,

@@ -1,4 +1,4 @@
-//! All that is known of leaks at one moment.
+//! Reads everything that is known about leaks at one moment.
 
 use super::{LeakGroup, LeakGrouping, Store, leaks, passes};
 use crate::{
@@ -6,8 +6,8 @@ use crate::{
     model::{LeakRecord, Millis, PassSummary},
 };
 
-/// Leaks since a time, counted in each way, and the passes that looked for them: read in one transaction, so that all sums
-/// agree.
+/// The leaks since a given time, counted by each key, and the passes that looked for them. They are read in one transaction, so
+/// that all sums agree.
 #[derive(Clone, Debug)]
 pub struct LeakReport {
     /// By hour (UTC), newest first.
@@ -22,12 +22,12 @@ pub struct LeakReport {
     pub by_program: Vec<LeakGroup>,
     /// The newest leaks.
     pub newest: Vec<LeakRecord>,
-    /// The passes of each kind that were made.
+    /// The passes of each kind.
     pub passes: Vec<PassSummary>,
 }
 
 impl Store {
-    /// Reads all of it in one read transaction.
+    /// Reads the whole report in one transaction.
     pub(crate) fn leak_report(&self, since: Option<Millis>, limit: u32) -> Result<LeakReport> {
         let since = leaks::from(since);
         self.read("read the leaks", |connection| {

@@ -25,39 +25,39 @@ use crate::{
 /// The key by which leaks are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeakGrouping {
-    /// The hour they were found, in UTC.
+    /// The hour in which they were found, in UTC.
     Hour,
-    /// The day they were found, in UTC.
+    /// The day on which they were found, in UTC.
     Day,
     /// The task they belonged to.
     Task,
     /// Why they count as leaks.
     Rule,
-    /// The program that leaked: the last part of its command's first word.
+    /// The program that leaked: the last path component of its command's first word.
     Program,
 }
 
 /// Leaks that have an hour, a day, a task, a rule or a program in common.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LeakGroup {
-    /// Hour as `2025-01-10T12:00Z`, day as `2025-01-10`, task id, the sentence of the rule's key ([`RuleKey::sentence`]) or
-    /// program. Empty for leaks of no task.
+    /// The hour as `2025-01-10T12:00Z`, the day as `2025-01-10`, the task id, the sentence of the rule's key
+    /// ([`RuleKey::sentence`]) or the program. Empty for leaks without a task.
     pub key: String,
-    /// How many there were.
+    /// The number of leaks.
     pub leaks: u64,
-    /// Those of them whose instance was dead.
+    /// The number of those whose instance was dead.
     pub orphans: u64,
-    /// Those of them whose root had ended.
+    /// The number of those whose root had ended.
     pub strays: u64,
-    /// Those of them that were not registered.
+    /// The number of those that were not registered.
     pub unregistered: u64,
-    /// Those of them that could not be ended.
+    /// The number of those that could not be ended.
     pub survived: u64,
-    /// Time from start until found, summed over all.
+    /// The hours from the start of each until it was found, summed up.
     pub process_hours: f64,
-    /// Resident bytes when found, summed over all; a value that could not be measured counts as 0.
+    /// The resident bytes of each when it was found, summed up; a value that could not be measured counts as 0.
     pub rss_bytes: u64,
-    /// When the newest was found; serialized as Unix milliseconds.
+    /// When the newest of them was found; serialized as Unix milliseconds.
     #[serde(serialize_with = "unix_millis")]
     pub last_found_at: SystemTime,
 }
@@ -75,7 +75,7 @@ impl LeakGroup {
     }
 }
 
-/// Leaks since a time, counted by a key.
+/// A query that counts leaks since a given time by a key.
 ///
 /// `CROSS JOIN` keeps the order: the leaks of the window first, then each one's process by its row number.
 macro_rules! sum_leaks {
@@ -95,7 +95,7 @@ macro_rules! sum_leaks {
     };
 }
 
-/// What a leak has of the rows of its process and of its root.
+/// The part of a leak that comes from the rows of its process and its root.
 struct Joined {
     root: ProcessId,
     verified: bool,
@@ -149,7 +149,7 @@ table! {
     }
 }
 
-/// The statement that selects the newest leaks since `?1`, at most `?2`, of the task `?3`.
+/// Returns the statement that selects the newest leaks since `?1`, at most `?2`, of the task `?3`.
 pub(super) fn newest(schema: Schema) -> String {
     select(
         schema,
@@ -160,7 +160,8 @@ pub(super) fn newest(schema: Schema) -> String {
     )
 }
 
-/// Selects leaks from one table, joined with their processes; `before` is selected before what [`leak`] reads.
+/// Returns a statement that selects leaks, joined with their processes. The columns in `before` precede those that [`leak`]
+/// reads.
 fn select(schema: Schema, before: &str, from: &str, rest: &str) -> String {
     let columns = table::select("l", schema, COLUMNS);
     format!(
@@ -174,7 +175,7 @@ fn select(schema: Schema, before: &str, from: &str, rest: &str) -> String {
     )
 }
 
-/// Returns the next leaks after a row number, at most `limit`, each with its number.
+/// Returns the next leaks after a row number, at most `limit`, each with its own row number.
 pub(super) fn behind(
     connection: &Connection,
     schema: Schema,
@@ -184,7 +185,7 @@ pub(super) fn behind(
     numbered(connection, schema, "WHERE l.id > ?1 ORDER BY l.id LIMIT ?2", (after, limit))
 }
 
-/// Returns the leaks that these clauses select, each with its number.
+/// Returns the leaks that these clauses select, each with its row number.
 pub(super) fn numbered(
     connection: &Connection,
     schema: Schema,
@@ -199,8 +200,8 @@ pub(super) fn numbered(
     leaks.collect()
 }
 
-// Named constants, so that a test can ask SQLite for their query plans.
-// A time outside of any calendar gives NULL, and must not affect the sums of all others.
+// Named constants, so that a test can ask SQLite for their query plans. A time outside the calendar gives NULL, and must not
+// affect the sums of the others.
 pub(super) const BY_HOUR: &str = sum_leaks!(
     "coalesce(strftime('%Y-%m-%dT%H:00Z', l.found_at / 1000.0, 'unixepoch'), '')",
     "",
@@ -216,11 +217,11 @@ pub(super) const BY_TASK: &str = sum_leaks!(
     "CROSS JOIN process AS p ON p.id = l.process",
     "leaks DESC, last DESC, key"
 );
-/// Rows of programs before [`Schema::KEYS`] have no key: those are counted by their sentence, from which the key follows.
+/// Rows from programs before [`Schema::KEYS`] have no key. They are counted by their sentence, from which the key follows.
 pub(super) const BY_RULE: &str =
     sum_leaks!("coalesce(l.rule_key, l.rule)", "", "leaks DESC, last DESC, key");
 const BY_SENTENCE: &str = sum_leaks!("l.rule", "", "leaks DESC, last DESC, key");
-// The first word without everything up to its last slash: rtrim() with all characters but the slash leaves the folder.
+// The first word after its last slash: rtrim() with all characters except the slash leaves the folder, which is removed.
 pub(super) const BY_PROGRAM: &str = sum_leaks!(
     "coalesce(replace(p.command ->> 0, rtrim(p.command ->> 0, replace(p.command ->> 0, '/', '')), ''), '')",
     "CROSS JOIN process AS p ON p.id = l.process",
@@ -228,7 +229,7 @@ pub(super) const BY_PROGRAM: &str = sum_leaks!(
 );
 
 impl Store {
-    /// Returns leaks that were found since, newest first: of a task, or all.
+    /// Returns leaks that were found since the given time, newest first, of one task or all.
     pub(crate) fn leaks(
         &self,
         task: Option<&TaskId>,
@@ -240,7 +241,8 @@ impl Store {
         })
     }
 
-    /// Returns leaks that were found since, counted: by time newest first, otherwise most first.
+    /// Returns the counts of leaks that were found since the given time. Groups by time begin with the newest, others with the
+    /// largest.
     pub(crate) fn leak_groups(
         &self,
         since: Option<Millis>,
@@ -291,7 +293,7 @@ pub(super) fn groups(
     Ok(if by == LeakGrouping::Rule { by_rule(groups) } else { groups })
 }
 
-/// Joins the groups whose keys, or sentences, are those of the same rule.
+/// Merges groups whose keys or sentences belong to the same rule.
 fn by_rule(found: Vec<LeakGroup>) -> Vec<LeakGroup> {
     let mut groups: Vec<LeakGroup> = Vec::new();
     for group in found {
@@ -310,7 +312,8 @@ fn by_rule(found: Vec<LeakGroup>) -> Vec<LeakGroup> {
 }
 
 impl Store {
-    /// Returns trees with leaks that were found since, whose root was held neither by a task cgroup nor by a keeper.
+    /// Returns the number of trees with leaks that were found since the given time, and that neither a task cgroup nor a keeper
+    /// contained.
     pub(crate) fn unverified_trees(&self, since: Option<Millis>) -> Result<u64> {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("count the trees that could not be verified", |connection| {
@@ -326,7 +329,7 @@ impl Store {
         })
     }
 
-    /// Returns the kind of leak that a process was recorded as.
+    /// Returns the kind of leak as which a process was recorded.
     pub(crate) fn leak_kind(&self, process: ProcessId) -> Result<Option<LeakKind>> {
         self.read("look up a leak", |connection| {
             connection
@@ -338,7 +341,7 @@ impl Store {
 }
 
 impl Store {
-    /// Reports whether a process was left running on purpose since a time: not after it was started.
+    /// Reports whether a process was left running on purpose at the given time or later. `since` is not after its start.
     pub(crate) fn was_kept(&self, identity: &Identity, since: Millis) -> Result<bool> {
         self.read("look up processes that were left on purpose", |connection| {
             connection
@@ -362,7 +365,8 @@ impl Store {
     }
 }
 
-/// Ends the survivor state of leaks whose processes have ended; an instance that saw them end records more with [`upsert`].
+/// Changes the outcome of surviving leaks whose processes have ended. An instance that observed the end records more with
+/// [`upsert`].
 pub(super) fn survive_no_more(
     tx: &Transaction<'_>,
     processes: &[ProcessId],
@@ -411,7 +415,7 @@ pub(super) fn upsert(
     insert_row(tx, leak, (process, pass)).map(|_| ())
 }
 
-/// Adds the signal that ended it to a leak that was recorded as a survivor before.
+/// Adds the signal that ended a process to its leak, which was recorded as a survivor before.
 fn write_signal(tx: &Transaction<'_>, process: ProcessId, leak: &NewLeak) -> rusqlite::Result<()> {
     if leak.stop_signal.is_none() || tx.schema() < Schema::LEAK_SIGNAL {
         return Ok(());

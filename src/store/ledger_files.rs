@@ -1,9 +1,9 @@
 //! Checks that the files that SQLite has open are still those that the ledger's path names.
 //!
-//! SQLite does not check this in WAL mode: with its file removed it would keep writing to one that no program will ever read,
-//! and with another in its place two programs would hold unrelated locks (<https://sqlite.org/howtocorrupt.html>, 4.3 and 4.4).
-//! So each write is preceded by a check. Only what is certain counts: where the folder cannot be read, as after a change of
-//! user, the open files stay in use.
+//! SQLite does not check this in WAL mode. If its file was removed, it would keep writing to a file that no program will ever
+//! read; if the file was replaced, two programs would hold unrelated locks (<https://sqlite.org/howtocorrupt.html>, 4.3 and 4.4).
+//! So each write is preceded by a check. Only certain facts count: if the folder cannot be read, as after a change of user, the
+//! open files stay in use.
 
 use std::{
     fs,
@@ -20,8 +20,8 @@ use crate::error::{Error, Kind, Result};
 /// A file's device and inode.
 type FileId = (u64, u64);
 
-/// How long a check of the companions is valid, in milliseconds: a check takes a microsecond for each file, and a row written
-/// in between is no worse off than one that was written just before.
+/// How long a check of the companions is valid, in milliseconds. A check takes a microsecond for each file, and a row that is
+/// written after a removal within this time is no worse off than one written just before it.
 const LOOK_AGAIN_MS: u64 = 5;
 
 /// The files of an open ledger. Each keeps its inode as long as a connection is open.
@@ -32,11 +32,11 @@ pub(super) struct LedgerFiles {
     /// The WAL and its index.
     companions: Vec<(PathBuf, FileId)>,
     opened: Instant,
-    /// When the companions were last seen in their place, in milliseconds.
+    /// When the companions were last found in their place, in milliseconds.
     seen: AtomicU64,
 }
 
-/// What is at a path.
+/// The result of looking for a file at its path.
 enum Found {
     Same { len: u64 },
     Other,
@@ -45,7 +45,7 @@ enum Found {
 }
 
 impl LedgerFiles {
-    /// Takes the companions that exist now: a connection has them open.
+    /// Notes the companions that exist now, which a connection has open.
     pub(super) fn of(ledger: &Path, id: FileId) -> Self {
         let companions = ["-wal", "-shm"].iter().filter_map(|suffix| {
             let path = beside(ledger, suffix);
@@ -66,7 +66,7 @@ impl LedgerFiles {
         self.id
     }
 
-    /// Refuses a write to files that no program can find, or beside another file's locks.
+    /// Refuses a write if the open files were removed or replaced.
     pub(super) fn check(&self) -> Result<()> {
         let shown = self.ledger.display();
         let wrong = |what: String| Err(Error::new(Kind::NotFound, what));
@@ -91,7 +91,7 @@ impl LedgerFiles {
         self.check_companions()
     }
 
-    /// The same, without relying on an earlier check.
+    /// Does the same without relying on an earlier check.
     pub(super) fn check_again(&self) -> Result<()> {
         self.seen.store(0, Ordering::Relaxed);
         self.check()
@@ -117,7 +117,7 @@ impl LedgerFiles {
         Ok(())
     }
 
-    /// Reports whether all of the files are where they were, and the WAL has at most this size.
+    /// Reports whether all files are where they were, and the WAL has at most this size.
     pub(super) fn has_small_wal(&self, most: u64) -> bool {
         let in_place = |found| matches!(found, Found::Same { .. });
         in_place(find(&self.ledger, self.id))
@@ -126,7 +126,7 @@ impl LedgerFiles {
                     && in_place(find(index, *index_id)))
     }
 
-    /// Reports whether only the ledger itself is where it was, and no new WAL exists.
+    /// Reports whether the ledger is where it was, but its WAL was removed and there is no new one.
     pub(super) fn has_lost_its_wal(&self) -> bool {
         matches!(find(&self.ledger, self.id), Found::Same { len: 1.. })
             && self.companions.iter().any(|(path, id)| matches!(find(path, *id), Found::Nothing))

@@ -1,10 +1,10 @@
-//! Keeping the file small: old rows, free pages and the WAL.
+//! Keeps the file small: deletes old rows, frees pages and copies the WAL back.
 //!
-//! A [`MaintenanceConnection`] has a connection of its own, so that no thread of this process waits for the pool's writer while it works.
-//! It holds the write lock for one small step at a time, and reports how long that was: its user paces it.
+//! A [`MaintenanceConnection`] has a connection of its own, so that no thread of this process waits for the pool's writer while
+//! it works. It holds the write lock for one small step at a time, and reports for how long, so that its caller can pace it.
 //!
-//! The WAL is copied back (`PASSIVE`) without the write lock, however long the disk takes. Only `TRUNCATE` needs it, and waits
-//! for readers while it holds it: so it is tried when nothing is left to copy, and gives up at once where a reader blocks it
+//! The WAL is copied back (`PASSIVE`) without the write lock, however long the disk takes. Only `TRUNCATE` needs the lock, and
+//! waits for readers while it holds it. So it is tried when nothing is left to copy, and gives up at once if a reader blocks it
 //! (<https://sqlite.org/c3ref/wal_checkpoint_v2.html>).
 
 use std::time::{Duration, Instant};
@@ -25,9 +25,9 @@ use crate::{
     model::Millis,
 };
 
-/// Number of instances that are determined at once.
+/// Number of deletable instances that are searched for at once.
 const UNNAMED_AT_ONCE: u32 = 10_000;
-/// How often a checkpoint is started again when others write while it copies.
+/// How often a checkpoint is attempted if others write while it copies.
 const CHECKPOINTS: u32 = 3;
 
 /// The result of a step.
@@ -43,7 +43,7 @@ pub(crate) struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) total: u64,
-    /// Those of them in used pages.
+    /// The bytes in used pages.
     pub(crate) used: u64,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Size {
 pub(crate) struct MaintenanceConnection {
     store: Store,
     connection: OwnedConnection,
-    /// Instances that may be deleted: finding them needs a scan of all processes, so many are found at once.
+    /// Instances that may be deleted. Finding them requires a scan of all processes, so many are found at once.
     unnamed: Vec<i64>,
 }
 
@@ -61,7 +61,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// When the ledger was opened for reading only, or cannot be opened once more.
+    /// If the ledger was opened for reading only, or cannot be opened once more.
     pub(crate) fn maintenance_connection(&self) -> Result<MaintenanceConnection> {
         self.check_writable("maintain the ledger")?;
         let _acting = self.act_as_owner()?;
@@ -84,12 +84,12 @@ impl Store {
         })
     }
 
-    /// Returns the bytes of the WAL file; 0 where there is none.
+    /// Returns the size of the WAL file in bytes; 0 if there is none.
     pub(crate) fn wal_bytes(&self) -> u64 {
         std::fs::metadata(self.beside("-wal")).map_or(0, |file| file.len())
     }
 
-    /// Reports whether the WAL is larger than a checkpoint leaves it.
+    /// Reports whether the WAL is larger than a checkpoint would leave it.
     pub(crate) fn wal_is_too_large(&self) -> bool {
         self.wal_bytes() > WAL_LIMIT_BYTES.cast_unsigned()
     }
@@ -100,10 +100,10 @@ impl MaintenanceConnection {
         &self.store
     }
 
-    /// Deletes at most `batch` rows that ended before the given time; 0 when nothing is left.
+    /// Deletes at most `batch` rows that ended before the given time; reports 0 if nothing is left.
     ///
-    /// Processes go with their leaks, and a root after its descendants; the newest pass of each kind stays, the last row of
-    /// each table, an instance that a row still names, and what a fleet does not have if that is to be kept.
+    /// Processes are deleted with their leaks, and a root after its descendants. Kept are the newest pass of each kind, the last
+    /// row of each table, instances that a row still refers to and, if requested, rows that a fleet does not have yet.
     pub(crate) fn prune(
         &mut self,
         before: Millis,
@@ -133,7 +133,7 @@ impl MaintenanceConnection {
         Ok(Step { done: 0, held: Duration::ZERO })
     }
 
-    /// Releases at most `pages` free pages; 0 when none is left. The file gets smaller with the next checkpoint.
+    /// Releases at most `pages` free pages; reports 0 if none is left. The file gets smaller with the next checkpoint.
     pub(crate) fn free_pages(&self, pages: u32) -> Result<Step> {
         self.step("free pages", |tx| {
             let free = || tx.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
@@ -145,7 +145,7 @@ impl MaintenanceConnection {
         })
     }
 
-    /// Copies the WAL into the ledger, as far as readers allow it; empties it where it is too large, or `always`. Returns
+    /// Copies the WAL into the ledger, as far as readers allow it, and empties it if it is too large, or `always`. Returns
     /// whether that was possible.
     pub(crate) fn checkpoint(&self, always: bool) -> Result<bool> {
         let wrong = |error| self.wrong("write back the WAL", error);
@@ -184,7 +184,7 @@ impl MaintenanceConnection {
         }
     }
 
-    /// Runs one immediate transaction, timed from the moment that it has the lock.
+    /// Runs one immediate transaction, timed from the moment when it has the lock.
     fn step(
         &self,
         doing: &str,

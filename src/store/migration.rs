@@ -8,20 +8,20 @@
 //!
 //! Every released program refuses a ledger whose `user_version` is greater than the schema that the program knows, and checks
 //! nothing else. So a migration that only adds (a nullable column, a table, an index, a view) leaves `user_version` as it is: a
-//! program of an older version keeps working, beside newer ones and after them. A migration that an older program could not
-//! live with raises it to its own number; see [`COMPATIBLE`].
+//! program of an older version keeps working, beside newer ones and after them. A migration that older programs cannot work with
+//! raises it to its own number; see [`COMPATIBLE`].
 //!
 //! # To add a migration
 //!
 //! 1. Write `migrations/NN-name/up.sql` and add it to [`MIGRATIONS`]. Columns are nullable or have a default, with a comment on
 //!    each.
-//! 2. Where the code reads or writes what it adds, name it in an associated constant of [`Schema`] and check `tx.schema() >=
-//!    Schema::…` or `store.schema() >= Schema::…` first: a program that does not own a ledger leaves it at the schema that it
-//!    has (`watch`, `reap`, `kill` and everything that reads), and there the addition is missing.
-//! 3. Run `PROCLEDGER_WRITE_SCHEMA=1 cargo test --lib -- the_schema_that_is_kept` once: it writes the schema that ledgers are
-//!    compared with when they are opened.
-//! 4. Only where an older program must not write any more: set [`COMPATIBLE`] to NN and to the version of this release. Where
-//!    this program cannot use an older schema as it is: raise [`OLDEST_USABLE`].
+//! 2. Name what it adds in an associated constant of [`Schema`], and check `tx.schema() >= Schema::…` or `store.schema() >=
+//!    Schema::…` wherever the code reads or writes it: a program that does not own a ledger (`watch`, `reap`, `kill` and
+//!    everything that reads) leaves the ledger at its schema, in which the addition may be missing.
+//! 3. Run `PROCLEDGER_WRITE_SCHEMA=1 cargo test --lib -- the_stored_schema` once: it writes the schema that ledgers are compared
+//!    with when they are opened.
+//! 4. If older programs must not write any more, set [`COMPATIBLE`] to NN and the version of this release. If this program cannot
+//!    use older schemas as they are, raise [`OLDEST_USABLE`].
 //!
 //! # Crashes
 //!
@@ -34,7 +34,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use crate::error::{Error, Kind, Result};
 
-/// The migrations in their order: the first one leads to schema 1.
+/// The migrations in order; the first one leads to schema 1.
 const MIGRATIONS: [&str; 10] = [
     include_str!("../../migrations/01-ledger/up.sql"),
     include_str!("../../migrations/02-cgroup/up.sql"),
@@ -50,11 +50,10 @@ const MIGRATIONS: [&str; 10] = [
 
 /// The last migration that older programs cannot work with, and the first release that contains it.
 const COMPATIBLE: (i64, &str) = (3, "0.1.0");
-/// The oldest schema that this program uses as it is, without migrating: it has a fallback for each addition that is missing
-/// there.
+/// The oldest schema that this program can use without migrating it: there is a fallback for each addition that is missing.
 const OLDEST_USABLE: Schema = Schema(1);
 
-/// How many migrations were applied to a ledger.
+/// The schema of a ledger: the number of migrations that were applied to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Schema(i64);
 
@@ -86,12 +85,12 @@ impl Schema {
         self.0
     }
 
-    /// Reports whether the ledger lacks no migration. A ledger that a newer program has migrated has more.
+    /// Reports whether the ledger lacks no migration that this program knows. A newer program may have applied more.
     pub(crate) fn is_current(self) -> bool {
         self >= Self::latest()
     }
 
-    /// Fails where this program can use the ledger only after a migration.
+    /// Fails if this program can use the ledger only after a migration.
     pub(super) fn check_usable(self, path: &Path) -> Result<()> {
         if self >= OLDEST_USABLE {
             return Ok(());
@@ -119,7 +118,7 @@ pub(super) fn of(connection: &Connection, compatible: i64) -> rusqlite::Result<S
     let schema: Option<i64> = connection
         .query_one("SELECT schema FROM ledger WHERE one = 1", [], |row| row.get(0))
         .optional()?;
-    // A person has deleted the row, or set it to nonsense: use what the existence of the table itself proves.
+    // A person may have deleted the row or set it to nonsense; the existence of the table still proves a minimum.
     Ok(Schema(schema.unwrap_or(0)).max(Schema(compatible)).max(Schema::LEDGER))
 }
 
@@ -138,7 +137,7 @@ pub(super) fn check_not_newer(connection: &Connection, compatible: i64, path: &P
     if Schema(compatible) <= latest {
         return Ok(());
     }
-    // Best effort: what else a newer version has changed is unknown.
+    // Best effort: a newer version may have changed anything.
     let needs: Option<String> =
         connection.query_one("SELECT needs FROM ledger WHERE one = 1", [], |row| row.get(0)).ok();
     let needs = needs.filter(|needs| is_version(needs));
@@ -175,16 +174,16 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 
 pub(super) fn migrate_to(connection: &mut Connection, wanted: Schema) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // 1. Read again under the write lock: an older program may have migrated up to its own schema meanwhile.
+    // 1. Read the number again under the write lock: an older program may have migrated up to its own schema meanwhile.
     let compatible = transaction.query_one("PRAGMA user_version", [], |row| row.get(0))?;
     let had = of(&transaction, compatible)?;
-    // 2. The missing migrations.
+    // 2. Apply the missing migrations.
     for (schema, sql) in (1..).map(Schema).zip(MIGRATIONS) {
         if had < schema && schema <= wanted {
             transaction.execute_batch(sql)?;
         }
     }
-    // 3. Both numbers, unless a newer program has set them.
+    // 3. Set both numbers, unless a newer program has set them.
     if had < wanted {
         if wanted >= Schema::LEDGER {
             transaction
@@ -245,9 +244,9 @@ mod tests {
         }
     }
 
-    /// Uses what the table itself proves, where a person has deleted its row.
+    /// A person may have deleted the row of the table; the table itself still proves a minimum.
     #[test]
-    fn without_the_row_of_the_table_ledger_the_schema_is_not_older_than_the_table() {
+    fn without_its_row_the_table_ledger_still_proves_a_minimum_schema() {
         let mut connection = Connection::open_in_memory().expect("a database");
         migrate(&mut connection).expect("migrated");
         connection

@@ -1,4 +1,4 @@
-//! How connections are opened.
+//! Opens connections.
 //!
 //! r2d2's checks, lifetimes and per-pool threads are off: a connection to a local file does not become stale. `busy_timeout` is
 //! set first on each connection, because the very next statement may run into the recovery of a crashed writer.
@@ -33,9 +33,10 @@ use crate::{
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum size of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
 pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
-/// Size up to which a WAL is left when the ledger is closed: what eight short commands write. The next opening reads it once.
+/// Size up to which a WAL is left when the ledger is closed: about as much as eight short commands write. The next opening reads
+/// it once.
 pub(super) const KEPT_WAL_BYTES: u64 = 512 << 10;
-/// Every statement of this module, so that none is prepared twice.
+/// The number of cached statements: enough for all of this module, so that none is prepared twice.
 const STATEMENTS: usize = 64;
 
 pub(super) type Pool = r2d2::Pool<PoolManager>;
@@ -45,11 +46,11 @@ pub(super) type Pool = r2d2::Pool<PoolManager>;
 pub(super) enum Access {
     Write,
     Read,
-    /// Reads, through a descriptor that could write. Where no `-wal` exists, SQLite creates one for every reader, and only a
+    /// Reads, through a descriptor that could write. If no `-wal` exists, SQLite creates one even for a reader, and only a
     /// connection that can write removes it again.
     ReadTidily,
-    /// Reads the file as it is, in a folder where we can create no `-wal`. It has no writer now. Should its owner begin to
-    /// write while we read, the data may be inconsistent; it is still only read.
+    /// Reads the file as it is, in a folder where we cannot create a `-wal`. It has no writer now. If its owner begins to write
+    /// while we read, the data may be inconsistent, but nothing is damaged.
     ReadFrozen,
 }
 
@@ -91,7 +92,7 @@ impl Access {
         let shared = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         shared
             | match self {
-                // Never with CREATE: only the setup creates the file.
+                // Never with CREATE, since only the setup creates the file.
                 Self::Write | Self::ReadTidily => OpenFlags::SQLITE_OPEN_READ_WRITE,
                 Self::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
                 Self::ReadFrozen => OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
@@ -99,7 +100,7 @@ impl Access {
     }
 }
 
-/// Makes the pool of connections that read; `first` is one of them.
+/// Creates the pool of connections that read; `first` is one of them.
 pub(super) fn pool(
     path: &Path,
     access: Access,
@@ -138,7 +139,7 @@ fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Opens a connection that writes, and whose closing changes nothing, so that the ledger may still be refused.
+/// Opens a connection that can write, but whose closing changes nothing, so that the ledger may still be refused.
 pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, Access::Write.flags())?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -146,8 +147,8 @@ pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Returns the connection that writes: the one that has inspected the ledger, or a new one. It is opened in this thread, to get its
-/// errors: r2d2 retries until its time is up, then returns only a text.
+/// Returns the connection that writes: the one that inspected the ledger, or a new one. It is opened in this thread, to get its
+/// errors: r2d2 would retry until its timeout, and then return only a text.
 pub(super) fn first_writer(path: &Path, opened: Option<Connection>) -> Result<Connection> {
     let wrong = |e| failed(path, "open a connection", e);
     let connection = opened.map_or_else(|| open_writer(path), Ok).map_err(wrong)?;
@@ -155,7 +156,7 @@ pub(super) fn first_writer(path: &Path, opened: Option<Connection>) -> Result<Co
         let message = format!("the ledger `{}` cannot be written: check its mode", path.display());
         return Err(Error::new(Kind::Denied, message));
     }
-    // A person may have switched it off with `sqlite3`; where it is on, this only reads.
+    // A person may have switched WAL off with `sqlite3`; if it is on, this statement only reads.
     let mode: String =
         connection.query_one("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(wrong)?;
     if mode != "wal" {
@@ -168,14 +169,14 @@ pub(super) fn first_writer(path: &Path, opened: Option<Connection>) -> Result<Co
     Ok(connection)
 }
 
-/// Does the same for reading: without it a damaged ledger was reported as a busy one, after ten seconds.
+/// Does the same for reading. In the pool, a damaged ledger would be reported as busy, after ten seconds.
 pub(super) fn first_reader(path: &Path, access: Access) -> Result<Connection> {
     Connection::open_with_flags(access.name(path), access.flags())
         .and_then(|connection| configure(&connection, access).map(|()| connection))
         .map_err(|e| failed(path, "open a connection", e))
 }
 
-/// Opens a connection beside the pools, which checkpoints on request and not at each commit.
+/// Opens a connection outside the pool, which checkpoints on request and not at each commit.
 pub(super) fn another_writer(path: &Path) -> Result<Connection> {
     let open = || {
         let connection = Connection::open_with_flags(path, Access::Write.flags())?;

@@ -1,4 +1,4 @@
-//! Passes: the record that checks were made.
+//! Passes: the record of the checks that were made.
 
 use std::time::Duration;
 
@@ -48,12 +48,13 @@ table! {
     }
 }
 
-/// The statement that selects passes `s`: what follows FROM.
+/// Returns the statement that selects passes `s`. `from` is the text after FROM.
 fn select(schema: Schema, from: &str) -> String {
     format!("SELECT {} FROM pass AS s {from}", table::select("s", schema, COLUMNS))
 }
 
-/// Each kind by itself, so that the index leads to the window; a gap is from the start of one to that of the next.
+/// Queries each kind by itself, so that the index leads to the window. A gap is the time between the starts of two consecutive
+/// passes.
 pub(super) const SUMMARIES: &str =
     "SELECT kind, count(*), sum(failed), min(started_at), max(started_at), coalesce(max(gap), 0)
      FROM (SELECT kind, started_at, error IS NOT NULL AS failed,
@@ -87,17 +88,18 @@ impl Store {
         })
     }
 
-    /// Returns the passes of each kind that started since, counted.
+    /// Returns the number of passes of each kind that started since the given time.
     pub(crate) fn pass_summaries(&self, since: Option<Millis>) -> Result<Vec<PassSummary>> {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("count the passes", |connection| summaries(connection, since))
     }
 
-    /// Returns passes that started since, newest first.
+    /// Returns passes that started since the given time, newest first.
     pub(crate) fn passes(&self, since: Option<Millis>, limit: u32) -> Result<Vec<PassRecord>> {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("read the passes", |connection| {
-            // In the order of recording, which needs no sorting and equals the order of starting except for concurrent passes.
+            // In the order of recording, which needs no sorting, and which equals the order of starting except for concurrent
+            // passes.
             let sql = select(self.schema(), "WHERE started_at >= ?1 ORDER BY id DESC LIMIT ?2");
             connection.prepare_cached(&sql)?.query_map((since, limit), pass)?.collect()
         })
@@ -108,7 +110,7 @@ pub(super) fn summaries(connection: &Connection, since: i64) -> rusqlite::Result
     connection.prepare_cached(SUMMARIES)?.query_map([since], summary)?.collect()
 }
 
-/// Runs within the caller's transaction that settles its rows; returns the row number for its leaks.
+/// Records a pass within the transaction that settles its rows; returns the row number for its leaks.
 pub(super) fn insert(
     tx: &Transaction<'_>,
     by: InstanceId,

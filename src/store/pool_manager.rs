@@ -1,4 +1,4 @@
-//! Opens the connections of the pool that reads.
+//! Opens the connections of the pool of readers.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -12,7 +12,7 @@ use rusqlite::{Connection, Error};
 use super::ledger_files::LedgerFiles;
 use crate::sys::fs_user::Account;
 
-/// Begins with an existing connection: each one that is opened anew reads and parses the whole schema.
+/// Opens connections for r2d2. The first is an existing one, since each new connection reads and parses the whole schema.
 #[derive(Debug)]
 pub(super) struct PoolManager {
     others: SqliteConnectionManager,
@@ -21,7 +21,8 @@ pub(super) struct PoolManager {
     files: Arc<LedgerFiles>,
 }
 
-/// A connection that is also closed as the ledger's owner: the last one to close removes `-wal` and `-shm` by path.
+/// A connection that is closed with the file access rights of the ledger's owner: the last one to close removes `-wal` and `-shm`
+/// by path.
 #[derive(Debug)]
 pub(super) struct OwnedConnection {
     /// `None` only during drop.
@@ -39,13 +40,13 @@ impl Deref for OwnedConnection {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
-        self.connection.as_ref().unwrap_or_else(|| unreachable!("it is taken by drop alone"))
+        self.connection.as_ref().unwrap_or_else(|| unreachable!("only drop takes it"))
     }
 }
 
 impl DerefMut for OwnedConnection {
     fn deref_mut(&mut self) -> &mut Connection {
-        self.connection.as_mut().unwrap_or_else(|| unreachable!("it is taken by drop alone"))
+        self.connection.as_mut().unwrap_or_else(|| unreachable!("only drop takes it"))
     }
 }
 
@@ -53,7 +54,8 @@ impl Drop for OwnedConnection {
     fn drop(&mut self) {
         let acting = self.account.as_ref().map(Account::act).transpose();
         if acting.is_err() {
-            // Entering worked when it was opened. A descriptor that stays open does less harm than a file that root removes.
+            // Changing the rights worked when it was opened. A descriptor that stays open does less harm than root removing a
+            // file.
             std::mem::forget(self.connection.take());
         }
         drop(self.connection.take());
@@ -70,8 +72,8 @@ impl PoolManager {
         Self { others, first: Mutex::new(first), account, files }
     }
 
-    /// Refuses to open what is in the place of the ledger that the other connections have open. SQLite would read another
-    /// ledger's rows; beside an emptied file it would remove the WAL, and without a WAL create a new one.
+    /// Fails if another file is in the place of the ledger that the other connections have open. SQLite would read another
+    /// ledger's rows; beside an emptied file it would remove the WAL, and without a WAL it would create a new one.
     fn check_not_replaced(&self) -> rusqlite::Result<()> {
         self.files.check_again().map_err(|error| {
             let not_opened = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
@@ -95,7 +97,7 @@ impl ManageConnection for PoolManager {
         })?;
         self.check_not_replaced()?;
         let opened = OwnedConnection::new(self.others.connect()?, self.account);
-        // Again: it may have been exchanged in between.
+        // Checked again, since the file may have been exchanged in between.
         self.check_not_replaced()?;
         Ok(opened)
     }

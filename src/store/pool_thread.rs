@@ -1,7 +1,7 @@
-//! The thread that opens the connections of every pool in this process: one, where r2d2 would start three for each pool.
+//! The thread that opens the connections of every pool in this process. By default r2d2 would start three threads for each pool.
 //!
-//! `scheduled_thread_pool` panics where the kernel makes no thread, as under `ulimit -u` or `pids.max`, and a panic must not
-//! reach a host that opens a ledger, let alone prevent every later opening. So starting a thread is tried first.
+//! `scheduled_thread_pool` panics if the kernel cannot create a thread, as under `ulimit -u` or `pids.max`. A panic must not
+//! reach a host that opens a ledger, let alone prevent every later opening, so a thread is started as a trial first.
 
 use std::{
     io,
@@ -17,11 +17,11 @@ use crate::{
     sys::without_signals,
 };
 
-/// Starts the thread unless it runs. It keeps the file access of the thread that starts it, and serves all ledgers.
+/// Starts the thread unless it is running. It keeps the file access rights of the thread that starts it, and serves all ledgers.
 ///
 /// # Errors
 ///
-/// Busy where there is no room for a thread. A later call tries again.
+/// Busy if no thread can be created. A later call tries again.
 pub(super) fn pool_thread() -> Result<&'static Arc<ScheduledThreadPool>> {
     static POOL_THREAD: OnceLock<Arc<ScheduledThreadPool>> = OnceLock::new();
     static STARTING: Mutex<()> = Mutex::new(());
@@ -34,12 +34,13 @@ pub(super) fn pool_thread() -> Result<&'static Arc<ScheduledThreadPool>> {
         return Ok(pool_thread);
     }
     let tried = thread::Builder::new().spawn(|| ()).map_err(no_thread)?;
-    // It does nothing that could panic.
+    // The trial thread does nothing that could panic.
     let _ = tried.join();
-    // Another process of the user may take the place of the thread that was tried.
+    // Another process of the user may take the place of the trial thread.
     let builder = ScheduledThreadPool::builder().num_threads(1);
     let builder = builder.thread_name_pattern("procledger-sql");
-    // Signals of the host are for the host's own threads: taken by this one, SIGTERM would end `run` and leave its program.
+    // Signals to the host must reach the host's own threads: if this thread received SIGTERM, `run` would end and leave its
+    // program running.
     let started = without_signals(|| catch_unwind(|| builder.build()));
     let started = started.map_err(|_| no_thread(io::Error::from_raw_os_error(libc::EAGAIN)))?;
     Ok(POOL_THREAD.get_or_init(|| Arc::new(started)))

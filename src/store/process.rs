@@ -17,14 +17,14 @@ use crate::{
     redact::{mask_command, mask_text},
 };
 
-/// What a row has of other tables, and its number.
+/// The row number, and the data from other tables.
 struct Joined {
     id: ProcessId,
     owner_program: String,
     scope: PidScope,
 }
 
-/// What an insert adds to a new row.
+/// The data that an insert adds to a new row.
 struct Added {
     owner: InstanceId,
     command: Vec<String>,
@@ -93,7 +93,7 @@ table! {
             cgroup: Option::zip(cgroup, cgroup_inode)
                 .map(|(path, inode): (String, _)| Cgroup { path: path.into(), inode }),
             containment,
-            // In the same PID scope as its program: one host creates both.
+            // In the same PID scope as its program, since one host creates both.
             keeper: Option::zip(keeper_pid, keeper_start_tick).map(|(pid, start_tick)| Identity {
                 scope,
                 pid,
@@ -138,9 +138,9 @@ table! {
     }
 }
 
-/// Inserts one complete row: its first owner is the instance that records it, which names boot and namespace. A descendant
-/// belongs to the owner of its root, whichever instance has found it: an instance that ends the tree of another, and dies
-/// during that, leaves no rows that a third one would take for those of a dead owner.
+/// Inserts one complete row. Its first owner is the instance that records it, whose row has the boot and the namespace. A
+/// descendant belongs to the owner of its root, whichever instance found it: otherwise, if an instance died while it ended
+/// another instance's tree, a third one would take the descendants for rows of a dead owner.
 pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
     let owner_of = |root: ProcessId| {
         tx.prepare_cached("SELECT owner FROM process WHERE id = ?1")?
@@ -148,8 +148,7 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
             .optional()
     };
     let owner = new.spec.root.map(owner_of).transpose()?.flatten().unwrap_or(new.spec.recorded_by);
-    // The code that created the row may have masked it already; masking twice changes nothing, and this is the only way to the
-    // disk.
+    // The caller may have masked it already, and masking twice changes nothing. This is the only way to the disk.
     let command = mask_command(&new.spec.command);
     let attributes = Attributes {
         arg0: new.spec.attributes.arg0.as_deref().map(mask_text),
@@ -159,10 +158,10 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
     insert_row(tx, new, Added { owner, command, attributes }).map(ProcessId)
 }
 
-/// The statement that selects rows `p` for [`read`]: what follows FROM, and the rest.
+/// Returns the statement that selects rows `p` for [`read`]. `from` is the text after FROM, `rest` the text after the joins.
 ///
-/// `CROSS JOIN` keeps that order: SQLite might otherwise begin with the few instances. `from` names the index, so that a
-/// statement that could not use it fails in the tests instead of reading all history at every spawn.
+/// `CROSS JOIN` fixes the order of the tables: SQLite might otherwise begin with the few instances. `from` names the index, so
+/// that a statement that cannot use it fails in the tests instead of reading all history at every spawn.
 pub(super) fn select(schema: Schema, from: &str, rest: &str) -> String {
     let columns = table::select("p", schema, COLUMNS);
     format!(
@@ -177,7 +176,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
     read_row(&mut reader, Joined { id, owner_program, scope })
 }
 
-/// Returns one row, within the transaction of the caller; `None` if there is none.
+/// Returns one row, within a transaction of the caller; `None` if it does not exist.
 pub(super) fn find(
     connection: &Connection,
     schema: Schema,
@@ -186,7 +185,7 @@ pub(super) fn find(
     one(connection, schema, id).optional()
 }
 
-/// Returns one row, within the transaction of the caller.
+/// Returns one row, which must exist, within a transaction of the caller.
 pub(super) fn one(
     connection: &Connection,
     schema: Schema,

@@ -12,7 +12,7 @@ use crate::{
     model::{InstanceId, Millis, ProcessId, ProcessRecord, TaskId},
 };
 
-/// A query of processes: what follows FROM, and the rest.
+/// A query of processes: the text after FROM, and the rest.
 #[derive(Clone, Copy)]
 pub(super) struct Select(&'static str, &'static str);
 
@@ -67,7 +67,7 @@ impl Store {
         self.processes("list the processes of a task", LIVE_OF_TASK, [task.as_str()])
     }
 
-    /// Returns how many orphans another instance has taken over and is still ending.
+    /// Returns how many orphans other instances have taken over and are still ending.
     pub(crate) fn live_ending_by_others(&self, own: InstanceId) -> Result<u64> {
         self.try_read("count the processes that others are ending", |connection| {
             connection
@@ -100,7 +100,7 @@ impl Store {
         })
     }
 
-    /// Returns rows that have ended, newest end first: of a task, since a time, or all.
+    /// Returns ended rows, newest end first; optionally only those of one task, or since a given time.
     pub(crate) fn history(
         &self,
         task: Option<&TaskId>,

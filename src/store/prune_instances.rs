@@ -1,16 +1,16 @@
-//! Old instances, deleted once no row names them. The last one stays, so that its number is not used again (`prune`).
+//! Deletes old instances to which no row refers any more. The last one stays, so that its number is not reused (`prune`).
 //!
-//! No index shows which ended processes name an instance: it would cost every spawn, for a query that is made once a day. So a
-//! reader scans the processes once for a whole batch, without blocking a writer. A stopped instance is certainly not named by a
-//! new row meanwhile: only a live one writes rows, in its own name. Should an instance that was taken for dead go on, its next
-//! row names an instance that is gone, and is refused.
+//! No index shows which ended processes refer to an instance: it would slow down every spawn, for a query that is made once a
+//! day. So a reader scans the processes once for a whole batch, without blocking a writer. Meanwhile no new row can refer to a
+//! stopped instance: an instance writes only its own rows, and only while it is alive. If an instance that was taken for dead
+//! goes on after all, its next row refers to an instance that no longer exists, and is refused.
 
 use rusqlite::{Connection, config::DbConfig};
 
 use super::{Store, transaction::Transaction};
 use crate::{error::Result, model::Millis};
 
-/// The subqueries are run once, and not at all where no instance is old enough.
+/// The subqueries run once, and not at all if no instance is old enough.
 const UNNAMED: &str = "SELECT i.id FROM instance AS i
      WHERE i.stopped_at < ?1
        AND i.id <> (SELECT max(id) FROM instance)
@@ -21,7 +21,7 @@ const UNNAMED: &str = "SELECT i.id FROM instance AS i
      LIMIT ?2";
 
 impl Store {
-    /// Returns at most `limit` instances that stopped before and that no row names any more.
+    /// Returns at most `limit` instances that stopped before the given time and to which no row refers any more.
     pub(super) fn unnamed_instances(&self, before: Millis, limit: u32) -> Result<Vec<i64>> {
         self.read("look for old instances", |connection| {
             connection
@@ -32,8 +32,8 @@ impl Store {
     }
 }
 
-/// Deletes them, on a connection that is [`WithoutForeignKeys`]: SQLite would scan all processes again, for each instance and
-/// while every writer waits. Returns how many were deleted.
+/// Deletes instances, on a connection that is [`WithoutForeignKeys`]: otherwise SQLite would scan all processes again for each
+/// instance, while every writer waits. Returns how many were deleted.
 pub(super) fn delete(tx: &Transaction<'_>, unnamed: &[i64]) -> rusqlite::Result<u64> {
     // References that have an index are checked once more.
     let mut statement = tx.prepare_cached(
@@ -51,7 +51,7 @@ pub(super) fn delete(tx: &Transaction<'_>, unnamed: &[i64]) -> rusqlite::Result<
     Ok(deleted)
 }
 
-/// A connection that checks no references until this is dropped.
+/// Turns the check of references on a connection off until it is dropped.
 pub(super) struct WithoutForeignKeys<'a>(&'a Connection);
 
 impl<'a> WithoutForeignKeys<'a> {
@@ -64,7 +64,7 @@ impl<'a> WithoutForeignKeys<'a> {
 
 impl Drop for WithoutForeignKeys<'_> {
     fn drop(&mut self) {
-        // It only sets a flag of the connection; SQLite cannot refuse it.
+        // This only sets a flag of the connection, which cannot fail.
         let _ = self.0.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true);
     }
 }

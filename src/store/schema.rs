@@ -1,16 +1,16 @@
 //! Checks that a ledger's schema contains only what the migrations made, and additions without side effects.
 //!
-//! Other objects in a schema run code whenever we read or write: a trigger at each row, a generated column, a `CHECK` or an
-//! index on an expression with it, a foreign key at each deletion. None of that is ours, and it could lose rows, refuse them or
-//! never end. So a ledger that contains such an object is refused, by name, before a statement of ours could run it.
+//! Other objects in a schema may run code whenever we read or write: a trigger, a generated column, a `CHECK`, an index on an
+//! expression, a foreign key. Such code could lose rows, refuse them or never end. So a ledger that contains such an object is
+//! refused, with the name of the object, before one of our statements could run it.
 //!
-//! A person may add the following for queries: tables of their own that refer to none of ours, views under other names, and
-//! plain indexes. An index on one of our tables is plain where it is on columns alone, not unique, not partial, and in an order
-//! that is built into SQLite. A missing index or view of ours costs time, and is no reason to refuse.
+//! A person may add the following for queries: tables that do not refer to ours, views with other names, and plain indexes. An
+//! index on one of our tables is plain if it is on columns alone, not unique, not partial, and uses a collation that is built
+//! into SQLite. A missing index or view of ours only costs time, and is no reason to refuse the ledger.
 //!
-//! The texts in `sqlite_schema` are compared with those that the same migrations make. For the newest version they are stored
-//! in `schema.json`, since making them takes longer than everything else in the start of a short command; a test compares the
-//! file with the migrations. For other versions, and while the file is of another version, they are made in memory.
+//! The texts in `sqlite_schema` are compared with those that the same migrations generate. For the newest version they are stored
+//! in `schema.json`, since generating them takes longer than everything else in the start of a short command; a test compares the
+//! file with the migrations. For other versions they are generated in memory.
 
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::error::{Error, Kind, Result};
 
-/// Maximum length of a name in a message, which may be hostile.
+/// Maximum length in a message of a name, which may be hostile.
 const NAME_MAX: usize = 60;
 
 /// A row of `sqlite_schema` (<https://sqlite.org/schematab.html>).
@@ -35,7 +35,7 @@ struct Object {
     sql: Option<String>,
 }
 
-/// The objects that the migrations made, by lowercase name.
+/// The objects of the migrations, by lowercase name.
 type Expected = HashMap<String, Object>;
 
 static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| {
@@ -45,7 +45,7 @@ static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| {
         .map_or_else(|| expected(latest), |kept| Ok(by_name(kept.objects)))
 });
 
-/// The objects that the migrations up to a schema made.
+/// The objects of the migrations up to a schema.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct StoredSchema {
     schema: i64,
@@ -62,8 +62,8 @@ fn by_name(objects: Vec<Object>) -> Expected {
 
 /// Refuses an object that no migration made and that could run code, with its name and what to do.
 ///
-/// In a ledger of a newer version, whose migrations are unknown here, only objects that no version has: a trigger, a virtual
-/// table.
+/// In a ledger of a newer version, whose migrations are unknown here, only objects that no version creates are refused: triggers
+/// and virtual tables.
 pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let wrong = |error| failed(path, "read the schema", error);
     let compatible: i64 =
@@ -83,7 +83,7 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
         }
     };
     let expected = expected.map_err(|error| {
-        Error::new(Kind::Other, format!("failed to make the schema to compare with: {error}"))
+        Error::new(Kind::Other, format!("failed to generate the schema to compare with: {error}"))
     })?;
     match fault(connection, expected).map_err(wrong)? {
         None => Ok(()),
@@ -91,7 +91,7 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     }
 }
 
-/// What is wrong, and what to do about it.
+/// A fault of a schema, and what to do about it.
 struct Fault {
     what: String,
     advice: String,
@@ -108,7 +108,11 @@ fn fault(connection: &Connection, expected: &Expected) -> rusqlite::Result<Optio
         let fault = match expected.get(&object.name.to_lowercase()) {
             Some(ours) if ours == object => None,
             Some(ours) => Some(Fault {
-                what: format!("has another {} `{}` than procledger made", ours.kind, name(object)),
+                what: format!(
+                    "has a {} `{}` that differs from procledger's",
+                    ours.kind,
+                    name(object)
+                ),
                 advice: "restore a backup, or choose another ledger".to_owned(),
             }),
             None => unexpected(connection, expected, object)?,
@@ -119,7 +123,7 @@ fn fault(connection: &Connection, expected: &Expected) -> rusqlite::Result<Optio
     }
     let missing = expected.values().filter(|ours| ours.kind == "table").find(|ours| {
         !found.iter().any(|object| object.name.eq_ignore_ascii_case(&ours.name))
-            // The query planner's own table, which a person may drop.
+            // The query planner's table, which a person may drop.
             && !ours.name.starts_with("sqlite_")
     });
     Ok(missing.map(|ours| Fault {
@@ -139,10 +143,10 @@ fn unexpected(
     let is_ours = |table: &str| expected.contains_key(&table.to_lowercase());
     match object.kind.as_str() {
         "table" if refers_to_ours(connection, &object.name, &is_ours)? => {
-            Ok(Some(dropped(object, "which refers to one of procledger's")))
+            Ok(Some(dropped(object, "which refers to a table of procledger")))
         }
         "index" if is_ours(&object.table) && !is_plain(connection, object)? => {
-            Ok(Some(dropped(object, "which is not on plain columns alone, or is unique")))
+            Ok(Some(dropped(object, "which is unique, or not on plain columns alone")))
         }
         _ => Ok(None),
     }
@@ -151,7 +155,7 @@ fn unexpected(
 fn fires_in_any_version(object: &Object) -> Option<Fault> {
     match object.kind.as_str() {
         "trigger" => Some(dropped(object, "which procledger did not make")),
-        "table" if is_virtual(object) => Some(dropped(object, "which is a virtual one")),
+        "table" if is_virtual(object) => Some(dropped(object, "which is virtual")),
         "table" | "view" | "index" => None,
         _ => Some(dropped(object, "of an unknown kind")),
     }
@@ -160,7 +164,7 @@ fn fires_in_any_version(object: &Object) -> Option<Fault> {
 fn dropped(object: &Object, why: &str) -> Fault {
     let (kind, name) = (&object.kind, name(object));
     Fault {
-        what: format!("holds the {kind} `{name}`, {why}"),
+        what: format!("contains the {kind} `{name}`, {why}"),
         advice: format!(
             "remove it with `DROP {} \"{name}\"` in sqlite3, or choose another ledger",
             kind.to_uppercase()
@@ -168,18 +172,17 @@ fn dropped(object: &Object, why: &str) -> Fault {
     }
 }
 
-/// Returns the name, safe for a terminal, and short.
+/// Returns the name of an object, shortened and safe for a terminal.
 fn name(object: &Object) -> String {
     object.name.chars().take(NAME_MAX).flat_map(char::escape_debug).collect()
 }
 
 fn is_virtual(object: &Object) -> bool {
-    // SQLite writes these words itself, whatever was typed.
+    // SQLite writes these words itself, whatever spelling was used.
     object.sql.as_deref().is_some_and(|sql| sql.starts_with("CREATE VIRTUAL TABLE"))
 }
 
-/// Reports whether a table refers to ours: each of our deletions would look into such a table, and execute its `ON DELETE`
-/// there.
+/// Reports whether a table refers to ours: each of our deletions would read such a table, and execute its `ON DELETE`.
 fn refers_to_ours(
     connection: &Connection,
     table: &str,
@@ -229,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_migrations_make_is_found_to_be_theirs_in_every_version() {
+    fn the_objects_of_the_migrations_are_recognized_in_every_version() {
         for schema in migration::all() {
             let mut ledger = Connection::open_in_memory().expect("a database");
             migrate_to(&mut ledger, schema).expect("migrated");
@@ -239,7 +242,7 @@ mod tests {
 
     /// After a new migration: run it once with `PROCLEDGER_WRITE_SCHEMA=1`.
     #[test]
-    fn the_schema_that_is_kept_is_what_the_migrations_make() {
+    fn the_stored_schema_is_that_of_the_migrations() {
         let latest = Schema::latest();
         let wanted = StoredSchema { schema: latest.number(), objects: made(latest).expect("made") };
         if std::env::var_os("PROCLEDGER_WRITE_SCHEMA").is_some() {

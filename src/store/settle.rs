@@ -1,4 +1,4 @@
-//! Settles rows: processes that ended by themselves, or after a claim.
+//! Settles rows of processes that ended by themselves, or after a claim.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,11 +18,11 @@ use crate::{
 };
 
 impl Store {
-    /// Ends roots of `by` that ended by themselves, each together with the processes that it left.
+    /// Records the ends of roots of `by` that ended by themselves, each together with the processes that it left.
     ///
-    /// Returns the strays that were recorded, by root. A root that another instance is ending, or that has been ended, is
-    /// left out: its strays are not recorded then, but its status is, where its row has none. A root that had survived an
-    /// attempt to end it, and is gone now, is ended as well.
+    /// Returns the strays that were recorded, by root. A root that another instance is ending or has ended is left out: its
+    /// strays are not recorded, but its status is, if its row has none. A root that had survived an attempt to end it, and is
+    /// gone now, is ended as well.
     pub(crate) fn settle_roots<'a>(
         &self,
         by: InstanceId,
@@ -45,7 +45,7 @@ impl Store {
         })
     }
 
-    /// Does the same for roots that left no processes, as far as `/proc` shows. Skips one that has recorded descendants, or
+    /// Does the same for roots that left no processes, as far as `/proc` shows. Skips roots that have recorded descendants, or
     /// that another instance is ending or has ended; returns the others.
     pub(crate) fn settle_alone<'a>(
         &self,
@@ -66,7 +66,8 @@ impl Store {
         })
     }
 
-    /// Ends a row from the expected state, with the error for which it never ran; `false` where it was in another one.
+    /// Ends a row that is in the expected state, with the error because of which its program never ran; returns `false` if it was
+    /// in another state.
     pub(crate) fn end(
         &self,
         id: ProcessId,
@@ -81,10 +82,9 @@ impl Store {
         })
     }
 
-    /// Records a pass and the results of the rows that `by` had claimed, with the leaks that they were.
+    /// Records a pass and the results of the rows that `by` had claimed, with their leaks.
     ///
-    /// A row that `by` no longer has claimed, and that is not its own, is skipped: nothing of it is recorded, and neither is
-    /// its leak. Returns how many were recorded.
+    /// A row that `by` neither owns nor still has claimed is skipped, with its leak. Returns how many rows were recorded.
     pub(crate) fn record(
         &self,
         by: InstanceId,
@@ -105,8 +105,8 @@ impl Store {
 pub(super) const HAS_DESCENDANTS: &str = "SELECT EXISTS (
        SELECT 1 FROM process INDEXED BY process_root WHERE root = ?1 AND state <> 'ended')";
 
-/// Ends a row that runs or has survived, and only where `by` is the owner. A row that another instance has claimed is left to
-/// it.
+/// Ends a row that is running or has survived, if `by` is its owner. A row that another instance has claimed is left to that
+/// instance.
 fn end_own(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
@@ -119,7 +119,7 @@ fn end_own(
     row.map_or(Ok(false), |row| apply(tx, counts, &row, [died()], Note::default()))
 }
 
-/// Settles rows, of which those are inserted first that do not exist yet; returns how many it has settled.
+/// Settles rows, after inserting those that do not exist yet; returns how many were settled.
 fn settle(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
@@ -150,8 +150,8 @@ fn settle(
         if let Verdict::Ended(end) = &settled.verdict
             && !took
         {
-            // Another instance has taken the claim over, or has ended the row: the status of our own child is recorded all the
-            // same.
+            // Another instance has taken the claim over or has ended the row. The status of our own child is recorded
+            // nevertheless.
             claim::note_status(tx, id, by, end.status, end.core_dumped)?;
         }
         if took && let Some(leak) = &settled.leak {
@@ -161,8 +161,8 @@ fn settle(
     Ok(count)
 }
 
-/// Whether `by` is ending a row, or it is its own and is not being ended: an owner ends its processes even when its claim could
-/// not be written (invariant 10).
+/// Reports whether `by` is ending a row, or owns it while no instance is ending it: an owner ends its processes even if its claim
+/// could not be written (invariant 10).
 fn may_settle(row: &Live, by: InstanceId) -> bool {
     match row.life {
         Life::Ending { claimed_by } => claimed_by == by,

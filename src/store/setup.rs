@@ -1,14 +1,15 @@
-//! Sets up a ledger: from no file, or an older ledger, to one that this version can use.
+//! Sets up a ledger: creates it, or migrates an older one so that this version can use it.
 //!
-//! A ledger that is current takes no lock at all. Otherwise everything happens under an exclusive flock(2) on
-//! `<ledger>-setup.lock`: without it, of 900 concurrent first openings 17 failed with "table already exists" and 2 with
-//! "database is locked". The kernel drops that lock at death, and each step can be interrupted: an empty file, or WAL without
-//! tables, counts as new. The lock file stays; removing a lock file that a process waits for would split the waiters.
+//! Opening a current ledger takes no lock at all. Otherwise everything happens under an exclusive flock(2) on
+//! `<ledger>-setup.lock`: without it, of 900 concurrent first openings 17 failed with "table already exists" and 2 with "database
+//! is locked". The kernel releases that lock when its holder dies, and each step can be interrupted: an empty file, or a WAL
+//! without tables, counts as new. The lock file stays, since removing a lock file while processes wait for it would let two of
+//! them hold the lock.
 //!
 //! A file is inspected before the lock is even created, so that a refusal leaves the folder as it was. It is inspected through
-//! SQLite, which never drops this process's locks as a descriptor of our own would: where no `-wal` exists with `immutable=1`
-//! (no locks, no files), otherwise as any reader, or by the connection that is to write, before it writes. (After a crash such a
-//! reader rebuilds `-shm`, which is memory and contains no data of its own.)
+//! SQLite, which does not drop this process's locks as a descriptor of our own would. If there is no `-wal`, SQLite opens it with
+//! `immutable=1` (no locks, no files); otherwise it is inspected like by any reader, or by the connection that is to write,
+//! before it writes. (After a crash such a reader rebuilds `-shm`, which contains no data of its own.)
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -41,11 +42,11 @@ use crate::{
 
 /// "pldg": identifies a ledger to file(1) and to us.
 pub(super) const APPLICATION_ID: i32 = 0x706c_6467;
-/// One page of the smallest size.
+/// The size of the smallest database: one page of the smallest size.
 const SMALLEST_DATABASE: u64 = 512;
 /// Only the owner may read or write a ledger; SQLite gives `-wal` and `-shm` the same mode.
 const MODE: u32 = 0o600;
-/// How a file is inspected.
+/// The flags with which a file is inspected.
 const READ: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY
     .union(OpenFlags::SQLITE_OPEN_NO_MUTEX)
     .union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
@@ -53,7 +54,7 @@ const READ: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY
 const SETUP_PATIENCE: Duration = Duration::from_secs(30);
 /// Time between two attempts to take the setup lock: a setup takes about 10 ms.
 const SETUP_POLL: Duration = Duration::from_millis(2);
-/// A file that another process begins to write while it is inspected can look inconsistent; then it is inspected again.
+/// How often a file is inspected: one that another process begins to write meanwhile can look inconsistent.
 const INSPECT_ATTEMPTS: u32 = 4;
 const INSPECT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -66,7 +67,7 @@ pub(super) enum SchemaStatus {
     At(Schema),
 }
 
-/// Whether opening for writing brings a ledger of an older schema up to date. A new one always has the latest.
+/// Whether opening for writing migrates a ledger of an older schema. A new ledger always has the latest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Upgrade {
     /// For the program that owns the ledger.
@@ -76,7 +77,7 @@ pub(crate) enum Upgrade {
 }
 
 impl Upgrade {
-    /// Returns the schema to go on with; `None` where the ledger has to be migrated first.
+    /// Returns the schema to continue with; `None` if the ledger must be migrated first.
     fn accept(self, schema: Schema, located: &Located) -> Result<Option<Schema>> {
         if schema.is_current() {
             return Ok(Some(schema));
@@ -88,8 +89,8 @@ impl Upgrade {
     }
 }
 
-/// Creates the ledger where there is none, and migrates it where it is older and that is requested. Returns its schema, and the
-/// connection that has inspected it, if that can write. A refused file is left as it was.
+/// Creates the ledger if there is none, and migrates an older one if `upgrade` requests it. Returns its schema, and the
+/// connection that inspected it if that can write. A refused file is left as it was.
 pub(super) fn make_ready(
     located: &Located,
     upgrade: Upgrade,
@@ -103,7 +104,7 @@ pub(super) fn make_ready(
             }
         }
         Ok(Inspected { status: SchemaStatus::New, .. }) => {}
-        // It cannot be determined while another process holds it; under the lock it can.
+        // The status cannot be determined while another process holds the file; under the lock it can.
         Err(error) if error.is_busy() => {}
         Err(error) => return Err(error),
     }
@@ -122,13 +123,13 @@ pub(super) fn make_ready(
     Ok((Schema::latest(), None))
 }
 
-/// The progress of a file's setup, and the connection that has read it, if there was anything to read.
+/// The progress of a file's setup, and the connection that read it, if there was anything to read.
 struct Inspected {
     status: SchemaStatus,
     connection: Option<Connection>,
 }
 
-/// Returns the progress of the file's setup; fails when the file is not ours to use.
+/// Returns the progress of the file's setup; fails if the file cannot be used as a ledger.
 pub(super) fn status(located: &Located) -> Result<SchemaStatus> {
     inspect(located, open_read_only).map(|inspected| inspected.status)
 }
@@ -136,8 +137,8 @@ pub(super) fn status(located: &Located) -> Result<SchemaStatus> {
 fn inspect(located: &Located, open: Opener) -> Result<Inspected> {
     let shown = located.path.display();
     match located.found.map_or(0, |found| found.len) {
-        // SQLite writes the first page before it creates a WAL: the content of an existing WAL has lost its ledger, unless the
-        // ledger was set up since our check.
+        // SQLite writes the first page before it creates a WAL. So a WAL with content beside an empty file has lost its ledger,
+        // unless the ledger was set up since our check.
         0 if located.found.is_some()
             && has_content(&beside(&located.path, "-wal"))
             && !has_content(&located.path) =>
@@ -148,7 +149,7 @@ fn inspect(located: &Located, open: Opener) -> Result<Inspected> {
             return Err(Error::new(Kind::NotALedger, message));
         }
         0 => return Ok(Inspected { status: SchemaStatus::New, connection: None }),
-        // SQLite takes a file of one byte for an empty one, and would overwrite it.
+        // SQLite takes a file of one byte for an empty file, and would overwrite it.
         1..SMALLEST_DATABASE => {
             let message = format!("`{shown}` is not a database: choose another path");
             return Err(Error::new(Kind::NotALedger, message));
@@ -180,7 +181,7 @@ fn inspect_once(path: &Path, open: Opener) -> Result<Inspected> {
         header(&connection).map_err(|e| failed(path, "read the header", e))?;
     let shown = path.display();
     let status = match (application, version) {
-        // Before anything is written: a refusal changes nothing.
+        // Checked before anything is written, so that a refusal changes nothing.
         (APPLICATION_ID, 1..) => {
             migration::check_not_newer(&connection, version, path)?;
             schema::check(&connection, path)?;
@@ -196,10 +197,10 @@ fn inspect_once(path: &Path, open: Opener) -> Result<Inspected> {
     Ok(Inspected { status: status?, connection: Some(connection) })
 }
 
-/// Opens a connection; fails where the WAL is another file's.
+/// Opens a connection; fails if the WAL belongs to another file.
 fn open_own(path: &Path, open: Opener) -> Result<Connection> {
     let opened = open(path);
-    // Beside such a WAL the file can look damaged: a connection that has not read it yet can say why.
+    // With such a WAL the file can look damaged. A connection that has not read it yet can determine why.
     let unread = opened.is_err().then(|| Connection::open_with_flags(path, READ));
     if let Some(connection) =
         opened.as_ref().ok().or(unread.as_ref().and_then(|it| it.as_ref().ok()))
@@ -213,7 +214,7 @@ fn open_own(path: &Path, open: Opener) -> Result<Connection> {
 fn header(connection: &Connection) -> rusqlite::Result<(i32, i64, bool)> {
     let application = connection.query_one("PRAGMA application_id", [], |row| row.get(0))?;
     let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0))?;
-    // A ledger's schema may be in the middle of a checkpoint, and needs no check.
+    // A ledger is not empty, and its schema may be in the middle of a checkpoint.
     let empty = application != APPLICATION_ID
         && connection.query_one("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
     Ok((application, version, empty))
@@ -221,7 +222,7 @@ fn header(connection: &Connection) -> rusqlite::Result<(i32, i64, bool)> {
 
 type Opener = fn(&Path) -> rusqlite::Result<Connection>;
 
-/// Opens a connection that can write, where that changes nothing yet: there is a WAL, and no journal to play back.
+/// Opens a connection that can write, if that changes nothing yet: there is a WAL, and no journal to play back.
 fn open_writable(path: &Path) -> rusqlite::Result<Connection> {
     if beside(path, "-wal").exists() && !beside(path, "-journal").exists() {
         open_writer(path)
@@ -230,7 +231,7 @@ fn open_writable(path: &Path) -> rusqlite::Result<Connection> {
     }
 }
 
-/// Opens a connection that creates nothing where no files of SQLite exist.
+/// Opens a connection that creates no files if none of SQLite's exist.
 pub(super) fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
     let connection = if beside(path, "-wal").exists() {
         Connection::open_with_flags(path, READ)?
@@ -239,7 +240,7 @@ pub(super) fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
     };
     connection.busy_timeout(BUSY_TIMEOUT)?;
     budget::keep(&connection)?;
-    // The schema is only read: no function in it is called with more rights than it has by itself.
+    // The schema is only read; functions in it must not be called with extended rights.
     connection.execute_batch("PRAGMA trusted_schema = OFF")?;
     Ok(connection)
 }
@@ -250,11 +251,12 @@ fn create(located: &Located) -> Result<()> {
     let wrong =
         |e: io::Error| Error::os(format!("failed to create the ledger `{}`", path.display()), e);
     if located.found.is_some() {
-        // Left by a setup that was interrupted. By path: a descriptor would drop locks, and no other user can replace the file.
+        // The file was left by an interrupted setup. Its mode is set by path: a descriptor would drop locks, and no other user
+        // can replace the file.
         return fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(wrong);
     }
-    // A ledger was removed and these were left. A process that still has it open keeps the old files; if they kept their names,
-    // it would share its memory with a new ledger (howtocorrupt.html, 2.4).
+    // Files that a removed ledger left. A process that still has it open keeps the old files; if they kept their names, it would
+    // share its memory with the new ledger (howtocorrupt.html, 2.4).
     for suffix in ["-wal", "-shm", "-journal"] {
         match fs::remove_file(beside(path, suffix)) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(wrong(e)),
@@ -278,7 +280,7 @@ fn migrate(path: &Path) -> Result<()> {
     migration::migrate(&mut connection).map_err(|e| failed(path, "migrate the tables", e))
 }
 
-/// Opens a connection for the migrations alone: foreign keys are off, as changes of tables require.
+/// Opens a connection for the migrations. Foreign keys are off, as changes of tables require.
 fn prepare(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -321,7 +323,7 @@ fn lock(located: &Located) -> Result<File> {
 pub(super) fn open_lock(path: &Path, owner: u32, deadline: Instant) -> Result<File> {
     let wrong = |e: Errno| Error::os(format!("failed to lock `{}`", path.display()), e);
     loop {
-        // In two steps: only a file that we created gets its mode from us, and an existing one is never waited for.
+        // In two steps, so that only a file that we created gets its mode from us, and an existing one is never waited for.
         match open_plain(path, OFlags::RDWR, owner) {
             Err(e) if e.is_denied() && born_now(path) && Instant::now() < deadline => {
                 thread::sleep(SETUP_POLL);

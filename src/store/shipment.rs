@@ -1,13 +1,13 @@
-//! How far this ledger was shipped to fleets, and which history has to stay for them.
+//! Determines how much of this ledger was shipped to fleets, and which history must be kept for them.
 //!
-//! A shipper writes a row of `shipment` after each acknowledgement of its fleet. Row numbers are dense and are given in the order
-//! of the commits, so a number says which rows a fleet has. It does not say which ends it has: a process that was shipped while
-//! it ran has ended since. So an old row may be deleted when its number is shipped, its last leak is, and it ended well before
-//! the last batch that left nothing to ship.
+//! A shipper writes a row of `shipment` after each acknowledgement of its fleet. Row numbers are dense and are assigned in the
+//! order of the commits, so a number shows which rows a fleet has. It does not show which ends the fleet has: a process that was
+//! shipped while it was running may have ended since. So an old row may be deleted if its number and that of its last leak were
+//! shipped, and it ended well before the last batch that left nothing to ship.
 //!
-//! A shipment that was not acknowledged for as long as its `give_up_ms` no longer counts, and neither does any where the ledger
-//! exceeds its size limit: a fleet that never comes back must not fill the disk. What is deleted unshipped counts as a gap,
-//! which the shipper derives from the missing numbers.
+//! A shipment that was not acknowledged for its `give_up_ms` no longer counts, and none counts if the ledger exceeds its size
+//! limit: a fleet that never comes back must not fill the disk. Rows that are deleted unshipped count as a gap, which the shipper
+//! derives from the missing numbers.
 
 use std::time::Duration;
 
@@ -19,18 +19,18 @@ use crate::{
     model::{Millis, Shipment},
 };
 
-/// A process has certainly ended before a batch was read if its end is this much older: the clock may have been set back in
-/// between, and an end may be recorded late.
+/// A batch certainly contains an end that is this much older: the clock may have been set back in between, and an end may be
+/// recorded late.
 const END_MARGIN: Duration = Duration::from_hours(1);
-/// A fleet has sums of passes by day, which are computed anew as long as the day goes on.
+/// A fleet has sums of passes by day, which are computed anew until the day is over.
 const PASS_MARGIN: Duration = Duration::from_hours(25);
 
-/// What happens to old history that a fleet does not have.
+/// What happens to old history that a fleet does not have yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unshipped {
-    /// It stays, until its shipment is given up.
+    /// It is kept until the shipment is given up.
     Keep,
-    /// It is deleted like any other.
+    /// It is deleted like any other history.
     Delete,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Shipped {
 }
 
 impl Shipped {
-    /// All history: there is no fleet, or it does not matter.
+    /// All history: there is no fleet, or it does not count.
     const ALL: Self = Self {
         process: i64::MAX,
         leak: i64::MAX,
@@ -56,7 +56,7 @@ impl Shipped {
         passes: Millis(i64::MAX),
     };
 
-    /// Returns what may be deleted now.
+    /// Returns the history that may be deleted now.
     pub(super) fn now(
         connection: &Connection,
         schema: Schema,
@@ -82,7 +82,7 @@ impl Shipped {
 }
 
 impl Store {
-    /// Returns the shipments, by fleet; none in a ledger of a schema without them.
+    /// Returns the shipments, one for each fleet; none in a ledger of a schema without them.
     pub(crate) fn shipments(&self) -> Result<Vec<Shipment>> {
         if self.schema() < Schema::SHIPMENT {
             return Ok(Vec::new());

@@ -1,6 +1,6 @@
-//! What a shipper of a fleet reads of its ledger and writes to it, besides the batches (`stream`).
+//! The data that a fleet's shipper reads from its ledger and writes to it, besides the batches (`stream`).
 //!
-//! It writes two things: how far the fleet has acknowledged the ledger, and that a ledger is a copy of another one.
+//! It writes two things: up to where the fleet has acknowledged the ledger, and that the ledger is a copy of another one.
 
 use std::{
     fs::File,
@@ -22,10 +22,11 @@ use crate::{
 const DAY_MS: i64 = 86_400_000;
 /// A lock file that is being created has no permissions yet.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-/// More of an error is not shown.
+/// The maximum length of an error that is shown.
 const LONGEST_ERROR: u64 = 4096;
 
-/// The days of the passes behind `?1`, each as a whole. The first gap of a day is from the last pass of the day before.
+/// The days of the passes after number `?1`, each day as a whole. The first gap of a day begins at the last pass of the day
+/// before.
 const PASS_DAYS: &str =
     "WITH touched (day) AS MATERIALIZED (SELECT DISTINCT started_at / 86400000 FROM pass WHERE id > ?1)
      SELECT day, kind, count(*), sum(failed), coalesce(max(gap), 0), max(started_at)
@@ -53,7 +54,7 @@ impl Store {
         Err(Error::new(Kind::Unsupported, message))
     }
 
-    /// Takes the lock that the one shipper of this ledger holds until it is dropped; `None` while another one holds it.
+    /// Takes the lock that this ledger's only shipper holds, until the file is dropped; `None` while another shipper holds it.
     pub(crate) fn lock_for_shipping(&self) -> Result<Option<File>> {
         let path = self.beside("-ship.lock");
         let _acting = self.act_as_owner()?;
@@ -66,7 +67,7 @@ impl Store {
         }
     }
 
-    /// Returns what the last shipper has left in the lock file; `None` if its last attempt succeeded, or there was none.
+    /// Returns the error that the last shipper left in the lock file; `None` if its last attempt succeeded, or there was none.
     pub(crate) fn last_ship_error(&self) -> Result<Option<String>> {
         let path = self.beside("-ship.lock");
         let _acting = self.act_as_owner()?;
@@ -78,7 +79,7 @@ impl Store {
             Err(error) if error.is_not_found() => 0,
             Err(error) => return Err(error),
         };
-        // A character may be cut in two.
+        // The limit may cut a character in two.
         Ok(Some(String::from_utf8_lossy(&text).into_owned()).filter(|text| !text.is_empty()))
     }
 
@@ -90,7 +91,7 @@ impl Store {
         })
     }
 
-    /// Returns what a fleet has acknowledged.
+    /// Returns the part of the ledger that a fleet has acknowledged.
     pub(crate) fn acknowledged(&self, fleet: Uuid) -> Result<Option<Acknowledged>> {
         self.read("read the shipment", |connection| {
             let sql = "SELECT mark, process, leak FROM shipment WHERE fleet = ?1";
@@ -105,7 +106,7 @@ impl Store {
         })
     }
 
-    /// Returns the time before which all was shipped to a fleet; `None` until it has caught up once.
+    /// Returns the time before which everything was shipped to a fleet; `None` until the fleet has caught up once.
     pub(crate) fn shipped_until(&self, fleet: Uuid) -> Result<Option<SystemTime>> {
         self.read("read the shipment", |connection| {
             let sql = "SELECT nullif(shipped_at, 0) FROM shipment WHERE fleet = ?1";
@@ -113,7 +114,8 @@ impl Store {
         })
     }
 
-    /// Records what a fleet has acknowledged. `shipped_at` is the time before which everything was shipped, if that has changed.
+    /// Records the part of the ledger that a fleet has acknowledged. `shipped_at` is the time before which everything was
+    /// shipped, if that has changed.
     pub(crate) fn acknowledge(
         &self,
         fleet: Uuid,
@@ -143,8 +145,8 @@ impl Store {
         })
     }
 
-    /// Separates this ledger from the one that it is a copy of: from the rows on that were not shipped before, it is a ledger of
-    /// its own. With several fleets that have got to different rows, none of them lacks a row.
+    /// Separates this ledger from the original of which it is a copy: rows that were not shipped before belong to a ledger with a
+    /// new uuid. If several fleets have different rows, that begins with the first row that one of them lacks.
     pub(crate) fn fork(&self) -> Result<()> {
         self.write("separate the ledger from its original", |tx| {
             tx.execute(
@@ -168,7 +170,7 @@ impl Store {
         })
     }
 
-    /// Returns the number of the last pass, and the days of those after the number `after`.
+    /// Returns the number of the last pass, and the days of the passes after the number `after`.
     pub(crate) fn pass_days(&self, after: i64) -> Result<(i64, Vec<PassDay>)> {
         self.read("sum up the passes", |connection| {
             let snapshot = connection.unchecked_transaction()?;
@@ -191,7 +193,7 @@ impl Store {
         })
     }
 
-    /// Returns the number of the last pass that the fleet certainly has the day of, from when it last had all of the ledger.
+    /// Returns the number of the last pass whose day the fleet certainly has, judging by when it last had the whole ledger.
     pub(crate) fn passes_before(&self, fleet: Uuid) -> Result<i64> {
         self.read("look for passes to ship", |connection| {
             let sql = "SELECT coalesce(max(id), 0) FROM pass
@@ -200,7 +202,7 @@ impl Store {
         })
     }
 
-    /// Returns how many rows were added behind these numbers: processes, then leaks.
+    /// Returns how many rows were added after these numbers: processes, then leaks.
     pub(crate) fn rows_behind(&self, process: i64, leak: i64) -> Result<(u64, u64)> {
         self.read("count what is to be shipped", |connection| {
             let sql = "SELECT (SELECT count(*) FROM process WHERE id > ?1), (SELECT count(*) FROM leak WHERE id > ?2)";

@@ -1,8 +1,8 @@
-//! The next batch of a ledger for a receiver that follows it.
+//! Reads the next batch of a ledger for a receiver that follows it.
 //!
-//! There is no change feed, so a spawn costs nothing more. New rows are found by their numbers, rows that have not ended by the
-//! index of live rows, and what was live and is not any more by number. Each batch is one read transaction, which is over before
-//! anything is sent: a network that hangs holds no snapshot.
+//! There is no change feed, so a spawn costs nothing extra. New rows are found by their numbers, live rows by the index of live
+//! rows, and rows that are no longer live by the numbers that the receiver has noted. Each batch is one read transaction, which
+//! is over before anything is sent, so a network that hangs holds no snapshot.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ use crate::{
     },
 };
 
-/// The bytes of a row apart from its texts.
+/// The bytes of a row without its texts.
 const ROW_BYTES: usize = 256;
 
-/// A batch that is larger takes longer than a receiver should be kept waiting.
+/// The limit of a batch: a larger one would keep a receiver waiting for too long.
 pub(crate) const BATCH: BatchLimit = BatchLimit { rows: 2_000, bytes: 1 << 20 };
 
-/// How much fits a batch.
+/// How much fits into a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchLimit {
     pub(crate) rows: usize,
@@ -31,7 +31,7 @@ pub(crate) struct BatchLimit {
 }
 
 impl BatchLimit {
-    /// Takes the place of one more row; `false` where there is none left.
+    /// Reserves room for one more row; returns `false` if there is none left.
     fn take(&mut self, texts: usize) -> bool {
         let fits = self.rows > 0 && self.bytes > 0;
         self.rows = self.rows.saturating_sub(1);
@@ -41,11 +41,12 @@ impl BatchLimit {
 }
 
 impl Store {
-    /// Returns where a receiver that has nothing of this ledger begins: at the rows of its own, if it was copied from another.
+    /// Returns the uuid of this ledger, and the position at which a receiver that has nothing of it begins: after the rows of the
+    /// original, if it is a copy.
     ///
     /// # Errors
     ///
-    /// Unsupported if the ledger has no uuid; if it cannot be read.
+    /// Unsupported if the ledger has no uuid; other errors if it cannot be read.
     pub(crate) fn stream_start(&self) -> Result<(String, Position)> {
         if self.schema() < Schema::LEDGER {
             let message = format!(
@@ -67,8 +68,8 @@ impl Store {
         })
     }
 
-    /// Reports whether the receiver's last rows are those of this ledger. Rows that were pruned since count as such, if there
-    /// are later ones: the last one of each table is never pruned.
+    /// Reports whether the receiver's last rows are those of this ledger. A row that was pruned since counts as the same if there
+    /// are later rows, since the last row of each table is never pruned.
     pub(crate) fn continues(&self, position: &Position) -> Result<bool> {
         self.read("compare with what was shipped", |connection| {
             let snapshot = connection.unchecked_transaction()?;
@@ -95,7 +96,7 @@ impl Store {
         })
     }
 
-    /// Returns what a receiver lacks, as far as it fits.
+    /// Returns the rows that a receiver lacks, as many as fit.
     pub(crate) fn next_batch(&self, position: &Position, room: BatchLimit) -> Result<Batch> {
         self.read("read a batch to ship", |connection| {
             let snapshot = connection.unchecked_transaction()?;
@@ -108,7 +109,8 @@ impl Store {
             };
             let mut reading =
                 Reading { connection: &snapshot, schema: self.schema(), position, room, batch };
-            // In this order: a number that belongs to another process now is reported as lost before it is used again.
+            // In this order, so that a row whose number belongs to another process now is reported as lost before the number is
+            // used again.
             let fits = reading.open()? && reading.fresh()? && reading.leaks()?;
             reading.batch.more = !fits;
             Ok(reading.batch)
@@ -127,7 +129,7 @@ fn prints_at(
     Ok((process.as_ref().map(print_of_process), leak.map(|(_, row)| print_of_leak(&row))))
 }
 
-/// A batch in the making. Each step returns whether all of it has fitted.
+/// A batch that is being read. Each step returns whether all its rows fitted.
 struct Reading<'a> {
     connection: &'a Connection,
     schema: Schema,
@@ -137,7 +139,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads what has become of the processes that had not ended.
+    /// Reads the changes to the processes that had not ended.
     fn open(&mut self) -> rusqlite::Result<bool> {
         let live = self.live()?;
         for (id, open) in &self.position.open {
@@ -147,7 +149,7 @@ impl Reading<'_> {
             let row = process::one(self.connection, self.schema, ProcessId(*id)).optional()?;
             let row = row.filter(|row| print_of_process(row) == open.print);
             match row {
-                // It comes with the new rows: the receiver was set back.
+                // The receiver was set back, so the row comes with the new rows.
                 Some(_) if *id > self.position.process => {}
                 Some(row) => {
                     if !self.add(row) {
@@ -171,7 +173,7 @@ impl Reading<'_> {
         Ok(true)
     }
 
-    /// Returns the processes that have not ended, among those that the receiver has.
+    /// Returns the processes that have not ended among those that the receiver has.
     fn live(&self) -> rusqlite::Result<BTreeMap<i64, ProcessRecord>> {
         let mut rows = self.connection.prepare_cached(&live(self.schema))?;
         let rows = rows.query_map([self.floor()?, self.position.process], process::read)?;
@@ -220,7 +222,7 @@ impl Reading<'_> {
             let row = self.read_leaks("WHERE l.id = ?1 LIMIT ?2", id, 1)?.pop();
             match row.filter(|leak| leak.print == print) {
                 Some(leak) if leak.row.outcome == Outcome::Survived => {}
-                // It comes with the new rows: the receiver was set back.
+                // The receiver was set back, so the row comes with the new rows.
                 Some(_) if id > self.position.leak => {}
                 Some(leak) => {
                     if !self.add_leak(leak) {
@@ -268,10 +270,10 @@ impl Reading<'_> {
     }
 }
 
-/// Returns how many numbers are missing before `id`, of a batch that begins after the number `after` and had come to `last`.
+/// Returns how many numbers are missing before `id`, in a batch that began after the number `after` and has reached `last`.
 fn missing(counted: Option<i64>, after: i64, last: i64, id: i64) -> u64 {
     let known = match counted {
-        // The oldest row of all: rows before it were pruned before there was a receiver.
+        // The oldest row of all. Rows before it were pruned before there was a receiver.
         None if last == after => id - 1,
         counted => last.max(counted.unwrap_or(last)),
     };

@@ -1,4 +1,4 @@
-//! Tables: the columns of each in one list, from which its INSERT, its SELECT and its reader are made.
+//! Tables: one list of columns for each, from which its INSERT, its SELECT and its reader are generated.
 
 use super::migration::Schema;
 
@@ -7,9 +7,10 @@ pub(super) type Column = (&'static str, Schema);
 
 /// Declares the columns of a table.
 ///
-/// `column [since SCHEMA] = value;` is a column, the constant of [`Schema`] that has it, and its value in a new row `$new`. The
-/// last expression makes the record of what was read: each column is a variable of that name, whose type is that of the field
-/// that it becomes. Columns in `unread` are written only. `$with` and `$joined` are what else an insert and a record need.
+/// `column [since SCHEMA] = value;` is a column, the constant of [`Schema`] that introduced it, and its value in a new row
+/// `$new`. The last expression makes a record from the cells: each column is a variable of that name, whose type is that of the
+/// field that it becomes. Columns in `unread` are only written. `$with` and `$joined` are the further data that an insert and a
+/// record need.
 macro_rules! table {
     (
         $table:literal,
@@ -44,7 +45,7 @@ macro_rules! table {
             Ok(tx.last_insert_rowid())
         }
 
-        /// Makes a record of the cells of [`COLUMNS`].
+        /// Makes a record from the cells of [`COLUMNS`].
         fn read_row(
             reader: &mut $crate::store::cell::RowReader<'_, '_>,
             $joined: $Joined,
@@ -56,7 +57,7 @@ macro_rules! table {
 }
 pub(super) use table;
 
-/// The schema that has a column: the first one where none is named.
+/// The schema that introduced a column; the first one if none is named.
 macro_rules! since {
     () => {
         $crate::store::migration::Schema::FIRST
@@ -67,7 +68,7 @@ macro_rules! since {
 }
 pub(super) use since;
 
-/// The statement that inserts a row with those of the columns that the schema has.
+/// Returns the statement that inserts a row with the columns that the schema has.
 pub(super) fn insert(table: &str, schema: Schema, columns: &[&[Column]]) -> String {
     let columns = columns.concat();
     let present: Vec<&str> =
@@ -76,7 +77,7 @@ pub(super) fn insert(table: &str, schema: Schema, columns: &[&[Column]]) -> Stri
     format!("INSERT INTO {table} ({}) VALUES ({values})", present.join(", "))
 }
 
-/// The columns as a query of the table `alias` selects them; NULL for one that the schema does not have.
+/// Returns the columns for a query of the table `alias`; NULL for a column that the schema does not have.
 pub(super) fn select(alias: &str, schema: Schema, columns: &[Column]) -> String {
     let name = |(name, since): &Column| {
         if *since <= schema { format!("{alias}.{name}") } else { "NULL".to_owned() }

@@ -1,7 +1,7 @@
-//! One immediate transaction, begun and committed by statements that are prepared once.
+//! An immediate transaction that is begun and committed by statements that are prepared once.
 //!
-//! rusqlite's own transaction prepares its BEGIN and its COMMIT anew each time, which for a single row is a tenth of the whole
-//! time.
+//! rusqlite's own transaction prepares BEGIN and COMMIT anew each time, which takes a tenth of the time of a single-row
+//! transaction.
 
 use std::ops::Deref;
 
@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 use super::migration::Schema;
 
-/// Rolled back when it is dropped before its commit, and where the commit fails.
+/// An immediate transaction. It is rolled back if it is dropped before its commit, or if the commit fails.
 #[derive(Debug)]
 pub(super) struct Transaction<'c> {
     connection: &'c Connection,
@@ -17,7 +17,7 @@ pub(super) struct Transaction<'c> {
 }
 
 impl<'c> Transaction<'c> {
-    /// Waits for another process that writes, up to the connection's busy timeout.
+    /// Begins a transaction. Waits for another process that writes, up to the connection's busy timeout.
     pub(super) fn begin(connection: &'c Connection, schema: Schema) -> rusqlite::Result<Self> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(Self { connection, schema })
@@ -67,7 +67,7 @@ mod tests {
         for _ in 0..2 {
             let transaction = Transaction::begin(&connection, Schema::latest()).expect("begun");
             transaction.execute("INSERT INTO t VALUES (1, 7)", []).expect("inserted");
-            // SQLite leaves a transaction open whose COMMIT it has refused.
+            // SQLite leaves a transaction open if its COMMIT was refused.
             transaction.commit().expect_err("a row that refers to none");
             assert!(connection.is_autocommit());
             assert_eq!(count(&connection), 0);

@@ -1,7 +1,7 @@
 //! The life of a row: the only code that changes its state.
 //!
-//! An event is applied to the life that the row has now ([`Life::apply`]); what follows from it is written by an update that is
-//! conditional on that life. Reading and writing are one immediate transaction.
+//! An event is applied to the current life of the row ([`Life::apply`]); the result is written by an update that is conditional
+//! on that life. Reading and writing are one immediate transaction.
 
 use std::collections::HashSet;
 
@@ -27,7 +27,7 @@ pub(super) struct Live {
     pub(super) life: Life,
 }
 
-/// What a transition writes besides the life; `None` leaves a column as it is.
+/// The columns that a transition writes besides the life; `None` leaves a column as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Note<'a> {
     pub(super) owner: Option<InstanceId>,
@@ -35,7 +35,7 @@ pub(super) struct Note<'a> {
     pub(super) error: Option<&'a str>,
 }
 
-/// Returns a row; `None` where it has ended, or does not exist.
+/// Returns a row; `None` if it has ended or does not exist.
 pub(super) fn live(tx: &Transaction<'_>, id: ProcessId) -> rusqlite::Result<Option<Live>> {
     let found = tx
         .prepare_cached("SELECT owner, state, claimed_by FROM process WHERE id = ?1")?
@@ -57,7 +57,7 @@ pub(super) fn life(reader: &mut RowReader<'_, '_>) -> rusqlite::Result<Option<Li
     })
 }
 
-/// Returns these rows, in the same order, without those that have ended or do not exist.
+/// Returns the given rows, in the same order, without those that have ended or do not exist.
 pub(super) fn all_live(tx: &Transaction<'_>, ids: &[ProcessId]) -> rusqlite::Result<Vec<Live>> {
     if ids.len() < MANY {
         return ids.iter().filter_map(|id| live(tx, *id).transpose()).collect();
@@ -71,17 +71,17 @@ pub(super) fn all_live(tx: &Transaction<'_>, ids: &[ProcessId]) -> rusqlite::Res
     rows.filter_map(Result::transpose).collect()
 }
 
-/// From this number of rows on, one statement for all of them is cheaper than one for each.
+/// The number of rows from which on one statement for all is cheaper than one for each.
 const MANY: usize = 4;
 
-/// How many groups of equal changes a change is compared with.
+/// With how many of the last groups of equal changes a change is compared.
 const LAST_GROUPS: usize = 8;
 
 pub(super) const LIVE_AMONG: &str = "SELECT p.id, p.owner, p.state, p.claimed_by
      FROM json_each(?1) AS wanted CROSS JOIN process AS p ON p.id = wanted.value";
 
-/// Applies events to a row, one after the other. Returns `false`, and writes nothing, where one of them does not fit, or the
-/// row is not as it was read any more.
+/// Applies events to a row, one after the other. Returns `false`, and writes nothing, if one of them does not fit or the row has
+/// changed since it was read.
 pub(super) fn apply(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
@@ -93,7 +93,7 @@ pub(super) fn apply(
     write(tx, counts, &[row.id], (&row.life, &next), note).map(|took| !took.is_empty())
 }
 
-/// What becomes of a row.
+/// A change of a row.
 #[derive(Debug)]
 pub(super) struct Change<'a> {
     pub(super) row: Live,
@@ -101,7 +101,7 @@ pub(super) struct Change<'a> {
     pub(super) note: Note<'a>,
 }
 
-/// Applies an event to each row, as [`apply`] does, with one statement for all rows to which the same happens; returns those
+/// Applies an event to each row, like [`apply`], with one statement for all rows that change in the same way; returns the rows
 /// that were changed.
 pub(super) fn apply_each<'a>(
     tx: &Transaction<'_>,
@@ -111,7 +111,7 @@ pub(super) fn apply_each<'a>(
     let mut groups: Vec<(Life, Life, Note<'_>, Vec<ProcessId>)> = Vec::new();
     for Change { row, event, note } in changes {
         let Some(next) = next_life(&row, [event]) else { continue };
-        // Those that follow each other are alike as a rule; thousands that all differ must not be compared with one another.
+        // Consecutive changes are usually equal. Thousands of different changes must not all be compared with one another.
         let same = groups
             .iter_mut()
             .rev()
@@ -129,7 +129,7 @@ pub(super) fn apply_each<'a>(
     Ok(written)
 }
 
-/// Returns the life of a row after these events; `None` where one of them does not fit.
+/// Returns the life of a row after these events; `None` if one of them does not fit.
 fn next_life(row: &Live, events: impl IntoIterator<Item = Event>) -> Option<Life> {
     let next = events.into_iter().try_fold(row.life.clone(), |life, event| life.apply(event));
     next.inspect_err(|illegal| {
@@ -158,8 +158,8 @@ fn write_live(
     (was, next): (&Life, &Life),
     note: Note<'_>,
 ) -> rusqlite::Result<Vec<ProcessId>> {
-    // A column that names an instance is written only where it has to change: each is a foreign key, for which SQLite keeps a
-    // journal of the statement.
+    // A column that refers to an instance is written only if it changes: it is a foreign key, for which SQLite keeps a statement
+    // journal.
     let owner = if note.owner.is_some() { ", owner = :owner" } else { "" };
     let assignments = format!(
         "state = :state, claimed_by = :claimed_by, asked_by = coalesce(:requested_by, asked_by),
@@ -180,7 +180,7 @@ fn write_live(
     update(tx, &assignments, rows, was, &params)
 }
 
-/// Updates rows that still have this life; returns them.
+/// Updates the rows that still have this life; returns them.
 fn update(
     tx: &Transaction<'_>,
     assignments: &str,
@@ -188,7 +188,7 @@ fn update(
     was: &Life,
     params: &[(&str, &dyn ToSql)],
 ) -> rusqlite::Result<Vec<ProcessId>> {
-    // By the number of the row, never by the index of claims.
+    // Find the rows by number, never by the index of claims.
     let which = "state = :was AND +claimed_by IS :was_claimed_by AND id";
     let (state, claimed_by) = (was.state(), was.claimed_by());
     let (state, claimed_by) = (state.as_str(), claimed_by.write());
@@ -213,8 +213,8 @@ fn update(
     .collect()
 }
 
-/// The end of a row with what is known of it. A status that its owner has recorded before stays where the instance that ends
-/// the row could not observe it; then the process was not `gone`, but exited, or was killed as a person had requested.
+/// The assignments that end a row. If the instance that ends the row could not observe the status, a status that the owner
+/// recorded before is kept; then the process was not `gone`, but exited, or was killed as a person had requested.
 const END: &str = "state = 'ended', ended_at = max(:at, started_at),
    end_reason = CASE
      WHEN :reason <> 'gone' OR coalesce(:code, :signal, exit_code, exit_signal) IS NULL THEN :reason
@@ -224,9 +224,9 @@ const END: &str = "state = 'ended', ended_at = max(:at, started_at),
    asked_by = coalesce(:requested_by, asked_by),
    last_error = CASE WHEN :reason IN ('released', 'forgotten') THEN last_error ELSE :error END,
    end_rule = :rule, end_evidence = :evidence";
-/// Of a row that an instance had claimed; written only there, as above.
+/// The assignment for a row that an instance had claimed; as above, it is written only there.
 const END_CLAIM: &str = ", claimed_by = NULL";
-/// Of a row that was ended, where the ledger has columns for the keys of rule and evidence.
+/// The assignments for a row that was ended by a rule, if the ledger has columns for the keys of rule and evidence.
 const END_KEYS: &str = ", end_rule_key = :rule_key, end_evidence_key = :evidence_key";
 
 fn write_end(
@@ -258,7 +258,7 @@ fn write_end(
         params.extend([(":rule_key", rule as &dyn ToSql), (":evidence_key", evidence)]);
     }
     let changed = update(tx, &assignments, rows, was, &params)?;
-    // One that was released or forgotten may still run.
+    // A process that was released or forgotten may still be running.
     if !changed.is_empty() && !matches!(end.reason, EndReason::Released | EndReason::Forgotten) {
         leaks::survive_no_more(tx, &changed)?;
     }
@@ -269,7 +269,7 @@ fn write_end(
     Ok(changed)
 }
 
-/// Writes that a process of a row dumped its core, where it did and the ledger has a column for it.
+/// Records that the process of a row dumped core, if it did and the ledger has a column for it.
 pub(super) fn write_core_dump(
     tx: &Transaction<'_>,
     id: ProcessId,

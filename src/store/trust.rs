@@ -1,13 +1,12 @@
-//! Where the ledger really is, and whether it may be trusted.
+//! Determines where the ledger really is, and whether it may be trusted.
 //!
-//! Rows of a ledger make us send signals, so a user who can write to it can choose our targets. Only its owner may be able to:
-//! the file is ours, no other user can write to it, and no other user can put another file in its place. root may open another
-//! user's ledger; it then has that user's access to files and no more ([`crate::sys::fs_user`]), from the first access to the
-//! path on.
+//! Rows of a ledger make us send signals, so a user who can write to it can choose our targets. Only its owner may be able to do
+//! that: the file must be ours, and no other user may be able to write to it or to replace it. root may open another user's
+//! ledger; from the first access to the path on, it then has only that user's file access rights ([`crate::sys::fs_user`]).
 //!
 //! The folders are judged by the descriptors through which the path was followed ([`crate::sys::trusted_path`]). Later accesses
-//! go by path again, which is safe where only root and the acting user can change where the path leads, and harmless where root
-//! acts as the user who can. The ledger itself is never opened here (see [`super`] on POSIX locks), and nothing is written.
+//! are by path again. That is safe if only root and the acting user can change where the path leads, and harmless if root acts as
+//! the user who can. The ledger itself is never opened here (see [`super`] on POSIX locks), and nothing is written.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -33,7 +32,7 @@ use crate::{
 
 /// Write permission of the group and of all others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// No file name is longer (`NAME_MAX` in `linux/limits.h`).
+/// The maximum length of a file name (`NAME_MAX` in `linux/limits.h`).
 const NAME_MAX: usize = 255;
 /// The longest suffix of a file beside the ledger: the lock of an instance, `-instance-`, 32 hex digits and `.lock`.
 const LONGEST_SUFFIX: usize = 47;
@@ -43,17 +42,17 @@ const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-setup.lock"];
 /// The user that a ledger is opened as, and the folder that its administrator vouches for.
 #[derive(Clone, Debug)]
 pub(super) struct TrustPolicy {
-    /// The user whose file access root takes; `None` where we act as ourselves.
+    /// The user whose file access rights root takes; `None` if we act as ourselves.
     pub(super) account: Option<Account>,
     trust: Trust,
     reader: Trust,
 }
 
 impl TrustPolicy {
-    /// Determines the policy for a path. `vouched`: a folder whose writers are trusted. Not where root acts as another user: root's
-    /// administrator does not speak for that user's folders.
+    /// Determines the policy for a path. `vouched` is a folder whose writers are trusted. It is ignored if root acts as another
+    /// user: root's administrator cannot vouch for that user's folders.
     pub(super) fn of(path: &Path, vouched: Option<&Path>) -> Self {
-        // A path that cannot be reached is refused in a moment, by name; and one that appears meanwhile is judged then.
+        // A path that cannot be reached is refused later, by name; one that appears meanwhile is checked then.
         let account = controller(path).ok().flatten();
         let uid = account.map_or_else(me, |account| account.uid);
         let vouched = vouched.filter(|_| account.is_none());
@@ -71,7 +70,7 @@ impl TrustPolicy {
 pub(super) struct Located {
     /// Absolute, without symlinks.
     pub(super) path: PathBuf,
-    /// `None` where there is no file yet.
+    /// `None` if there is no file yet.
     pub(super) found: Option<Found>,
     folders: Folders,
     policy: TrustPolicy,
@@ -88,16 +87,16 @@ pub(super) struct Found {
 }
 
 impl Located {
-    /// Resolves `path`, to write to the ledger; fails when it cannot be a ledger, whatever its owner. To be called, as everything
-    /// that follows, with the file access of `policy.account`.
+    /// Resolves `path`, in order to write to the ledger; fails if it cannot be a ledger, whoever owns it. This and everything
+    /// that follows must be called with the file access rights of `policy.account`.
     pub(super) fn at(path: &Path, policy: &TrustPolicy) -> Result<Self> {
         look(path, policy, &policy.trust)
     }
 
-    /// Does the same to read it only.
+    /// Does the same in order to read the ledger only.
     pub(super) fn to_read(path: &Path, policy: &TrustPolicy) -> Result<Self> {
         let located = look(path, policy, &policy.reader)?;
-        // It has appeared since it was determined who controls the path.
+        // The file has appeared since the controller of the path was determined.
         let foreign = located.found.filter(|found| policy.reader.is_foreign(found.owner));
         match (policy.uid(), foreign) {
             (0, Some(_)) => located.check_owner().map(|()| located),
@@ -105,7 +104,7 @@ impl Located {
         }
     }
 
-    /// Resolves once more: the same path, or a symlink that has appeared since.
+    /// Resolves the path once more, since a symlink may have appeared there.
     pub(super) fn again(&self) -> Result<Self> {
         Self::at(&self.path, &self.policy)
     }
@@ -114,7 +113,7 @@ impl Located {
         self.policy.account
     }
 
-    /// Returns the owner of the ledger: of the file, or the user who is about to create it.
+    /// Returns the owner of the file, or the user that is about to create it.
     pub(super) fn owner(&self) -> u32 {
         self.found.map_or_else(|| self.policy.uid(), |found| found.owner)
     }
@@ -168,7 +167,7 @@ impl Located {
         let shown = self.path.display();
         let uid = self.policy.uid();
         let Some(found) = self.found else {
-            // A file that root creates there would lock the folder's owner out, or be one that its owner did not request.
+            // A file that root created there would lock the folder's owner out, or would be there without the owner's request.
             return match self.policy.account {
                 Some(_) => Err(Error::new(
                     Kind::Denied,
@@ -220,7 +219,7 @@ impl Located {
         }
     }
 
-    /// Returns the first folder, on the way up, in which another user could put another file or folder.
+    /// Returns the first folder, on the way up, in which another user could replace a file or folder.
     pub(super) fn obstacle(&self) -> Option<Obstacle> {
         let mut private_below = false;
         self.folders.upwards().find_map(|folder| {
@@ -230,8 +229,8 @@ impl Located {
         })
     }
 
-    /// Checks the companions: in a sticky folder another user can leave a `-wal` for us to read. Checked before SQLite opens it
-    /// and again after, when no other user can replace it any more.
+    /// Checks the companions: in a sticky folder another user can leave a `-wal` for us to read. Called before SQLite opens it,
+    /// and again afterwards, when no other user can replace it any more.
     pub(super) fn check_companions(&self) -> Result<()> {
         let shared =
             fs::metadata(self.folder()).is_ok_and(|folder| folder.mode() & WRITABLE_BY_OTHERS != 0);
@@ -245,7 +244,8 @@ impl Located {
             };
             let ours = seen.uid() == self.owner();
             let plain = seen.is_file() && seen.mode() & WRITABLE_BY_OTHERS == 0;
-            // Two names for one file: a backup made of hard links, or another user's attempt to make root write elsewhere.
+            // The file has several names: it is in a backup made of hard links, or another user wants to make root write
+            // elsewhere.
             let linked = seen.nlink() > 1 && (shared || !ours);
             if plain && !linked && (ours || seen.uid() == 0) {
                 return Ok(());
@@ -274,7 +274,7 @@ impl Located {
                 ),
             ));
         }
-        // An empty file is one that a crash left between its creation and its mode; the setup gives it the mode.
+        // An empty file was left by a crash between its creation and the setting of its mode; the setup sets the mode.
         if self.found.is_some_and(|found| found.len > 0) && !may_write(&self.path) {
             return Err(Error::new(
                 Kind::Denied,
@@ -289,8 +289,8 @@ impl Located {
     }
 }
 
-/// Returns the ledger's folder where no other user could replace the ledger at `path`, for `doctor`; the error names the
-/// obstacle and says what to do. Makes the same checks as [`super::Store::open_trusting`], but opens nothing.
+/// Returns the ledger's folder if no other user could replace the ledger at `path`, for `doctor`; otherwise the error names the
+/// obstacle and a remedy. Makes the same checks as [`super::Store::open_trusting`], but opens nothing.
 pub(crate) fn check_path(path: &Path, vouched: Option<&Path>) -> Result<PathBuf> {
     let policy = TrustPolicy::of(path, vouched);
     act_as(policy.account, || {
@@ -307,7 +307,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Reports whether this process may write there, as the kernel decides: mode, owner, and a read-only mount (faccessat2(2)).
+/// Reports whether the kernel lets this process write there, according to mode, owner and mount (faccessat2(2)).
 pub(super) fn may_write(path: &Path) -> bool {
     accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }

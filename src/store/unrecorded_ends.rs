@@ -1,8 +1,8 @@
-//! Ends that their owner could observe, but could not write before it stopped.
+//! Ends that their owner observed, but could not write before it stopped.
 //!
-//! The orphan pass ends such a row as `gone`, since nothing more can be determined then. The record that the owner has left is
-//! added: how and when the process ended. A row that was ended in another way, or that has a status, stays as it is; so the
-//! same record may be added twice, or after a crash in between, and a wrong one changes nothing but the history of a process
+//! The orphan pass ends such a row as `gone`, since nothing more can be determined by then. From the record that the owner left,
+//! it is then added how and when the process ended. A row that was ended in another way, or that has a status, stays as it is. So
+//! the same record may be added twice, even after a crash in between, and a wrong record changes only the history of a process
 //! that has ended.
 
 use rusqlite::{Connection, OptionalExtension, named_params};
@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl Store {
-    /// Adds the ends that an instance has left; `lock_name` has to be the name of its lock. Returns how many rows that changed,
-    /// and whether any of them has not ended yet, so that the record has to be kept.
+    /// Adds the ends that an instance left; `lock_name` must be the name of its lock. Returns how many rows changed, and whether
+    /// any of the rows has not ended yet, so that the record must be kept.
     pub(crate) fn add_late_ends(
         &self,
         instance: InstanceId,
@@ -47,7 +47,7 @@ impl Store {
         })
     }
 
-    /// Returns the end of a row that could not be written, with the data that identifies the row; `None` where it has ended.
+    /// Returns an end that could not be written, with the data that identifies its row; `None` if the row has ended.
     pub(crate) fn late_end(&self, id: ProcessId, end: End) -> Result<Option<LateEnd>> {
         self.read("look up a process", |connection| {
             connection
@@ -106,7 +106,7 @@ fn is_live(connection: &Connection, late: &LateEnd) -> rusqlite::Result<bool> {
         })
 }
 
-/// Writes the keys of rule and evidence, where the ledger has columns for them.
+/// Writes the keys of rule and evidence, if the ledger has columns for them.
 fn write_keys(tx: &Transaction<'_>, id: ProcessId, end: &End) -> rusqlite::Result<()> {
     let Some(because) = end.because.as_ref().filter(|_| tx.schema() >= Schema::KEYS) else {
         return Ok(());

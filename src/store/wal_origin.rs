@@ -1,13 +1,13 @@
-//! Whether a WAL belongs to the file that it is beside.
+//! Checks whether a WAL belongs to the file beside it.
 //!
-//! SQLite reads any WAL that is valid by itself. Beside another file than the one it was written for, such as a backup that was
-//! put in the ledger's place, it would replace single pages there, and the result is neither of the two.
+//! SQLite reads any WAL that is valid by itself. Beside a file for which it was not written, such as a backup that was put in the
+//! ledger's place, it would replace single pages, and the result would be neither of the two.
 //!
 //! The first page of a database has a change counter, which never decreases. A connection that writes that page to the WAL
-//! increases the counter that it has read by one. So in a file that the WAL was written for, the counter is at most one less than in
-//! the WAL's first copy of that page, however much of the WAL was copied back since. A copy of a database starts to count anew
-//! (`.backup`, `VACUUM INTO`), or has an older counter (a file of a time before the WAL). Only what the checksums of the WAL prove
-//! counts, and a WAL without a copy of that page proves nothing: each instance writes one, with its row ([`mark`]).
+//! increases the counter that it has read by one. So in the file for which the WAL was written, the counter is at most one less
+//! than in the WAL's first copy of that page, however much of the WAL was copied back since. A copy of a database starts counting
+//! anew (`.backup`, `VACUUM INTO`), or has an older counter (a file from before the WAL). Only frames with valid checksums count,
+//! and a WAL without a copy of that page proves nothing, so each instance writes one with its row ([`mark`]).
 
 use std::{
     io::{self, Read},
@@ -26,15 +26,15 @@ use crate::{
     },
 };
 
-/// The first word of a WAL, if its checksums are of little-endian words (<https://sqlite.org/fileformat.html#walformat>). The last
-/// bit is set if they are of big-endian ones.
+/// The first word of a WAL whose checksums are of little-endian words (<https://sqlite.org/fileformat.html#walformat>). For
+/// big-endian words the last bit is set.
 const MAGIC: u32 = 0x377f_0682;
 const FRAME_HEADER: usize = 24;
-/// Frames of a WAL that are read: the first transaction of an instance has the page among its first ones.
+/// The number of frames of a WAL that are read: the page is among the first frames of an instance's first transaction.
 const FRAMES: u32 = 256;
 const PAGE_SIZES: std::ops::RangeInclusive<u32> = 512..=65536;
 
-/// Writes the first page of the ledger, as it is, so that the WAL has a copy of it.
+/// Writes the first page of the ledger, unchanged, so that the WAL has a copy of it.
 pub(super) fn mark(tx: &Transaction<'_>, application: i32) -> rusqlite::Result<()> {
     tx.prepare_cached(&format!("PRAGMA application_id = {application}"))?.execute([]).map(drop)
 }
@@ -44,11 +44,11 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let wal = beside(path, "-wal");
     let Ok(file) = open_as_is(&wal, OFlags::RDONLY) else { return Ok(()) };
     let Ok(Some(written)) = first_counter(io::BufReader::new(file)) else { return Ok(()) };
-    // After the WAL: it may be that of a later time, but never of an earlier one.
+    // Read after the WAL: the counter may be from a later time than the WAL, but never from an earlier one.
     match change_counter(connection) {
         Some(counter) if written > counter.saturating_add(1) => {
             let message = format!(
-                "the ledger `{}` is not the file that `{}` belongs to, as after a restored backup: remove that `-wal` and the `-shm` to use \
+                "the ledger `{}` is not the file that `{}` belongs to (was a backup restored?): remove that `-wal` and the `-shm` to use \
                  the ledger as it is, or put the former file back",
                 path.display(),
                 wal.display()
@@ -59,7 +59,7 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     }
 }
 
-/// Returns the change counter in the first copy of page 1 in a WAL; `None` where there is no valid one.
+/// Returns the change counter in the first copy of page 1 in a WAL; `None` if there is no valid copy.
 fn first_counter(mut wal: impl Read) -> io::Result<Option<u32>> {
     let mut header = [0; 32];
     wal.read_exact(&mut header)?;
@@ -77,7 +77,7 @@ fn first_counter(mut wal: impl Read) -> io::Result<Option<u32>> {
         wal.read_exact(&mut frame)?;
         sum.add(&frame[..8]);
         sum.add(&frame[FRAME_HEADER..]);
-        // What follows the last frame is of an earlier use of the file.
+        // Data after the last frame is from an earlier use of the file.
         if frame[8..16] != header[16..24] || !sum.is_at(&frame, 16) {
             return Ok(None);
         }
@@ -111,7 +111,7 @@ impl Checksum {
         self.sums = [first, second];
     }
 
-    /// Reports whether it is recorded at an offset.
+    /// Reports whether the checksum at an offset is this one.
     fn is_at(&self, bytes: &[u8], at: usize) -> bool {
         self.sums == [word(bytes, at), word(bytes, at + 4)]
     }

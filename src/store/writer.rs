@@ -1,5 +1,5 @@
-//! The connection that writes. There is one, which threads take in turn: SQLite has one writer at a time, whatever the number of
-//! connections.
+//! The connection that writes. There is only one, which threads share, since SQLite has one writer at a time, whatever the number
+//! of connections.
 
 use std::{path::Path, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     sys::fs_user::Account,
 };
 
-/// How long a thread waits for the connection: longer than its holder may wait for another process.
+/// How long a thread waits for the connection. This is longer than the holder of the connection may wait for another process.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -26,12 +26,12 @@ impl Writer {
         Self(Mutex::new(OwnedConnection::new(connection, account)))
     }
 
-    /// Returns the connection if no thread uses it.
+    /// Returns the connection if no other thread is using it.
     pub(super) fn try_take(&self) -> Option<Writing<'_>> {
         self.0.try_lock()
     }
 
-    /// Returns the connection once it is free; `None` where that takes longer than `patience`.
+    /// Returns the connection once it is free; `None` if that takes longer than `patience`.
     pub(super) fn take_within(&self, patience: Duration) -> Option<Writing<'_>> {
         self.0.try_lock_for(patience)
     }
@@ -40,7 +40,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// Busy where other threads of this process use it for longer than [`PATIENCE`].
+    /// Busy if other threads of this process use it for longer than [`PATIENCE`].
     pub(super) fn take(&self, path: &Path, doing: &str) -> Result<Writing<'_>> {
         self.take_within(PATIENCE).ok_or_else(|| {
             let message = format!(

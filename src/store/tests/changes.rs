@@ -1,4 +1,4 @@
-//! What a position in the ledger makes of the rows that come after it.
+//! Changes after a position in the ledger.
 
 use super::fixture::*;
 use crate::{
@@ -23,12 +23,12 @@ fn next(f: &Fixture, position: &mut Position) -> Vec<(&'static str, i64)> {
 }
 
 #[test]
-fn each_change_comes_once_and_in_order() {
+fn each_change_is_reported_once_and_in_order() {
     let f = Fixture::new();
     let open = f.row(f.me, 10, State::Running);
     let before = f.row(f.me, 11, State::Ended);
     let mut position = f.store.position().expect("read");
-    assert_eq!(next(&f, &mut position), [], "what has ended before is not reported");
+    assert_eq!(next(&f, &mut position), [], "earlier ends are not reported");
     let fresh = f.row(f.me, 12, State::Running);
     let brief = f.row(f.me, 13, State::Ended);
     assert_eq!(next(&f, &mut position), [("ended", brief.0)]);
@@ -44,7 +44,7 @@ fn each_change_comes_once_and_in_order() {
 }
 
 #[test]
-fn a_survivor_comes_again_after_another_attempt() {
+fn a_survivor_is_reported_again_after_another_attempt() {
     let f = Fixture::new();
     let id = f.row(f.me, 10, State::Survived);
     let mut position = f.store.position().expect("read");
@@ -76,7 +76,7 @@ fn rows_that_were_pruned_unread_are_counted() {
 }
 
 #[test]
-fn an_end_behind_many_rows_that_live_is_not_missed() {
+fn an_end_after_many_live_rows_is_not_missed() {
     let f = Fixture::new();
     let mut position = f.store.position().expect("read");
     let batch = (0..2_500).map(|n| process(f.me, &format!("task-{n}"), 100 + n));
@@ -86,7 +86,7 @@ fn an_end_behind_many_rows_that_live_is_not_missed() {
 }
 
 #[test]
-fn many_changes_come_in_parts_and_none_twice() {
+fn many_changes_are_reported_in_batches_and_none_twice() {
     let f = Fixture::new();
     let batch = (0..2_500).map(|n| process(f.me, &format!("task-{n}"), 100 + n));
     let open: Vec<i64> = f

@@ -76,7 +76,7 @@ fn a_survivor_and_an_unknown_stay_with_the_reason() {
 }
 
 #[test]
-fn a_survivor_met_again_is_one_leak() {
+fn a_survivor_that_is_found_again_is_one_leak() {
     for last in [Outcome::Kill, Outcome::Term] {
         let f = Fixture::new();
         let id = f.row(f.me, 10, State::Running);
@@ -99,7 +99,7 @@ fn a_survivor_met_again_is_one_leak() {
         assert_eq!((leaks[0].outcome, leaks[0].found_at), (last, Millis(1_000).into()));
         assert_eq!(leaks[0].died_after, Some(Duration::from_millis(12)));
         assert_eq!(leaks[0].stop_signal, (last == Outcome::Term).then_some(2));
-        assert_eq!(f.number("SELECT pass FROM leak"), 3, "the pass that met it last");
+        assert_eq!(f.number("SELECT pass FROM leak"), 3, "the last pass that found it");
         assert_eq!(f.store.passes(None, 10).expect("read").len(), 3);
     }
 }
@@ -143,7 +143,7 @@ fn end_needs_the_expected_state() {
 }
 
 #[test]
-fn forgetting_names_the_person_and_takes_any_live_row() {
+fn forget_closes_any_live_row_and_records_the_person() {
     let f = Fixture::new();
     let ids: Vec<_> =
         State::ALL.iter().map(|state| f.row(f.me, 10 + *state as i64, *state)).collect();
@@ -178,7 +178,7 @@ fn seen(process: crate::model::ProcessId, rss: u64, cpu_ms: u64) -> Sighting {
 }
 
 #[test]
-fn only_what_changed_is_written() {
+fn only_changed_observations_are_written() {
     let f = Fixture::new();
     let id = f.row(f.me, 10, State::Running);
     let ended = f.row(f.me, 11, State::Ended);
@@ -194,7 +194,7 @@ fn only_what_changed_is_written() {
 }
 
 #[test]
-fn a_look_that_changes_nothing_does_not_wait_for_a_writer() {
+fn an_observation_without_changes_does_not_wait_for_a_writer() {
     let f = Fixture::new();
     let id = f.row(f.me, 10, State::Running);
     f.store.observe(&[seen(id, 100, 10)]).expect("committed");
@@ -205,9 +205,9 @@ fn a_look_that_changes_nothing_does_not_wait_for_a_writer() {
     drop(held);
 }
 
-/// The person's command died between its claim and the kill.
+/// A person's command died between its claim and the kill.
 #[test]
-fn an_owner_takes_back_what_a_dead_claimant_left() {
+fn an_owner_takes_back_rows_of_a_dead_claimant() {
     let f = Fixture::new();
     let [dead, living] = [2, 3].map(|pid| f.instance("cli", pid));
     let rows = [10, 11].map(|pid| f.row(f.me, pid, State::Running));
@@ -245,7 +245,7 @@ fn a_claim_of_a_dead_instance_is_taken_over_and_that_of_a_live_one_only_on_reque
     assert_eq!(f.get(rows[1]).life.claimed_by(), Some(person));
 }
 
-/// They were left `ending` forever, claimed by an owner that had given their root up.
+/// Descendants used to stay `ending` forever, claimed by an owner that had given up their root.
 #[test]
 fn descendants_are_claimed_only_with_their_root() {
     let f = Fixture::new();
@@ -302,7 +302,7 @@ fn the_status_that_the_owner_observed_reaches_the_row_before_and_after_it_is_end
     }
 }
 
-/// The case in which its own record comes too late, after a person's kill has taken the tree over.
+/// The owner's record comes too late: a person's kill has taken the tree over.
 #[test]
 fn an_owner_whose_claim_was_taken_over_still_records_the_status() {
     let f = Fixture::new();
@@ -322,7 +322,7 @@ fn an_owner_whose_claim_was_taken_over_still_records_the_status() {
 }
 
 #[test]
-fn what_is_found_below_a_root_belongs_to_the_owner_of_that() {
+fn a_descendant_belongs_to_the_owner_of_its_root() {
     let f = Fixture::new();
     let person = f.instance("cli", 2);
     let root = f.row(f.me, 10, State::Running);

@@ -1,4 +1,4 @@
-//! The list of the export, followed by its changes.
+//! The exported list, kept up to date by its changes.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use crate::{
     store::{Store, exported::ExportReader},
 };
 
-/// What a reader has of the list.
+/// A reader's copy of the list.
 struct Follower {
     reader: ExportReader,
     rows: BTreeMap<ProcessId, ExportRow>,
-    /// How often it was given all rows.
+    /// How often it received all rows.
     complete: usize,
 }
 
@@ -70,7 +70,7 @@ fn exited() -> End {
 }
 
 #[test]
-fn only_what_has_changed_is_read_again() {
+fn only_changed_rows_are_read_again() {
     let fixture = Fixture::new();
     let mut follower = Follower::of(&fixture.store);
     let rows: Vec<ProcessId> =
@@ -81,7 +81,7 @@ fn only_what_has_changed_is_read_again() {
     assert!(fixture.store.end(rows[3], State::Running, exited(), None).expect("ended"));
     assert_eq!((follower.follow(), follower.complete), (2, 1));
     assert!(follower.rows.contains_key(&new) && !follower.rows.contains_key(&rows[3]));
-    // More than are noted.
+    // More rows than are noted.
     (100..400).for_each(|pid| _ = fixture.row(fixture.me, pid, State::Running));
     assert_eq!((follower.follow(), follower.complete), (320, 2));
     assert_eq!(follower.list(), list(&fixture.store));
@@ -95,7 +95,7 @@ fn a_change_by_another_connection_is_read() {
     follower.follow();
     let other = open(&fixture.folder.path().join("ledger.db")).expect("opens");
     assert!(other.end(row, State::Running, exited(), None).expect("ended"));
-    // Not the first commit since.
+    // Not the first commit since then.
     fixture.row(fixture.me, 2, State::Running);
     follower.follow();
     assert_eq!(follower.list(), list(&fixture.store));
@@ -103,7 +103,7 @@ fn a_change_by_another_connection_is_read() {
 }
 
 #[test]
-fn a_row_that_was_rolled_back_is_none() {
+fn a_row_that_was_rolled_back_is_not_listed() {
     let fixture = Fixture::new();
     let mut follower = Follower::of(&fixture.store);
     follower.follow();
@@ -118,18 +118,18 @@ fn a_row_that_was_rolled_back_is_none() {
 }
 
 #[test]
-fn where_the_writer_is_busy_all_rows_are_read() {
+fn all_rows_are_read_while_the_writer_is_busy() {
     let fixture = Fixture::new();
     fixture.row(fixture.me, 1, State::Running);
     let mut follower = Follower::of(&fixture.store);
     let within = fixture.store.write("test", |_| Ok(follower.follow())).expect("committed");
     assert_eq!((within, follower.complete), (1, 1));
-    // It does not know of which version that was.
+    // The version of that data is unknown.
     follower.follow();
     assert_eq!(follower.complete, 2);
 }
 
-/// Something that happens to the rows, by the store that is followed or by another one.
+/// A change of the rows, by the followed store or by another one.
 #[derive(Clone, Debug)]
 enum Step {
     Start { by_other: bool },

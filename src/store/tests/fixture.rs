@@ -66,7 +66,7 @@ impl Fixture {
         self.store.insert_batch(&here(), batch.into_iter().enumerate().collect())
     }
 
-    /// Records one result; returns whether that was done.
+    /// Records one result; returns whether it was recorded.
     pub(super) fn record(&self, by: InstanceId, settled: Settled) -> bool {
         self.store.record(by, None, &[settled]).expect("committed") == 1
     }
@@ -78,7 +78,7 @@ impl Fixture {
         id
     }
 
-    /// Forces a row into a state, past all guards.
+    /// Forces a row into a state, bypassing all checks.
     pub(super) fn put(&self, id: ProcessId, state: State, claimed_by: Option<InstanceId>) {
         let end = (state == State::Ended).then_some("gone");
         self.sql(
@@ -242,14 +242,14 @@ pub(super) fn settled(process: ProcessId, verdict: Verdict) -> Settled {
     Settled::new(process, verdict)
 }
 
-/// Returns name, bytes, mode and modification time of everything in a folder: the definition of "untouched".
+/// Returns the name, content, mode and modification time of everything in a folder. If they are equal, the folder is "untouched".
 pub(super) fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u32, i64, i64)> {
     let entries = fs::read_dir(folder).expect("a folder");
     let mut all: BTreeMap<_, _> = entries
         .map(|entry| {
             let path = entry.expect("an entry").path();
             let seen = fs::symlink_metadata(&path).expect("metadata");
-            // Not through SQLite: only for ledgers that this process does not have open.
+            // Reads without SQLite, so only ledgers that this process does not have open.
             let bytes = if seen.is_file() { fs::read(&path).expect("bytes") } else { Vec::new() };
             (path, (digest(&bytes), seen.mode(), seen.mtime(), seen.mtime_nsec()))
         })
@@ -259,7 +259,7 @@ pub(super) fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u32, i64, i64)>
     all
 }
 
-/// A digest and not the bytes, so that a failure is readable.
+/// Returns a digest of bytes, so that a failure is readable.
 fn digest(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
@@ -274,7 +274,7 @@ pub(super) fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
 }
 
-/// The environment variable that passes its folder to the test `name` of this program in a process of its own.
+/// The environment variable that passes a folder to a test of this program that runs in a separate process.
 const FOLDER: &str = "PROCLEDGER_TEST_FOLDER";
 
 #[expect(clippy::disallowed_methods, reason = "a test runs itself in a process of its own")]
@@ -284,7 +284,7 @@ pub(super) fn child(name: &str, folder: &Path) -> Command {
     command
 }
 
-/// Returns the folder that a parent gave to this child; `None` where the test is run by itself, and has nothing to do.
+/// Returns the folder that the parent passed to this child; `None` if the test was run directly, and has nothing to do.
 pub(super) fn given_folder() -> Option<PathBuf> {
     env::var_os(FOLDER).map(PathBuf::from)
 }

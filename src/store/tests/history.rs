@@ -46,7 +46,7 @@ fn history_is_newest_first_and_can_be_narrowed() {
 }
 
 #[test]
-fn what_lives_is_listed_by_age_owner_task_and_root() {
+fn live_processes_are_listed_by_age_owner_task_and_root() {
     let f = Fixture::new();
     let other = f.instance("api", 2);
     let young = f.row(f.me, 30, State::Survived);
@@ -132,7 +132,7 @@ fn prune(f: &Fixture, before: i64, batch: u32) -> u64 {
 }
 
 #[test]
-fn old_history_goes_and_the_rest_stays() {
+fn old_history_is_deleted_and_the_rest_stays() {
     let f = Fixture::new();
     let gone = f.instance("api", 2);
     f.instance("api", 3); // the last instance would stay
@@ -196,7 +196,7 @@ fn a_number_that_was_pruned_is_not_used_again() {
         assert_eq!(largest(&f), made, "the last row of each table stays");
         before = made;
     }
-    // The last ones, and the rows that they name.
+    // The last rows, and the rows that they refer to.
     let rows = NUMBERED.map(|table| f.number(&format!("SELECT count(*) FROM {table}")));
     assert!(rows.iter().all(|rows| (1..=3).contains(rows)), "{NUMBERED:?}: {rows:?}");
     f.vacuum();
@@ -205,9 +205,9 @@ fn a_number_that_was_pruned_is_not_used_again() {
     assert!(f.store.check().expect("checked").is_empty());
 }
 
-/// The last row of one table is not the last of another: each is kept by itself, with the rows that it names.
+/// The last rows of the tables are unrelated: each is kept for itself, with the rows that it refers to.
 #[test]
-fn the_last_number_of_each_table_stays_whatever_row_has_it() {
+fn the_last_row_of_each_table_stays() {
     let f = Fixture::new();
     // The last leak is that of the first process, below a root that has a larger number than necessary.
     let root = ended(&f, f.me, "root", 10, 100);
@@ -241,7 +241,7 @@ fn the_last_number_of_each_table_stays_whatever_row_has_it() {
     assert_eq!(left.into_iter().map(|row| row.id).collect::<Vec<_>>(), [later]);
 }
 
-/// A picked row is deleted a moment later, and by then it may have become the last one.
+/// A picked row is deleted a moment later, by which time it may have become the last one.
 #[test]
 fn a_leak_that_is_found_between_the_scan_and_the_deletion_keeps_its_number() {
     let f = Fixture::new();
@@ -260,7 +260,7 @@ fn a_leak_that_is_found_between_the_scan_and_the_deletion_keeps_its_number() {
 }
 
 #[test]
-fn one_batch_is_no_larger_than_asked() {
+fn a_batch_is_no_larger_than_requested() {
     let f = Fixture::new();
     for pid in 10..20 {
         ended(&f, f.me, "a", pid, 100);
@@ -285,7 +285,7 @@ fn a_pass_stays_as_long_as_a_leak_that_it_found() {
 }
 
 #[test]
-fn an_instance_that_runs_or_is_named_stays() {
+fn an_instance_that_runs_or_is_referred_to_stays() {
     let f = Fixture::new();
     let [first, adopter, checker, recent] = [2, 3, 4, 5].map(|pid| f.instance("api", pid));
     let row = f.row(first, 10, State::Running);
@@ -298,7 +298,7 @@ fn an_instance_that_runs_or_is_named_stays() {
 }
 
 #[test]
-fn every_view_answers_with_iso_times() {
+fn every_view_has_iso_times() {
     let f = Fixture::new();
     f.row(f.me, 10, State::Running);
     let survivor = f.row(f.me, 11, State::Running);
@@ -333,9 +333,9 @@ fn every_view_answers_with_iso_times() {
     assert_eq!(text("SELECT day FROM leaks_by_day"), "1970-01-02");
 }
 
-/// Only a scan of the processes shows it: no index does.
+/// Only a scan of the processes shows the reference; no index does.
 #[test]
-fn an_instance_that_a_row_names_in_any_way_is_not_pruned() {
+fn an_instance_that_any_row_refers_to_is_not_pruned() {
     let f = Fixture::new();
     let [owner, first, claimant, looked, unnamed, last] =
         [2, 3, 4, 5, 6, 7].map(|pid| f.instance("api", pid));

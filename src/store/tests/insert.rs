@@ -10,7 +10,7 @@ use crate::{
 use std::time::Duration;
 
 #[test]
-fn a_row_comes_back_as_it_went_in() {
+fn a_row_is_read_as_it_was_written() {
     let f = Fixture::new();
     let mut new = process(f.me, "a; DROP TABLE process", 10);
     new.peak_rss = Some(7);
@@ -83,7 +83,7 @@ fn rows_that_do_not_prevent_a_new_root() {
     }
 }
 
-/// Neither the boot alone, nor the namespace, nor the time offset identifies a PID scope alone.
+/// None of boot, namespace and time offset identifies a PID scope by itself.
 #[test]
 fn a_pid_scope_has_three_parts() {
     let f = Fixture::new();
@@ -110,7 +110,7 @@ fn an_allowed_survivor_still_blocks_once_it_is_being_ended() {
 }
 
 #[test]
-fn a_root_ends_together_with_what_it_left() {
+fn a_root_and_its_strays_are_settled_together() {
     let f = Fixture::new();
     let root = f.row(f.me, 10, State::Running);
     let strays = vec![stray(f.me, root, 11), stray(f.me, root, 12)];
@@ -126,7 +126,7 @@ fn a_root_ends_together_with_what_it_left() {
 }
 
 #[test]
-fn what_a_root_may_keep_is_recorded_with_its_end_and_has_no_owner_any_more() {
+fn kept_strays_are_recorded_with_the_end_of_their_root_and_have_no_owner() {
     let f = Fixture::new();
     let root = f.row(f.me, 10, State::Running);
     let seen = f.insert(NewProcess { claimed: false, ..stray(f.me, root, 11) });
@@ -191,7 +191,7 @@ fn a_signal_and_an_unobserved_end_are_distinguished() {
 }
 
 #[test]
-fn an_instance_comes_back_as_it_went_in_and_stops_once() {
+fn an_instance_is_read_as_it_was_written_and_stops_once() {
     let f = Fixture::new();
     let row = f.store.instance(f.me).expect("read").expect("there");
     let new = instance("api", here(), 1);
@@ -209,7 +209,7 @@ fn an_instance_comes_back_as_it_went_in_and_stops_once() {
 }
 
 #[test]
-fn an_instance_is_judged_while_it_may_have_left_something() {
+fn an_instance_is_checked_while_it_may_have_left_something() {
     let f = Fixture::new();
     let [idle, owner, claimant, done] = [2, 3, 4, 5].map(|pid| f.instance("api", pid));
     f.row(owner, 10, State::Survived);

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// A ledger of version 3 in which processes were ended, and leaks recorded, by these rules and evidences.
+/// Creates a ledger of version 3 with ends and leaks that have these rules and evidence.
 fn of_version_3(reasons: &[(String, String)]) -> Connection {
     let mut connection = Connection::open_in_memory().expect("a database");
     let version_3 = migration::all().nth(2).expect("there is a version 3");
@@ -76,7 +76,7 @@ fn a_ledger_of_version_3_gets_its_keys() {
         .collect();
     assert_eq!(keys("SELECT rule_key, evidence_key FROM leak ORDER BY id"), expected);
     assert_eq!(keys("SELECT end_rule_key, end_evidence_key FROM process ORDER BY id"), expected);
-    // Counted by sentence before, and by key now: the same rules.
+    // Counts by sentence before and by key now must agree.
     let after = leaks::groups(&connection, Schema::KEYS, 0, LeakGrouping::Rule).expect("read");
     assert_eq!(before, after);
     assert_eq!(after.len(), RuleKey::ALL.len());

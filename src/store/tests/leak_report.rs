@@ -1,4 +1,4 @@
-//! All sums of a report are of one moment and agree; a program is the last part of its command's first word.
+//! All sums of a report are from one moment and agree. A program is the last path component of its command's first word.
 
 use super::fixture::*;
 use crate::{
@@ -49,7 +49,7 @@ fn leaks_are_counted_by_hour_and_program() {
 }
 
 #[test]
-fn a_time_that_no_calendar_has_spoils_no_report() {
+fn a_time_outside_the_calendar_does_not_spoil_a_report() {
     let f = Fixture::new();
     leaked(&f, 10, &["a"], HOUR);
     leaked(&f, 11, &["b"], i64::MAX);

@@ -48,7 +48,7 @@ fn each_connection_has_its_pragmas() {
     assert_eq!(f.number("PRAGMA query_only"), 1);
 }
 
-/// The bundled SQLite has the fix of the WAL-reset fault.
+/// The bundled SQLite has the fix of the WAL-reset bug.
 #[cfg(feature = "bundled")]
 #[test]
 fn sqlite_is_new_enough() {
@@ -92,7 +92,7 @@ fn a_current_ledger_is_opened_without_the_setup_lock() {
 fn a_setup_that_was_cut_short_is_completed() {
     let cuts: [fn(&Path); 4] = [
         |folder| fs::write(file(folder, ""), "").expect("written"),
-        // Under a umask of 0777 the crash left it without any permission.
+        // Under a umask of 0777 a crash leaves the file without any permission.
         |folder| {
             fs::write(file(folder, ""), "").expect("written");
             chmod(&file(folder, ""), 0);
@@ -177,9 +177,9 @@ fn child_that_dies_in_a_migration() {
     std::process::exit(0);
 }
 
-/// If the new ledger shared the memory of the old one's WAL, both would be damaged.
+/// If the new ledger shared memory with the WAL of the old one, both would be damaged.
 #[test]
-fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
+fn files_of_a_removed_ledger_are_not_used_by_the_new_one() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = file(folder.path(), "");
     let old = open(&path).expect("created");
@@ -202,7 +202,7 @@ fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
 }
 
 #[test]
-fn a_symlink_is_resolved_and_its_companions_stand_beside_the_real_file() {
+fn a_symlink_is_resolved_and_companions_are_beside_the_real_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::create_dir(folder.path().join("real")).expect("made");
     let real = folder.path().join("real/ledger.db");
@@ -215,15 +215,15 @@ fn a_symlink_is_resolved_and_its_companions_stand_beside_the_real_file() {
     assert!(!folder.path().join("link.db-wal").exists());
 }
 
-/// POSIX locks belong to the process: a second opening that closed the file by itself would drop those of the first, and
-/// the next process to close the ledger would remove the WAL under it.
+/// POSIX locks belong to the process. A second opening that closed the file by itself would drop the locks of the first, and the
+/// next process to close the ledger would remove the WAL while it is in use.
 #[test]
 fn a_second_opening_in_this_process_keeps_the_locks_of_the_first() {
     let f = Fixture::new();
     drop(open(f.store.path()).expect("opened"));
     drop(Store::open_read_only(f.store.path()).expect("opened"));
     run(child("store::tests::open::child_that_opens_and_closes", f.folder.path()));
-    assert!(f.store.beside("-wal").exists(), "the other process took itself for the last one");
+    assert!(f.store.beside("-wal").exists(), "the other process removed the WAL");
     f.instance("after", 9);
     let seen = Store::open_read_only(f.store.path()).expect("opened");
     assert_eq!(seen.instances_to_check().expect("read").len(), 3);
@@ -236,9 +236,9 @@ fn child_that_opens_and_closes() {
     store.add_instance(&instance("child", here(), 8)).expect("recorded");
 }
 
-/// To copy it back, and to begin another one, takes four fsyncs.
+/// Copying it back and starting a new one takes four fsyncs.
 #[test]
-fn the_last_one_to_close_leaves_a_small_wal_and_copies_a_large_one_back() {
+fn closing_leaves_a_small_wal_and_copies_a_large_one_back() {
     let f = Fixture::new();
     f.store.live().expect("a reader is open too");
     let Fixture { folder, store, me, .. } = f;
@@ -247,7 +247,7 @@ fn the_last_one_to_close_leaves_a_small_wal_and_copies_a_large_one_back() {
     let path = store.path().to_owned();
     drop(store);
     assert_eq!(names(), all);
-    // What is left is complete, and serves the next opening.
+    // The remaining files are complete, and the next opening uses them.
     let wal = |path: &Path| fs::metadata(path.with_file_name("ledger.db-wal")).expect("a WAL");
     let before = wal(&path).ino();
     let store = open(&path).expect("opened");
@@ -292,8 +292,7 @@ fn a_write_waits_for_another_process_and_a_read_does_not() {
     other.join().expect("no panic");
 }
 
-/// A transaction that began as a reader is refused at once when another connection has written since, however long it would
-/// wait.
+/// SQLite refuses a transaction that began as a reader at once if another connection has written since, whatever the timeout.
 #[test]
 fn writers_that_read_first_wait_for_each_other() {
     let f = Fixture::new();
@@ -350,7 +349,7 @@ fn a_damaged_reference_is_found_by_the_check() {
         )
         .expect("damaged");
     let problems = f.store.check().expect("checked");
-    assert_eq!(problems, ["pass 1 names a row of instance that does not exist"]);
+    assert_eq!(problems, ["pass 1 refers to a row of instance that does not exist"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn ids(rows: &[crate::model::ProcessRecord]) -> Vec<ProcessId> {
 }
 
 #[test]
-fn what_the_dead_left_is_taken_over_and_the_dead_are_marked() {
+fn rows_of_dead_instances_are_taken_over_and_the_instances_marked() {
     let f = Fixture::new();
     let gone = f.instance("api", 2);
     let rows = [State::Running, State::Survived, State::Ending, State::Ended]
@@ -145,7 +145,7 @@ fn a_live_owner_gets_back_what_a_dead_claimant_was_ending() {
     assert_eq!((row.owner, row.life.state(), row.life.claimed_by()), (owner, State::Running, None));
 }
 
-/// A reaper that died with rows that it had taken over.
+/// A reaper died after it had taken rows over.
 #[test]
 fn the_next_reaper_takes_over_from_a_dead_one() {
     let f = Fixture::new();
@@ -180,7 +180,7 @@ fn an_instance_does_not_claim_from_itself() {
     assert_eq!(f.store.instance(f.me).expect("read").expect("there").stopped_at, None);
 }
 
-/// Four reapers with a store each, repeatedly: every row goes to exactly one.
+/// Four reapers, each with its own store, claim repeatedly: every row goes to exactly one of them.
 #[test]
 fn two_reapers_never_get_the_same_row() {
     const REAPERS: i64 = 4;

@@ -58,7 +58,7 @@ fn no_recurring_query_reads_all_history() {
         ("prune passes", prune::PASSES, "pass_kind"),
     ] {
         let lines = plan(&f, sql);
-        // A constant row is that of `SELECT EXISTS`.
+        // The constant row is that of `SELECT EXISTS`.
         let of_a_table = |line: &&String| line.starts_with("SCAN") && *line != "SCAN CONSTANT ROW";
         for scan in lines.iter().filter(of_a_table) {
             let live =
@@ -70,7 +70,7 @@ fn no_recurring_query_reads_all_history() {
 }
 
 #[test]
-fn rows_that_are_named_are_read_by_their_numbers() {
+fn given_rows_are_read_by_their_numbers() {
     let f = Fixture::new();
     let lines = plan(&f, transition::LIVE_AMONG);
     assert!(lines[0].contains("VIRTUAL TABLE"), "{lines:?}");
@@ -101,7 +101,7 @@ fn a_report_reads_only_its_window() {
 }
 
 #[test]
-fn to_find_what_claims_or_names_a_row_needs_no_scan() {
+fn finding_claims_of_and_references_to_a_row_needs_no_scan() {
     let f = Fixture::new();
     for sql in [
         "SELECT 1 FROM process WHERE claimed_by = 1",
@@ -115,7 +115,7 @@ fn to_find_what_claims_or_names_a_row_needs_no_scan() {
     }
 }
 
-/// Typical queries of the views. `*` stands where a whole table of history may be read: nothing here reads `process` that way.
+/// Typical queries of the views. `*` marks a query that may read a whole table of history; none reads `process` that way.
 #[test]
 fn the_views_find_what_people_ask_for_by_an_index() {
     let f = Fixture::new();
@@ -165,7 +165,7 @@ fn the_sums_over_all_leaks_do_not_read_the_processes_that_did_not_leak() {
     }
 }
 
-/// Reports a scan of `process` that is not of the index of live rows. In the views it is `p`, or has its own name.
+/// Reports a scan of `process` that does not use the index of live rows. The views call the table `p`, or by its own name.
 fn reads_all_processes(lines: &[String]) -> bool {
     lines.iter().any(|line| {
         ["SCAN p", "SCAN p USING", "SCAN process"].iter().any(|scan| {
@@ -174,7 +174,7 @@ fn reads_all_processes(lines: &[String]) -> bool {
     })
 }
 
-/// Not time, which a busy machine distorts: the steps of SQLite's own virtual machine.
+/// Measured in steps of SQLite's virtual machine, since other load distorts times.
 #[test]
 fn recurring_queries_take_as_many_steps_with_a_long_history_as_with_none() {
     let f = Fixture::new();
@@ -199,7 +199,7 @@ fn recurring_queries_take_as_many_steps_with_a_long_history_as_with_none() {
         f.row(f.me, pid, State::Ended);
     }
     let short = steps();
-    // Of one task that also runs, and of many.
+    // History of one task that is also running, and of many others.
     f.sql(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
          INSERT INTO process (task_id, owner, first_owner, origin, pid, start_tick, containment, command, uid,
@@ -226,9 +226,9 @@ fn steps(f: &Fixture, sql: &str) -> i32 {
         .expect("runs")
 }
 
-/// Plans must not depend on whether `ANALYZE` was run: the sizes are given, and each index has its own.
+/// Plans must not depend on whether `ANALYZE` was run, so the sizes are fixed, and each index needs one.
 #[test]
-fn every_index_has_its_size_written_down() {
+fn every_index_has_a_fixed_size() {
     let f = Fixture::new();
     let missing = f.store.read("test", |c| {
         c.prepare(

@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn a_ledger_that_is_not_there_is_named_and_not_created() {
+fn a_missing_ledger_is_named_and_not_created() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = file(folder.path(), "");
     let error = Store::open_read_only(&path).expect_err("not there");
@@ -25,7 +25,7 @@ fn reading_changes_nothing() {
     drop(store);
     let contents = || {
         let mut all = snapshot(folder.path());
-        // SQLite makes the index of the WAL anew, which holds no data of its own, and the folder's time changes.
+        // SQLite rebuilds the index of the WAL, which has no data of its own, and the time of the folder changes.
         all.remove(folder.path());
         all.remove(&file(folder.path(), "-shm"));
         all
@@ -39,7 +39,7 @@ fn reading_changes_nothing() {
 }
 
 #[test]
-fn reading_goes_on_beside_a_live_writer() {
+fn reading_works_beside_a_live_writer() {
     let f = Fixture::new();
     let reader = Store::open_read_only(f.store.path()).expect("opened");
     assert!(reader.live().expect("read").is_empty());
@@ -49,9 +49,9 @@ fn reading_goes_on_beside_a_live_writer() {
     assert_eq!(reader.path(), f.store.path());
 }
 
-/// A writer that comes while no process had the ledger open.
+/// A writer that opens the ledger after the reader, which was the only one.
 #[test]
-fn a_reader_that_came_first_sees_a_later_writer() {
+fn a_reader_sees_a_writer_that_opens_the_ledger_later() {
     let Fixture { folder, store, me } = Fixture::new();
     drop(store);
     let path = file(folder.path(), "");

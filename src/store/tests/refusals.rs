@@ -25,7 +25,7 @@ use crate::{
 /// The user `nobody` on every distribution: a uid that is not ours.
 const NOBODY: u32 = 65_534;
 
-/// A folder, changed by `prepare`, whose ledger must then be refused.
+/// Checks that a ledger is refused in a folder that `prepare` has changed, and that the folder stays untouched.
 fn refused(prepare: impl FnOnce(&Path, &Path)) -> (Kind, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = file(folder.path(), "");
@@ -55,7 +55,7 @@ fn a_newer_ledger() {
     assert!(message.contains("version 99") && message.contains("update"), "{message}");
 }
 
-/// With the newer program running, so that its version is in the WAL only.
+/// The newer program is running, so its version is in the WAL only.
 #[test]
 fn a_newer_ledger_in_use() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -63,7 +63,7 @@ fn a_newer_ledger_in_use() {
     ledger(&path);
     let newer = Connection::open(&path).expect("opens");
     newer.execute_batch("PRAGMA user_version = 99").expect("runs");
-    // Not the ledger itself: a descriptor of ours would drop the locks of `newer`.
+    // Without the ledger itself, since closing a descriptor of it would drop the locks of `newer`.
     let seen = || {
         let sizes =
             ["-wal", "-setup.lock"].map(|suffix| fs::read(file(folder.path(), suffix)).ok());
@@ -192,7 +192,7 @@ fn a_companion_that_is_not_the_owners() {
     assert_eq!(kind, Kind::Denied);
 }
 
-/// A file, and a companion of the ledger that is the same file.
+/// Creates a file, and a hard link to it as a companion of the ledger.
 fn second_name(folder: &Path, suffix: &str) {
     fs::write(folder.join("other"), "").expect("written");
     chmod(&folder.join("other"), 0o600);
@@ -201,7 +201,7 @@ fn second_name(folder: &Path, suffix: &str) {
 
 /// `cp -al` makes backups of hard links; in a folder that only we can access they do no harm.
 #[test]
-fn a_backup_made_of_links_is_no_obstacle() {
+fn a_backup_made_of_hard_links_is_accepted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     second_name(folder.path(), "-setup.lock");
     open(&file(folder.path(), "")).expect("opens");
@@ -253,7 +253,7 @@ fn child_creates_a_ledger() {
     drop(open(&file(&folder, "")).expect("opens"));
 }
 
-/// Run as another user: another user's ledger, a folder that cannot be written to, and reading there.
+/// As another user: opens a ledger of root, and tries to write and read in a folder that it cannot write to.
 #[test]
 fn another_user_is_refused() {
     let Some((folder, child)) = as_nobody("store::tests::refusals::child_of_another_user") else {
@@ -301,7 +301,7 @@ fn a_ledger_in_a_folder_that_cannot_be_written_is_still_read() {
         assert_eq!(snapshot(folder.path()), before);
     };
     is_read();
-    // SQLite's own closing leaves no WAL.
+    // SQLite leaves no WAL when it closes the ledger.
     let all = Connection::open(&path).expect("opens");
     all.query_one("SELECT count(*) FROM instance", [], |_| Ok(())).expect("read");
     drop(all);
@@ -338,10 +338,10 @@ fn as_nobody(test: &str) -> Option<(TempDir, Command)> {
     Some((folder, command))
 }
 
-/// On an emptied file SQLite would remove the WAL, of another ledger it would return the rows, and without a WAL it would create
-/// a new one.
+/// Beside an emptied file SQLite would remove the WAL; from another ledger it would return the rows; without a WAL it would
+/// create a new one.
 #[test]
-fn a_reader_is_not_opened_on_what_has_replaced_the_ledger() {
+fn a_reader_is_not_opened_on_a_file_that_replaced_the_ledger() {
     let without_wal = |path: &Path| {
         for suffix in ["-wal", "-shm"] {
             fs::remove_file(beside(path, suffix)).expect("removed");

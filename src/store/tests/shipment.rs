@@ -1,4 +1,4 @@
-//! What is pruned of a ledger that is shipped to fleets.
+//! Pruning of a ledger that is shipped to fleets.
 
 use super::fixture::*;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 
-/// Records how far a fleet has acknowledged this ledger, and how many milliseconds ago.
+/// Records up to where a fleet acknowledged this ledger, `ago` milliseconds ago.
 fn ship(f: &Fixture, fleet: &str, (process, leak): (i64, i64), ago: i64) {
     f.sql(
         "INSERT OR REPLACE INTO shipment (fleet, mark, process, leak, acked_at, shipped_at, give_up_ms)
@@ -18,7 +18,7 @@ fn ship(f: &Fixture, fleet: &str, (process, leak): (i64, i64), ago: i64) {
     );
 }
 
-/// Adds a process that ended so many milliseconds ago.
+/// Adds a process that ended `ago` milliseconds ago.
 fn ended(f: &Fixture, pid: i64, ago: i64) -> ProcessId {
     let id = f.row(f.me, pid, State::Ended);
     f.sql("UPDATE process SET ended_at = ?1 WHERE id = ?2", (Millis::now().0 - ago, id.0));
@@ -54,7 +54,7 @@ fn unshipped_is_kept() {
     assert!(processes(&f).is_empty());
 }
 
-/// It was shipped while it ran, so its number is no proof that its end was.
+/// A process that was shipped while it ran: its number does not prove that its end was shipped.
 #[test]
 fn an_end_is_kept_until_it_is_older_than_the_last_acknowledgement() {
     let f = Fixture::new();
@@ -103,7 +103,7 @@ fn a_fleet_that_does_not_answer_for_too_long_is_given_up() {
     assert_eq!(prune(&f, Unshipped::Keep), 1);
 }
 
-/// As if the fleet had been added, or reset, after the rows were picked.
+/// The fleet is added, or reset, after the rows were picked.
 #[test]
 fn a_row_that_was_picked_before_a_shipment_stays() {
     let f = Fixture::new();
@@ -116,9 +116,9 @@ fn a_row_that_was_picked_before_a_shipment_stays() {
     assert_eq!(deleted.expect("committed"), 0);
 }
 
-/// However far a fleet is: the last row of each table stays.
+/// The last row of each table stays, whatever a fleet has.
 #[test]
-fn numbers_are_never_given_twice() {
+fn numbers_are_never_reused() {
     let f = Fixture::new();
     for unshipped in [Unshipped::Keep, Unshipped::Delete] {
         let ids = [10, 11].map(|pid| ended(&f, pid, 2 * DAY));

@@ -1,4 +1,4 @@
-//! What a receiver gets of a ledger, batch by batch: each row, once, whatever happens between two batches.
+//! A receiver gets each row of a ledger once, batch by batch, whatever happens between two batches.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// A receiver as simple as can be: it keeps what it gets, and puts nothing right.
+/// A minimal receiver: it keeps what it gets, and corrects nothing.
 #[derive(Default)]
 struct Receiver {
     position: Position,
@@ -83,14 +83,14 @@ fn end(f: &Fixture, id: ProcessId) {
     f.put(id, State::Ended, None);
 }
 
-/// Deletes all history but the last rows, as a ledger does that is too large.
+/// Deletes all history except the last rows, as for a ledger that is too large.
 fn prune(f: &Fixture) {
     let mut connection = f.store.maintenance_connection().expect("opens");
     while connection.prune(Millis(i64::MAX), 100, Unshipped::Delete).expect("committed").done > 0 {}
 }
 
 #[test]
-fn a_process_comes_when_it_is_new_when_it_changes_and_when_it_has_ended() {
+fn a_process_is_sent_when_it_is_new_has_changed_or_has_ended() {
     let f = Fixture::new();
     let mut receiver = Receiver::default();
     let [stays, ends] = [10, 11].map(|pid| f.row(f.me, pid, State::Running));
@@ -113,7 +113,7 @@ fn a_process_comes_when_it_is_new_when_it_changes_and_when_it_has_ended() {
 }
 
 #[test]
-fn a_leak_comes_again_once_it_has_not_survived() {
+fn a_survivor_is_sent_again_once_it_has_ended() {
     let f = Fixture::new();
     let mut receiver = Receiver::default();
     let id = f.row(f.me, 10, State::Running);
@@ -127,7 +127,7 @@ fn a_leak_comes_again_once_it_has_not_survived() {
     assert!(receiver.follow(&f, ROOM).is_empty());
 }
 
-/// Numbers are dense, so what was pruned before it was shipped is known by its number, though not what it was.
+/// Numbers are dense, so rows that were pruned before they were shipped can be counted.
 #[test]
 fn gap_is_counted() {
     let f = Fixture::new();
@@ -147,17 +147,17 @@ fn gap_is_counted() {
         f.row(f.me, pid, State::Ended);
     }
     prune(&f);
-    // The process of the last leak stays, what runs, and the last one.
+    // Kept are the process of the last leak, running processes, and the last process.
     receiver.catch_up(&f, BatchLimit { rows: 1, ..ROOM });
     assert_eq!((receiver.gap, receiver.leak_gap), (9 + 3, 9));
     assert!(receiver.live.contains_key(&kept.0));
     receiver.check(&f);
-    // A receiver that is set back counts nothing twice.
+    // A receiver that is set back does not count a row twice.
     let start = Position { counted: receiver.position.counted, ..Position::default() };
     assert_eq!(f.store.next_batch(&start, ROOM).expect("read").gap, 0);
 }
 
-/// A backup was put in place of the ledger: it lacks rows, and gives their numbers to others.
+/// The ledger is replaced by a backup, which lacks rows and assigns their numbers to others.
 #[test]
 fn a_row_of_a_ledger_that_was_restored_is_not_taken_for_another() {
     let f = Fixture::new();
@@ -226,7 +226,7 @@ fn a_batch_is_no_larger_than_its_room() {
     assert_eq!(
         sizes(BatchLimit { bytes: 1, ..ROOM }),
         [1; 10],
-        "a row that is too large comes alone"
+        "a row that is too large is sent alone"
     );
 }
 
@@ -244,7 +244,7 @@ fn a_batch_reads_no_history_that_was_shipped() {
     }
 }
 
-/// What happens to a ledger between two batches.
+/// A change to a ledger between two batches.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Start,
@@ -272,7 +272,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Every row is received once, or it was pruned unshipped and counted.
+    /// Every row is received once, unless it was pruned unshipped and counted.
     #[test]
     fn a_receiver_has_what_the_ledger_had(changes in changes()) {
         let f = Fixture::new();

@@ -44,7 +44,7 @@ fn child_that_opens_all() {
     }
 }
 
-/// Waits until all have arrived, so that all begin together.
+/// Waits until all processes are here, so that they begin together.
 fn meet(folder: &Path, index: &str) {
     fs::write(folder.join(format!("here-{index}")), "").expect("written");
     let deadline = Instant::now() + Duration::from_mins(1);
@@ -83,7 +83,7 @@ fn six_threads_open_a_new_ledger_at_once() {
     }
 }
 
-/// A process that saw the new file empty, and its WAL full a moment later, took it for a ledger that had been emptied.
+/// A process that saw the new file empty, and its WAL filled a moment later, used to take it for a ledger that had been emptied.
 #[test]
 fn a_ledger_that_was_set_up_since_our_check_is_not_reported_as_emptied() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -94,5 +94,8 @@ fn a_ledger_that_was_set_up_since_our_check_is_not_reported_as_emptied() {
     let before = trust::Located::at(&path, &trust::TrustPolicy::of(&path, None)).expect("seen");
     let store = open(&path).expect("set up by another program");
     store.add_instance(&instance("opener", here(), 1)).expect("written");
-    assert!(matches!(setup::status(&before), Ok(setup::SchemaStatus::New)), "it is looked at anew");
+    assert!(
+        matches!(setup::status(&before), Ok(setup::SchemaStatus::New)),
+        "it is inspected again"
+    );
 }

@@ -1,11 +1,11 @@
-//! Every operation, from every state: what it does to the row must be a path of [`Life::apply`], and `ended` is final.
+//! Every operation, from every state: its effect on the row must be a path of [`Life::apply`], and `ended` is final.
 
 use super::fixture::*;
 use crate::model::{
     DeadInstance, EndReason, Event, InstanceId, Life, Millis, ProcessId, RootEnd, State, Verdict,
 };
 
-/// Owner and claimant of the row, and the row.
+/// A row with its owner and claimant.
 struct Case<'a> {
     f: &'a Fixture,
     owner: InstanceId,
@@ -44,7 +44,7 @@ fn life(state: State, owner: InstanceId) -> Life {
     }
 }
 
-/// The events that an operation stands for, from a state; empty where it must leave the row alone.
+/// The events that an operation stands for, from a state; empty if it must leave the row alone.
 type Events = fn(State) -> &'static [Kind];
 
 fn unless_ending(state: State, events: &'static [Kind]) -> &'static [Kind] {
@@ -65,7 +65,7 @@ const VERBS: [(&str, Verb, Events); 12] = [
     ("settle_roots", settle_root, |state| unless_ending(state, &[Died])),
     ("release", release, |state| unless_ending(state, &[Died])),
     ("forget", forget, |state| if_live(state, &[Died])),
-    // Its owner may end a row also where the claim could not be written.
+    // The owner may end a row even if its claim could not be written.
     ("record ended", record_ended, |state| if_live(state, &[Died])),
     ("record survived", record_survived, |state| if_ending(state, &[Survived])),
     ("record unknown", record_unknown, |state| if_ending(state, &[GiveBack])),
@@ -81,7 +81,7 @@ const VERBS: [(&str, Verb, Events); 12] = [
 ];
 
 #[test]
-fn every_verb_agrees_with_the_state_machine() {
+fn every_operation_agrees_with_the_state_machine() {
     for (name, verb, events) in VERBS {
         for &state in State::ALL {
             let f = Fixture::new();

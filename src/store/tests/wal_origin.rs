@@ -16,7 +16,7 @@ fn visit(path: &Path, pid: i64) {
     store.add_instance(&instance("visitor", here(), pid)).expect("recorded");
 }
 
-/// Writes more than is left in a WAL, so that the ledger is closed without one.
+/// Writes so much that the ledger is closed without a WAL.
 fn write_much(path: &Path) {
     let other = Connection::open(path).expect("opened");
     other
@@ -52,7 +52,7 @@ fn a_backup_beside_the_wal_of_the_former_file_was_read_through_it() {
     other.execute_batch(&format!("VACUUM INTO '{}'", compact.display())).expect("copied");
     drop(other);
     write_much(&path);
-    assert!(!beside(&path, "-wal").exists(), "whole in one file");
+    assert!(!beside(&path, "-wal").exists(), "everything is in one file");
     fs::copy(&path, &plain).expect("copied");
     for pid in 2..5 {
         visit(&path, pid);
@@ -77,7 +77,7 @@ fn a_backup_beside_the_wal_of_the_former_file_was_read_through_it() {
             }
             chmod(&here, 0o600);
             is_refused(&here);
-            // What the message says helps.
+            // The advice in the message helps.
             for suffix in ["-wal", "-shm"] {
                 fs::remove_file(beside(&here, suffix)).expect("removed");
             }
@@ -87,7 +87,7 @@ fn a_backup_beside_the_wal_of_the_former_file_was_read_through_it() {
     }
 }
 
-/// Whatever wrote to a ledger, and wherever it was cut short: its WAL is its own.
+/// The WAL of a ledger is its own, whatever wrote to it, and wherever that was interrupted.
 #[test]
 fn the_wal_of_a_ledger_is_never_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -111,7 +111,7 @@ fn the_wal_of_a_ledger_is_never_refused() {
                 let other = Connection::open(&path).expect("opened");
                 other.busy_timeout(std::time::Duration::ZERO).expect("set");
                 let mode = ["PASSIVE", "RESTART", "TRUNCATE"][next(3) as usize];
-                // A reader may be in its way.
+                // A reader may block the checkpoint.
                 let _ = other.query_one(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
             }
             4 => drop(reader.execute_batch("COMMIT; PRAGMA incremental_vacuum(50)")),
@@ -130,7 +130,7 @@ fn the_wal_of_a_ledger_is_never_refused() {
             }
         }
         drop(Store::open_read_only(&path).expect("it is its own"));
-        // As after a crash at this moment, moved elsewhere.
+        // A copy, as after a crash at this moment.
         let place = tempfile::tempdir().expect("a temporary folder");
         for suffix in ["", "-wal"] {
             let copied = fs::copy(beside(&path, suffix), file(place.path(), suffix));
