@@ -17,10 +17,10 @@ use tokio::{
 use super::PidFd;
 use crate::error::{Error, Result};
 
-/// Wakes a task when a process is dead.
+/// A pidfd that wakes a task when its process is dead.
 ///
-/// It is registered with one runtime at a time: the one in which it was last polled. A runtime that has ended, or that no
-/// thread drives at the moment, wakes no task.
+/// It is registered with one runtime at a time: the one in which it was last polled. A runtime that has ended, or that no thread
+/// is driving, wakes no task.
 #[derive(Debug)]
 pub(crate) struct AsyncPidFd {
     registered: AsyncFd<Watched>,
@@ -36,17 +36,17 @@ impl AsRawFd for Watched {
     }
 }
 
-/// Returns the runtime that this is called in.
+/// Returns the runtime in which this is called.
 pub(crate) fn current_runtime() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
 
 impl AsyncPidFd {
-    /// Registers it with the runtime that this is called in.
+    /// Registers a pidfd with the runtime in which this is called.
     ///
     /// # Panics
     ///
-    /// When called outside of a runtime, or in one without I/O.
+    /// If called outside a runtime, or in a runtime without I/O.
     pub(crate) fn new(pidfd: Arc<PidFd>) -> io::Result<Self> {
         // SAFETY: a `PidFd` owns its descriptor, never changes it and closes it only when it is dropped; the `Arc` in here
         // keeps it as long as the registration.
@@ -59,7 +59,7 @@ impl AsyncPidFd {
         self.registered.get_ref().0.is_dead()
     }
 
-    /// Registers it with the current runtime instead.
+    /// Registers the pidfd with the current runtime instead.
     fn register_here(&mut self) -> Result<()> {
         let pidfd = Arc::clone(&self.registered.get_ref().0);
         *self = Self::new(pidfd)
@@ -67,9 +67,9 @@ impl AsyncPidFd {
         Ok(())
     }
 
-    /// Reports whether every thread of the process is dead; the task is woken when it is.
+    /// Reports whether every thread of the process is dead; the task is woken once that is so.
     pub(crate) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        // A task that is polled outside of any runtime is woken by the runtime that it was registered with.
+        // A task that is polled outside any runtime is woken by the runtime with which the pidfd was registered.
         let current = current_runtime();
         if current.is_some() && current != self.runtime {
             self.register_here()?;
@@ -89,7 +89,7 @@ impl AsyncPidFd {
                     let error = if is_rt_shutdown_err(&error) {
                         Error::new(
                             crate::error::Kind::Closed,
-                            "the tokio runtime in which a process is waited for has ended: wait in another one",
+                            "the tokio runtime that waits for a process has ended: wait in another runtime",
                         )
                     } else {
                         Error::os("failed to wait for a pidfd in tokio", error)

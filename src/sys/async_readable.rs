@@ -23,11 +23,11 @@ impl AsRawFd for Open {
 
 /// Waits until the descriptor is readable. Cancel safe: nothing is read.
 ///
-/// It is registered with the current runtime for this wait alone, so that the next one can be in another runtime.
+/// It is registered with the current runtime for this wait only, so that the next wait can be in another runtime.
 ///
 /// # Panics
 ///
-/// When called outside of a runtime, or in one without I/O.
+/// If called outside a runtime, or in a runtime without I/O.
 pub(crate) async fn readable(fd: &Arc<OwnedFd>) -> Result<()> {
     let failed = |error: io::Error| Error::os("failed to wait for a descriptor in tokio", error);
     // SAFETY: an `OwnedFd` never changes its descriptor and closes it only when it is dropped; the `Arc` in here keeps it as

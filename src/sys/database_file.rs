@@ -6,12 +6,12 @@ use std::{ffi::c_int, ptr};
 
 use rusqlite::{Connection, ffi};
 
-/// Where the header has the file change counter (<https://sqlite.org/fileformat.html#file_change_counter>).
+/// The offset of the file change counter in the header (<https://sqlite.org/fileformat.html#file_change_counter>).
 pub(crate) const CHANGE_COUNTER: usize = 24;
 
-/// Reads the change counter of the connection's file; `None` where it cannot be read.
+/// Reads the change counter of the connection's file; `None` if it cannot be read.
 ///
-/// Through SQLite's own descriptor: closing another one would drop the locks that this process has on the file.
+/// Uses SQLite's own descriptor, since closing another one would drop the locks that this process has on the file.
 pub(crate) fn change_counter(connection: &Connection) -> Option<u32> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     let mut counter = [0; 4];

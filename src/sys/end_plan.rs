@@ -1,6 +1,7 @@
-//! How a tree is asked to end before it is killed: which signals, with which waits, and whether its root is asked first.
+//! The end plan: how a tree is asked to end before it is killed, with which signals and waits, and whether its root is asked
+//! first.
 //!
-//! One type goes all the way: a job has it, the row and `ps --json` show it, a keeper receives it, a call may replace it.
+//! One type is used everywhere: a job has it, the row and `ps --json` show it, a keeper receives it, a call may replace it.
 
 use std::time::Duration;
 
@@ -9,43 +10,43 @@ use serde::{Deserialize, Serialize};
 use super::Signal;
 use crate::error::{Error, Result};
 
-/// Limit on stop signals: a program that has ignored so many will ignore the next one.
+/// Maximum number of stop signals: a program that has ignored this many will ignore the next one.
 const SIGNALS_MAX: usize = 8;
-/// Limit on the sum of their waits.
+/// Maximum of the sum of their waits.
 const WAITS_MAX: Duration = Duration::from_hours(24);
-/// A grace lasts no longer than a thousand years: no clock can count further than some more.
+/// Maximum of a grace: a thousand years, since clocks cannot count much further.
 const GRACE_MAX: Duration = Duration::from_hours(24 * 366 * 1000);
 
-/// A wait starts anew while members keep dying, but lasts no longer than this in all, unless a single wait is longer.
+/// A wait starts anew whenever a member dies, but lasts no longer than this in all, unless a single wait is longer.
 pub(crate) const WAIT_CAP: Duration = Duration::from_secs(2);
 
-/// How trees are asked to end: by default SIGTERM to all members at once, and SIGKILL to what is left after the grace.
+/// How trees are asked to end: by default with SIGTERM to all members at once, and SIGKILL to those that are left after the grace
+/// period.
 ///
-/// A job has a plan by [`Job::stop_signals`](crate::Job::stop_signals), [`Job::root_first`](crate::Job::root_first) and
-/// [`Job::grace`](crate::Job::grace), and every instance that ends its tree follows it. A plan that is passed to a call, such
-/// as [`Process::terminate_with`](crate::Process::terminate_with) or [`Tracker::kill_with`](crate::Tracker::kill_with),
-/// replaces only the settings that it contains.
+/// The plan of a job is set by [`Job::stop_signals`](crate::Job::stop_signals), [`Job::root_first`](crate::Job::root_first) and
+/// [`Job::grace`](crate::Job::grace), and every instance that ends its tree follows it. A plan that is passed to a call, such as
+/// [`Process::terminate_with`](crate::Process::terminate_with) or [`Tracker::kill_with`](crate::Tracker::kill_with), replaces
+/// only the settings that it contains.
 ///
 /// ```
 /// use std::time::Duration;
 /// # fn main() -> procledger::Result<()> {
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
-/// # tracker.spawn(procledger::Job::new("web", "sleep").arg("300"))?;
-/// // SIGINT to the program alone, SIGINT to what is left of its tree when it has ended, SIGKILL after 20 s.
-/// let plan = procledger::EndPlan::new().signal(2).root_first(true).grace(Duration::from_secs(20));
-/// let report = tracker.kill_with(&["web"], "the operator", &plan)?;
-/// assert_eq!(report.survived(), 0);
+/// # tracker.spawn(procledger::Job::new("web", "sleep").arg("300"))?; // SIGINT to the program alone, SIGINT to the rest of its
+/// tree when it has ended, SIGKILL after 20 s. let plan =
+/// procledger::EndPlan::new().signal(2).root_first(true).grace(Duration::from_secs(20)); let report = tracker.kill_with(&["web"],
+/// "the operator", &plan)?; assert_eq!(report.survived(), 0);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[must_use]
 pub struct EndPlan {
-    /// Time from the first signal to SIGKILL; a row has it in a column of its own.
+    /// Time from the first signal to SIGKILL; a row has a separate column for it.
     #[serde(skip)]
     grace: Option<Duration>,
-    /// One signal of a call, for the whole grace.
+    /// The only signal, set by a call, which is followed by the whole grace period.
     #[serde(skip)]
     signal: Option<i32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -54,7 +55,7 @@ pub struct EndPlan {
     root_first: Option<bool>,
 }
 
-/// A signal, and how long its recipients have before the next one.
+/// A signal, and the time that its recipients have before the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct StopSignal {
     signal: i32,
@@ -83,7 +84,7 @@ impl EndPlan {
     }
 
     /// Sets the signals before SIGKILL, 1 to 8 of them, each with the time that its recipients have before the next one, in
-    /// milliseconds at the finest. A process that appears meanwhile gets those that are still to come.
+    /// milliseconds at the finest. A process that appears meanwhile gets the remaining signals.
     ///
     /// If no grace is set, it is the sum of the waits, at most a day.
     pub fn stop_signals(mut self, signals: impl IntoIterator<Item = (i32, Duration)>) -> Self {
@@ -95,14 +96,15 @@ impl EndPlan {
     }
 
     /// Sets whether the root of each tree is asked to end before its descendants, for a program that needs its helper processes
-    /// in order to end properly. The descendants are asked once the root has ended, or has had all signals and its grace period
-    /// is over; they have a grace period of their own.
+    /// to end properly. The descendants are asked once the root has ended, or has received all signals and its grace period is
+    /// over; they have their own grace period.
     pub fn root_first(mut self, on: bool) -> Self {
         self.root_first = Some(on);
         self
     }
 
-    /// Returns the signals before SIGKILL with their waits; none for SIGTERM, or as the job says.
+    /// Returns the signals before SIGKILL with their waits; none if the plan does not set them: then those of the job apply, or
+    /// SIGTERM.
     pub fn get_stop_signals(&self) -> impl Iterator<Item = (i32, Duration)> {
         self.stop_signals.iter().map(|stop| (stop.signal, Duration::from_millis(stop.wait_ms)))
     }
@@ -112,18 +114,18 @@ impl EndPlan {
         self.root_first
     }
 
-    /// Returns whether it says nothing but a grace.
+    /// Returns whether the plan sets nothing but a grace.
     pub(crate) fn is_default(&self) -> bool {
         let Self { signal, stop_signals, root_first, .. } = self;
         signal.is_none() && stop_signals.is_empty() && !root_first.unwrap_or(false)
     }
 
-    /// Checks the plan, as every call to which it is passed does before anything is started or signalled.
+    /// Checks the plan. Every call that takes a plan does this before anything is started or signalled.
     ///
     /// # Errors
     ///
-    /// Invalid input for a number that is no signal, for SIGKILL and SIGSTOP among the stop signals, for more than 8 of them, and
-    /// for more than a day in all.
+    /// Invalid input for a number that is no signal, for SIGKILL and SIGSTOP among the stop signals, for more than 8 stop
+    /// signals, and for waits of more than a day in all.
     pub fn check(&self) -> Result<()> {
         if let Some(signal) = self.signal {
             number(signal)?;
@@ -145,9 +147,7 @@ impl EndPlan {
             )));
         }
         if self.stop_signals_last() > WAITS_MAX {
-            return Err(Error::invalid(
-                "the waits of the stop signals are longer than a day in all",
-            ));
+            return Err(Error::invalid("the waits of the stop signals add up to more than a day"));
         }
         Ok(())
     }
@@ -156,7 +156,7 @@ impl EndPlan {
         self.get_stop_signals().fold(Duration::ZERO, |sum, (_, wait)| sum.saturating_add(wait))
     }
 
-    /// Replaces in a task's plan, and in its grace, what this one sets.
+    /// Replaces the settings of a task's plan, and its grace, by those that this plan contains.
     pub(crate) fn replace_in(&self, plan: &mut Self, grace: &mut Duration) {
         let has_signals = !self.stop_signals.is_empty();
         if let Some(replaced) = self.grace.or(has_signals.then(|| self.stop_signals_last())) {
@@ -169,7 +169,7 @@ impl EndPlan {
         plan.root_first = self.root_first.or(plan.root_first);
     }
 
-    /// Returns how long a tree with this grace may be asked to end, apart from the cap on its first wait.
+    /// Returns the time between the first signal to a tree with this grace and SIGKILL, apart from the cap on its first wait.
     pub(crate) fn asking_time(&self, grace: Duration) -> Duration {
         let signals = u32::try_from(self.stop_signals.len().max(1)).unwrap_or(u32::MAX);
         let times = if self.root_first == Some(true) { 2 } else { 1 };
@@ -177,7 +177,7 @@ impl EndPlan {
         grace.min(GRACE_MAX) * times + caps
     }
 
-    /// Returns the signals for a tree with this grace, with the wait after each; never none, and `grace` in all.
+    /// Returns the signals for a tree with this grace, each with the wait after it: at least one, and `grace` in all.
     pub(crate) fn signals(&self, grace: Duration) -> Vec<(Signal, Duration)> {
         let known = |(signal, wait)| Some((Signal::from_number(signal)?, wait));
         let grace = grace.min(GRACE_MAX);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grace_cuts_the_last_signals_or_lengthens_the_last_wait() {
+    fn a_grace_omits_the_last_signals_or_lengthens_the_last_wait() {
         let plan = stops([(2, 1), (15, 2), (3, 3)]);
         assert_eq!(signals(&plan, 6), [(2, 1), (15, 2), (3, 3)]);
         assert_eq!(signals(&plan, 2), [(2, 1), (15, 1)]);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_replaces_what_it_sets_of_a_tasks_plan() {
+    fn a_call_replaces_only_the_settings_that_it_contains() {
         let replaced = |call: EndPlan| {
             let (mut plan, mut grace) =
                 (stops([(2, 1), (15, 2), (3, 3)]).root_first(true), SECOND * 6);
@@ -278,8 +278,8 @@ mod tests {
             (stop(libc::SIGKILL, SECOND), "SIGKILL is not a stop signal"),
             (stop(libc::SIGSTOP, SECOND), "SIGSTOP is not a stop signal"),
             (EndPlan::new().stop_signals([(2, SECOND); 9]), "9 stop signals are too many"),
-            (stop(2, Duration::MAX), "longer than a day"),
-            (EndPlan::new().stop_signals([(2, SECOND * 50_000); 2]), "longer than a day"),
+            (stop(2, Duration::MAX), "more than a day"),
+            (EndPlan::new().stop_signals([(2, SECOND * 50_000); 2]), "more than a day"),
         ] {
             let error = plan.check().expect_err(why);
             assert!(error.is_invalid_input() && error.to_string().contains(why), "{error}");

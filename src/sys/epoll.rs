@@ -1,4 +1,4 @@
-//! Which of many descriptors have become readable (epoll(7)), and a descriptor by which one thread wakes another (eventfd(2)).
+//! Waits until one of many descriptors is readable (epoll(7)); and a descriptor by which one thread wakes another (eventfd(2)).
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -17,7 +17,7 @@ pub(crate) const EVENTS: usize = 256;
 /// Level-triggered, so that a descriptor that was reported and is still readable is reported again after [`Readiness::rearm`].
 const ONCE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
 
-/// A set of descriptors, each with a key. Any thread may change it while another one waits: the kernel does the locking.
+/// A set of descriptors, each with a key. Any thread may change it while another one waits, since the kernel does the locking.
 #[derive(Debug)]
 pub(crate) struct Readiness(OwnedFd);
 
@@ -36,18 +36,18 @@ impl Readiness {
         epoll::add(&self.0, fd, epoll::EventData::new_u64(key), ONCE)
     }
 
-    /// Reports a descriptor of [`add_once`](Self::add_once) once more.
+    /// Makes a descriptor of [`add_once`](Self::add_once) be reported once more.
     pub(crate) fn rearm(&self, fd: impl AsFd, key: u64) -> Result<(), Errno> {
         epoll::modify(&self.0, fd, epoll::EventData::new_u64(key), ONCE)
     }
 
-    /// Removes a descriptor. One that is closed is removed by that, unless it was duplicated.
+    /// Removes a descriptor. Closing a descriptor removes it as well, unless it was duplicated.
     pub(crate) fn remove(&self, fd: impl AsFd) -> Result<(), Errno> {
         epoll::delete(&self.0, fd)
     }
 
-    /// Waits until a descriptor is readable, at most `limit`; returns the keys of up to [`EVENTS`] that are, none where a signal
-    /// cut the wait short.
+    /// Waits until a descriptor is readable, at most `limit`; returns the keys of up to [`EVENTS`] readable descriptors, or none
+    /// if a signal interrupted the wait.
     pub(crate) fn wait(&self, limit: Duration) -> Result<Vec<u64>, Errno> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
         let spare = rustix::buffer::spare_capacity(&mut events);
@@ -64,7 +64,7 @@ impl Readiness {
     }
 }
 
-/// A descriptor that is readable once it was woken, until it is cleared.
+/// A descriptor that is readable from a call of `wake` until it is cleared.
 #[derive(Debug)]
 pub(crate) struct Wake(OwnedFd);
 
@@ -74,7 +74,7 @@ impl Wake {
     }
 
     pub(crate) fn wake(&self) {
-        // Full means that the waiter has not yet woken up from earlier calls.
+        // If the counter is full, the waiter has not yet woken up from earlier calls.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 

@@ -40,7 +40,7 @@ impl ExitStatus {
     }
 }
 
-/// How a process died: what a keeper reports.
+/// How a process died, as a keeper reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Death {
     pub(crate) status: ExitStatus,
@@ -53,14 +53,15 @@ impl From<process::ExitStatus> for Death {
     }
 }
 
-/// A status that [`std::process`] has reported. One of a process that was only stopped or continued is `Unobserved`.
+/// Converts a status that [`std::process`] reported. The status of a process that was only stopped or continued becomes
+/// `Unobserved`.
 impl From<process::ExitStatus> for ExitStatus {
     fn from(status: process::ExitStatus) -> Self {
         Self::new(status.code(), status.signal())
     }
 }
 
-/// Fails for `Unobserved`, which [`std::process`] does not have.
+/// Fails for `Unobserved`, which [`std::process`] cannot represent.
 impl TryFrom<ExitStatus> for process::ExitStatus {
     type Error = Error;
 

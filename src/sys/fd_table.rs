@@ -1,4 +1,5 @@
-//! The descriptors of this process: how many it may open, and pidfds that it holds already. These were verified when they were opened, and stay with their processes.
+//! The descriptors of this process: how many it may open, and pidfds that it already holds. Pidfds were verified when they were
+//! opened, and always refer to the same process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,15 +12,16 @@ use crate::{
     identity::Identity,
 };
 
-/// Number of pidfds that are polled in one call; poll(2) takes at most the descriptor limit, which is usually not below this.
+/// Number of pidfds that are polled in one call. poll(2) accepts at most as many as the descriptor limit, which is usually not
+/// below this.
 const AT_ONCE: usize = 512;
 
-/// Returns the soft limit on descriptors (`RLIMIT_NOFILE`), or the usual one if a seccomp profile refuses getrlimit(2).
+/// Returns the soft limit on descriptors (`RLIMIT_NOFILE`), or the usual value if a seccomp profile refuses getrlimit(2).
 pub(crate) fn descriptor_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-/// Raises the soft limit on descriptors of this process to its hard limit; returns what both were before, or `None` where that is
+/// Raises the soft limit on descriptors of this process to its hard limit; returns the previous limits, or `None` if that is
 /// refused.
 pub(crate) fn raise_descriptor_limit() -> Option<(u64, u64)> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
@@ -27,14 +29,14 @@ pub(crate) fn raise_descriptor_limit() -> Option<(u64, u64)> {
     Some((soft, hard))
 }
 
-/// Returns how many descriptors this process may still open; `None` where the open ones cannot be listed.
+/// Returns how many descriptors this process may still open; `None` if the open ones cannot be listed.
 pub(crate) fn free_descriptors() -> Option<usize> {
     let limit = usize::try_from(descriptor_limit()).unwrap_or(usize::MAX);
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
     Some(limit.saturating_sub(open))
 }
 
-/// Determines which of these processes are dead, in a few calls, however many they are.
+/// Determines which of these processes are dead, with a few system calls even for many processes.
 pub(crate) fn which_are_dead(held: &[Arc<PidFd>]) -> Result<Vec<bool>> {
     let mut dead = Vec::with_capacity(held.len());
     for some in held.chunks(AT_ONCE) {
@@ -48,10 +50,10 @@ pub(crate) fn which_are_dead(held: &[Arc<PidFd>]) -> Result<Vec<bool>> {
 }
 
 impl Pinned {
-    /// Returns a process whose pidfd was verified when it was opened, with what `/proc` showed for its pid.
+    /// Returns a process whose pidfd was verified when it was opened, with the `stat` that `/proc` showed for its pid.
     ///
-    /// `None` where `/proc` showed another process. The caller has verified that the process was alive *after* `stat` was read,
-    /// so it had its pid then.
+    /// `None` if `/proc` showed another process. The caller has verified that the process was alive *after* `stat` was read, so
+    /// it had its pid then.
     pub(crate) fn held(fd: Arc<PidFd>, identity: Identity, stat: &Stat) -> Option<Self> {
         let same = stat.pid == identity.pid && stat.start_tick == identity.start_tick;
         same.then(|| Self { fd, identity, stat: stat.clone() })

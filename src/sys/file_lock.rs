@@ -1,8 +1,8 @@
 //! Lock files, by which the kernel shows that an instance is alive.
 //!
-//! flock(2) belongs to the open file: the kernel drops it when the last descriptor is closed, so it does not outlive a crash,
-//! and it works across PID namespaces. A child between clone and exec has copies of its host's descriptors, so a lock may
-//! outlive its host by the microseconds that such a child takes to notice; callers poll.
+//! A lock of flock(2) belongs to the open file: the kernel releases it when the last descriptor is closed, so it does not outlive
+//! a crash, and it works across PID namespaces. A child between clone and exec has copies of its host's descriptors, so a lock
+//! may outlive its host by the microseconds that such a child takes to notice; callers poll.
 
 use std::{
     fs::File,
@@ -22,11 +22,11 @@ use crate::{
     identity::Identity,
 };
 
-/// How often a new lock file may be removed before it is locked; once is rare, but on a starved machine where
-/// other processes remove leftovers all the time, ten times in a row were observed.
+/// How often a new lock file may be removed before it is locked. Once is rare, but ten times in a row were observed on a starved
+/// machine on which other processes removed leftovers all the time.
 const ATTEMPTS: u32 = 1000;
 
-/// A lock that is held; closing it releases it.
+/// A held lock; dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct HeldLock {
     file: File,
@@ -47,8 +47,8 @@ pub(crate) enum LockState {
 impl HeldLock {
     /// Creates the file, which must not exist, and locks it; it belongs to `owner`.
     ///
-    /// Between its creation and its lock a file looks like one that a dead instance has left: a process that probes it holds a
-    /// lock on it for microseconds, and a process that removes leftovers may have removed it.
+    /// Between its creation and its locking a file looks like one that a dead instance left. A process that probes it holds a
+    /// lock on it for microseconds, and a process that removes leftovers may remove it.
     pub(crate) fn create(path: &Path, owner: u32) -> Result<Self> {
         for _ in 0..ATTEMPTS {
             let file = create_locked(path).map_err(|error| {
@@ -74,8 +74,8 @@ impl HeldLock {
     }
 
     /// Writes the identity of the instance that holds the lock into the file, below its note. Called once the instance's row is
-    /// committed: a keeper, which does not read the ledger, uses it to distinguish a host below it from a process that merely
-    /// holds such a file.
+    /// committed. A keeper, which does not read the ledger, uses the identity to distinguish a host below it from a process that
+    /// merely holds such a file.
     pub(crate) fn sign(&self, identity: &Identity) -> Result<()> {
         (&self.file).write_all(signature(identity).as_bytes()).map_err(|error| {
             Error::os(format!("failed to write the lock `{}`", self.path.display()), error)
@@ -88,7 +88,7 @@ impl HeldLock {
 
     /// Removes the file, then releases the lock.
     pub(crate) fn remove(self) {
-        // If the file cannot be removed nothing depends on it: it is not locked, and its instance is recorded as stopped.
+        // If the file cannot be removed, nothing depends on it: it is not locked, and its instance is recorded as stopped.
         drop(std::fs::remove_file(&self.path));
         drop(self.file);
     }
@@ -104,7 +104,7 @@ fn signature(identity: &Identity) -> String {
 ///
 /// Within one boot the inode and the start tick are the same in every PID namespace; the pid is not.
 pub(crate) fn is_signed_by(text: &str, identity: &Identity) -> bool {
-    // It is below the note that the lock file may begin with, and nothing is below it.
+    // The signature is the last line; a note may precede it.
     let Some(line) = text.strip_suffix('\n').and_then(|text| text.lines().last()) else {
         return false;
     };
@@ -126,8 +126,8 @@ fn create_locked(path: &Path) -> Result<File, Errno> {
     Ok(file)
 }
 
-/// Opens a file that is a lock, and nothing else: no symlink is followed, no FIFO or device is waited for, and anything but a
-/// regular file of `owner` or of root is refused.
+/// Opens a lock file: no symlink is followed, no FIFO or device is waited for, and anything but a regular file of `owner` or of
+/// root is refused.
 pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File> {
     let shown = path.display();
     let refused = |what: &str| {
@@ -167,7 +167,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Determines whether the lock at `path`, a file of `owner`, is held.
 ///
-/// A shared lock is tried, so that two concurrent probes do not take each other for the holder.
+/// A shared lock is attempted, so that two concurrent probes do not take each other for the holder.
 pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
     let file = match open_plain(path, OFlags::RDONLY, owner) {
         Ok(file) => file,
@@ -183,12 +183,12 @@ pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
     }
 }
 
-/// Removes a lock file that no longer decides about any instance, if it is not held.
+/// Removes a lock file that is no longer needed for any instance, unless it is held.
 ///
-/// It is locked meanwhile: a process that has just created it detects that it is gone, and creates another.
+/// The file is locked meanwhile, so that a process that has just created it detects that it is gone, and creates another.
 pub(crate) fn discard(path: &Path) {
     let Ok(file) = open_as_is(path, OFlags::RDONLY) else { return };
-    // Anything else with such a name is not a lock of ours, and is not removed.
+    // Anything else with this name is not one of our locks, and is not removed.
     if !file.metadata().is_ok_and(|seen| seen.is_file()) {
         return;
     }
@@ -197,7 +197,7 @@ pub(crate) fn discard(path: &Path) {
     }
 }
 
-/// Checks that locks work beside `path`: takes and releases one, leaves nothing.
+/// Checks that locks work beside `path`: creates, takes and removes one.
 pub(crate) fn usable(path: &Path) -> Result<()> {
     let owner = std::fs::metadata(path.parent().unwrap_or(path)).map_or(0, |folder| folder.uid());
     let own = rustix::process::geteuid().as_raw();
@@ -206,10 +206,9 @@ pub(crate) fn usable(path: &Path) -> Result<()> {
     lock.remove();
     match state? {
         LockState::Held => Ok(()),
-        LockState::Free | LockState::Missing => Err(Error::new(
-            Kind::Unsupported,
-            format!("a lock at `{}` does not hold", path.display()),
-        )),
+        LockState::Free | LockState::Missing => {
+            Err(Error::new(Kind::Unsupported, format!("locks do not work at `{}`", path.display())))
+        }
     }
 }
 
@@ -234,7 +233,7 @@ mod tests {
         rustix::process::geteuid().as_raw()
     }
 
-    /// Stops the other threads, also when a test fails.
+    /// Stops the other threads even if the test fails.
     struct Done<'a>(&'a std::sync::atomic::AtomicBool);
 
     impl Drop for Done<'_> {
@@ -261,7 +260,7 @@ mod tests {
             for _ in 0..2_000 {
                 let lock =
                     HeldLock::create(&path, rustix::process::geteuid().as_raw()).expect("created");
-                assert!(path.exists(), "what is held is not removed");
+                assert!(path.exists(), "a held lock is not removed");
                 lock.remove();
             }
         });

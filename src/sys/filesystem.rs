@@ -1,7 +1,7 @@
 //! File systems: which of them can hold a ledger, their free space, and attributes of files on them.
 //!
-//! WAL needs memory that all its users share (<https://sqlite.org/wal.html>), and the locks of instances need flock(2) that the
-//! kernel drops at death. A network file system guarantees neither.
+//! WAL needs memory that all its users share (<https://sqlite.org/wal.html>), and the locks of instances need a flock(2) that the
+//! kernel releases when the holder dies. A network file system guarantees neither.
 
 use std::{
     fs::{self, File},
@@ -32,7 +32,7 @@ const NETWORK: [(u64, &str); 12] = [
     (0x0116_1970, "gfs2"),
 ];
 
-/// `FUSE_SUPER_MAGIC`: not conclusive by itself, an encrypted home or an `ntfs-3g` disk is local.
+/// `FUSE_SUPER_MAGIC`, which is not conclusive by itself: an encrypted home or an `ntfs-3g` disk is local.
 const FUSE: u64 = 0x6573_5546;
 
 /// Types, as in mountinfo, of the FUSE file systems that use a network.
@@ -53,7 +53,7 @@ const NETWORK_FUSE: [&str; 14] = [
     "fuse.juicefs",
 ];
 
-/// Returns the bytes that an ordinary user may still write to the file system of a folder (statvfs(3)).
+/// Returns how many bytes an ordinary user may still write to the file system of a folder (statvfs(3)).
 pub(crate) fn free_bytes(folder: &Path) -> Result<u64> {
     let found = rustix::fs::statvfs(folder).map_err(|e| {
         Error::os(format!("failed to determine the free space at `{}`", folder.display()), e)
@@ -80,14 +80,13 @@ pub(crate) fn check_local(folder: &Path) -> Result<()> {
     }
 }
 
-/// Reports whether another file was mounted at the path itself. Before Linux 5.8 the kernel does not report it (statx(2)), and
-/// a rename finds out.
+/// Reports whether another file is mounted at the path itself. Before Linux 5.8 the kernel does not report that (statx(2)), and
+/// only a failing rename reveals it.
 pub(crate) fn is_mount_point(path: &Path) -> bool {
     attributes(path).contains(StatxAttributes::MOUNT_ROOT)
 }
 
-/// Returns the attribute by which a file can neither be replaced nor written freely, as a word and as the letter that chattr(1)
-/// takes.
+/// Returns the attribute that prevents a file from being replaced and written freely, as a word and as the letter for chattr(1).
 pub(crate) fn protecting_attribute(path: &Path) -> Option<(&'static str, char)> {
     let set = attributes(path);
     let all = [
@@ -103,12 +102,12 @@ fn attributes(path: &Path) -> StatxAttributes {
         .map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask)
 }
 
-/// Reserves space for the first `length` bytes of a file, without changing its size (fallocate(2)). Succeeds where the file
-/// system does not support that.
+/// Reserves space for the first `length` bytes of a file, without changing its size (fallocate(2)). Succeeds without an effect if
+/// the file system does not support that.
 ///
 /// # Errors
 ///
-/// `ENOSPC`, `EDQUOT` or `EFBIG` where there is too little space.
+/// `ENOSPC`, `EDQUOT` or `EFBIG` if there is too little space.
 pub(crate) fn reserve(file: &File, length: u64) -> std::result::Result<(), Errno> {
     match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length.max(1)) {
         Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(errno),
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_magic_with_its_top_bit_set_is_the_same_whatever_its_sign() {
+    fn a_magic_is_the_same_in_a_signed_and_an_unsigned_field() {
         assert_eq!(magic(-11_317_950_i32), 0xFF53_4D42);
         assert_eq!(magic(0xFF53_4D42_i64), 0xFF53_4D42);
     }

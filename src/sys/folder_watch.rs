@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{fs::inotify, io::Errno};
 
-/// Which changes are reported, besides those of the folder itself.
+/// The changes that are reported, besides those of the folder itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Interest {
     /// Files that are created, removed, renamed, or closed after they were open for writing.
@@ -42,7 +42,7 @@ pub(crate) struct FolderWatch(Arc<OwnedFd>);
 impl FolderWatch {
     /// # Errors
     ///
-    /// `EMFILE` where the user has no inotify instance left, `ENOSPC` where it has no watch left.
+    /// `EMFILE` if the user has no inotify instance left, `ENOSPC` if the user has no watch left.
     pub(crate) fn new(folder: &Path, interest: Interest) -> Result<Self, Errno> {
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let changes = match interest {
@@ -60,8 +60,8 @@ impl FolderWatch {
         Ok(Self(Arc::new(fd)))
     }
 
-    /// Calls `take` for each change that has been reported, without waiting; the name is empty for a change of the folder, and
-    /// where events were lost.
+    /// Calls `take` for each change that has been reported, without waiting. The name is empty for a change of the folder itself,
+    /// and if events were lost.
     pub(crate) fn read(&self, mut take: impl FnMut(Kind, &OsStr)) {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(self.0.as_fd(), &mut buffer);

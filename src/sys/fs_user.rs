@@ -1,14 +1,14 @@
-//! Root as another user, for file access and in one thread only.
+//! Lets root act as another user, for file access and in one thread only.
 //!
 //! In a folder that another user controls, each path may lead somewhere else the next time it is resolved. So root does nothing
-//! there as root: setfsuid(2) and setfsgid(2) give the calling thread that user's access to files, and drop the capabilities
-//! that override it (capabilities(7), "Effect of user ID changes on capabilities"). Wherever a path leads then, nothing is
-//! created, changed or removed that the user could not have reached itself.
+//! there as root: setfsuid(2) and setfsgid(2) give the calling thread that user's file access rights, and drop the capabilities
+//! that override them (capabilities(7), "Effect of user ID changes on capabilities"). Then nothing is created, changed or removed
+//! that the user could not have reached, wherever a path leads.
 //!
-//! SQLite opens `-wal` and `-shm` by path at any time; this is the one way to cover it without a custom VFS.
+//! SQLite opens `-wal` and `-shm` by path at any time; without a custom VFS this is the only way to control those accesses.
 //!
 //! The kernel marks a process whose file system uid changes as not dumpable (`PR_SET_DUMPABLE` in prctl(2)) and clears the
-//! thread's parent death signal. The signal is set again; a root host that wants core dumps has to set the flag again.
+//! thread's parent death signal. The signal is restored; a root host that wants core dumps must set the flag again.
 
 use std::marker::PhantomData;
 
@@ -20,10 +20,11 @@ use rustix::{
 
 use crate::error::{Error, Kind, Result};
 
-/// Group for a user without an entry in passwd(5) whose files have root's group: `nogroup` on most systems. Never root's own.
+/// Group for a user without an entry in passwd(5) whose files have root's group: `nogroup` on most systems. Root's own group is
+/// never used.
 const NO_GROUP: u32 = 65_534;
 
-/// A user whose file access root assumes.
+/// A user whose file access rights root assumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
     pub(crate) uid: u32,
@@ -31,7 +32,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Returns the user with its primary group; where passwd(5) has no entry for it, with the group of one of its files.
+    /// Returns the user with its primary group or, if passwd(5) has no entry for it, with the group of one of its files.
     pub(crate) fn of(uid: u32, gid_of_file: u32) -> Self {
         let entry = User::from_uid(Uid::from_raw(uid)).ok().flatten();
         let unknown = if gid_of_file == 0 { NO_GROUP } else { gid_of_file };
@@ -43,17 +44,17 @@ impl Account {
         self.uid
     }
 
-    /// Returns its group, which is never root's.
+    /// Returns its group id, which is never root's.
     pub fn gid(&self) -> u32 {
         self.gid
     }
 
-    /// Gives the calling thread this user's access to files until the guard is dropped.
+    /// Gives the calling thread this user's file access rights until the guard is dropped.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses it, or the process keeps its capabilities across a change of user (`SECBIT_NO_SETUID_FIXUP`), so
-    /// that root's access would remain.
+    /// If the kernel refuses it, or if the process keeps its capabilities across a change of user (`SECBIT_NO_SETUID_FIXUP`), so
+    /// that root's rights would remain.
     pub fn act(&self) -> Result<Acting> {
         let failed = |error: rustix::io::Errno| {
             Error::os(format!("failed to act as uid {}: run as that user", self.uid), error)
@@ -69,20 +70,20 @@ impl Account {
         }
         let groups = getgroups().map_err(failed)?;
         let death_signal = parent_process_death_signal().map_err(failed)?;
-        // The supplementary groups and the group first: without root's file access they could still be set, but a guard that
-        // fails half-way is easier to revert in this order.
+        // The groups first: they could be set without root's file access rights too, but if this fails half-way it is easier to
+        // revert in this order.
         set_thread_groups(&[]).map_err(failed)?;
         let gid = setfsgid(Gid::from_raw(self.gid));
         let uid = setfsuid(Uid::from_raw(self.uid));
         let acting = Acting { uid, gid, groups, death_signal, in_this_thread: PhantomData };
-        // Neither call reports an error; a second call returns the value that is set now.
+        // Neither call reports an error; a second call returns the current value.
         let is_set = setfsgid(Gid::from_raw(self.gid)).as_raw() == self.gid
             && setfsuid(Uid::from_raw(self.uid)).as_raw() == self.uid;
         if is_set { Ok(acting) } else { Err(failed(rustix::io::Errno::PERM)) }
     }
 }
 
-/// Keeps the calling thread's file access another user's until it is dropped.
+/// A guard: until it is dropped, the calling thread has another user's file access rights.
 #[derive(Debug)]
 #[must_use]
 pub struct Acting {
@@ -90,7 +91,7 @@ pub struct Acting {
     gid: Gid,
     groups: Vec<rustix::process::Gid>,
     death_signal: Option<Signal>,
-    /// Dropping it in another thread would change that thread.
+    /// Dropping the guard in another thread would change that thread.
     in_this_thread: PhantomData<*const ()>,
 }
 
@@ -98,7 +99,7 @@ impl Drop for Acting {
     fn drop(&mut self) {
         setfsuid(self.uid);
         setfsgid(self.gid);
-        // These fail only where entering would have failed, and then the thread has less access than before, not more.
+        // If these fail, the thread has fewer rights than before, not more.
         let _ = set_thread_groups(&self.groups);
         if self.death_signal.is_some() {
             let _ = set_parent_process_death_signal(self.death_signal);
@@ -106,7 +107,7 @@ impl Drop for Acting {
     }
 }
 
-/// Runs `work` with the file access of `account`, or unchanged where there is none.
+/// Runs `work` with the file access rights of `account`, or unchanged ones if there is none.
 pub(crate) fn act_as<T>(account: Option<Account>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let _acting = account.as_ref().map(Account::act).transpose()?;
     work()
@@ -122,7 +123,7 @@ mod tests {
     const USER: Account = Account { uid: 61_240, gid: 61_240 };
 
     #[test]
-    fn root_reaches_no_more_than_the_user_it_acts_as_and_all_again_afterwards() {
+    fn root_has_only_the_rights_of_the_user_it_acts_as_until_the_guard_is_dropped() {
         if !root() {
             return;
         }

@@ -1,7 +1,7 @@
-//! What this kernel, and the filters around this process, allow.
+//! Determines which features this kernel, and the seccomp filters of this process, allow.
 //!
 //! Each feature is probed with arguments that have no effect.
-#![expect(unsafe_code, reason = "system calls that are asked for and not made")]
+#![expect(unsafe_code, reason = "system calls that are probed without an effect")]
 
 use std::{os::fd::BorrowedFd, sync::OnceLock};
 
@@ -9,12 +9,12 @@ use rustix::io::Errno;
 
 use super::syscall::syscall;
 
-/// One feature, whether it is available, and the consequence when it is missing.
+/// One feature: whether it is available, and the consequence if it is missing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Feature {
     pub(crate) name: &'static str,
     pub(crate) there: bool,
-    /// Whether nothing can be spawned without it.
+    /// Whether no program can be started without it.
     pub(crate) needed: bool,
     pub(crate) cost: &'static str,
 }
@@ -43,14 +43,14 @@ pub(crate) fn probe() -> [Feature; 3] {
     ]
 }
 
-/// Probes clone3(2), which fails with `EINVAL` for a structure that is too small, where the call is known.
+/// Probes clone3(2). If the kernel knows it, it fails with `EINVAL` for a structure that is too small.
 fn clone3() -> bool {
     // SAFETY: a null pointer with size 0 is refused before anything is read.
     let result = unsafe { syscall(libc::SYS_clone3, [0; 5]) };
     result == -(libc::EINVAL as isize)
 }
 
-/// Calls `close_range(2)` with the one number that no descriptor can have.
+/// Probes `close_range(2)` with a number that no descriptor can have.
 fn close_range() -> bool {
     let none = u32::MAX as usize;
     // SAFETY: there is no such descriptor, so nothing is closed.
@@ -72,7 +72,7 @@ fn parse_release(release: &str) -> Option<(u32, u32)> {
 /// `PID_FS_MAGIC` in `linux/magic.h`: since Linux 6.9 a pidfd's inode is unique for the boot.
 const PID_FS_MAGIC: i64 = 0x5049_4446;
 
-/// Reports whether the inode of a pidfd distinguishes processes. Every pidfd of a kernel is of one file system, so it is
+/// Reports whether the inode of a pidfd distinguishes processes. All pidfds of a kernel are on one file system, so this is
 /// determined once.
 pub(super) fn is_pidfs(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
     static KNOWN: OnceLock<bool> = OnceLock::new();

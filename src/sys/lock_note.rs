@@ -1,9 +1,9 @@
-//! The note that an instance writes into its lock file: which image of its process holds the lock, and which process is the
-//! first one of its PID namespace, and on whose behalf the instance acts.
+//! The note that an instance writes into its lock file: the program image that holds the lock, the first process of its PID
+//! namespace, and the process on whose behalf it acts.
 //!
-//! The file is the instance's own and is removed with it, so a note never outlives its subject. A note counts only in the very
-//! file that it was written into: a restored copy of a lock file is free while the original is held. A lock file without a
-//! note, as of an older version or written to a full disk, proves no more than its lock.
+//! The file belongs to the instance and is removed with it, so a note never outlives the instance. A note counts only in the very
+//! file into which it was written: a restored copy of a lock file is free while the original is held. A lock file without a note,
+//! from an older version or on a full disk, proves no more than its lock.
 
 use std::{
     fmt,
@@ -29,18 +29,18 @@ const HEAD: &str = "procledger instance 1";
 /// Longer than any note.
 const NOTE_LIMIT: u64 = 1 << 10;
 
-/// See the module.
+/// The content of a note; see the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Note {
     /// The image that holds the lock.
     pub(crate) image: Option<Image>,
-    /// Start tick and pidfd inode of the first process of the instance's PID namespace, where that is another process.
+    /// Start tick and pidfd inode of the first process of the instance's PID namespace, if that is another process.
     pub(crate) init: Option<(u64, u64)>,
     /// The process on whose behalf the instance acts.
     pub(crate) caller: Option<NotedCaller>,
 }
 
-/// A process that is in the PID namespace of the instance.
+/// The process on whose behalf an instance acts, which is in the same PID namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotedCaller {
     pub(crate) pid: Pid,
@@ -61,7 +61,7 @@ impl HeldLock {
     ///
     /// # Errors
     ///
-    /// When it cannot be written, for example because the disk is full. The lock is held nevertheless.
+    /// If it cannot be written, for example because the disk is full. The lock is held nevertheless.
     pub(crate) fn write_note(&self, note: &Note) -> Result<()> {
         use std::fmt::Write as _;
         let mut file: &File = self.file();
@@ -77,7 +77,7 @@ impl HeldLock {
             let inode = pidfd_inode.unwrap_or(0);
             let _ = writeln!(text, "caller {pid} {start_tick} {inode} {command}");
         }
-        // In one write: a reader sees all of it, or none.
+        // In one write, so that a reader sees all of it or nothing.
         file.write_all(text.as_bytes()).map_err(failed)
     }
 }
@@ -105,7 +105,7 @@ fn parse(text: &str, inode: u64) -> Option<Note> {
                 note.init = Some((tick.parse().ok()?, inode.parse().ok()?));
             }
             ("caller", ..) => note.caller = Some(parse_caller(line)?),
-            // A field of a later version.
+            // A field of a later version is ignored.
             _ => {}
         }
     }

@@ -1,16 +1,16 @@
-//! The operating system: the only `unsafe`, and the only raw system calls, of this crate.
+//! The operating system: contains all `unsafe` code and all raw system calls of this crate.
 //!
 //! - [`syscall`]: system calls by instruction, for the one place that must not use libc;
-//! - [`fs_user`]: root with another user's access to files;
-//! - [`trusted_path`]: paths, followed without what another user could have put there;
-//! - `group_members`: which users may write to what a group may write to;
+//! - [`fs_user`]: root with another user's file access rights;
+//! - [`trusted_path`]: paths, followed only where no other user could have changed them;
+//! - `group_members`: which users have the write permission of a group;
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
 //! - [`poll`]: waiting for descriptors, with a limit; [`epoll`]: waiting for many of them;
 //! - [`folder_watch`]: changes in a folder;
 //! - [`filesystem`]: network file systems, free space, mount points;
 //! - [`proc_events`]: the fork events of the kernel;
-//! - `async_pidfd`: the same in a tokio runtime; `async_readable`: any descriptor there;
-//! - `pidfd_info`: what the kernel reports about the process of a pidfd; `core_dump`: whether it has dumped its core;
+//! - `async_pidfd`: a pidfd in a tokio runtime; `async_readable`: any descriptor in one;
+//! - `pidfd_info`: what the kernel reports about the process of a pidfd; `core_dump`: whether it has dumped core;
 //! - [`proc`]: the files of `/proc`, parsed from bytes;
 //! - [`plain_file`]: files at paths that another user may control;
 //! - `pid_scope`: boot, namespaces and machine, in which a PID is meaningful; `clock`: the kernel's clocks;
@@ -19,7 +19,7 @@
 //! - [`cgroup`]: a v2 cgroup for each tree;
 //! - `end_plan`: the signals by which a tree is asked to end;
 //! - [`keeper`]: the process between a host and its program, and the protocol between the two;
-//! - [`file_lock`]: an instance's lock file, and [`lock_note`]: what is written in it;
+//! - [`file_lock`]: an instance's lock file; [`lock_note`]: its content;
 //! - [`pid_namespaces`]: which PID namespaces exist;
 //! - [`database_file`]: a database without its WAL;
 //! - [`wal_readers`]: which processes hold a snapshot of a database;
@@ -66,13 +66,13 @@ pub(crate) mod terminal;
 pub(crate) mod trusted_path;
 pub(crate) mod wal_readers;
 
-/// Blocks every signal in the calling thread: signals of the host are for the host's own threads.
+/// Blocks every signal in the calling thread, since signals to the host are meant for the host's own threads.
 pub(crate) fn leave_signals_to_the_host() {
     // Fails only for a bad argument.
     let _ = SigSet::all().thread_block();
 }
 
-/// Starts threads with every signal blocked, from their first instruction on.
+/// Runs `start` with every signal blocked, which threads that it starts inherit.
 pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
     // Fails only for a bad argument.
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);

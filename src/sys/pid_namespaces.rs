@@ -1,10 +1,10 @@
-//! PID namespaces below the initial one: which of them exist, as seen from the initial one.
+//! Determines which PID namespaces below the initial one exist, as seen from the initial one.
 //!
-//! The first process of a PID namespace outlives all others in it: when it ends the kernel kills them, and it is reaped after
-//! the last of them (`pid_namespaces(7)`). It was also started before all of them. So scanning for first processes is enough,
-//! and one scan suffices: a process that exists during the whole scan is listed. A namespace whose first process is gone has no
-//! process at all, and never will have one again. Its number may be reused for a new namespace, whose first process is younger
-//! than everything that was recorded in the old one.
+//! The first process of a PID namespace outlives all others in it: when it ends the kernel kills them, and it is reaped after the
+//! last of them (`pid_namespaces(7)`). It was also started before all of them. So it suffices to scan for first processes, and to
+//! scan once: a process that exists during the whole scan is listed. A namespace whose first process is gone has no process at
+//! all, and never will have one again. Its number may be reused for a new namespace, whose first process is younger than
+//! everything that was recorded in the old one.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -16,7 +16,7 @@ use crate::{
 
 /// Nanoseconds in a clock tick of `/proc`.
 const TICK_NANOS: i128 = 10_000_000;
-/// Start ticks are truncated, on both sides of a comparison across two clocks.
+/// Tolerance of a comparison across two clocks, since both start ticks are truncated.
 const SLACK: i128 = 2;
 
 /// The first processes of the existing PID namespaces.
@@ -28,9 +28,9 @@ pub(crate) struct Namespaces {
 #[derive(Debug)]
 struct Init {
     pid: Pid,
-    /// When it was started, in ticks of the initial clock.
+    /// When the process was started, in ticks of the initial clock.
     started: i128,
-    /// The inode of its namespace, or why that may not be read.
+    /// The inode of its namespace, or why that cannot be read.
     namespace: std::result::Result<u64, String>,
 }
 
@@ -39,8 +39,7 @@ impl Namespaces {
     ///
     /// # Errors
     ///
-    /// [`Kind::Unknown`] where a scan proves nothing: from another namespace than the initial one, or where processes are
-    /// hidden.
+    /// [`Kind::Unknown`] if a scan proves nothing: outside the initial namespace, or if processes are hidden.
     pub(crate) fn scan(proc: &Proc, here: PidScope) -> Result<Self> {
         let unknown = |why: &str| Error::new(Kind::Unknown, why);
         if !here.is_initial() {
@@ -56,12 +55,12 @@ impl Namespaces {
         Ok(Self { inits })
     }
 
-    /// Reports whether no process is left in the PID namespace in which a process was recorded as `identity`, in this boot.
+    /// Reports whether no process is left in the PID namespace of a process that was recorded as `identity` in this boot.
     ///
     /// # Errors
     ///
-    /// [`Kind::Unknown`] where a process that is old enough to be the first one of that namespace may not be read, such as
-    /// another user's.
+    /// [`Kind::Unknown`] if a process that is old enough to be the first one of that namespace cannot be read, for example
+    /// because it belongs to another user.
     pub(crate) fn is_gone(&self, identity: &Identity) -> Result<bool> {
         let started = ticks(identity.start_tick, &identity.scope);
         for init in self.inits.iter().filter(|init| init.started <= started + SLACK) {
@@ -84,11 +83,11 @@ fn ticks(start_tick: u64, scope: &PidScope) -> i128 {
     i128::from(start_tick) - i128::from(scope.boottime_offset) / TICK_NANOS
 }
 
-/// Returns a process that is the first one of a namespace below; `None` for any other, and for one that is gone.
+/// Returns the process if it is the first one of a nested namespace; `None` for any other process, and for one that is gone.
 fn first_of_a_namespace(proc: &Proc, here: PidScope, pid: Pid) -> Result<Option<Init>> {
     let Some(status) = proc.status(pid)? else { return Ok(None) };
     match status.namespace_pids.as_slice() {
-        // No value on a kernel before 4.1.
+        // Kernels before 4.1 show none.
         [] => return Err(Error::new(Kind::Unknown, "this kernel shows no `NSpid`")),
         [_, .., 1] => {}
         _ => return Ok(None),
@@ -99,7 +98,7 @@ fn first_of_a_namespace(proc: &Proc, here: PidScope, pid: Pid) -> Result<Option<
         Err(error) => Err(error.to_string()),
     };
     let Some(stat) = proc.stat(pid)? else { return Ok(None) };
-    // Every thread of it is dead and it waits for its parent: all others in its namespace ended before it.
+    // All its threads are dead and only its parent has not reaped it yet: all other processes of its namespace ended before it.
     if stat.is_zombie() && PidFd::open(pid)?.is_none_or(|fd| fd.is_dead().unwrap_or(false)) {
         return Ok(None);
     }
@@ -135,7 +134,7 @@ mod tests {
         assert!(gone(recorded(4_026_532_002, 600, 0)).expect("known"));
         assert!(!gone(recorded(4_026_532_001, 600, 0)).expect("known"));
         assert!(!gone(recorded(4_026_532_001, 499, 0)).expect("known"), "ticks are cut off");
-        assert!(gone(recorded(4_026_532_001, 400, 0)).expect("known"), "its number came again");
+        assert!(gone(recorded(4_026_532_001, 400, 0)).expect("known"), "its number was reused");
         // 1,000 ticks by a clock that is 6 s ahead are 400.
         assert!(gone(recorded(4_026_532_001, 1_000, 6_000_000_000)).expect("known"));
         assert!(!gone(recorded(4_026_532_001, 1_200, 6_000_000_000)).expect("known"));

@@ -33,7 +33,7 @@ fn read(path: &str) -> Result<String> {
         .map_err(|error| Error::os(format!("failed to read `{path}`: is /proc mounted?"), error))
 }
 
-/// Reads machine-id(5): 32 hex digits. A machine without one is distinguished from others by its boots alone.
+/// Reads machine-id(5): 32 hex digits. A machine without a machine id is distinguished from others by its boot ids alone.
 fn machine_id() -> Option<Uuid> {
     ["/etc/machine-id", "/var/lib/dbus/machine-id"]
         .into_iter()

@@ -1,8 +1,8 @@
 //! Handles on processes: opened, then verified, then signalled.
 //!
 //! A pidfd (`pidfd_open(2)`, Linux 5.3) stays with the process that it was opened for, even if the pid is reused. The pid may
-//! have been reused *before* the open, so a pidfd is worth nothing until the process it refers to was compared with the
-//! recorded one: that is [`Pinned`], and only a `Pinned` can be signalled.
+//! have been reused *before* the open, so a pidfd proves nothing until its process was compared with the recorded one. A
+//! [`Pinned`] has passed that comparison, and only a `Pinned` can be signalled.
 
 #![expect(
     unsafe_code,
@@ -37,10 +37,10 @@ impl Signal {
     pub(crate) const CONT: Self = Self(libc::SIGCONT);
     pub(crate) const STOP: Self = Self(libc::SIGSTOP);
     pub(crate) const KILL: Self = Self(libc::SIGKILL);
-    /// `_NSIG` of the kernel on `x86_64` and `aarch64`.
+    /// The highest signal: `_NSIG` of the kernel on `x86_64` and `aarch64`.
     pub(crate) const LAST: i32 = 64;
 
-    /// Returns a signal by its number in signal(7), real-time signals included. The kernel has no others, and 0 is none.
+    /// Returns a signal by its number in signal(7), real-time signals included. Other numbers, and 0, are no signals.
     pub(crate) fn from_number(number: i32) -> Option<Self> {
         (1..=Self::LAST).contains(&number).then_some(Self(number))
     }
@@ -55,9 +55,9 @@ impl Signal {
 pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Opens the process that has this pid now; `None` where there is none.
+    /// Opens the process that has this pid now; `None` if there is none.
     ///
-    /// The id of a thread that leads no process counts as free: `EINVAL` before Linux 6.16, `ENOENT` since.
+    /// The id of a thread that does not lead a process counts as free (`EINVAL` before Linux 6.16, `ENOENT` since).
     pub(crate) fn open(pid: Pid) -> Result<Option<Self>> {
         let number = rustix::process::Pid::from_raw(pid.raw())
             .ok_or_else(|| Error::invalid("pid 0 does not name a process"))?;
@@ -70,7 +70,7 @@ impl PidFd {
         }
     }
 
-    /// Returns another descriptor of the same process.
+    /// Returns another descriptor for the same process.
     pub(crate) fn try_clone(&self) -> Result<Self> {
         let copy = self.0.try_clone();
         copy.map(Self).map_err(|error| Error::os("failed to duplicate a pidfd", error))
@@ -81,7 +81,7 @@ impl PidFd {
         Self(fd)
     }
 
-    /// Returns the inode, where it identifies a process.
+    /// Returns the inode, if it identifies a process.
     pub(crate) fn inode(&self) -> Result<Option<u64>> {
         let failed = |error: Errno| Error::os("failed to inspect a pidfd", error);
         if !kernel_features::is_pidfs(self.0.as_fd()).map_err(failed)? {
@@ -90,18 +90,18 @@ impl PidFd {
         Ok(Some(rustix::fs::fstat(&self.0).map_err(failed)?.st_ino))
     }
 
-    /// Reports whether the whole process, every thread of it, is dead: the pidfd is readable from then on.
+    /// Reports whether every thread of the process is dead; from then on the pidfd is readable.
     pub(crate) fn is_dead(&self) -> Result<bool> {
         self.wait_dead(Duration::ZERO)
     }
 
-    /// Waits until the process is dead, at most `limit`; `false` when the time is up.
+    /// Waits until the process is dead, at most `limit`; returns `false` if the time is up.
     pub(crate) fn wait_dead(&self, limit: Duration) -> Result<bool> {
         self.wait_for(PollFlags::IN, limit)
     }
 
-    /// Waits until the process is dead, or one of `others` is readable or closed at its other end, at most `limit`; `false` when
-    /// the time is up.
+    /// Waits until the process is dead, or one of `others` is readable or closed at its other end, at most `limit`; returns
+    /// `false` if the time is up.
     pub(crate) fn wait_dead_or(
         &self,
         others: &[BorrowedFd<'_>],
@@ -123,7 +123,7 @@ impl PidFd {
         Ok(ready.map_err(|error| Error::os("failed to poll a pidfd", error))? > 0)
     }
 
-    /// Returns `false` where the process is reaped; `true` also where we may not signal it.
+    /// Returns `false` if the process was reaped; `true` even if we may not signal it.
     fn exists(&self) -> Result<bool> {
         match self.signal_raw(None) {
             Ok(()) | Err(Errno::PERM) => Ok(true),
@@ -132,13 +132,13 @@ impl PidFd {
         }
     }
 
-    /// Signals the process behind a descriptor that clone created for our own child: it needs no verification.
+    /// Signals our own child, whose descriptor was created by clone and needs no verification.
     pub(crate) fn send(&self, signal: Signal) -> std::result::Result<(), Errno> {
         self.signal_raw(Some(signal))
     }
 
-    /// Signals the process group that the process leads, as the gate created it (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9); the
-    /// process alone on older kernels.
+    /// Signals the process group that the gate created for the process (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9); on older
+    /// kernels, only the process.
     pub(crate) fn send_to_group(&self, signal: Signal) -> std::result::Result<(), Errno> {
         self.signal_number(signal.0, PIDFD_SIGNAL_PROCESS_GROUP)
             .or_else(|_| self.signal_raw(Some(signal)))
@@ -149,7 +149,7 @@ impl PidFd {
         self.stop_event(WaitIdOptions::NOWAIT)
     }
 
-    /// Reports the present stop of our child no longer.
+    /// Makes the current stop of our child no longer be reported.
     pub(crate) fn forget_stop(&self) -> Result<()> {
         self.stop_event(WaitIdOptions::empty()).map(drop)
     }
@@ -167,7 +167,7 @@ impl PidFd {
         self.signal_number(signal.map_or(0, |signal| signal.0), 0)
     }
 
-    /// Sends a signal by its number: rustix's own call takes no real-time signal.
+    /// Sends a signal by its number, since rustix's function accepts no real-time signals.
     fn signal_number(&self, number: i32, flags: usize) -> std::result::Result<(), Errno> {
         let fd = self.0.as_raw_fd().cast_unsigned() as usize;
         let args = [fd, number.cast_unsigned() as usize, 0, flags, 0];
@@ -179,9 +179,9 @@ impl PidFd {
         }
     }
 
-    /// Returns the status of our own dead child; `Gone` where it was reaped elsewhere, `None` while it lives.
+    /// Returns the status of our own dead child; `None` while it is alive. Fails with `Gone` if it was reaped elsewhere.
     ///
-    /// With `reap` the zombie is released; without, it stays, and with it its pid and its session number.
+    /// With `reap` the zombie is reaped; without, it stays and pins its pid and its session number.
     pub(crate) fn child_status(&self, reap: bool) -> Result<Option<ExitStatus>> {
         let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         if !reap {
@@ -207,10 +207,10 @@ impl AsFd for PidFd {
     }
 }
 
-/// `linux/pidfd.h`.
+/// From `linux/pidfd.h`.
 const PIDFD_SIGNAL_PROCESS_GROUP: usize = 1 << 2;
 
-/// A process whose identity was verified after its pidfd was opened: only this can be signalled.
+/// A process whose identity was verified after its pidfd was opened. Only such a process can be signalled.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     pub(super) fd: Arc<PidFd>,
@@ -225,7 +225,7 @@ pub(crate) enum Probe {
     Alive(Pinned),
     /// The same process, dead and not yet reaped: it still pins its pid and its session number.
     Zombie(Pinned),
-    /// Certainly gone; another process may have its pid.
+    /// The process is certainly gone; another process may have its pid.
     Gone,
     /// It cannot be determined.
     Unknown(Error),
@@ -240,7 +240,7 @@ impl Pinned {
         }
     }
 
-    /// Reads the identity of the process behind `fd`; `None` when it is reaped meanwhile.
+    /// Reads the identity of the process behind `fd`; `None` if it is reaped meanwhile.
     pub(crate) fn identify(
         proc: &Proc,
         scope: PidScope,
@@ -248,8 +248,8 @@ impl Pinned {
         fd: Arc<PidFd>,
     ) -> Result<Option<Self>> {
         let stat = proc.stat(pid)?;
-        // Only now is it certain that the data belongs to the process behind the descriptor: had that one been reaped before
-        // the read, signal 0 would fail.
+        // Only this proves that the data belongs to the process behind the descriptor: if that had been reaped before the read,
+        // signal 0 would fail.
         if !fd.exists()? {
             return Ok(None);
         }
@@ -314,17 +314,17 @@ impl Pinned {
         self.fd
     }
 
-    /// Reports whether every thread of it is dead.
+    /// Reports whether every thread of the process is dead.
     pub(crate) fn is_dead(&self) -> Result<bool> {
         self.fd.is_dead()
     }
 
-    /// Reports whether it still has its pid: it is alive, or a zombie.
+    /// Reports whether the process still has its pid, alive or as a zombie.
     pub(crate) fn has_its_pid(&self) -> bool {
         self.fd.exists().unwrap_or(false)
     }
 
-    /// Sends a signal; `Gone` where the process is reaped, `Denied` where we may not signal it.
+    /// Sends a signal. Fails with `Gone` if the process was reaped, and with `Denied` if we may not signal it.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.fd.signal_raw(Some(signal)).map_err(|error| {
             Error::os(format!("failed to signal process {}", self.identity.pid), error)
@@ -348,7 +348,7 @@ mod tests {
     use crate::sys::current_pid_scope;
 
     #[test]
-    fn this_process_is_the_same_as_itself_and_not_as_an_older_one() {
+    fn this_process_is_identified_and_differs_from_an_older_one() {
         let proc = Proc::open().expect("/proc");
         let scope = current_pid_scope().expect("a scope");
         let pid = Pid::new(i64::from(std::process::id())).expect("a pid");

@@ -1,4 +1,4 @@
-//! What the kernel reports about a process by its pidfd (`PIDFD_GET_INFO`, Linux 6.13; `linux/pidfd.h`).
+//! Queries the kernel about a process by its pidfd (`PIDFD_GET_INFO`, Linux 6.13; `linux/pidfd.h`).
 
 #![expect(unsafe_code, reason = "an ioctl without a wrapper")]
 
@@ -44,20 +44,21 @@ impl PidFd {
         (result == 0 && info.mask & wanted != 0).then_some(info)
     }
 
-    /// Returns the status that the kernel remembers of a reaped process (Linux 6.15). Available only after it was reaped.
+    /// Returns the status of a reaped process, which the kernel keeps (Linux 6.15). It is available only after the process was
+    /// reaped.
     pub(crate) fn exit_info(&self) -> Option<ExitStatus> {
         self.wait_status().map(ExitStatus::from)
     }
 
-    /// Returns the same with the flag of a core dump.
+    /// Returns the same status, with the flag of a core dump.
     pub(super) fn wait_status(&self) -> Option<process::ExitStatus> {
         self.info(EXIT).map(|info| process::ExitStatus::from_raw(info.exit_code))
     }
 }
 
 impl Pinned {
-    /// Returns the effective uid; `None` where it is gone. One call where the kernel reports it; elsewhere a file is read and
-    /// parsed.
+    /// Returns the effective uid; `None` if the process is gone. This takes one call if the kernel supports it; otherwise a file
+    /// is read and parsed.
     pub(crate) fn uid(&self, proc: &Proc) -> Result<Option<u32>> {
         match self.fd.info(CREDENTIALS) {
             Some(info) => Ok(Some(info.effective_uid)),

@@ -1,4 +1,4 @@
-//! Files at paths that another user may control: opened as they are, or not at all.
+//! Opens files at paths that another user may control, as they are or not at all.
 
 use std::{
     fs::{File, Metadata},
@@ -29,13 +29,13 @@ impl FileId {
     }
 }
 
-/// Opens what is at `path` itself: no symlink is followed, no FIFO or device is waited for, no terminal is acquired.
+/// Opens the file at `path` itself: no symlink is followed, no FIFO or device is waited for, no terminal is acquired.
 pub(crate) fn open_as_is(path: &Path, access: OFlags) -> Result<File, Errno> {
     let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).map(File::from)
 }
 
-/// Takes an exclusive `flock` without waiting; `false` while it is held elsewhere.
+/// Takes an exclusive `flock` without waiting; returns `false` if it is held elsewhere.
 pub(crate) fn try_flock(file: &File) -> Result<bool, Errno> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),

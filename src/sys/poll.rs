@@ -1,4 +1,4 @@
-//! `poll(2)` with a limit, which a signal does not cut short.
+//! `poll(2)` with a time limit, resumed after signals.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use rustix::{
     io::Errno,
 };
 
-/// Waits until a descriptor is ready, at most `limit`; returns how many are.
+/// Waits until a descriptor is ready, at most `limit`; returns how many are ready.
 pub(crate) fn poll_within(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<usize, Errno> {
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     loop {

@@ -1,11 +1,11 @@
-//! The kernel's process events connector: it reports every fork and every exit, on the whole machine.
+//! The kernel's process events connector, which reports every fork and every exit on the machine.
 //!
-//! A netlink socket of the family `NETLINK_CONNECTOR` that has joined the group `CN_IDX_PROC` and has requested to listen gets
-//! a datagram for each event (`linux/cn_proc.h`, `linux/connector.h`, `Documentation/driver-api/connector.rst`). Older kernels
-//! let only root listen.
+//! A netlink socket of the family `NETLINK_CONNECTOR` that has joined the group `CN_IDX_PROC` and has sent a request to listen
+//! receives a datagram for each event (`linux/cn_proc.h`, `linux/connector.h`, `Documentation/driver-api/connector.rst`). Older
+//! kernels let only root listen.
 //!
 //! Events contain pids of the initial PID namespace and times of the initial time namespace, so they are meaningless elsewhere.
-//! The kernel does not wait for a slow reader: it drops events, and reports that with `ENOBUFS`.
+//! The kernel does not wait for a slow reader: it drops events, and reports that by `ENOBUFS`.
 
 use std::{
     mem::MaybeUninit,
@@ -30,7 +30,7 @@ use crate::{
     identity::Pid,
 };
 
-/// What the kernel reports. Times are nanoseconds of `CLOCK_MONOTONIC`.
+/// An event that the kernel reports. Times are nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A process (not a thread) was forked.
@@ -59,11 +59,11 @@ const NLMSG_HEADER: usize = 16;
 const CN_HEADER: usize = 20;
 const EVENT: usize = NLMSG_HEADER + CN_HEADER;
 const PAYLOAD: usize = EVENT + 16;
-/// Size of one event, up to now 76 bytes.
+/// Buffer size for one event; so far events have at most 76 bytes.
 const DATAGRAM: usize = 512;
-/// Some thousand events; an event that does not fit is lost, not delayed.
+/// Size of the socket's buffer: room for some thousand events. An event that does not fit is lost.
 const ROOM: usize = 4 << 20;
-/// The answer is available when the request was sent; this is for a kernel that behaves otherwise.
+/// Usually the answer is available as soon as the request was sent; this is the limit for a kernel that behaves otherwise.
 const ANSWER: Duration = Duration::from_millis(200);
 
 /// The result of a read.
@@ -81,7 +81,7 @@ pub(crate) enum Reading {
 /// The content of one datagram.
 #[derive(Debug, PartialEq, Eq)]
 enum Message {
-    /// The answer to a request of any process to listen, with an errno.
+    /// The answer to a request to listen, by any process, with an errno.
     Answer(u32),
     Event(Event),
     Other,
@@ -92,11 +92,11 @@ enum Message {
 pub(crate) struct Connector(OwnedFd);
 
 impl Connector {
-    /// Begins to listen.
+    /// Starts listening.
     ///
     /// # Errors
     ///
-    /// When the kernel has no connector, refuses, or would report pids of another namespace.
+    /// If the kernel has no connector, refuses, or would report pids of another namespace.
     pub(crate) fn open() -> Result<Self> {
         check_namespaces()?;
         let failed =
@@ -105,7 +105,7 @@ impl Connector {
         let protocol = Some(netlink::CONNECTOR);
         let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)
             .map_err(failed)?;
-        // Only root may exceed the machine's limit; otherwise the buffer is as large as the limit allows.
+        // Only root may exceed the machine's limit; for others the buffer is as large as the limit allows.
         if sockopt::set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
             sockopt::set_socket_recv_buffer_size(&socket, ROOM).map_err(failed)?;
         }
@@ -116,7 +116,7 @@ impl Connector {
         Ok(connector)
     }
 
-    /// Waits for the answer. A request from a user or PID namespace that is not the initial one gets no answer.
+    /// Waits for the answer. A request from a user or PID namespace other than the initial one is not answered.
     fn await_answer(&self) -> Result<()> {
         let deadline = Instant::now() + ANSWER;
         loop {
@@ -146,7 +146,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// Those of `recvfrom(2)` after which nothing more can be expected.
+    /// Errors of `recvfrom(2)` after which no more events can be expected.
     pub(crate) fn read(&self) -> Result<Reading> {
         match self.receive() {
             Ok(None) => Ok(Reading::Nothing),
@@ -254,7 +254,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 mod captured {
     use super::*;
 
-    // As Linux 6.18 on x86_64 sent them.
+    // As sent by Linux 6.18 on x86_64.
     const ANSWER: &str = "4c00000003000000dbd31300000000000100000001000000dbd3130001000000280000000000000001000000b81bdeb974100000000000000000000000000000000000000000000000000000";
     const FORK: &str = "4c00000003000000dcd31300000000000100000001000000dcd31300000000002800000001000000010000002627dfb974100000fc0e0000fc0e00005d0f00005d0f00000000000000000000";
     const EXEC: &str = "4c00000003000000ddd31300000000000100000001000000ddd31300000000002800000002000000010000004709e3b9741000005d0f00005d0f000000000000000000000000000000000000";
@@ -270,7 +270,7 @@ mod captured {
     }
 
     #[test]
-    fn what_the_kernel_sent_is_understood() {
+    fn captured_messages_of_the_kernel_are_parsed() {
         let at = 0x1074_b9df_2726;
         assert_eq!(parse(&bytes(ANSWER)), Message::Answer(0));
         assert_eq!(
@@ -284,7 +284,7 @@ mod captured {
         );
     }
 
-    /// It looks like the event of an exec, with the ids behind the pids.
+    /// The event is like that of an exec, followed by the ids.
     #[test]
     fn a_change_of_the_uid_is_a_change() {
         let mut uid = bytes(EXEC);
@@ -319,9 +319,9 @@ mod captured {
 
     #[test]
     fn dropped_events_are_reported_as_lost() {
-        // Where there is no connector, `doctor` reports it, and there is nothing to test here.
+        // If there is no connector, `doctor` reports that, and there is nothing to test here.
         let Ok(connector) = Connector::open() else { return };
-        // The kernel rounds it up to its minimum: a few events.
+        // The kernel rounds this up to its minimum, which fits a few events.
         sockopt::set_socket_recv_buffer_size(&connector.0, 1).expect("a small room");
         // A thread's start and end are events as well.
         for _ in 0..100 {

@@ -1,4 +1,5 @@
-//! Paths that are reserved for the ledger: writing to one replaces the ledger, or a file that SQLite or a host keeps beside it.
+//! Paths that are reserved for the ledger: writing to one would replace the ledger, or a file that SQLite or a host keeps beside
+//! it.
 
 use std::{
     fs,
@@ -8,11 +9,11 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// Files beside a ledger: whole suffixes of its name, and prefixes of suffixes.
+/// Suffixes of the files beside a ledger: whole ones, then beginnings of suffixes.
 const WHOLE: [&[u8]; 4] = [b"-wal", b"-shm", b"-journal", b"-setup.lock"];
 const BEGINNINGS: [&[u8]; 3] = [b"-instance-", b"-ends-", b"-doctor-"];
 
-/// Refuses to write `what` ("the export") to `path` where that is a file of the ledger's.
+/// Refuses to write `what` ("the export") to `path` if that is a file of the ledger.
 ///
 /// # Errors
 ///
@@ -23,16 +24,17 @@ pub fn refuse_as_output(ledger: &Path, path: &Path, what: &str) -> Result<()> {
     }
     let (path, ledger) = (path.display(), ledger.display());
     Err(Error::invalid(format!(
-        "{what} cannot be written to `{path}`, which belongs to the ledger `{ledger}`: name another file"
+        "{what} cannot be written to `{path}`, which belongs to the ledger `{ledger}`: choose another file"
     )))
 }
 
-/// By the names, as the ledger need not be there yet, and by the file itself, which may have several names.
+/// Reports whether a path belongs to the ledger: by its name, since the ledger may not exist yet, and by the file itself, which
+/// may have several names.
 fn is_of_ledger(ledger: &Path, path: &Path) -> bool {
     if same_file(ledger, path) {
         return true;
     }
-    // SQLite keeps its files beside what a symlink leads to, and hosts theirs.
+    // SQLite and hosts keep their files beside the target of a symlink.
     let ledger = fs::canonicalize(ledger).unwrap_or_else(|_| ledger.to_owned());
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let (Some(own), Some(name)) = (ledger.file_name(), path.file_name()) else { return false };
@@ -57,11 +59,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_the_ledgers_is_recognized_under_any_name() {
+    fn a_file_of_the_ledger_is_recognized_by_any_name() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let ledger = at("l.db");
-        // There is no ledger yet.
+        // The ledger does not exist yet.
         assert!(is_of_ledger(&ledger, &at("l.db")) && is_of_ledger(&ledger, &at("./l.db-wal")));
         fs::write(&ledger, "").expect("written");
         std::os::unix::fs::symlink("l.db", at("link")).expect("linked");

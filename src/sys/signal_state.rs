@@ -1,8 +1,8 @@
-//! The signals that a process ignores and blocks, which a program inherits through execve(2).
+//! The signals that a process ignores and blocks. A program inherits both through execve(2).
 
 #![expect(
     unsafe_code,
-    reason = "dispositions and masks that libc does not show, and a function that runs before the runtime's"
+    reason = "dispositions and masks that libc does not show, and a function that runs before Rust's runtime"
 )]
 
 use std::{
@@ -35,7 +35,7 @@ impl SignalAction {
 pub struct SignalState {
     /// Bit N - 1 is set for signal N, as in `SigIgn:` of `proc_pid_status(5)`.
     pub(crate) ignored: u64,
-    /// In the same form.
+    /// The blocked signals, in the same form.
     pub(crate) blocked: u64,
 }
 
@@ -46,7 +46,7 @@ impl SignalState {
 
     /// Returns the signals that this process ignores, and those that the calling thread blocks.
     ///
-    /// SIGPIPE, which Rust's runtime ignores before `main`, counts as ignored only if it was before that as well.
+    /// SIGPIPE, which Rust's runtime ignores before `main`, counts as ignored only if it was ignored even before that.
     #[must_use]
     pub fn current() -> Self {
         let mut state = Self { ignored: 0, blocked: blocked() };
@@ -59,8 +59,8 @@ impl SignalState {
         state
     }
 
-    /// Stops ignoring SIGCHLD, which a process inherits as well: as long as it is ignored, the kernel discards the exit statuses
-    /// of children.
+    /// Stops ignoring SIGCHLD, which this process may have inherited as ignored: as long as it is, the kernel discards the exit
+    /// statuses of children.
     pub fn stop_ignoring_children() {
         let child = libc::SIGCHLD.cast_unsigned();
         if is_ignored(child) {
@@ -75,10 +75,10 @@ const fn bit(signal: u32) -> u64 {
 
 const PIPE: u32 = libc::SIGPIPE.cast_unsigned();
 
-/// Whether SIGPIPE was ignored before Rust's runtime did that.
+/// Whether SIGPIPE was ignored before Rust's runtime began to ignore it.
 static PIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// The dynamic linker calls it before `main`.
+/// The dynamic linker calls this function before `main`.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = note_pipe;
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_runtime_ignores_is_not_handed_on() {
+    fn a_signal_that_the_runtime_ignores_is_not_passed_on() {
         // The test runner's own parent may have ignored it.
         if !PIPE_WAS_IGNORED.load(Ordering::Relaxed) {
             assert!(is_ignored(PIPE));

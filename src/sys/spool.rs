@@ -1,8 +1,7 @@
 //! Small files beside a ledger, for data that could not be written into it.
 //!
-//! A file is trusted only when it is a regular file of the ledger's owner that no other user can write to and that has no other
-//! name; it is opened without following a symlink, and without waiting for the other end of a FIFO. It appears complete or not
-//! at all.
+//! A file is trusted only if it is a regular file of the ledger's owner that no other user can access and that has no other name.
+//! It is opened without following a symlink, and without waiting for the other end of a FIFO. It appears complete or not at all.
 
 use std::{
     io::{Read, Write},
@@ -18,12 +17,12 @@ use crate::error::{Error, Kind, Result};
 /// The permissions of group and others: they may neither read nor write it.
 const OF_OTHERS: u32 = 0o077;
 
-/// Writes a file of mode 0600 that belongs to `owner`. It must not exist.
+/// Writes a new file of mode 0600 that belongs to `owner`. Fails if it exists.
 pub(crate) fn write(path: &Path, owner: u32, bytes: &[u8]) -> Result<()> {
     let failed =
         |error: std::io::Error| Error::os(format!("failed to write `{}`", path.display()), error);
     let folder = path.parent().ok_or_else(|| Error::invalid("a file without a folder"))?;
-    // Created with mode 0600, and removed again unless it gets its name.
+    // The temporary file has mode 0600, and is removed unless it gets its name.
     let mut file =
         tempfile::Builder::new().prefix(".procledger-").tempfile_in(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
@@ -34,7 +33,7 @@ pub(crate) fn write(path: &Path, owner: u32, bytes: &[u8]) -> Result<()> {
     file.persist_noclobber(path).map(drop).map_err(|error| failed(error.error))
 }
 
-/// Returns the content of a file; `None` where there is none. Fails for a file that other users can access, or that is longer
+/// Returns the content of a file; `None` if it does not exist. Fails for a file that other users can access, or that is longer
 /// than `limit`.
 pub(crate) fn read(path: &Path, owner: u32, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |error: Errno| Error::os(format!("failed to read `{}`", path.display()), error);

@@ -1,8 +1,8 @@
-//! System calls by instruction.
+//! System calls without libc.
 //!
 //! Between clone and exec the child shares the memory of its parent, including the errno of the thread that created it. A libc
-//! wrapper would write that errno, take locks or allocate; these functions only enter the kernel. Results are those of the
-//! kernel: negative numbers are errnos.
+//! wrapper would write that errno, take locks or allocate; these functions only enter the kernel. They return the kernel's
+//! results, in which negative numbers are errnos.
 #![expect(unsafe_code, reason = "system calls by instruction")]
 
 use core::{arch::asm, ffi::c_void};
@@ -69,9 +69,9 @@ pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
 ///
 /// # Safety
 ///
-/// `args` must be right for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
-/// stay until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent, and
-/// its thread-local memory with the thread that created it.
+/// `args` must be valid for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
+/// remain valid until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent,
+/// and its thread-local memory with the thread that created it.
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn clone_onto(
     number: i64,
@@ -80,8 +80,8 @@ pub(super) unsafe fn clone_onto(
     argument: *const c_void,
 ) -> isize {
     let result: isize;
-    // SAFETY: in the parent as `syscall`. The child starts with all registers copied but for rax and rsp, so r12 and r13
-    // hold what was put there; it leaves through `entry`, which does not return.
+    // SAFETY: in the parent as `syscall`. The child starts with all registers copied except rax and rsp, so r12 and r13 have the
+    // values that were put there; it leaves through `entry`, which does not return.
     unsafe {
         asm!(
             "syscall",
@@ -113,9 +113,9 @@ pub(super) unsafe fn clone_onto(
 ///
 /// # Safety
 ///
-/// `args` must be right for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
-/// stay until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent, and
-/// its thread-local memory with the thread that created it.
+/// `args` must be valid for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
+/// remain valid until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent,
+/// and its thread-local memory with the thread that created it.
 #[cfg(target_arch = "aarch64")]
 pub(super) unsafe fn clone_onto(
     number: i64,
@@ -124,8 +124,8 @@ pub(super) unsafe fn clone_onto(
     argument: *const c_void,
 ) -> isize {
     let result: isize;
-    // SAFETY: in the parent as `syscall`. The child starts with all registers copied but for x0 and sp, so x20 and x21
-    // hold what was put there; it leaves through `entry`, which does not return.
+    // SAFETY: in the parent as `syscall`. The child starts with all registers copied except x0 and sp, so x20 and x21 have the
+    // values that were put there; it leaves through `entry`, which does not return.
     unsafe {
         asm!(
             "svc 0",

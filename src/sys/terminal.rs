@@ -22,27 +22,27 @@ pub(crate) fn is_foreground() -> bool {
 pub(crate) struct Terminal(OwnedFd);
 
 impl Terminal {
-    /// Opens it; `None` if the session has none.
+    /// Opens the terminal; `None` if the session has none.
     pub(crate) fn open() -> Option<Self> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         rustix::fs::open("/dev/tty", flags, Mode::empty()).ok().map(Self)
     }
 
-    /// Reports whether its foreground group is ours.
+    /// Reports whether the foreground group of the terminal is ours.
     pub(crate) fn is_ours(&self) -> bool {
         rustix::termios::tcgetpgrp(&self.0).is_ok_and(|group| group == rustix::process::getpgrp())
     }
 
-    /// Gives it to a process group of our session.
+    /// Makes a process group of our session the foreground group.
     pub(crate) fn give_to(&self, group: Pid) -> Result<()> {
         let number = rustix::process::Pid::from_raw(group.raw())
-            .ok_or_else(|| Error::invalid("pid 0 does not name a group"))?;
+            .ok_or_else(|| Error::invalid("pid 0 is not a process group"))?;
         self.set_foreground(number).map_err(|error| {
             Error::os(format!("failed to give the terminal to group {group}"), error)
         })
     }
 
-    /// Takes it back for our own group. A terminal that has hung up cannot be taken, and need not be.
+    /// Makes our own group the foreground group again. A terminal that has hung up cannot be taken back, and need not be.
     pub(crate) fn take_back(&self) -> Result<()> {
         match self.set_foreground(rustix::process::getpgrp()) {
             Err(nix::Error::EIO | nix::Error::ENOTTY) | Ok(()) => Ok(()),
@@ -50,7 +50,7 @@ impl Terminal {
         }
     }
 
-    /// Sets the foreground group with SIGTTOU blocked: otherwise it stops a background group that sets the foreground
+    /// Sets the foreground group, with SIGTTOU blocked: otherwise that signal would stop a background group that does this
     /// (tcsetpgrp(3)).
     fn set_foreground(&self, group: rustix::process::Pid) -> Result<(), nix::Error> {
         let mut blocked = SigSet::empty();
@@ -64,7 +64,7 @@ impl Terminal {
 
 /// Stops our whole process group, as the terminal's Ctrl-Z would; returns when it is continued.
 ///
-/// This does not use a pid that may have been reused: 0 names our own group, and we are in it.
+/// This uses no pid that might have been reused: 0 means our own group.
 pub(crate) fn stop_own_group() -> Result<()> {
     rustix::process::kill_current_process_group(rustix::process::Signal::STOP)
         .map_err(|error| Error::os("failed to stop this process group", error))

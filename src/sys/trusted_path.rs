@@ -1,16 +1,16 @@
-//! Paths, followed component by component through descriptors.
+//! Follows paths component by component, through descriptors.
 //!
-//! A path that is checked and then opened again may lead elsewhere the second time, where a folder on it belongs to another
-//! user: that user can put a symlink, or another folder, in its place. Here each component is opened with `O_PATH` and
-//! `O_NOFOLLOW` below the descriptor of the one before it, and what is checked is what was opened (`path_resolution(7)`,
-//! open(2)). A symlink is followed only where only root and the acting user could have put it there.
+//! A path that is checked and then opened again may lead elsewhere the second time if a folder on it belongs to another user:
+//! that user can put a symlink, or another folder, in its place. Here each component is opened with `O_PATH` and `O_NOFOLLOW`
+//! below the descriptor of the previous one, and the opened component is checked (`path_resolution(7)`, open(2)). A symlink is
+//! followed only if no user but root and the acting user could have put it there.
 //!
 //! - [`Folders::along`] follows a path and keeps every folder on the way, so that each can be checked;
-//! - [`controller`] names the user, other than root, who controls where a path leads. root acts as that user there
+//! - [`controller`] returns the user, other than root, that controls where a path leads. root acts as that user there
 //!   ([`super::fs_user`]), so that it does not matter where the path leads the next time it is resolved.
 //!
-//! openat2(2) with `RESOLVE_NO_SYMLINKS` would also refuse a `/var/run` that leads to `/run`, and reports nothing about the
-//! folders on the way, each of which has to be checked.
+//! openat2(2) with `RESOLVE_NO_SYMLINKS` would also refuse a `/var/run` that leads to `/run`, and would report nothing about the
+//! folders on the way, each of which must be checked.
 
 use std::{
     collections::VecDeque,
@@ -41,7 +41,7 @@ const STICKY: u32 = 0o1000;
 /// All permissions of the group and others.
 const NOT_OWNER: u32 = 0o077;
 
-/// What was found at a path, by fstat(2) on what was opened there.
+/// The metadata of a file that was opened at a path (fstat(2)).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     /// Device and inode.
@@ -90,7 +90,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Returns what has this name in it; a symlink is not followed.
+    /// Returns the metadata of an entry of this folder; a symlink is not followed.
     pub(crate) fn look(&self, name: &OsStr) -> io::Result<Option<Seen>> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Seen::of(&stat))),
@@ -105,9 +105,9 @@ impl Folder {
 pub(crate) enum Stop {
     /// A component could not be opened, or is not a folder.
     Failed { at: PathBuf, error: io::Error },
-    /// A symlink that another user has placed, or could have.
+    /// A symlink that another user has created, or could have created.
     Link { at: PathBuf, why: String },
-    /// With [`Trust::of_root_alone`]: the first component of the path that another user owns.
+    /// With [`Trust::of_root_alone`]: the first component of the path that a user other than root owns.
     Controlled { by: Seen },
 }
 
@@ -132,7 +132,7 @@ impl Stop {
             }
             Self::Link { at, why } => Error::new(
                 Kind::Denied,
-                format!("`{}` is a symlink {why}: name the real path", at.display()),
+                format!("`{}` is a symlink {why}: use the real path", at.display()),
             ),
             Self::Controlled { by } => {
                 Error::new(Kind::Denied, format!("{}: uid {} controls the path", message(), by.uid))
@@ -152,7 +152,7 @@ pub(crate) struct Trust {
     root_alone: bool,
 }
 
-/// Which symlinks are followed.
+/// The symlinks that are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Links {
     Trusted,
@@ -176,26 +176,26 @@ impl Trust {
         Self { uid, vouched: None, links: Links::Trusted, root_alone: false }
     }
 
-    /// Trusts the same users for reading only: any symlink is followed.
+    /// Trusts the same users, for reading only: any symlink is followed.
     pub(crate) fn of_reader(uid: u32) -> Self {
         Self { links: Links::Any, ..Self::of(uid) }
     }
 
-    /// Trusts root alone: the first component of a path that another user owns stops it.
+    /// Trusts root alone: following a path stops at the first component that another user owns.
     pub(crate) fn of_root_alone() -> Self {
         Self { root_alone: true, ..Self::of(0) }
     }
 
-    /// Trusts all users that can write to the folder at this path, which its administrator vouches for. A path that leads to no
-    /// folder has no effect.
+    /// Trusts all users that can write to the folder at this path, which its administrator vouches for. A path that does not lead
+    /// to a folder has no effect.
     pub(crate) fn vouching(mut self, folder: Option<&Path>) -> Self {
         let folder = folder.and_then(|folder| rustix::fs::stat(folder).ok());
         self.vouched = folder.map(|stat| Seen::of(&stat).file);
         self
     }
 
-    /// Returns why another user could replace the content of this folder; `None` where none can. `private_below`: on the way
-    /// down from it there is a folder of the acting user that no other user may even enter.
+    /// Returns why another user could replace the content of this folder; `None` if none can. `private_below` says that on the
+    /// way down from it there is a folder of the acting user that no other user may even enter.
     pub(crate) fn obstacle(&self, folder: &Folder, private_below: bool) -> Option<Obstacle> {
         let Seen { uid, gid, mode, file, .. } = folder.seen;
         let found = |why, owner, private_is_enough| {
@@ -236,7 +236,7 @@ impl Trust {
         uid != 0 && uid != self.uid && !is_unmapped(uid)
     }
 
-    /// Checks that a symlink was put there, and can be replaced, by root and the acting user alone.
+    /// Checks that only root and the acting user can have created a symlink, and can replace it.
     fn check_link(&self, folder: &Folder, name: &OsStr, link: &Seen) -> Result<(), Stop> {
         if self.root_alone && self.is_foreign(link.uid) {
             return Err(Stop::Controlled { by: *link });
@@ -280,7 +280,7 @@ impl Folders {
         Ok(folders)
     }
 
-    /// Iterates from the last one up to the root.
+    /// Iterates over the folders from the last one up to the root.
     pub(crate) fn upwards(&self) -> impl Iterator<Item = &Folder> {
         self.all.iter().rev()
     }
@@ -290,8 +290,8 @@ impl Folders {
         self.all.last().unwrap_or_else(|| unreachable!("the root is never left"))
     }
 
-    /// Follows `name` in the last folder as long as it is a symlink; returns the folders on the way, and the name and kind of
-    /// what is there.
+    /// Follows `name` in the last folder as long as it is a symlink. Returns the folders on the way, and the final name with the
+    /// metadata of the file there.
     pub(crate) fn resolve(
         mut self,
         name: &OsStr,
@@ -307,7 +307,7 @@ impl Folders {
             };
             let target = self.target(&name, &link, trust)?;
             let Some(last) = target.file_name() else {
-                // ".." or "/": a folder, which is named by the path that leads to it.
+                // ".." or "/" lead to a folder, which is followed as a path.
                 self.descend(&target, trust)?;
                 let folder = self.last().seen;
                 return Ok((self, OsString::from("."), Some(folder)));
@@ -343,7 +343,7 @@ impl Folders {
             let folder = self.last();
             let at = folder.path.join(&name);
             let failed = |error: Errno| Stop::Failed { at: at.clone(), error: error.into() };
-            // Opened first, then checked: what is checked can no longer be exchanged.
+            // Opened first, then checked, so that the checked folder cannot be exchanged.
             let fd = openat(&folder.fd, &name, component_flags(), Mode::empty()).map_err(failed)?;
             let seen = Seen::of(&fstat(&fd).map_err(failed)?);
             match seen.kind() {
@@ -385,25 +385,25 @@ fn folder_flags() -> OFlags {
     component_flags() | OFlags::DIRECTORY
 }
 
-/// Returns the flags; `O_PATH` opens nothing that could block: no FIFO, no device, no automount.
+/// Returns flags with `O_PATH`, which opens nothing that could block: no FIFO, no device, no automount.
 fn component_flags() -> OFlags {
     OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-/// Returns the user, other than root, that controls where `path` leads: the owner of the first folder or symlink on the way
-/// that does not belong to root, otherwise the owner of the file. `None` where only root does, and where this process is not
+/// Returns the user, other than root, that controls where `path` leads: the owner of the first folder or symlink on the way that
+/// does not belong to root, otherwise the owner of the file. `None` if only root controls the path, or if this process is not
 /// root.
 ///
-/// It only determines as which user root has to act. As that user the path is then followed again.
+/// This only determines as which user root must act. The path is then followed again as that user.
 ///
 /// # Errors
 ///
-/// When the folder cannot be reached, so that there is nothing to check.
+/// If the folder cannot be reached, so that there is nothing to check.
 pub fn controller(path: &Path) -> io::Result<Option<Account>> {
     account_of(path, true)
 }
 
-/// Does the same for a file that is replaced by name and never opened: what is at the path itself does not count.
+/// Does the same for a file that is replaced by name and never opened: the existing file does not count.
 pub(crate) fn controller_of_folder(path: &Path) -> io::Result<Option<Account>> {
     account_of(path, false)
 }

@@ -1,9 +1,8 @@
-//! Which processes hold a snapshot of an SQLite database in WAL mode.
+//! Finds the processes that hold a snapshot of an SQLite database in WAL mode.
 //!
 //! A reader holds a shared lock on one of the five bytes 123 to 127 of the `-shm` file from the first statement of its
-//! transaction to the end (`WAL_READ_LOCK` in SQLite's `wal.c`, at `UNIX_SHM_BASE` 120 of `os_unix.c`, which is part of the
-//! file format: <https://sqlite.org/walformat.html#wal_locks>). As long as it does, what was committed since cannot leave the
-//! WAL.
+//! transaction to the end (`WAL_READ_LOCK` in SQLite's `wal.c`, at `UNIX_SHM_BASE` 120 of `os_unix.c`, which is part of the file
+//! format: <https://sqlite.org/walformat.html#wal_locks>). As long as it does, later commits cannot leave the WAL.
 //!
 //! These are POSIX locks, which `/proc/locks` lists with the pid of their holder (`proc_locks(5)`). `F_GETLK` would need a
 //! descriptor of the file, and closing it would drop every lock that this process has on it through SQLite. A holder in a PID
@@ -18,9 +17,10 @@ use crate::{
     identity::Pid,
 };
 
-/// The bytes of the read locks.
+/// The byte range of the read locks.
 const READ_LOCKS: std::ops::RangeInclusive<u64> = 123..=127;
-/// A short query takes the lock too: only a process that has one in each of this many scans holds a snapshot.
+/// The number of scans. A short query takes the lock too, so only a process that has it in every scan counts as holding a
+/// snapshot.
 const LOOKS: u32 = 4;
 const BETWEEN: Duration = Duration::from_millis(100);
 
@@ -55,14 +55,14 @@ fn look(shm: &Path) -> Result<BTreeSet<Pid>> {
     Ok(locks(&table)
         .filter(|lock| lock.inode == file.ino() && lock.pid.get() != std::process::id())
         .filter(|lock| lock.first <= *READ_LOCKS.end() && lock.last >= *READ_LOCKS.start())
-        // On btrfs and overlayfs stat(2) returns another device than the kernel's own.
+        // On btrfs and overlayfs stat(2) returns a device other than the kernel's own.
         .filter(|lock| lock.device == device || has_open(lock.pid, shm))
         .map(|lock| lock.pid)
         .collect())
 }
 
-/// Reads `/proc/locks` twice. The kernel lists it page by page, and a lock that is released between two pages hides one that
-/// comes after it: beside two busy processes one reading in 300 missed a lock that was held throughout, and no pair of readings.
+/// Reads `/proc/locks` twice. The kernel lists the locks page by page, and a lock that is released between two pages hides a
+/// later one. Beside two busy processes, one reading in 300 missed a lock that was held throughout, but no pair of readings did.
 fn table() -> Result<Vec<u8>> {
     let read = || {
         fs::read("/proc/locks").map_err(|error| Error::os("failed to read `/proc/locks`", error))
@@ -78,8 +78,8 @@ fn has_open(pid: Pid, path: &Path) -> bool {
     links.filter_map(|link| fs::read_link(link.path()).ok()).any(|target| target == path)
 }
 
-/// Parses the read locks of `/proc/locks`: `7: POSIX  ADVISORY  READ 1234 fe:00:5678 124 124`. Waiting ones (`7: -> …`) and
-/// those of other kinds do not count.
+/// Parses the read locks of `/proc/locks`: `7: POSIX ADVISORY READ 1234 fe:00:5678 124 124`. Waiting locks (`7: -> …`) and other
+/// kinds of locks do not count.
 fn locks(table: &[u8]) -> impl Iterator<Item = Lock> {
     table.split(|&byte| byte == b'\n').filter_map(|line| parse(std::str::from_utf8(line).ok()?))
 }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_has_no_holder() {
+    fn a_missing_file_has_no_holder() {
         assert_eq!(holders(Path::new("/no/such-shm")).expect("a lookup"), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Where the v2 hierarchy is mounted, and where in it this process may create cgroups.
+//! Determines where the v2 hierarchy is mounted, and where in it this process may create cgroups.
 
 use std::{
     os::unix::ffi::OsStrExt,
@@ -8,7 +8,8 @@ use std::{
 use super::{of_process::own_path, record::PREFIX};
 use crate::error::{Error, Kind, Result};
 
-/// Set by systemd on a cgroup that it delegates (systemd.resource-control(5), `Delegate=`); `user.` since systemd 254.
+/// Attributes that systemd sets on a cgroup that it delegates (systemd.resource-control(5), `Delegate=`); `user.` since systemd
+/// 254.
 const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
 
 /// Maximum number of task cgroups nested within each other.
@@ -23,12 +24,12 @@ pub(super) struct Mount {
     point: PathBuf,
 }
 
-/// Returns the folders below which an instance cgroup may be created, the best first: the nearest delegated ancestor, then the
+/// Returns the folders in which an instance cgroup may be created, the best first: the nearest delegated ancestor, then the
 /// cgroup of this process.
 ///
 /// # Errors
 ///
-/// [`is_unsupported`](Error::is_unsupported) where no v2 hierarchy is mounted, or this process is outside of the mounted part.
+/// [`is_unsupported`](Error::is_unsupported) if no v2 hierarchy is mounted, or this process is outside the mounted part.
 pub(crate) fn bases() -> Result<Vec<PathBuf>> {
     let read = |path: &str| {
         std::fs::read(path).map_err(|error| Error::os(format!("failed to read `{path}`"), error))
@@ -53,8 +54,8 @@ pub(crate) fn bases() -> Result<Vec<PathBuf>> {
     Ok(bases)
 }
 
-/// Returns the folder of the outermost instance cgroup, for an instance cgroup nested in a task cgroup in a task cgroup: a
-/// host that its own task restarts again and again must not be nested deeper each time.
+/// Returns the folder above the outermost instance cgroup, if instance and task cgroups are nested too deeply: a host that its
+/// own task restarts again and again must not be nested deeper each time.
 fn outermost(folder: &Path) -> Option<PathBuf> {
     let branches = folder.ancestors().filter(|ancestor| is_instance_cgroup(ancestor));
     let outermost = branches.enumerate().skip(NESTING).last();
@@ -72,11 +73,11 @@ pub(crate) fn prospect() -> Result<Option<PathBuf>> {
         let flags = rustix::fs::AtFlags::EACCESS;
         rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::WRITE_OK, flags).is_ok()
     };
-    // Each base is itself the common ancestor of this process's cgroup and of its task cgroups.
+    // Each base is the common ancestor of this process's cgroup and of the task cgroups in it.
     Ok(bases()?.into_iter().find(|base| may_write(base) && may_write(&base.join("cgroup.procs"))))
 }
 
-/// Returns the nearest ancestor, the folder itself included, that a manager has marked as delegated.
+/// Returns the nearest ancestor, or the folder itself, that a manager has marked as delegated.
 fn delegated(folder: &Path, top: &Path) -> Option<PathBuf> {
     folder
         .ancestors()
@@ -91,9 +92,9 @@ fn is_marked(folder: &Path, name: &str) -> bool {
         .is_ok_and(|length| value.get(..length) == Some(b"1"))
 }
 
-/// Returns the folder of a cgroup, where the mount shows it.
+/// Returns the folder of a cgroup, if the mount shows it.
 pub(super) fn folder(mount: &Mount, cgroup: &Path) -> Option<PathBuf> {
-    // Outside of our cgroup namespace the path begins with `/..` (cgroup_namespaces(7)).
+    // Outside our cgroup namespace the path begins with `/..` (cgroup_namespaces(7)).
     if cgroup.components().any(|part| part == std::path::Component::ParentDir) {
         return None;
     }
@@ -205,7 +206,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_taken_for_mounts_and_cgroups(bytes: Vec<u8>, line in r"[0-9:/ \\\n-]{0,60}") {
+        fn any_bytes_are_accepted_as_mounts_and_cgroups(bytes: Vec<u8>, line in r"[0-9:/ \\\n-]{0,60}") {
             for text in [&bytes[..], line.as_bytes()] {
                 let _ = (mounts(text), own_path(text));
             }

@@ -23,16 +23,16 @@ use crate::{
     sys::spawn::try_joining,
 };
 
-/// A cgroup of this instance in which task cgroups can be created and joined: both were tried.
+/// A cgroup of this instance in which task cgroups can be created and joined, both of which was tested.
 #[derive(Debug)]
 pub(crate) struct InstanceCgroup {
     base: OwnedFd,
     fd: OwnedFd,
     path: PathBuf,
     inode: u64,
-    /// Whether task cgroups have a memory controller; determined at the first limit.
+    /// Whether task cgroups have a memory controller; determined when the first limit is set.
     memory: OnceLock<bool>,
-    /// A task cgroup for the next root: taken by a spawn, and replaced while its program is being loaded.
+    /// A task cgroup for the next root. A spawn takes it, and replaces it while its program is being loaded.
     next: Mutex<Option<TaskCgroup>>,
 }
 
@@ -42,10 +42,10 @@ impl InstanceCgroup {
         base.join(format!("{PREFIX}{name}"))
     }
 
-    /// Creates an instance cgroup and tries whether a child can be put into it.
+    /// Creates an instance cgroup, and tests whether a child can be put into it.
     ///
-    /// Creating one is not enough: joining needs write access to the `cgroup.procs` of the common ancestor of this process's
-    /// cgroup and the child's (cgroups(7)), and a clone3(2) that no seccomp profile refuses.
+    /// That it can be created is not enough: joining it requires write access to the `cgroup.procs` of the common ancestor of
+    /// this process's cgroup and the child's (cgroups(7)), and a clone3(2) that no seccomp profile refuses.
     pub(crate) fn make(path: &Path) -> Result<Self> {
         let failed = |errno: Errno| {
             Error::os(format!("failed to create the cgroup `{}`", path.display()), errno)
@@ -57,7 +57,7 @@ impl InstanceCgroup {
             rustix::fs::open(base, FOLDER & !OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
         if !is_cgroup2(&base).map_err(failed)? {
             let what = format!(
-                "`{}` is not on a cgroup v2 file system: name a folder below its mount",
+                "`{}` is not on a cgroup v2 file system: choose a folder below its mount",
                 path.parent().unwrap_or(path).display()
             );
             return Err(Error::new(Kind::InvalidInput, what));
@@ -87,7 +87,7 @@ impl InstanceCgroup {
         self.inode
     }
 
-    /// Returns a new task cgroup: the one that was prepared, if there is one.
+    /// Returns a new task cgroup: the prepared one, if there is one.
     pub(crate) fn task_cgroup(&self) -> Result<TaskCgroup> {
         let prepared = self.next().take();
         prepared.map_or_else(|| self.create_task_cgroup(), Ok)
@@ -111,7 +111,7 @@ impl InstanceCgroup {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives task cgroups that are created from now on a memory controller, where one is available.
+    /// Gives task cgroups that are created from now on a memory controller, if one is available.
     ///
     /// A controller is enabled from the top down, and only by a cgroup that has no processes of its own, unless it is the root
     /// of the hierarchy (cgroup-v2.rst, "No Internal Process Constraint"). The root is configured by the machine's
@@ -129,7 +129,7 @@ impl InstanceCgroup {
         })
     }
 
-    /// Removes the instance cgroup; returns `false` while a task cgroup is in it.
+    /// Removes the instance cgroup; returns `false` if a task cgroup is in it.
     pub(crate) fn remove(&self) -> bool {
         let Some(name) = self.path.file_name() else { return false };
         if let Some(unused) = self.next().take() {
@@ -139,7 +139,7 @@ impl InstanceCgroup {
     }
 }
 
-/// Restores the owner's access to an instance cgroup, where a task of the same user has removed it.
+/// Restores the owner's permissions on an instance cgroup, which a task of the same user may have removed.
 pub(crate) fn open_up_instance_cgroup(path: &Path, owner: u32) {
     let named = path.file_name().and_then(|name| name.to_str());
     let Some(name) = named.filter(|name| name.starts_with(PREFIX)) else { return };
@@ -160,10 +160,10 @@ fn lists_memory(text: &str) -> bool {
     lines(text).flat_map(str::split_whitespace).any(|name| name == "memory")
 }
 
-/// Removes what a dead instance left of its instance cgroup: task cgroups without a process, then the instance cgroup itself.
+/// Removes the cgroups of a dead instance: task cgroups without a process, then the instance cgroup itself.
 ///
-/// Returns the task cgroups that still contain a process; empty where nothing is left. Without `inode` (the instance died
-/// between the record and the creation) the name, which is unique, must suffice: only empty folders are removed.
+/// Returns the task cgroups that still contain a process; none if nothing is left. Without `inode` (the instance died before it
+/// recorded the inode) the name, which is unique, must suffice: only empty folders are removed.
 pub(crate) fn remove_instance_cgroup(
     path: &Path,
     inode: Option<u64>,
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_one_word_among_the_controllers() {
+    fn the_memory_controller_is_recognized_as_a_whole_word() {
         assert!(lists_memory("cpuset cpu io memory pids\n"));
         assert!(!lists_memory("hugetlb\n"));
         assert!(!lists_memory(""));

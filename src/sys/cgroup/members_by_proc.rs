@@ -1,7 +1,7 @@
 //! Finds the processes in a cgroup by reading `/proc/PID/cgroup` of each process.
 //!
-//! Reading that of every process costs more than listing a cgroup. But no mode of a nested cgroup prevents it, and a process
-//! that moves between two nested cgroups is in one or the other: it is never missed.
+//! This costs more than listing a cgroup. But no mode of a nested cgroup prevents it, and a process that moves between two nested
+//! cgroups is never missed, since it is always in one of them.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{
     sys::Proc,
 };
 
-/// The v2 mounts that this process sees; they map the path of a cgroup to a folder.
+/// The v2 mounts that this process sees, which map the path of a cgroup to a folder.
 #[derive(Debug)]
 pub(crate) struct Paths(Vec<Mount>);
 
@@ -29,8 +29,8 @@ impl Paths {
         Ok(Self(mounts(&text)))
     }
 
-    /// Reports whether a process is in the cgroup of this folder, or in one nested in it; `None` where that cannot be read: a
-    /// path longer than `PATH_MAX` is truncated at its end (seen on Linux 6.18), or refused.
+    /// Reports whether a process is in the cgroup of this folder, or in one nested in it; `None` if that cannot be read: a path
+    /// longer than `PATH_MAX` is truncated at its end (observed on Linux 6.18), or refused.
     pub(crate) fn is_in(&self, proc: &Proc, pid: Pid, top: &Path) -> Option<bool> {
         let path = proc.cgroup(pid).ok()?;
         Some(path.is_some_and(|path| self.is_below(&path, top)))
@@ -54,6 +54,6 @@ mod tests {
         assert!(is_in("/a/procledger-x/token") && is_in("/a/procledger-x/token/b/c"));
         assert!(!is_in("/b/procledger-x/token"), "another user's");
         assert!(!is_in("/a/procledger-x/token2") && !is_in("/a/procledger-x") && !is_in("/"));
-        assert!(!is_in("/../a/procledger-x/token"), "outside of our cgroup namespace");
+        assert!(!is_in("/../a/procledger-x/token"), "outside our cgroup namespace");
     }
 }

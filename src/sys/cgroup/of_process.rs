@@ -1,4 +1,4 @@
-//! `/proc/PID/cgroup`: which cgroups a process is in.
+//! `/proc/PID/cgroup`: the cgroups that a process is in.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,40 +12,41 @@ use crate::{
     sys::proc::{BUFFER, Proc},
 };
 
-/// With the v1 hierarchies it has some twenty lines, each as long as a path.
+/// Maximum size of the file: with the v1 hierarchies it has some twenty lines, each of which contains a path.
 const LIMIT: usize = 64 << 10;
 
 impl Proc {
-    /// Returns the path of its v2 cgroup, from the root of our cgroup namespace; `None` where it is gone or in none.
+    /// Returns the path of a process's v2 cgroup, from the root of our cgroup namespace; `None` if the process is gone or is in
+    /// none.
     ///
     /// # Errors
     ///
-    /// When that may not be read, or is too long.
+    /// If the file cannot be read, or is too long.
     pub(crate) fn cgroup(&self, pid: Pid) -> Result<Option<PathBuf>> {
         self.with_cgroups(pid, own_path).map(Option::flatten)
     }
 
-    /// Reports whether it is in a v2 cgroup of this name, or below one; `false` where that may not be read.
+    /// Reports whether a process is in a v2 cgroup of this name, or below one; `false` if that cannot be read.
     pub(crate) fn is_in_cgroup(&self, pid: Pid, name: &OsStr) -> bool {
         let is_in = self.with_cgroups(pid, |text| is_below(text, name));
         is_in.is_ok_and(|is_in| is_in == Some(true))
     }
 
-    /// Returns the names of the v2 cgroup that a process is in, and of those above; none where they may not be read.
+    /// Returns the names of the v2 cgroup that a process is in and of those above it; none if they cannot be read.
     pub(crate) fn cgroup_names(&self, pid: Pid) -> Vec<OsString> {
         let owned = |name: &[u8]| OsStr::from_bytes(name).to_owned();
         let names = self.with_cgroups(pid, |text| names(text).map(owned).collect());
         names.ok().flatten().unwrap_or_default()
     }
 
-    /// Returns the innermost unit of systemd's that it is in: a service or a scope; `None` where it is in none, or that may not
+    /// Returns the innermost systemd unit that a process is in, a service or a scope; `None` if it is in none, or if that cannot
     /// be read.
     pub(crate) fn systemd_unit(&self, pid: Pid) -> Option<OsString> {
         self.with_cgroups(pid, unit).ok().flatten()?
     }
 
-    /// Returns the cgroup of the v1 freezer that the process is in, where it is not the topmost one (`cgroups(7)`). In v2 a
-    /// frozen process can be killed; in v1 it cannot.
+    /// Returns the cgroup of the v1 freezer that the process is in, unless it is the root (`cgroups(7)`). In v2 a frozen process
+    /// can be killed; in v1 it cannot.
     pub(crate) fn freezer(&self, pid: Pid) -> Option<String> {
         let stat = self.stat(pid).ok()??;
         if !stat.is_uninterruptible() {
@@ -61,13 +62,13 @@ impl Proc {
     }
 }
 
-/// Returns the path in the line of hierarchy 0: `0::/path` (cgroups(7)). The kernel adds ` (deleted)` to that of a cgroup that
-/// was removed while a process was in it.
+/// Returns the path in the line of hierarchy 0: `0::/path` (cgroups(7)). The kernel appends ` (deleted)` if the cgroup was
+/// removed while a process was in it.
 fn path(cgroups: &[u8]) -> Option<&[u8]> {
     cgroups.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))
 }
 
-/// Returns the path of the v2 cgroup that exists.
+/// Returns the path of the v2 cgroup, without the mark of a removed one.
 pub(super) fn own_path(cgroups: &[u8]) -> Option<PathBuf> {
     let path = path(cgroups).filter(|path| !path.ends_with(b" (deleted)"))?;
     Some(OsStr::from_bytes(path).into())
@@ -82,7 +83,7 @@ fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
     names(cgroups).any(|part| part == name.as_bytes())
 }
 
-/// Returns the last name with the ending of a unit in the path of the v2 hierarchy, or else of systemd's own in v1.
+/// Returns the last name with the suffix of a unit in the path of the v2 hierarchy, or else of systemd's v1 hierarchy.
 fn unit(cgroups: &[u8]) -> Option<OsString> {
     let is_unit = |name: &&[u8]| name.ends_with(b".service") || name.ends_with(b".scope");
     let last = |path: &[u8]| {

@@ -1,4 +1,4 @@
-//! What a ledger records of a cgroup.
+//! The record of a cgroup in a ledger.
 
 use std::path::PathBuf;
 
@@ -10,6 +10,6 @@ pub(super) const PREFIX: &str = "procledger-";
 pub struct Cgroup {
     /// Its folder below the cgroup v2 mount.
     pub path: PathBuf,
-    /// The folder's inode: the cgroup's id, which is not used again in one boot.
+    /// The folder's inode: the cgroup's id, which is not reused within one boot.
     pub inode: u64,
 }

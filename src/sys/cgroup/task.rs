@@ -1,4 +1,4 @@
-//! One task cgroup: which processes are in it, and the operations on all of them at once.
+//! One task cgroup: lists the processes in it, and acts on all of them at once.
 
 use std::{
     ffi::{CStr, CString},
@@ -27,13 +27,13 @@ use crate::{
 
 /// `CGROUP2_SUPER_MAGIC` (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
-/// A member that has died leaves its cgroup within this time; until then the folder cannot be removed.
+/// Time within which a member that has died leaves its cgroup; until then the folder cannot be removed.
 const REMOVE_LIMIT: Duration = Duration::from_millis(50);
 const REMOVE_PAUSE: Duration = Duration::from_millis(1);
-/// Buffer size for a list of members or a short value, which are read in pieces.
+/// Buffer size for reading a list of members, or a value, piece by piece.
 const PIECE: usize = 4096;
 
-/// Opens a folder by name only (`O_PATH`): what its mode forbids is found out later, and its inode can still be compared.
+/// Opens a folder with `O_PATH`, which succeeds whatever its mode is, so that its inode can be compared.
 pub(super) const NAMED: OFlags =
     OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// The permissions that the owner needs on a folder, and on a file in it.
@@ -45,12 +45,12 @@ const WRITE_MODE: u32 = 0o200;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) pids: Vec<Pid>,
-    /// Whether it contains processes outside of our PID namespace, which have no pid here.
+    /// Whether it contains processes outside our PID namespace, which have no pid here.
     pub(crate) foreign: bool,
-    /// Whether all could be listed: `false` where a nested cgroup may not be read.
+    /// Whether all could be listed; `false` if a nested cgroup may not be read.
     ///
-    /// A process that moves from one nested cgroup to another meanwhile may still be missed: only [`TaskCgroup::is_populated`]
-    /// tells for certain whether there is one.
+    /// A process that moves from one nested cgroup to another meanwhile may still be missed. Only [`TaskCgroup::is_populated`]
+    /// reports reliably whether there is any.
     pub(crate) complete: bool,
 }
 
@@ -79,7 +79,7 @@ impl TaskCgroup {
         })
     }
 
-    /// Opens the task cgroup that a row names; `None` where it no longer exists, or another folder has its name.
+    /// Opens the task cgroup of a row; `None` if it no longer exists, or another folder has its name.
     ///
     /// It must be on a v2 hierarchy, have a name of the form that [`make`](Self::make) gives, and belong to `owner`: a forged
     /// row must not target a service.
@@ -115,16 +115,16 @@ impl TaskCgroup {
     ///
     /// # Errors
     ///
-    /// When the task cgroup cannot be read for lack of descriptors or memory. A cgroup that may not be read is no error: the
-    /// list is then incomplete.
+    /// If the task cgroup cannot be read for lack of descriptors or memory. A cgroup that may not be read is no error, but makes
+    /// the list incomplete.
     pub(crate) fn list(&self) -> Result<Listing> {
         let (mut pids, mut foreign) = (Vec::new(), false);
         let (mut complete, mut first) = (true, true);
         let walked = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
             let is_top = std::mem::take(&mut first);
             let text = match read(fd, c"cgroup.procs") {
-                // A threaded cgroup lists no processes; those are listed by the domain above it, which may be the task cgroup
-                // or, where a task has made the task cgroup itself threaded, a cgroup that is not ours.
+                // A threaded cgroup lists no processes. They are listed by the domain above it, which may be the task cgroup or,
+                // if a task made the task cgroup itself threaded, a cgroup that is not ours.
                 Err(Errno::OPNOTSUPP) => {
                     complete &= !is_top;
                     return Ok(());
@@ -134,7 +134,7 @@ impl TaskCgroup {
             for line in lines(&text) {
                 match line.parse().ok().and_then(Pid::new) {
                     Some(pid) => pids.push(pid),
-                    // 0 stands for a process outside of our PID namespace.
+                    // 0 stands for a process outside our PID namespace.
                     None => foreign = true,
                 }
             }
@@ -144,11 +144,11 @@ impl TaskCgroup {
         Ok(Listing { pids, foreign, complete: complete && walked })
     }
 
-    /// Reports whether a live process is in the task cgroup or in a cgroup nested in it, however deep, as the kernel counts
-    /// them (`populated` in `cgroup.events`, cgroup-v2.rst); `None` where that may not be read.
+    /// Reports whether a live process is in the task cgroup or in a cgroup nested in it, however deep, according to the kernel
+    /// (`populated` in `cgroup.events`, cgroup-v2.rst); `None` if that may not be read.
     pub(crate) fn is_populated(&self) -> Option<bool> {
         let text = match read(self.fd.as_fd(), c"cgroup.events") {
-            // It has been removed, so it was empty.
+            // The cgroup was removed, so it was empty.
             Err(Errno::NOENT | Errno::NODEV) => return Some(false),
             other => other.ok()?,
         };
@@ -172,10 +172,10 @@ impl TaskCgroup {
         true
     }
 
-    /// Restores the owner's access to the task cgroup and to the cgroups nested in it: a task of the same user may have
-    /// removed it.
+    /// Restores the owner's permissions on the task cgroup and on the cgroups nested in it, which a task of the same user may
+    /// have removed.
     pub(crate) fn open_up(&self) {
-        // A descriptor that only names a folder does not support fchmod(2): open(2), O_PATH.
+        // A descriptor that was opened with O_PATH does not support fchmod(2); see open(2).
         if let Ok(stat) = fstat(&self.fd)
             && stat.st_mode & FOLDER_MODE != FOLDER_MODE
         {
@@ -186,7 +186,7 @@ impl TaskCgroup {
         }
         open_file(self.fd.as_fd(), c"cgroup.events", FILE_MODE);
         open_file(self.fd.as_fd(), c"cgroup.kill", WRITE_MODE);
-        // Where some cannot be opened, the next list is incomplete as well.
+        // If some cannot be opened, the next list is incomplete as well.
         let _ = visit(self.fd.as_fd(), Closed::Open, &mut |fd| {
             open_file(fd, c"cgroup.procs", FILE_MODE);
             open_file(fd, c"cgroup.freeze", FILE_MODE);
@@ -194,7 +194,7 @@ impl TaskCgroup {
         });
     }
 
-    /// Sends SIGKILL to every process in the task cgroup and below it, those that are being forked included (Linux 5.14).
+    /// Sends SIGKILL to every process in the task cgroup and below it, including processes that are being forked (Linux 5.14).
     ///
     /// [`is_unsupported`](Error::is_unsupported) on older kernels.
     pub(crate) fn kill(&self) -> Result<()> {
@@ -202,7 +202,7 @@ impl TaskCgroup {
             Ok(()) => Ok(()),
             Err(Errno::NOENT) => Err(Error::new(
                 Kind::Unsupported,
-                "this kernel has no cgroup.kill (Linux 5.14 is needed)",
+                "this kernel has no cgroup.kill (Linux 5.14 is required)",
             )),
             Err(errno) => Err(self.failed("kill the processes in", errno)),
         }
@@ -214,7 +214,7 @@ impl TaskCgroup {
             .map_err(|errno| self.failed("freeze", errno))
     }
 
-    /// Thaws everything that is frozen in the task cgroup, whichever of the nested cgroups froze it.
+    /// Thaws all frozen processes in the task cgroup, whichever of the nested cgroups froze them.
     pub(crate) fn thaw(&self) {
         // A cgroup that cannot be thawed stays as it is: SIGKILL ends frozen processes.
         let _ = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
@@ -231,22 +231,21 @@ impl TaskCgroup {
             .is_ok_and(|text| lines(&text).any(|line| line == "frozen 1"))
     }
 
-    /// Limits the memory of the task cgroup, where it has the controller: beyond the limit the kernel ends the whole tree.
-    /// Returns whether the limit is in effect.
+    /// Limits the memory of the task cgroup, if it has the controller; beyond the limit the kernel ends the whole tree. Returns
+    /// whether the limit is in effect.
     pub(crate) fn limit_memory(&self, bytes: u64) -> bool {
-        // All or nothing: a tree with one process missing is useless (Linux 4.19).
+        // The kernel ends all processes or none (Linux 4.19), since a tree without one of its processes is useless.
         let _ = write(&self.fd, c"memory.oom.group", b"1");
         write(&self.fd, c"memory.max", bytes.to_string().as_bytes()).is_ok()
     }
 
-    /// Returns how many processes of the task cgroup the kernel has killed for lack of memory; `None` without the memory
-    /// controller.
+    /// Returns how many processes of the task cgroup the kernel killed for lack of memory; `None` without the memory controller.
     pub(crate) fn oom_kills(&self) -> Option<u64> {
         let text = read(self.fd.as_fd(), c"memory.events").ok()?;
         oom_kills(&text)
     }
 
-    /// Removes the task cgroup with the cgroups that its program created below it; `false` while a process is in it.
+    /// Removes the task cgroup and the cgroups that its program created below it; returns `false` if a process is in it.
     pub(crate) fn remove(&self) -> bool {
         let deadline = Instant::now() + REMOVE_LIMIT;
         let mut opened = false;
@@ -283,14 +282,14 @@ pub(super) fn is_cgroup2(fd: &OwnedFd) -> Result<bool, Errno> {
     Ok(fstatfs(fd)?.f_type as u64 == CGROUP2_MAGIC)
 }
 
-/// Reports whether the path is one of our instance cgroups followed by a token.
+/// Reports whether the path is that of one of our instance cgroups, followed by a token.
 fn is_a_task_cgroups_name(path: &Path) -> bool {
     let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
     name(Some(path)).is_some_and(|cgroup| uuid::Uuid::try_parse(&cgroup).is_ok())
         && name(path.parent()).is_some_and(|instance_cgroup| instance_cgroup.starts_with(PREFIX))
 }
 
-/// Removes the folders below, the deepest first, then the folder itself.
+/// Removes the nested folders, the deepest first, then the folder itself.
 fn remove_tree(fd: &OwnedFd, path: &Path) -> Result<(), Errno> {
     remove_nested(fd.as_fd())?;
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
@@ -318,7 +317,7 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.is_empty())
 }
 
-/// Parses `oom_kill` of `memory.events` (cgroup-v2.rst): processes killed by any kind of OOM killer.
+/// Parses `oom_kill` in `memory.events` (cgroup-v2.rst): the number of processes killed by any kind of OOM killer.
 fn oom_kills(text: &str) -> Option<u64> {
     lines(text).find_map(|line| line.strip_prefix("oom_kill "))?.parse().ok()
 }

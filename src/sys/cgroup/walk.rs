@@ -1,11 +1,11 @@
-//! A walk over a cgroup and all cgroups nested in it, however deep.
+//! Walks over a cgroup and all cgroups nested in it, however deep.
 //!
-//! Only a task's own `cgroup.max.depth` limits how deep it nests cgroups: neither a stack, nor `PATH_MAX`, nor the number of
-//! open files does. So a walk holds one descriptor, which descends by name and ascends by `..`; for each level it remembers
-//! the inode and the names that are left to visit there. A cgroup cannot be moved (there is no rename on v2), so `..` leads
-//! back to the folder that the walk came from, and the inode confirms it.
+//! Only a task's own `cgroup.max.depth` limits how deep it nests cgroups, so a walk must not depend on a stack, on `PATH_MAX` or
+//! on the number of open files. It holds one descriptor, with which it descends by name and ascends by `..`; for each level it
+//! remembers the inode and the names that are left to visit. A cgroup cannot be moved (there is no rename on v2), so `..` leads
+//! back to the folder that the walk came from, which the inode confirms.
 //!
-//! A folder that may not be opened is a gap: the walk goes on beside it, and reports that it is incomplete.
+//! If a folder may not be opened, the walk skips it and reports that it is incomplete.
 
 use std::{
     ffi::{CStr, CString},
@@ -18,7 +18,7 @@ use rustix::{
     io::Errno,
 };
 
-/// A task that creates cgroups faster than a walk visits them must not keep the walk going.
+/// Time limit of a walk, for a task that creates cgroups faster than a walk visits them.
 const LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) const FOLDER: OFlags =
@@ -27,15 +27,15 @@ pub(super) const FOLDER: OFlags =
 /// The permissions that the owner needs on a folder.
 const FOLDER_MODE: u32 = 0o700;
 
-/// One level of a walk: the folder that it is in, and what is left to visit there.
+/// One level of a walk: a folder, and the names that are left to visit in it.
 struct Level {
     inode: u64,
     names: Vec<CString>,
-    /// The name of the folder in the one above it.
+    /// The name of the folder in its parent.
     name: CString,
 }
 
-/// Whether a walk restores its access to folders of its own user that are closed to it.
+/// Whether a walk skips folders of its own user that are closed to it, or restores its permissions on them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Closed {
     Skip,
@@ -50,7 +50,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Begins at `top`; `None` where that cannot be listed.
+    /// Starts a walk at `top`; `None` if that cannot be listed.
     fn begin(top: BorrowedFd<'_>, closed: Closed) -> Result<Option<Self>, Errno> {
         let here = match openat(top, c".", FOLDER, Mode::empty()) {
             Ok(here) => here,
@@ -63,7 +63,7 @@ impl Walk {
         Ok(Some(Self { here, device: stat.st_dev, levels, closed }))
     }
 
-    /// Descends into a folder; `false` where the folder is gone, or another file system is mounted on it.
+    /// Descends into a folder; returns `false` if the folder is gone, or another file system is mounted on it.
     fn enter(&mut self, name: &CStr) -> Result<bool, Errno> {
         match self.try_enter(name) {
             Err(Errno::ACCESS) if self.closed == Closed::Open => {
@@ -104,9 +104,9 @@ impl Walk {
     }
 }
 
-/// Calls `each` for the cgroup and those nested in it; returns whether it was called for all of them and could read each.
+/// Calls `each` for the cgroup and those nested in it; returns whether it was called for all of them and could read all of them.
 ///
-/// A cgroup that vanishes meanwhile contains no process. `each` fails with `EACCES` where it may not read.
+/// A cgroup that vanishes meanwhile contains no process. `each` fails with `EACCES` if it may not read.
 pub(super) fn visit(
     top: BorrowedFd<'_>,
     closed: Closed,
@@ -133,7 +133,7 @@ fn visit_until(
             match walk.leave() {
                 Ok(Some(_)) => continue,
                 Ok(None) => break,
-                // It was closed after the walk had passed through it.
+                // The parent was closed after the walk had passed through it.
                 Err(Errno::ACCESS | Errno::PERM | Errno::STALE) => return Ok(false),
                 Err(errno) => return Err(errno),
             }
@@ -151,7 +151,7 @@ fn visit_until(
     Ok(complete)
 }
 
-/// Removes all nested cgroups, the deepest first; `EBUSY` where a process is in one, or where it takes too long.
+/// Removes all nested cgroups, the deepest first. Fails with `EBUSY` if a process is in one, or if it takes too long.
 pub(super) fn remove_nested(top: BorrowedFd<'_>) -> Result<(), Errno> {
     remove_nested_until(Instant::now() + LIMIT, top)
 }
@@ -175,11 +175,11 @@ fn remove_nested_until(deadline: Instant, top: BorrowedFd<'_>) -> Result<(), Err
     Ok(())
 }
 
-/// Restores the owner's access to a file in a cgroup, where its mode grants none.
+/// Restores the owner's permissions on a file in a cgroup, if its mode grants none.
 pub(super) fn open_file(fd: BorrowedFd<'_>, name: &CStr, mode: u32) {
     let lacks = |stat: rustix::fs::Stat| stat.st_mode & mode != mode;
     if statat(fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(lacks) {
-        // Where that is refused, the next scan reports it.
+        // If that is refused, the next scan reports it.
         let _ = chmodat(fd, name, Mode::from_raw_mode(mode), AtFlags::empty());
     }
 }
@@ -201,12 +201,12 @@ pub(super) fn folders(fd: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
 mod tests {
     use super::*;
 
-    /// A busy machine may take longer than [`LIMIT`] for some hundred folders.
+    /// A deadline for tests: a busy machine may take longer than [`LIMIT`] for some hundred folders.
     fn later() -> Instant {
         Instant::now() + Duration::from_mins(2)
     }
 
-    /// A walk works on nested folders of any file system; each level has a second folder beside the next one.
+    /// Creates nested folders, since a walk works on any file system; each level has another folder beside the next one.
     fn nested(depth: usize) -> (tempfile::TempDir, OwnedFd) {
         let folder = tempfile::tempdir().expect("a folder");
         let top = rustix::fs::open(folder.path(), FOLDER, Mode::empty()).expect("opened");
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_may_not_be_read_is_a_gap_and_not_the_end() {
+    fn a_folder_that_may_not_be_read_is_skipped() {
         let (_folder, top) = nested(3);
         let mut seen = 0;
         let complete = visit_until(later(), top.as_fd(), Closed::Skip, &mut |_| {

@@ -1,9 +1,9 @@
-//! Which executable is the keeper, and when it is trusted.
+//! Finds the keeper's executable, and checks that it can be trusted.
 //!
 //! It is opened once and executed by descriptor (`execveat(2)` with `AT_EMPTY_PATH`), so the file that was checked is the file
-//! that runs. For root, and under `AT_SECURE` (getauxval(3)), a user who could replace the file could run code with more rights
-//! than their own: then the file and every folder above it must belong to root and be writable by no other user. A sticky
-//! folder such as `/tmp` is fine: in it only root can replace root's files.
+//! that runs. For root, and under `AT_SECURE` (getauxval(3)), a user who could replace the file could run code with additional
+//! rights. In these cases the file and every folder above it must belong to root and be writable by no other user. A sticky
+//! folder such as `/tmp` is fine, since in it only root can replace root's files.
 
 #![expect(unsafe_code, reason = "the auxiliary vector")]
 
@@ -45,12 +45,12 @@ impl Binary {
         Self::open(&absolute, strict)
     }
 
-    /// Searches beside the program that runs, then in the folders of `PATH`; `None` where there is none. Fails where one exists
-    /// but cannot be used.
+    /// Searches beside the running program, then in the folders of `PATH`; returns `None` if there is no keeper. Fails if one
+    /// exists but cannot be used.
     pub(crate) fn found() -> Result<Option<Self>> {
         let own = env::current_exe().ok();
         let beside = own.as_deref().and_then(Path::parent).map(Path::to_owned);
-        // The environment of a set-uid program is controlled by its caller, so it must not name a program that we would run.
+        // The environment of a set-uid program is controlled by its caller, which must not choose a program that we run.
         let path = if is_secure() { None } else { env::var_os("PATH") };
         let folders = path.iter().flat_map(env::split_paths).filter(|folder| folder.is_absolute());
         let mut unfit = None;
@@ -92,7 +92,7 @@ impl Binary {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Returns where it was found.
+    /// Returns the path at which it was found.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -104,7 +104,7 @@ impl AsFd for Binary {
     }
 }
 
-/// Checks the path from the file up to `/`, as it is written: only root may be able to replace a part of it.
+/// Checks each component of the path, as written, from the file up to `/`: only root may be able to replace it.
 fn check_folders(path: &Path) -> Result<()> {
     for part in path.ancestors() {
         let seen = std::fs::symlink_metadata(part).map_err(|error| cannot_open(part, error))?;
@@ -126,7 +126,7 @@ fn is_strict() -> bool {
     rustix::process::geteuid().is_root() || is_secure()
 }
 
-/// Reports whether this program was executed with more rights than its caller has.
+/// Reports whether this program was executed with more rights than those of its caller.
 pub(crate) fn is_secure() -> bool {
     // SAFETY: getauxval(3) reads the vector that the kernel gave this process.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }

@@ -26,17 +26,17 @@ use crate::{
     },
 };
 
-/// A keeper sends its handshake within a millisecond; on a machine that swaps it may take longer.
+/// Time limit for the handshake, which a keeper sends within a millisecond; on a machine that swaps it may take longer.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Time limit for writing one frame; the keeper reads it at once.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
-/// A keeper that says nothing for so long may be stopped.
+/// A keeper that sends nothing for this time may have been stopped.
 const RESUME_AFTER: Duration = Duration::from_millis(250);
-/// After SIGKILL a keeper is dead within microseconds.
+/// Time limit for the death of a keeper after SIGKILL, which takes microseconds.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
-/// A running keeper. When this is dropped the keeper ends what is left below it, and exits; [`KeeperClient::dismiss`] also
-/// reaps it.
+/// A running keeper. When this is dropped, the keeper ends the processes that are left below it, and exits;
+/// [`KeeperClient::dismiss`] also reaps it.
 #[derive(Debug)]
 pub(crate) struct KeeperClient {
     /// `None` once the host has closed the connection.
@@ -57,8 +57,7 @@ pub(crate) struct Reply {
 impl Binary {
     /// Starts a keeper and reads its handshake.
     ///
-    /// Its arguments do not describe the tree: every user can read them, and the process that ends the tree finds the keeper by
-    /// its identity.
+    /// Its arguments do not describe the tree, since every user can read them; other processes find the keeper by its identity.
     pub(crate) fn start(&self) -> Result<KeeperClient> {
         let failed = |error| Error::os("failed to duplicate a descriptor", error);
         let (transport, socket) = Transport::pair()?;
@@ -85,7 +84,7 @@ impl Binary {
 }
 
 impl KeeperClient {
-    /// Reads the keeper's identity, by which other processes find it. `None` where it has been reaped.
+    /// Reads the keeper's identity, by which other processes find it; `None` if it has been reaped.
     pub(crate) fn identify(&self, proc: &Proc, scope: PidScope) -> Result<Option<Identity>> {
         let pinned = Pinned::identify(proc, scope, self.pid, Arc::clone(&self.pidfd))?;
         Ok(pinned.map(|pinned| pinned.identity))
@@ -106,7 +105,7 @@ impl KeeperClient {
             Some(other) => Err(Error::new(
                 Kind::Unsupported,
                 format!(
-                    "the keeper `{shown}` speaks version {other} of the keepers' protocol, this program version \
+                    "the keeper `{shown}` uses version {other} of the keeper protocol, this program version \
                      {VERSION}: install the one that belongs to it"
                 ),
             )),
@@ -165,7 +164,8 @@ impl KeeperClient {
         }
     }
 
-    /// Reports to the keeper whether the row was committed; after a go, returns whether the program runs.
+    /// Reports to the keeper whether the row was committed. If it was, waits until the program is running; fails if it could not
+    /// be started.
     pub(crate) fn decide(&self, go: bool, program: &OsString) -> Result<()> {
         let message = if go { FromHost::Go } else { FromHost::Refuse };
         let sent = self.transport()?.send_to_keeper(message, SEND_LIMIT);
@@ -182,7 +182,7 @@ impl KeeperClient {
     fn receive_reply(&self, program: &OsString) -> Result<(FromKeeper, Vec<OwnedFd>)> {
         let transport = self.transport()?;
         let deadline = Instant::now() + GATE_LIMIT;
-        // Its program may have stopped it before it could say that this runs.
+        // The program may have stopped the keeper before it could report that the program is running.
         while !transport.is_readable(RESUME_AFTER) && Instant::now() < deadline {
             self.resume();
         }
@@ -200,11 +200,11 @@ impl KeeperClient {
 
     /// Resumes a keeper that was stopped: its tree has the same uid and can send SIGSTOP, which cannot be blocked.
     pub(crate) fn resume(&self) {
-        // The descriptor is that of our own child, made by clone.
+        // The descriptor is that of our own child, created by clone.
         let _ = self.pidfd.send(Signal::CONT);
     }
 
-    /// Asks the keeper to leave the remaining processes running. A keeper that has already exited has done so.
+    /// Asks the keeper to leave the remaining processes running. If it has already exited, there is nothing to do.
     pub(crate) fn leave(&self) {
         let _ = self
             .transport()
@@ -224,8 +224,8 @@ impl KeeperClient {
         self.pidfd.wait_dead(limit).unwrap_or(false)
     }
 
-    /// Closes the connection: the keeper ends what is left below it, and exits. It is reaped; a keeper that is alive after
-    /// `limit` is handed back.
+    /// Closes the connection, after which the keeper ends the processes that are left below it, and exits. It is reaped; a keeper
+    /// that is still alive after `limit` is returned.
     pub(crate) fn dismiss(mut self, limit: Duration) -> Option<Self> {
         self.transport = None;
         if !limit.is_zero() {
@@ -241,7 +241,7 @@ impl KeeperClient {
 
     /// Ends a keeper that does not exit, and reaps it.
     pub(crate) fn kill(self) {
-        // The descriptor is that of our own child, made by clone.
+        // The descriptor is that of our own child, created by clone.
         let _ = self.pidfd.send(Signal::KILL);
         let _ = self.pidfd.wait_dead(KILL_LIMIT);
         let _ = self.pidfd.child_status(true);
@@ -259,8 +259,8 @@ impl AsFd for KeeperClient {
     }
 }
 
-/// Returns which of the standard descriptors the program gets, and those descriptors. Inherited ones are the host's own, unless
-/// closed or close-on-exec.
+/// Returns which of the standard descriptors the program gets, and those descriptors. Inherited descriptors are the host's own,
+/// unless they are closed or close-on-exec.
 fn passed_on<'a>(
     descriptors: &[Descriptor; 3],
     sources: &'a Sources,

@@ -1,10 +1,10 @@
-//! Which processes below a keeper are hosts of its ledger.
+//! Determines which processes below a keeper are hosts of its ledger.
 //!
-//! A task may start a new host of its own ledger before the old one dies, and the new one must survive. A keeper links no
-//! SQLite and reads no ledger. So each instance writes its identity into its lock file once its row is committed
-//! ([`HeldLock::sign`](super::super::file_lock::HeldLock::sign)), and a process is a host only while it holds such a lock *and*
-//! is the one that the file names. A task that holds a file of such a name, or the lock of an instance that has died, is a
-//! program like any other.
+//! A task may start a new host of its own ledger before the old one dies, and the new one must survive. A keeper links no SQLite
+//! and reads no ledger. So each instance writes its identity into its lock file once its row is committed
+//! ([`HeldLock::sign`](super::super::file_lock::HeldLock::sign)), and a process is a host only if it holds such a lock *and* has
+//! the identity in the file. A task that holds a file of such a name, or the lock of an instance that has died, is a program like
+//! any other.
 
 use std::{
     fs::File,
@@ -20,10 +20,10 @@ use crate::{
     sys::{Pinned, Proc, file_lock::is_signed_by, snapshot::Snapshot},
 };
 
-/// A signature consists of three numbers.
+/// Maximum size of a signature, which consists of three numbers.
 const SIGNATURE: u64 = 1 << 10;
 
-/// Returns the hosts of the ledger whose lock files' paths begin with `lock_prefix`, below `keeper`.
+/// Returns the processes below `keeper` that are hosts of the ledger whose lock files have paths that begin with `lock_prefix`.
 pub(crate) fn hosts_below(
     proc: &Proc,
     here: PidScope,
@@ -41,7 +41,7 @@ fn is_host(proc: &Proc, here: PidScope, pid: Pid, prefix: &Path) -> bool {
     !signed_locks(proc, here, pid, is_wanted).is_empty()
 }
 
-/// Returns the lock files, of those with a wanted path, that a process holds and that name it.
+/// Returns the lock files with a wanted path that a process holds and that contain its identity.
 pub(crate) fn signed_locks(
     proc: &Proc,
     here: PidScope,
@@ -67,13 +67,13 @@ pub(crate) fn signed_locks(
     descriptors.filter_map(Result::ok).filter_map(&mut signed).collect()
 }
 
-/// Reports whether the open file names the process.
+/// Reports whether the open file contains the identity of the process.
 fn names(file: &Path, identity: &Identity) -> bool {
     let is_special = |file: std::fs::Metadata| {
         let kind = file.file_type();
         kind.is_fifo() || kind.is_char_device() || kind.is_block_device()
     };
-    // Opening one of these may have side effects.
+    // Opening a special file may have side effects.
     if std::fs::metadata(file).map_or(true, is_special) {
         return false;
     }

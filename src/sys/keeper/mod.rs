@@ -1,8 +1,8 @@
 //! The keeper: a small process between a host and a program.
 //!
-//! It is the subreaper of the program's tree (`PR_SET_CHILD_SUBREAPER`, prctl(2)): whatever is orphaned below it stays below
-//! it, with or without the tree's session, token and arguments. When its host dies it ends all of that; it reports how the
-//! program ended, and exits when nothing is left below it.
+//! It is the subreaper of the program's tree (`PR_SET_CHILD_SUBREAPER`, prctl(2)): processes that are orphaned below it stay
+//! below it, with or without the tree's session, token and arguments. When its host dies it ends all of them. It reports how the
+//! program ended, and exits when no process is left below it.
 //!
 //! ```text
 //!  host                            keeper                       program
@@ -18,14 +18,14 @@
 //!  leave, or the socket's end ---> (ends what is left) exits
 //! ```
 //!
-//! The two share one stream socket, which is the keeper's standard input when it is executed. The keeper detects that the host
-//! is gone when the socket is closed, or by the host's pidfd, should a forked copy of the host hold the socket open.
+//! The two share one stream socket, which is the keeper's standard input when it is executed. The keeper detects that the host is
+//! gone when the socket is closed or, if a forked copy of the host holds the socket open, by the host's pidfd.
 //!
-//! - [`protocol`]: what goes over the socket;
+//! - [`protocol`]: the messages on the socket;
 //! - [`transport`]: the socket, with descriptors and time limits;
-//! - [`binary`]: which executable is the keeper, and when it is trusted;
+//! - [`binary`]: the keeper's executable, and whether it can be trusted;
 //! - [`client`]: the host's end;
-//! - [`server`]: how the keeper sets itself up;
+//! - [`server`]: the setup of a keeper;
 //! - [`hosts`]: which processes below a keeper are hosts of its ledger.
 
 mod binary;
@@ -44,7 +44,7 @@ pub(crate) use server::{
 };
 pub(crate) use transport::Transport;
 
-/// The name that the keeper sets for itself, truncated as the kernel truncates it (`TASK_COMM_LEN`).
+/// The name that the keeper sets for itself, truncated like the kernel does (`TASK_COMM_LEN`).
 const COMM: &std::ffi::CStr = c"procledger-keep";
 /// Reports whether a process has the name of a keeper. Any process may set it.
 pub(crate) fn is_name(comm: &[u8]) -> bool {
@@ -53,5 +53,6 @@ pub(crate) fn is_name(comm: &[u8]) -> bool {
 
 /// The name of its executable, and its `argv[0]`. It proves nothing: any process may use it.
 const NAME: &str = "procledger-keeper";
-/// Its only argument. A keeper ignores it; a program that was named as one by mistake, such as `cat`, fails with it at once.
+/// Its only argument. A keeper ignores it; a program that was configured as the keeper by mistake, such as `cat`, fails with it
+/// at once.
 const ARGUMENT: &str = "--serve";

@@ -1,7 +1,7 @@
 //! The messages on the socket between a host and a keeper: frames of 16 bytes, and one spawn request.
 //!
-//! Both ends run on one machine: numbers are in its byte order. The keeper sends first. The form of its handshake never changes,
-//! so that each end can determine the other's version before it reads anything else.
+//! Both ends run on one machine, so numbers are in its byte order. The keeper sends first. The format of its handshake never
+//! changes, so that the host can determine the keeper's version before it reads anything else.
 
 use std::{
     ffi::OsString,
@@ -24,17 +24,18 @@ pub(super) const FRAME: usize = 16;
 pub(super) type Frame = [u8; FRAME];
 
 const MAGIC: [u8; 8] = *b"plkeeper";
-/// A request contains arguments and environment, which the kernel limits (execve(2)); a greater length is not from a host.
+/// Maximum length of a request, which contains the arguments and the environment. The kernel limits both (execve(2)), so no host
+/// sends more.
 const REQUEST_LIMIT: usize = 64 << 20;
 
 /// A message of a keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FromKeeper {
-    /// The child that waits at the gate; its pidfd is sent with it.
+    /// The child that waits at the gate. Its pidfd is sent with this message.
     Child(Pid),
-    /// The child never became a program: the step that it reached, and the errno there.
+    /// The child did not become a program; with the step that it reached, and the errno there.
     Failed { step: u32, errno: i32 },
-    /// The program runs.
+    /// The program is running.
     Started,
     /// The program has ended.
     Ended(Death),
@@ -45,14 +46,14 @@ pub(crate) enum FromKeeper {
 pub(crate) enum FromHost {
     /// The row is committed.
     Go,
-    /// There will be no row.
+    /// The row will not be committed.
     Refuse,
     /// The remaining processes keep running: end nothing, and exit.
     Leave,
 }
 
-/// A program to run below the keeper. The host's pidfd, the program's standard descriptors and its further ones are sent with
-/// it, in this order.
+/// A program to run below the keeper. The host's pidfd, the program's standard descriptors and its further descriptors are sent
+/// with it, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SpawnRequest {
     pub(crate) program: OsString,
@@ -63,7 +64,7 @@ pub(crate) struct SpawnRequest {
     /// Which of the program's standard descriptors are open.
     pub(crate) open: [bool; 3],
     pub(crate) signals: SignalState,
-    /// Numbers of the host's own descriptors that are sent for the program as well.
+    /// Numbers of the host's own descriptors that the program gets as well.
     pub(crate) inherited: Vec<i32>,
     /// Whether `LISTEN_PID` is set to the PID that the program gets.
     pub(crate) listens: bool,
@@ -71,7 +72,7 @@ pub(crate) struct SpawnRequest {
     pub(crate) params: Params,
 }
 
-/// What a keeper has to know besides the command.
+/// The data that a keeper needs besides the command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Params {
     pub(crate) token: Uuid,
@@ -81,7 +82,8 @@ pub(crate) struct Params {
     pub(crate) uid: u32,
     /// Whether the arguments of processes below the keeper may be recorded.
     pub(crate) arguments: bool,
-    /// The ledger's real path: beside it are the lock files of its instances, and what the keeper leaves for the next one.
+    /// The ledger's real path. The lock files of its instances, and the files that keepers leave for the next instance, are
+    /// beside it.
     pub(crate) ledger: PathBuf,
     /// Names of programs that are never ended.
     pub(crate) protected: Vec<OsString>,
@@ -112,7 +114,7 @@ pub(super) fn handshake(version: u32) -> Frame {
     frame
 }
 
-/// Returns the version in a handshake; `None` where the frame is not a handshake.
+/// Returns the version in a handshake; `None` if the frame is not a handshake.
 pub(super) fn version_of(frame: &Frame) -> Option<u32> {
     let version = [frame[8], frame[9], frame[10], frame[11]];
     frame.starts_with(&MAGIC).then(|| u32::from_ne_bytes(version))
@@ -207,7 +209,7 @@ impl SpawnRequest {
         let texts = directory.chain([ledger.as_os_str().as_bytes(), self.program.as_bytes()]);
         texts.for_each(|text| put(&mut bytes, text));
         self.arg0.iter().for_each(|text| put(&mut bytes, text.as_bytes()));
-        // Neither has a value that JSON could not hold.
+        // Neither can have a value that JSON cannot represent.
         put(&mut bytes, &serde_json::to_vec(&self.attributes).unwrap_or_default());
         put(&mut bytes, &serde_json::to_vec(end_plan).unwrap_or_default());
         put_number(&mut bytes, self.inherited.len() as u64);
@@ -378,7 +380,7 @@ mod tests {
         }
 
         #[test]
-        fn a_part_of_a_request_is_never_taken_for_another_program(
+        fn a_truncated_request_never_names_another_program(
             request in request(),
             cut in any::<prop::sample::Index>(),
         ) {
@@ -391,7 +393,7 @@ mod tests {
         }
 
         #[test]
-        fn noise_is_refused_or_understood_and_never_worse(bytes: Vec<u8>, frame: Frame) {
+        fn noise_never_panics(bytes: Vec<u8>, frame: Frame) {
             let _ = SpawnRequest::decode(&bytes);
             let _ = FromKeeper::decode(&frame);
             let _ = FromHost::decode(&frame);

@@ -1,4 +1,4 @@
-//! How a keeper sets itself up, and the system calls of its work.
+//! The setup of a keeper, and the system calls that it needs.
 
 #![expect(
     unsafe_code,
@@ -42,7 +42,7 @@ use crate::{
     },
 };
 
-/// A keeper that is set up.
+/// A keeper after its setup.
 #[derive(Debug)]
 pub(crate) struct KeeperServer {
     pub(crate) transport: Transport,
@@ -65,20 +65,20 @@ pub(crate) enum Wake {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reaped {
     Dead(Pid, Death),
-    /// There are children, and they are alive.
+    /// There are only live children.
     Living,
     /// There is no child left.
     NoChild,
 }
 
-/// Reports whether this process was executed to be a keeper.
+/// Reports whether this process was executed as a keeper.
 pub(crate) fn is_asked() -> bool {
     std::env::args_os().next().is_some_and(|name| name == NAME)
 }
 
 impl KeeperServer {
     /// Becomes a keeper: blocks all signals, becomes a subreaper, moves the socket away from standard input, and sends a
-    /// handshake. Returns the program to start; `None` where the host wanted only the handshake.
+    /// handshake. Returns the program to start; `None` if the host requested only the handshake.
     pub(crate) fn take() -> Result<Option<(Self, Command)>> {
         let failed = |what: &str, error: Errno| Error::os(format!("failed to {what}"), error);
         let stdin = rustix::stdio::stdin();
@@ -94,7 +94,7 @@ impl KeeperServer {
                 "a keeper must have exactly the rights of its host",
             ));
         }
-        // The executable has already blocked them, unless it is one that a host has named as its keeper.
+        // The keeper's own executable has already blocked them; another one that a host uses as its keeper has not.
         crate::sys::leave_signals_to_the_host();
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| failed("become a subreaper", error))?;
@@ -118,12 +118,12 @@ impl KeeperServer {
         Ok(Some((Self { transport, request, host: PidFd::from_owned(host), children }, command)))
     }
 
-    /// Reports whether the host is dead. A host that has only closed the socket is not.
+    /// Reports whether the host is dead. A host that has only closed the socket is not dead.
     pub(crate) fn is_host_dead(&self) -> bool {
         self.host.is_dead().unwrap_or(false)
     }
 
-    /// Waits until there is something to do. A message from the host comes before its death, and both before the children.
+    /// Waits until there is something to do. A message from the host is reported before its death, and both before children.
     pub(crate) fn wait(&self) -> Wake {
         let mut fds = [
             PollFd::new(&self.transport, PollFlags::IN),
@@ -144,7 +144,7 @@ impl KeeperServer {
         if host {
             return Wake::HostGone;
         }
-        // One SIGCHLD may stand for several children: all signals are read, and all dead children reaped.
+        // One SIGCHLD may stand for several children, so all signals are read, and the caller reaps all dead children.
         while matches!(self.children.read_signal(), Ok(Some(_))) {}
         Wake::Children
     }
@@ -163,14 +163,14 @@ fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Res
         return Err(Error::invalid("the request lacks descriptors"));
     }
     let mut attributes = request.attributes.clone();
-    // A descriptor may have a number beyond the host's soft limit, as in the host; and a tree is ended through a descriptor for each
-    // of its processes. The program gets the limit of the host.
+    // As in the host, a descriptor may have a number beyond the soft limit, and ending a tree needs a descriptor for each of its
+    // processes. The program itself gets the limit of the host.
     let is_set = attributes.rlimits.iter().any(|limit| limit.resource == Resource::Nofile);
     if let Some((soft, hard)) = raise_descriptor_limit().filter(|_| !is_set) {
         let (soft, hard) = (Some(soft), Some(hard));
         attributes.rlimits.push(Rlimit { resource: Resource::Nofile, soft, hard });
     }
-    // In a session that has no other group than those of this keeper and its programs.
+    // In a session without other groups than those of this keeper and its programs.
     let has_group = request.attributes.process_group.is_some();
     Ok(Command {
         program: request.program.clone(),

@@ -1,4 +1,4 @@
-//! The socket between a host and a keeper: whole frames, descriptors, time limits, and never a SIGPIPE.
+//! The socket between a host and a keeper. It transports whole frames and descriptors, with time limits and without SIGPIPE.
 
 use std::{
     io::{IoSlice, IoSliceMut},
@@ -22,7 +22,7 @@ use crate::{
     sys::{poll::poll_within, spawn::FDS_MAX},
 };
 
-/// Maximum number of descriptors with one frame: the host's pidfd, three standard ones, and the further ones.
+/// Maximum number of descriptors with one frame: the host's pidfd, three standard descriptors, and the further ones.
 const RIGHTS: usize = 4 + FDS_MAX;
 
 /// One end of the socket.
@@ -65,7 +65,7 @@ impl Transport {
         let (first, more) = rights.split_at(rights.len().min(RIGHTS));
         self.send(&announce(bytes.len()), first, limit)?;
         let mut bytes = bytes.as_slice();
-        // Each of these messages carries one byte: the request is longer than the list of descriptors in it.
+        // Each of these messages carries one byte of the request, which is longer than the list of descriptors in it.
         for some in more.chunks(RIGHTS) {
             let (byte, rest) = bytes.split_at(1);
             self.send(byte, some, limit)?;
@@ -85,13 +85,13 @@ impl Transport {
         Ok((SpawnRequest::decode(&bytes)?, rights))
     }
 
-    /// Receives a message of the host; `None` where it has gone.
+    /// Receives a message of the host; `None` if the host is gone.
     pub(crate) fn receive_from_host(&self, limit: Duration) -> Result<Option<FromHost>> {
         let frame = self.receive(&mut Vec::new(), limit)?;
         frame.map(|frame| FromHost::decode(&frame)).transpose()
     }
 
-    /// Receives a message of the keeper, and the descriptors that were sent with it; `None` where it has gone.
+    /// Receives a message of the keeper, and the descriptors that were sent with it; `None` if the keeper is gone.
     pub(super) fn receive_from_keeper(
         &self,
         limit: Duration,
@@ -106,7 +106,7 @@ impl Transport {
         self.wait(PollFlags::IN, Instant::now() + limit).is_ok()
     }
 
-    /// Receives a whole frame; `None` at the end.
+    /// Receives a whole frame; `None` at the end of the stream.
     pub(super) fn receive(
         &self,
         rights: &mut Vec<OwnedFd>,
@@ -145,7 +145,7 @@ impl Transport {
         Ok(())
     }
 
-    /// Fills the buffer; `false` where the other end is closed.
+    /// Fills the buffer; returns `false` if the other end is closed.
     fn fill(&self, buffer: &mut [u8], rights: &mut Vec<OwnedFd>, limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + limit;
         let mut filled = 0;
@@ -155,7 +155,7 @@ impl Transport {
             let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
             let mut parts = [IoSliceMut::new(&mut buffer[filled..])];
             match recvmsg(&self.0, &mut parts, &mut control, flags) {
-                // The connection is reset when a keeper is killed with something unread.
+                // The connection is reset if a keeper is killed before it has read everything.
                 Ok(message) if message.bytes == 0 => return Ok(false),
                 Err(Errno::CONNRESET) => return Ok(false),
                 Ok(message) => filled += message.bytes,

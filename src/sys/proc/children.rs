@@ -1,9 +1,9 @@
-//! Which children a process has now, from the kernel's own list; and the dead ones among those of this process.
+//! Lists the current children of a process, from the kernel's own list, and the dead children of this process.
 //!
 //! `/proc/PID/task/TID/children` (`proc_tid_children(5)`, Linux 3.5 with `CONFIG_PROC_CHILDREN`) is read under the lock that
-//! forks, exits and reparenting take. Its manual warns that a list with entries may miss some while others exit; an *empty*
-//! list is exact. For a subreaper, below which everything that is orphaned stays, an empty list proves that nothing at all is
-//! left below it: no scan of `/proc`, which takes many reads, can prove that of a tree that keeps forking.
+//! forks, exits and reparenting take. Its manual warns that a list with entries may miss some while others exit; an *empty* list
+//! is exact. Since everything that is orphaned below a subreaper stays below it, an empty list proves that a subreaper has no
+//! descendants at all. No scan of `/proc`, which takes many reads, can prove that for a tree that keeps forking.
 
 use std::collections::HashSet;
 
@@ -15,21 +15,21 @@ use rustix::{
 use super::{BUFFER, Proc, number, stat::Stat};
 use crate::{error::Result, identity::Pid};
 
-/// Some 100,000 children. A truncated list still has entries.
+/// Maximum size of a list: some 100,000 children. A truncated list still has entries.
 const LIST_LIMIT: usize = 1 << 20;
-/// Each round needs a child that has become a zombie since the previous one.
+/// Maximum number of rounds, each of which requires a child that has become a zombie since the previous one.
 const ROUNDS: u32 = 64;
 
 impl Proc {
-    /// Reports whether `parent` has a live child that is not in `known`. `None` where the kernel does not list children, or not
+    /// Reports whether `parent` has a live child that is not in `known`. `None` if the kernel does not list children, or not
     /// those of this process.
     pub(crate) fn has_other_children(
         &self,
         parent: Pid,
         known: impl Fn(Pid) -> bool,
     ) -> Option<bool> {
-        // A child that was alive when it was listed and is a zombie now may have left a child to `parent` in between: the list
-        // is read again until it contains nothing new. A zombie cannot fork.
+        // A child that was alive when it was listed, and is a zombie now, may have left a child to `parent` in between. A zombie
+        // cannot fork, so the list is read again until it contains nothing new.
         let mut zombies = HashSet::new();
         for _ in 0..ROUNDS {
             let mut children = self.children(parent)?;
@@ -42,7 +42,7 @@ impl Proc {
                     Ok(Some(stat)) if stat.is_zombie() => {
                         zombies.insert(pid);
                     }
-                    // Reaped in the meantime.
+                    // It was reaped in the meantime.
                     Ok(None) => {}
                     Ok(Some(_)) | Err(_) => return Some(true),
                 }
@@ -51,7 +51,7 @@ impl Proc {
         Some(true)
     }
 
-    /// Lists the children of all threads of a process, zombies among them; `None` where the kernel does not list them.
+    /// Lists the children of all threads of a process, including zombies; `None` if the kernel does not list them.
     pub(crate) fn children(&self, pid: Pid) -> Option<Vec<Pid>> {
         let threads = self.threads(pid)?;
         // A kernel without the list would look like a process without children.
@@ -62,8 +62,8 @@ impl Proc {
         for thread in threads {
             let name = format!("task/{thread}/children");
             BUFFER.with_borrow_mut(|buffer| {
-                // A thread that has ended has handed its children on to another one, which is read before or after it: the
-                // caller reads twice where it matters.
+                // A thread that ends passes its children on to another one, whose list may already have been read. If that
+                // matters, the caller reads twice.
                 let there = self.read(pid, &name, buffer, LIST_LIMIT).ok()?;
                 if there {
                     let words = buffer.split(u8::is_ascii_whitespace);
@@ -75,7 +75,7 @@ impl Proc {
         Some(found)
     }
 
-    /// The threads of a process, the leading one among them; `None` where they cannot be listed.
+    /// Returns the threads of a process, including the leading one; `None` if they cannot be listed.
     pub(super) fn threads(&self, pid: Pid) -> Option<Vec<Pid>> {
         use rustix::fs::{Dir, Mode, OFlags, openat};
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -108,7 +108,7 @@ impl Proc {
     ///
     /// # Errors
     ///
-    /// When `/proc` cannot be listed.
+    /// If `/proc` cannot be listed.
     pub(crate) fn dead_children(&self) -> Result<Vec<Stat>> {
         let own = std::process::id();
         let is_one = |stat: &Stat| stat.parent == own && stat.is_zombie();
@@ -170,7 +170,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(has_dead_child());
-        assert!(child.wait().expect("its status is its parent's").success());
+        assert!(child.wait().expect("its parent gets its status").success());
         assert!(!listed());
     }
 }

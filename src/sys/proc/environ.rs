@@ -1,4 +1,4 @@
-//! `/proc/PID/environ`: the tokens that a process carries, and whether systemd started it itself.
+//! `/proc/PID/environ`: the tokens that a process carries, and whether systemd itself started it.
 
 use uuid::Uuid;
 
@@ -12,23 +12,23 @@ use crate::{error::Result, identity::Pid};
 
 /// The environment variable that links a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
-/// systemd passes each process that it starts the process's own pid, since version 248 (systemd.exec(5)). Descendants inherit
-/// the variable and have another pid.
+/// The variable in which systemd, since version 248, passes its own pid to each process that it starts (systemd.exec(5)).
+/// Descendants inherit the variable, but have another pid.
 const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
 
 /// Field 51 of `/proc/PID/stat`, counted from the blank before field 3.
 const ENV_END: usize = 51 - 2;
 
 impl Proc {
-    /// Returns the tokens that the process carries; `None` where it is gone or its environment may not be read.
+    /// Returns the tokens that the process carries; `None` if it is gone or its environment may not be read.
     pub(crate) fn tokens(&self, pid: Pid) -> Option<Vec<Uuid>> {
         BUFFER.with_borrow_mut(|buffer| {
             self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).ok()?.then(|| tokens(buffer))
         })
     }
 
-    /// Returns the tokens that a process carries; `None` where it is gone, may not be read, or shows no environment: while it
-    /// calls exec it has none for a moment, and that moment proves nothing.
+    /// Returns the tokens that a process carries; `None` if it is gone, may not be read, or shows no environment. While it calls
+    /// exec it has none for a moment, which proves nothing.
     pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<Uuid>>> {
         BUFFER.with_borrow_mut(|buffer| {
             let read = self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).map(Some);
@@ -46,9 +46,9 @@ impl Proc {
         })
     }
 
-    /// Reports whether a process is between its old program and its new one: it has left the memory with its former
-    /// environment, and its new one is not laid out yet (`exec_mmap` and `create_elf_tables` in the kernel). On a busy machine
-    /// that lasts for tens of milliseconds. A process whose environment is empty still has an address for it.
+    /// Reports whether a process is between its old and its new program: it has left the memory with its old environment, and the
+    /// new one is not laid out yet (`exec_mmap` and `create_elf_tables` in the kernel). On a busy machine that lasts for tens of
+    /// milliseconds. Even an empty environment has an address.
     pub(crate) fn is_in_exec(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
@@ -58,7 +58,7 @@ impl Proc {
         })
     }
 
-    /// Returns the value of a variable in its environment; `None` where there is none, or it may not be read.
+    /// Returns the value of a variable in its environment; `None` if the variable is not set or the environment may not be read.
     pub(crate) fn variable(&self, pid: Pid, name: &str) -> Option<Vec<u8>> {
         BUFFER.with_borrow_mut(|buffer| {
             let there = self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).ok()?;
@@ -69,7 +69,7 @@ impl Proc {
         })
     }
 
-    /// Reports whether systemd started this very process, as the main process of a service; `false` where that may not be read.
+    /// Reports whether systemd started this very process, as the main process of a service; `false` if that may not be read.
     pub(crate) fn is_started_by_systemd(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
@@ -87,7 +87,7 @@ pub(crate) fn tokens(environ: &[u8]) -> Vec<Uuid> {
         .collect()
 }
 
-/// Reports whether it is in exec: where we may see it, field 51 of `/proc/PID/stat` contains the end of the environment
+/// Reports whether a process is in exec, from field 51 of its `/proc/PID/stat`: the end of the environment, if we may see it
 /// (`proc_pid_stat(5)`).
 fn shows_exec(text: &[u8]) -> bool {
     let end = || {
@@ -95,7 +95,7 @@ fn shows_exec(text: &[u8]) -> bool {
         let mut rest = text[name_ends + 1..].split(u8::is_ascii_whitespace);
         number::<u64>(rest.nth(ENV_END)?)
     };
-    // As shown: the leading thread is the one that runs on after an exec.
+    // As shown, since the leading thread is the one that continues after an exec.
     let lives = |stat: Stat| !stat.is_zombie() && !stat.is_kernel_thread();
     parse_stat(text).is_some_and(lives) && end() == Some(0)
 }
@@ -110,9 +110,9 @@ fn has_its_own_pid(environ: &[u8], pid: Pid) -> bool {
 mod tests {
     use super::*;
 
-    /// Captured: a daemon between setsid(1) and sleep(1), the same a moment later, and another one as a zombie.
+    /// Captured from a daemon between setsid(1) and sleep(1), from the same daemon a moment later, and from a zombie.
     #[test]
-    fn a_process_between_two_programs_has_no_address_of_an_environment_yet() {
+    fn a_process_in_exec_has_no_address_of_an_environment_yet() {
         let line = |name: &str, state: &str, places: &str| {
             let start = "1 3105 3105 0 -1 4194304 23 0 0 0 0 0 0 0 20 0 1 0 3752639 372736 0";
             format!("3106 ({name}) {state} {start} {places}\n")
@@ -140,7 +140,7 @@ mod tests {
         let mut child =
             std::process::Command::new("sleep").arg("60").env_clear().spawn().expect("it runs");
         let pid = Pid::new(i64::from(child.id())).expect("a pid");
-        // Once it sleeps, it has become its program.
+        // Once it sleeps, the exec is over.
         let sleeps =
             || proc.stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.comm == b"sleep"));
         while !sleeps() {

@@ -1,8 +1,8 @@
 //! Identifies the program image that a process runs.
 //!
-//! execve(2) keeps pid, start tick and pidfd, and replaces everything else. The auxiliary vector (getauxval(3)) is laid out
-//! anew at each exec, at addresses that the kernel chooses at random, and `/proc/PID/auxv` shows it to any process that may
-//! read this one (`proc_pid_auxv(5)`). Two vectors that differ are two images. Two equal vectors prove nothing: without address
+//! execve(2) keeps the pid, the start tick and the pidfd, and replaces everything else. The auxiliary vector (getauxval(3)) is
+//! created anew by each exec, with addresses that the kernel chooses at random, and `/proc/PID/auxv` shows it to any process with
+//! read access (`proc_pid_auxv(5)`). Two vectors that differ are two images. Two equal vectors prove nothing: without address
 //! randomization (personality(2)) each image of a program may have the same one.
 
 use std::hash::Hasher;
@@ -12,7 +12,7 @@ use rustix::fs::{Dir, Mode, OFlags, openat, readlinkat};
 use super::{BUFFER, Proc};
 use crate::{error::Result, identity::Pid};
 
-/// The vector has some 20 entries of two words.
+/// Maximum size of the vector, which has some 20 entries of two words.
 const VECTOR_LIMIT: usize = 4 << 10;
 
 /// Distinguishes one image of a process from another: a digest, so that no address is written anywhere.
@@ -25,7 +25,8 @@ impl Image {
         u64::from_str_radix(digits, 16).ok().map(Self)
     }
 
-    /// Returns `None` for a process between two images, whose vector is not laid out yet, and for one without memory.
+    /// Returns the digest of a vector; `None` for a process between two images, whose vector is not laid out yet, and for a
+    /// process without memory.
     #[expect(
         deprecated,
         reason = "the one hasher of std whose algorithm is specified: SipHash 2-4"
@@ -48,11 +49,11 @@ impl std::fmt::Display for Image {
 }
 
 impl Proc {
-    /// Returns the image that a process runs; `None` where it is gone or shows none.
+    /// Returns the image that a process runs; `None` if it is gone or shows none.
     ///
     /// # Errors
     ///
-    /// [`is_denied`](crate::Error::is_denied) where the process may not be read (`PTRACE_MODE_READ_FSCREDS` in ptrace(2)): it
+    /// [`is_denied`](crate::Error::is_denied) if the process may not be read (`PTRACE_MODE_READ_FSCREDS` in ptrace(2)): it
     /// belongs to another user, or is not dumpable.
     pub(crate) fn image(&self, pid: Pid) -> Result<Option<Image>> {
         BUFFER.with_borrow_mut(|buffer| {
@@ -60,10 +61,9 @@ impl Proc {
         })
     }
 
-    /// Reports whether this process has a file of this name open, removed or not; `None` where its descriptors cannot be
-    /// listed.
+    /// Reports whether this process has a file of this name open, removed or not; `None` if its descriptors cannot be listed.
     pub(crate) fn holds_a_file_named(&self, name: &str) -> Option<bool> {
-        // Those of this thread: the first thread may have ended, and shows none then.
+        // The descriptors of this thread, since the first thread may have ended and would then show none.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = openat(&self.dir, "thread-self/fd", flags, Mode::empty()).ok()?;
         let removed = format!("{name} (deleted)");
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_runs_one_image_and_another_program_another_one() {
+    fn two_programs_have_different_images() {
         let proc = Proc::open().expect("/proc");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         let image = proc.image(own).expect("readable").expect("an image");
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_known_to_be_open_by_its_name_though_it_was_removed() {
+    fn an_open_file_is_found_by_its_name_even_after_its_removal() {
         let proc = Proc::open().expect("/proc");
         let folder = tempfile::tempdir().expect("a folder");
         let name = format!("x-{}.lock", uuid::Uuid::new_v4().simple());

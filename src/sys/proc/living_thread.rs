@@ -2,8 +2,8 @@
 //!
 //! Such a process (`pthread_exit(3)` in `main`) is shown as a zombie, and its files in `/proc` that need its memory are empty or
 //! gone: arguments, environment, executable, and memory use (the kernel shows the task that leads the group). It is nevertheless
-//! alive: it forks, takes memory and carries the token of its task. What it has is read from `/proc/PID/task/TID` (`proc_pid_task(5)`),
-//! of a thread that lives.
+//! alive: it forks, uses memory and carries the token of its task. Its data is read from `/proc/PID/task/TID`
+//! (`proc_pid_task(5)`) of a live thread.
 
 use super::{
     Proc, STAT_LIMIT,
@@ -12,13 +12,14 @@ use super::{
 use crate::{error::Result, identity::Pid};
 
 impl Proc {
-    /// Returns a live thread of a process whose leading thread has ended; `None` if that lives, or all are dead.
+    /// Returns a live thread of a process whose leading thread has ended; `None` if the leading thread is alive, or all threads
+    /// are dead.
     pub(super) fn living_thread(&self, pid: Pid) -> Option<Pid> {
         let leader = self.stat_as_shown(pid).ok()??;
         self.living_among(&leader).map(|thread| thread.pid)
     }
 
-    /// Replaces state and memory by those of a live thread, if the leading one has ended.
+    /// Replaces the state and memory by those of a live thread, if the leading thread has ended.
     pub(super) fn with_living_thread(&self, leader: Stat) -> Stat {
         match self.living_among(&leader) {
             Some(thread) => Stat { state: thread.state, rss_bytes: thread.rss_bytes, ..leader },
@@ -40,7 +41,8 @@ impl Proc {
         there.then(|| parse_stat(&buffer)).flatten()
     }
 
-    /// Reads a file as [`read`](Self::read) does, one that is empty or gone if the leading thread has ended.
+    /// Reads a file like [`read`](Self::read), if necessary from a live thread: for files that are empty or gone once the leading
+    /// thread has ended.
     pub(super) fn read_of_memory(
         &self,
         pid: Pid,
@@ -48,7 +50,7 @@ impl Proc {
         buffer: &mut Vec<u8>,
         limit: usize,
     ) -> Result<bool> {
-        // To an ordinary user the file is closed then, too: it is root's where there is no memory (proc_pid(5)).
+        // For an ordinary user the file may also be closed, since it belongs to root if the process has no memory (proc_pid(5)).
         let read = self.read(pid, file, buffer, limit);
         if matches!(read, Ok(true)) && !buffer.is_empty() {
             return read;
@@ -60,9 +62,9 @@ impl Proc {
         read
     }
 
-    /// Reads a file of a live thread, if the leading one has ended; `false` if there is none.
+    /// Reads a file of a live thread, if the leading thread has ended; returns `false` if there is none.
     ///
-    /// The path leads through the process: a reused thread ID is not found below it.
+    /// The path leads through the process, below which a reused thread id is not found.
     pub(super) fn read_of_living_thread(
         &self,
         pid: Pid,
@@ -70,7 +72,7 @@ impl Proc {
         buffer: &mut Vec<u8>,
         limit: usize,
     ) -> bool {
-        // The buffer of the caller may be the one that all reads of this thread share.
+        // The caller's buffer may be the one that all reads of this thread share.
         let leader = {
             let mut own = Vec::new();
             let there = self.read(pid, "stat", &mut own, STAT_LIMIT).is_ok_and(|there| there);

@@ -1,14 +1,14 @@
-//! The files of `/proc`.
+//! Reads and parses the files of `/proc`.
 //!
 //! Parsers take bytes, so that tests can pass captured input. Reading goes through one descriptor on `/proc` that stays open,
 //! and `ENOENT` or `ESRCH` is a result, not an error: the process is gone, or hidden from us (`hidepid`).
 //!
-//! - [`stat`], [`status`], [`environ`], [`memory`]: one file each of a process;
+//! - [`stat`], [`status`], [`environ`], [`memory`]: one file of a process each;
 //! - [`snapshot`]: all processes at one time, as `scan` reads them;
-//! - [`living_thread`]: what is read of a process whose leading thread has ended;
-//! - [`children`]: which children a process has now;
-//! - [`exec_image`]: which program image a process runs;
-//! - [`pid_alloc`]: which pids were allocated since a process started.
+//! - [`living_thread`]: reading a process whose leading thread has ended;
+//! - [`children`]: the current children of a process;
+//! - [`exec_image`]: the program image that a process runs;
+//! - [`pid_alloc`]: the pids that were allocated since a process started.
 
 pub(crate) mod children;
 pub(crate) mod environ;
@@ -41,9 +41,9 @@ pub(crate) use stat::{TICK, TICKS_PER_SECOND, age, cpu_time, this_tick};
 
 /// `PROC_SUPER_MAGIC` in `linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-/// Size of a whole `stat`, with the longest name, so that one read suffices: a read that does not fill the buffer was the last one.
+/// Buffer size that fits any `stat`, so that one read suffices: a read that does not fill the buffer was the last one.
 pub(super) const STAT_LIMIT: usize = 1 << 10;
-/// How much of an environment is read; the kernel allows more, but none of our programs needs it.
+/// How much of an environment is read. The kernel allows more, but no program of ours needs it.
 pub(super) const ENVIRON_LIMIT: usize = 4 << 20;
 
 pub(in crate::sys) fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
@@ -55,8 +55,8 @@ pub(crate) fn split_nul(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.strip_suffix(b"\0").unwrap_or(bytes).split(|&byte| byte == 0)
 }
 
-/// Returns the arguments in `/proc/PID/cmdline`. A server that writes a title over them pads it with zeros, which are no
-/// arguments.
+/// Returns the arguments in `/proc/PID/cmdline`. A server that writes a title over its arguments pads the title with zeros, which
+/// are no arguments.
 pub(crate) fn arguments(cmdline: &[u8]) -> Vec<Vec<u8>> {
     let shown = if cmdline.ends_with(b"\0\0\0") {
         let end = cmdline.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
@@ -99,7 +99,8 @@ impl Proc {
         Ok(Self { dir })
     }
 
-    /// Returns the parent, its parent and so on, as far as they can be read: a few reads, however many processes there are.
+    /// Returns the parent, its parent and so on, as far as they can be read. This takes only a few reads, however many processes
+    /// there are.
     pub(crate) fn ancestors(&self, pid: Pid) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut next = pid;
@@ -114,7 +115,7 @@ impl Proc {
         found
     }
 
-    /// Returns the arguments; empty for a kernel thread or a zombie, `None` where it is gone.
+    /// Returns the arguments of a process; empty for a kernel thread or a zombie, `None` if it is gone.
     pub(crate) fn command(&self, pid: Pid) -> Result<Option<Vec<Vec<u8>>>> {
         let mut buffer = Vec::new();
         if !self.read_of_memory(pid, "cmdline", &mut buffer, ENVIRON_LIMIT)? {
@@ -126,13 +127,13 @@ impl Proc {
         Ok(Some(arguments(&buffer)))
     }
 
-    /// Returns the path of its working directory; `None` where it is gone or may not be read.
+    /// Returns the path of its working directory; `None` if the process is gone or may not be read.
     pub(crate) fn working_directory(&self, pid: Pid) -> Option<Vec<u8>> {
         let path = rustix::fs::readlinkat(&self.dir, format!("{pid}/cwd"), Vec::new());
         path.ok().map(std::ffi::CString::into_bytes)
     }
 
-    /// Returns the path of the executable; `None` where it is gone or may not be read.
+    /// Returns the path of its executable; `None` if the process is gone or may not be read.
     pub(crate) fn executable(&self, pid: Pid) -> Option<Vec<u8>> {
         let read = |path: String| rustix::fs::readlinkat(&self.dir, path, Vec::new());
         read(format!("{pid}/exe"))
@@ -144,7 +145,7 @@ impl Proc {
             .map(std::ffi::CString::into_bytes)
     }
 
-    /// Reads a whole file of a process into `buffer`; `false` where the process is gone.
+    /// Reads a whole file of a process into `buffer`; returns `false` if the process is gone.
     pub(in crate::sys) fn read(
         &self,
         pid: Pid,
@@ -168,7 +169,7 @@ impl Proc {
     }
 }
 
-/// Two numbers of 10 digits, `/task/` and the longest name fit.
+/// Maximum length of a path: two numbers of 10 digits, `/task/` and the longest name.
 pub(super) const PATH_SPACE: usize = 48;
 
 /// Returns the path of a process's file below `/proc`, without an allocation.

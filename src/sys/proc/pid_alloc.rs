@@ -1,10 +1,9 @@
-//! Which pids were allocated since a process started.
+//! Determines which pids were allocated since a process started.
 //!
-//! The kernel allocates them in turn: each is the first free one above the last (`alloc_pid` in its `kernel/pid.c`), and
-//! `/proc/sys/kernel/ns_last_pid` contains the last one of our namespace (Linux 3.3). A process that was forked from another,
-//! directly or not, in a namespace below or not, has a pid between that process's pid and the last one, as long as the pids
-//! have not wrapped around in between. Only a process that restores a checkpoint chooses pids (`CAP_CHECKPOINT_RESTORE`), which
-//! tasks do not do.
+//! The kernel allocates pids in ascending order: each is the first free one above the last (`alloc_pid` in its `kernel/pid.c`),
+//! and `/proc/sys/kernel/ns_last_pid` contains the last one of our namespace (Linux 3.3). A descendant of a process, even in a
+//! nested namespace, has a pid between that process's pid and the last one, as long as the pids have not wrapped around in
+//! between. Only a process that restores a checkpoint chooses pids (`CAP_CHECKPOINT_RESTORE`), which tasks do not do.
 
 use std::{fs, ops::RangeInclusive, sync::OnceLock, time::Duration};
 
@@ -16,22 +15,22 @@ use rustix::{
 use super::{Proc, age, number};
 use crate::identity::{Identity, Pid};
 
-/// No processor allocates pids faster than one in this time: the cheapest clone(2) takes several microseconds.
+/// The shortest time in which a processor can allocate a pid: the cheapest clone(2) takes several microseconds.
 const LEAST_PER_PID: Duration = Duration::from_micros(4);
 
 impl Proc {
-    /// Returns the pids that were allocated since `first`, a process that still has its own; `None` where they may have wrapped
+    /// Returns the pids that were allocated since that of `first`, a process that still exists; `None` if they may have wrapped
     /// around, or the kernel does not report them.
     pub(crate) fn allocated_since(&self, first: &Identity) -> Option<RangeInclusive<u32>> {
         if age(first.start_tick) >= shortest_round()? {
             return None;
         }
         let last = self.last_allocated()?;
-        // Past the highest pid they wrap around: this is rare, and then all processes are scanned.
+        // Past the highest pid they wrap around. This is rare, and then all processes are scanned.
         (last >= first.pid).then(|| first.pid.get() + 1..=last.get())
     }
 
-    /// Returns the pid that was allocated last; `None` where the kernel does not report it.
+    /// Returns the pid that was allocated last; `None` if the kernel does not report it.
     pub(crate) fn last_allocated(&self) -> Option<Pid> {
         self.read_last_allocated().ok().flatten()
     }
@@ -45,12 +44,12 @@ impl Proc {
     }
 }
 
-/// Reports whether a pid that has become free cannot be reused within `span`; `false` where that is unknown.
+/// Reports whether a pid that has become free certainly cannot be reused within `span`.
 pub(crate) fn cannot_be_reused_within(span: Duration) -> bool {
     shortest_round().is_some_and(|round| round > span)
 }
 
-/// Returns a time within which the pids cannot have wrapped around, however busy the machine is.
+/// Returns a time within which the pids cannot wrap around, however busy the machine is.
 fn shortest_round() -> Option<Duration> {
     static KNOWN: OnceLock<Option<Duration>> = OnceLock::new();
     *KNOWN.get_or_init(|| {
@@ -59,7 +58,7 @@ fn shortest_round() -> Option<Duration> {
         let processors = fs::read_to_string("/proc/stat").ok()?;
         let is_one = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
         let processors = u32::try_from(processors.lines().filter(is_one).count()).ok()?;
-        // Half of it: some pids are in use, and are skipped.
+        // Halved, since some pids are in use and are skipped.
         Some(LEAST_PER_PID * (highest / processors.max(1) / 2))
     })
 }
@@ -86,7 +85,7 @@ mod tests {
             child.kill().expect("killed");
             child.wait().expect("ended");
         }
-        // It cannot be determined on a starved machine, or while the pids wrap around.
+        // This is unknown on a starved machine, or after the pids have wrapped around.
         if let Some(since) = since {
             assert!(!since.contains(&elder.id()));
             assert!(since.contains(&younger.id()) || younger.id() < elder.id(), "{since:?}");
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn for_a_long_lived_process_the_allocated_pids_are_unknown() {
+    fn the_pids_allocated_since_a_long_lived_process_are_unknown() {
         let proc = Proc::open().expect("/proc");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         let scope = current_pid_scope().expect("a scope");

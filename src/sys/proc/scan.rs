@@ -1,6 +1,6 @@
 //! Scans of all of `/proc`.
 //!
-//! With many processes two threads share the work: the cost of a scan is in the kernel, which produces a file for each process,
+//! With many processes two threads share the work: most of the cost is in the kernel, which generates a file for each process,
 //! and does so for both threads at the same time. Each thread has one buffer.
 
 use std::mem::MaybeUninit;
@@ -20,8 +20,8 @@ use crate::{
     identity::Pid,
 };
 
-/// Up to this number a second thread would take longer to start than it saves: 5 µs for each process, and some 100 µs for a
-/// thread.
+/// Up to this number of processes, starting a second thread would take longer than it saves: a process takes 5 µs, a thread some
+/// 100 µs.
 const FEW: usize = 256;
 /// Longest path (`PATH_MAX` in `linux/limits.h`).
 const LONGEST_PATH: usize = 4096;
@@ -31,7 +31,7 @@ impl Proc {
     pub(crate) fn pids(&self) -> Result<Vec<Pid>> {
         let failed = |error: Errno| Error::os("failed to list `/proc`", error);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // Opened anew: the shared descriptor has one offset, and threads list at the same time.
+        // Opened anew, since the shared descriptor has a single offset, and several threads may list at the same time.
         let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).map_err(failed)?;
         let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
         let mut entries = RawDir::new(dir, &mut buffer);
@@ -45,11 +45,11 @@ impl Proc {
 
     /// Returns every process that is visible now.
     ///
-    /// It is not an atomic snapshot: a process that is forked meanwhile may be missing. Callers repeat it until nothing is new.
-    /// A lack of descriptors or memory is an error: it would be unknown which processes are missing.
+    /// The snapshot is not atomic: a process that is forked meanwhile may be missing. Callers repeat it until nothing is new. A
+    /// lack of descriptors or memory is an error, since it would be unknown which processes are missing.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let began = this_tick();
-        // A process that may not be read is left out: it is never a member, and so never signalled.
+        // A process that may not be read is left out, so it never becomes a member and is never signalled.
         let read = |pid| -> Result<Option<Stat>> { unless_busy(self.stat(pid)) };
         Ok(Snapshot::new(collect(&self.pids()?, read)?).begun_at(began))
     }
@@ -75,7 +75,7 @@ impl Proc {
             rustix::fs::readlinkat_raw(&self.dir, path_of(&mut space, pid, "exe"), &mut path);
         match read {
             Ok((path, _)) => like(path),
-            // Kernel threads, processes that we may not read, and those that show it in another thread.
+            // Kernel threads, processes that we may not read, and processes whose leading thread has ended.
             Err(Errno::NOENT) => self.executable(pid).is_some_and(|path| like(&path)),
             Err(_) => false,
         }
@@ -94,8 +94,8 @@ fn contains(bytes: &[u8], text: &[u8]) -> bool {
     false
 }
 
-/// Returns what was read of one process, or nothing where it may not be read. A lack of descriptors or memory is not a
-/// statement about the process, so it stays an error.
+/// Returns the data of one process, or `None` if it may not be read. A lack of descriptors or memory says nothing about the
+/// process, so it stays an error.
 pub(crate) fn unless_busy<T>(looked: Result<Option<T>>) -> Result<Option<T>> {
     match looked {
         Err(error) if !error.is_busy() => Ok(None),
@@ -103,7 +103,7 @@ pub(crate) fn unless_busy<T>(looked: Result<Option<T>>) -> Result<Option<T>> {
     }
 }
 
-/// Returns the results of `read` for each pid, in their order.
+/// Returns the results of `read` for all pids, in their order.
 fn collect<T: Send>(
     pids: &[Pid],
     read: impl Fn(Pid) -> Result<Option<T>> + Sync,
@@ -111,7 +111,7 @@ fn collect<T: Send>(
     let alone = |some: &[Pid]| -> Result<Vec<T>> {
         some.iter().filter_map(|&pid| read(pid).transpose()).collect()
     };
-    // It reads files of the cgroup, so it is called only where a second thread may help.
+    // This reads files of the cgroup, so it is called only if a second thread may help.
     let several = || std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
     if pids.len() <= FEW || !several() {
         return alone(pids);
@@ -122,8 +122,8 @@ fn collect<T: Send>(
         let helper = crate::sys::without_signals(|| helper.spawn_scoped(scope, || alone(second)));
         let found = alone(first);
         let rest = helper.ok().and_then(|helper| helper.join().ok());
-        // Two threads read two files at a time, and there may be one descriptor left. Where no thread can be started, or it has
-        // panicked, this one reads all of them.
+        // Two threads need two descriptors at a time, and only one may be left. If reading with two threads failed, this thread
+        // reads all of them.
         let mut found = found.or_else(|_| alone(first))?;
         found.extend(match rest {
             Some(Ok(rest)) => rest,
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_holds_this_process() {
+    fn a_snapshot_contains_this_process() {
         let snapshot = Proc::open().expect("/proc").snapshot().expect("a snapshot");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         assert!(snapshot.get(own).is_some());
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn with_one_descriptor_left_for_two_threads_no_process_is_missed() {
+    fn no_process_is_missed_with_one_descriptor_left_for_two_threads() {
         let free = std::sync::Mutex::new(());
         let one_at_a_time = |pid: Pid| {
             let busy = |_| Error::os("no descriptor is left", Errno::MFILE);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_found_wherever_it_stands() {
+    fn a_text_is_found_at_any_position() {
         for (bytes, text, found) in [
             (&b"/usr/bin/tool"[..], &b"tool"[..], true),
             (b"tool", b"tool", true),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_mentions_its_executable() {
+    fn this_process_is_found_by_its_executable() {
         let own = std::env::current_exe().expect("a path");
         let name = own.file_name().expect("a name").as_encoded_bytes();
         let found = Proc::open().expect("/proc").mentioning(&[name]).expect("a scan");

@@ -1,4 +1,4 @@
-//! What `/proc` showed of all processes at one time.
+//! All processes, as `/proc` showed them at one time.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,8 @@ use crate::identity::Pid;
 
 /// All processes as they were read in one scan of `/proc`.
 ///
-/// Many trees query it in one pass: the cost of each query depends on the size of its result, not on the number of processes.
+/// One pass may query it for many trees, so the cost of a query depends on the size of its result, not on the number of
+/// processes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     /// Sorted by pid.
@@ -19,7 +20,7 @@ pub(crate) struct Snapshot {
     began: u64,
 }
 
-/// Positions in a snapshot, by one of the fields.
+/// Positions in a snapshot, sorted by one of the fields.
 type Index = Vec<(u32, usize)>;
 
 fn index(stats: &[Stat], field: impl Fn(&Stat) -> u32) -> Index {
@@ -43,13 +44,13 @@ impl Snapshot {
         }
     }
 
-    /// Returns the same snapshot, begun in that tick.
+    /// Returns the same snapshot with the tick in which the scan began.
     pub(crate) fn begun_at(self, began: u64) -> Self {
         Self { began, ..self }
     }
 
-    /// Reports whether pid and start tick suffice to recognize it: a process that reuses the pid later is started later, and so
-    /// in another tick.
+    /// Reports whether pid and start tick suffice to recognize a process: it was started before the tick of the scan, so a
+    /// process that reuses the pid later has another start tick.
     pub(crate) fn distinguishes(&self, seen: &Stat) -> bool {
         seen.start_tick < self.began
     }
@@ -95,12 +96,12 @@ impl Snapshot {
         found
     }
 
-    /// Returns everything below a process, itself not included.
+    /// Returns all descendants of a process.
     pub(crate) fn below(&self, pid: Pid) -> HashSet<Pid> {
         self.below_until(pid, |_| false)
     }
 
-    /// Returns everything below a process, except the processes at which it stops, and what is below those.
+    /// Returns the descendants of a process, except those at which it stops and their descendants.
     pub(crate) fn below_until(&self, pid: Pid, stops: impl Fn(Pid) -> bool) -> HashSet<Pid> {
         let mut found = HashSet::new();
         let mut open = vec![pid];
@@ -124,7 +125,7 @@ pub(crate) mod tests {
         Pid::new(i64::from(number)).expect("a pid")
     }
 
-    /// A sleeping process: pid, parent, session.
+    /// Returns a sleeping process with this pid, parent and session.
     pub(crate) fn stat(number: u32, parent: u32, session: u32) -> Stat {
         Stat {
             pid: pid(number),

@@ -1,4 +1,4 @@
-//! `/proc/PID/stat`: the state of a process, its relatives, its start, and what it has used.
+//! `/proc/PID/stat`: the state of a process, its relatives, its start, and its resource usage.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
 /// The duration of one tick.
 pub(crate) const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND);
-/// `PF_KTHREAD` in the kernel's `include/linux/sched.h`: field 9 of `stat` shows it.
+/// `PF_KTHREAD` in the kernel's `include/linux/sched.h`, a flag in field 9 of `stat`.
 const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// The fields of `/proc/PID/stat` that are used (`proc_pid_stat(5)`).
@@ -22,20 +22,20 @@ pub(crate) struct Stat {
     pub(crate) pid: Pid,
     /// Advisory: it changes at exec, and a program may set it to anything.
     pub(crate) comm: Vec<u8>,
-    /// That of the leading thread; where that has ended and others live, of one of these ([`Proc::stat`]).
+    /// The state of the leading thread or, if that has ended, of a live one ([`Proc::stat`]).
     pub(crate) state: u8,
-    /// 0 where the parent is outside of our namespace, or the kernel.
+    /// 0 if the parent is the kernel, or outside our namespace.
     pub(crate) parent: u32,
     pub(crate) group: u32,
     pub(crate) session: u32,
-    /// 0 where there is no controlling terminal.
+    /// 0 if there is no controlling terminal.
     pub(crate) terminal: i32,
     pub(crate) flags: u64,
-    /// User and system time, clock ticks.
+    /// User and system time, in clock ticks.
     pub(crate) cpu_ticks: u64,
-    /// The same of children that it has waited for, and of their children.
+    /// The same for children that it has waited for, and for their children.
     pub(crate) reaped_cpu_ticks: u64,
-    /// Field 20; with a leading thread that has ended and is not reaped.
+    /// Field 20: the number of threads, including a leading thread that has ended.
     pub(crate) threads: u32,
     /// Field 22.
     pub(crate) start_tick: u64,
@@ -48,7 +48,7 @@ impl Stat {
         self.flags & PF_KTHREAD != 0
     }
 
-    /// Reports whether it is stopped by a signal or a tracer: it cannot fork.
+    /// Reports whether it is stopped by a signal or a tracer, and therefore cannot fork.
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(self.state, b'T' | b't')
     }
@@ -58,14 +58,14 @@ impl Stat {
         matches!(self.state, b'Z' | b'X' | b'x')
     }
 
-    /// Reports whether it is in uninterruptible sleep: no signal reaches it until the kernel wakes it.
+    /// Reports whether it is in uninterruptible sleep, in which no signal reaches it.
     pub(crate) fn is_uninterruptible(&self) -> bool {
         self.state == b'D'
     }
 }
 
 impl Proc {
-    /// Reads `/proc/PID/stat`; `None` where the process is gone or hidden. If the leading thread has ended, state and memory are
+    /// Reads `/proc/PID/stat`; `None` if the process is gone or hidden. If the leading thread has ended, state and memory are
     /// those of a live thread (see [`living_thread`](super::living_thread)).
     pub(crate) fn stat(&self, pid: Pid) -> Result<Option<Stat>> {
         let stat = self.stat_as_shown(pid)?;
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_before_the_last_field_used_is_refused() {
+    fn every_truncation_before_the_last_used_field_is_refused() {
         let used = PLAIN.windows(3).position(|window| window == b"123").expect("the field");
         for length in 0..used {
             assert_eq!(parse_stat(&PLAIN[..length]), None, "{length}");
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_cannot_be_are_refused() {
+    fn impossible_numbers_are_refused() {
         let text = String::from_utf8(PLAIN.to_vec()).expect("text");
         for (from, to) in [
             ("42 (cat)", "0 (cat)"),

@@ -1,4 +1,4 @@
-//! `/proc/PID/status`: to which users and PID namespaces a process belongs, what traces it, and how much memory it uses.
+//! `/proc/PID/status`: the users and PID namespaces of a process, its tracer, and its memory.
 
 use super::{BUFFER, Proc, number};
 use crate::{
@@ -6,10 +6,10 @@ use crate::{
     identity::Pid,
 };
 
-/// It has some sixty lines.
+/// Maximum size of the file, which has some sixty lines.
 const LIMIT: usize = 16 << 10;
 
-/// What is used of `/proc/PID/status` (`proc_pid_status(5)`).
+/// The used fields of `/proc/PID/status` (`proc_pid_status(5)`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Status {
     pub(crate) real_uid: u32,
@@ -29,14 +29,14 @@ pub(crate) struct Status {
 pub(crate) struct Memory {
     /// `VmRSS`: all of its resident pages, including shared ones.
     pub(crate) resident: u64,
-    /// `RssAnon`: those of them that belong to no file and no shared memory (Linux 4.5).
+    /// `RssAnon`: the part of it that belongs to no file and no shared memory (Linux 4.5).
     pub(crate) anonymous: u64,
     /// `VmSwap`.
     pub(crate) swapped: u64,
 }
 
 impl Status {
-    /// Returns `None` where a line that every kernel writes is missing.
+    /// Parses the text; `None` if a line that every kernel writes is missing.
     fn parse(text: &[u8]) -> Option<Self> {
         let mut uids = words(text, b"Uid:").map_while(number);
         let pid = |label| words(text, label).next().and_then(number::<i64>).and_then(Pid::new);
@@ -56,8 +56,8 @@ impl Status {
         })
     }
 
-    /// Returns the one user to which all uids of the process belong; `None` for a process that acts as one user and may become
-    /// another again, as a daemon of root that has temporarily switched to a user: that user could not signal it (kill(2)).
+    /// Returns the uid if all uids of the process are the same. `None` for a process that can become another user again, such as
+    /// a daemon of root that has temporarily switched to a user: that user cannot signal it (kill(2)).
     pub(crate) fn only_uid(&self) -> Option<u32> {
         let uid = self.effective_uid;
         (self.real_uid == uid && self.saved_uid == uid).then_some(uid)
@@ -70,7 +70,7 @@ impl Status {
 }
 
 impl Proc {
-    /// Returns the status of a process; `None` where it is gone.
+    /// Returns the status of a process; `None` if it is gone.
     pub(crate) fn status(&self, pid: Pid) -> Result<Option<Status>> {
         BUFFER.with_borrow_mut(|buffer| {
             if !self.read(pid, "status", buffer, LIMIT)? {
@@ -82,28 +82,28 @@ impl Proc {
         })
     }
 
-    /// Returns the effective uid; `None` where the process is gone.
+    /// Returns the effective uid; `None` if the process is gone.
     pub(crate) fn uid(&self, pid: Pid) -> Result<Option<u32>> {
         Ok(self.status(pid)?.map(|status| status.effective_uid))
     }
 
-    /// Reports whether it acts as this user; `false` where it is gone or cannot be read.
+    /// Reports whether a process acts as this user; `false` if it is gone or cannot be read.
     pub(crate) fn is_of(&self, pid: Pid, uid: u32) -> bool {
-        // The owner of the folder is its effective user, or root where it is not dumpable (proc_pid(5)): then its status is
+        // The owner of the folder is the effective user, or root if the process is not dumpable (proc_pid(5)). Then the status is
         // read, which takes longer.
         let folder = rustix::fs::statat(&self.dir, pid.to_string(), rustix::fs::AtFlags::empty());
         folder.is_ok_and(|folder| folder.st_uid == uid)
             || self.uid(pid).is_ok_and(|found| found == Some(uid))
     }
 
-    /// Returns the process that traces this one (`ptrace(2)`). `TracerPid` names one of its threads: for a debugger with several
-    /// tracing threads, the one that traces.
+    /// Returns the process that traces this one (`ptrace(2)`). `TracerPid` is the thread that traces, which need not be the
+    /// leading thread of a debugger.
     pub(crate) fn tracer(&self, pid: Pid) -> Option<Pid> {
         let thread = self.status(pid).ok()??.tracer?;
         self.status(thread).ok()??.thread_group
     }
 
-    /// Returns the memory that it uses, by the cheap figures; `None` where it is gone. A zombie uses none.
+    /// Returns the memory of a process, according to the cheap figures; `None` if it is gone. A zombie uses none.
     pub(crate) fn memory(&self, pid: Pid) -> Result<Option<Memory>> {
         let Some(Status { memory, .. }) = self.status(pid)? else { return Ok(None) };
         if memory != Memory::default() {
@@ -133,7 +133,7 @@ pub(super) fn kilobytes(text: &[u8], label: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What every kernel writes.
+    /// The lines that every kernel writes.
     const UIDS: &str = "Uid:\t0\t0\t0\t0\n";
 
     fn parse(text: &str) -> Status {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tracer_is_reported_where_there_is_one() {
+    fn a_tracer_is_reported() {
         let tracer = |text: &str| parse(text).tracer.map(Pid::get);
         assert_eq!(tracer("Name:\tx\nTracerPid:\t812\nUid:\t0\t0\t0\t0\n"), Some(812));
         assert_eq!(tracer("Name:\tTracerPid: 3\nTracerPid:\t0\n"), None);
@@ -173,14 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_invented() {
+    fn a_missing_or_malformed_number_is_not_replaced() {
         assert_eq!(kilobytes(b"VmRSS:\t kB\n", b"VmRSS:"), None);
         assert_eq!(kilobytes(b"VmRSS:\t -1 kB\n", b"VmRSS:"), None);
         assert_eq!(kilobytes(b"VmRSS:\t 18446744073709551615 kB\n", b"VmRSS:"), None);
     }
 
     #[test]
-    fn this_process_belongs_to_the_user_that_runs_it() {
+    fn this_process_belongs_to_its_user() {
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         let found = Proc::open().expect("/proc").status(own).expect("read").expect("there");
         assert_eq!(found.effective_uid, rustix::process::geteuid().as_raw());

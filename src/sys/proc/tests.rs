@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// A name is any 15 bytes but NUL (prctl(2), `PR_SET_NAME`), including bytes that could confuse a parser.
+/// A name: up to 15 bytes except NUL (prctl(2), `PR_SET_NAME`), including bytes that could confuse a parser.
 fn comm() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         prop::collection::vec(1..=u8::MAX, 0..=15),
@@ -39,7 +39,7 @@ prop_compose! {
     }
 }
 
-/// Formats it as the kernel does (`fs/proc/array.c`, `do_task_stat`), with `others` in the fields that are not read.
+/// Formats a stat like the kernel (`fs/proc/array.c`, `do_task_stat`), with `others` in the fields that are not read.
 fn written(stat: &Stat, others: &[i64; 3]) -> Vec<u8> {
     let [first, second, third] = others;
     let mut line = format!("{} (", stat.pid).into_bytes();
@@ -74,13 +74,13 @@ proptest! {
     ) {
         let line = written(&stat, &others);
         if let Some(read) = parse_stat(&line[..cut.index(line.len())]) {
-            // Only the memory may be truncated: nothing that identifies a process.
+            // Only the memory may be truncated, not the data that identifies a process.
             prop_assert_eq!(Stat { rss_bytes: stat.rss_bytes, ..read }, stat);
         }
     }
 
     #[test]
-    fn any_bytes_are_taken_for_a_stat(bytes: Vec<u8>, line in "[0-9() RSZ\n-]{0,80}") {
+    fn any_bytes_are_accepted_as_a_stat(bytes: Vec<u8>, line in "[0-9() RSZ\n-]{0,80}") {
         let _ = parse_stat(&bytes);
         let _ = parse_stat(line.as_bytes());
     }
@@ -89,7 +89,7 @@ proptest! {
     fn arguments_are_read_as_they_were_given(
         argv in prop::collection::vec(prop::collection::vec(1..=u8::MAX, 0..5), 1..6),
     ) {
-        // Two empty arguments at the end cannot be distinguished from a title that a server has written over all of them.
+        // Two empty arguments at the end cannot be distinguished from a title that a server wrote over its arguments.
         let ends_in_nothing = argv.iter().rev().take_while(|arg| arg.is_empty()).count() >= 2;
         let cmdline: Vec<u8> = argv.iter().flat_map(|arg| [arg, &b"\0"[..]].concat()).collect();
         let read = arguments(&cmdline);

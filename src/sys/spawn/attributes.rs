@@ -1,6 +1,6 @@
-//! Attributes of a program that it does not inherit from its host, as `posix_spawnattr_t` of `posix_spawn(3)` has them.
+//! Attributes that a program does not inherit from its host, like those in `posix_spawnattr_t` of `posix_spawn(3)`.
 //!
-//! One type goes all the way: a job has it, the row and `ps --json` show it, a keeper receives it, and the child applies it.
+//! One type is used everywhere: a job has it, the row and `ps --json` show it, a keeper receives it, and the child applies it.
 
 use rustix::{
     process::{getpriority_process, getrlimit},
@@ -12,9 +12,10 @@ use crate::error::{Error, Kind, Result};
 
 /// Highest number of supplementary groups (`NGROUPS_MAX` in `linux/limits.h`).
 const GROUPS_MAX: usize = 65_536;
-/// One message on a socket carries at most this many descriptors (`SCM_MAX_FD`, unix(7)); a keeper gets four others.
+/// Maximum number of descriptors that a program can get: one message on a socket carries at most 253 (`SCM_MAX_FD`, unix(7)), of
+/// which a keeper needs four.
 pub(in crate::sys) const FDS_MAX: usize = 253 - 4;
-/// Never an id: chown(2) and setresuid(2) understand it as "unchanged".
+/// Not an id: chown(2) and setresuid(2) interpret it as "unchanged".
 const NO_ID: u32 = u32::MAX;
 
 /// A resource of setrlimit(2).
@@ -30,25 +31,25 @@ pub enum Resource {
     Cpu,
     /// `RLIMIT_DATA`: data segment, bytes.
     Data,
-    /// `RLIMIT_FSIZE`: size of a file that it writes, bytes.
+    /// `RLIMIT_FSIZE`: size of a file that the program writes, bytes.
     Fsize,
     /// `RLIMIT_MEMLOCK`: locked memory, bytes.
     Memlock,
-    /// `RLIMIT_MSGQUEUE`: POSIX message queues of its user, bytes.
+    /// `RLIMIT_MSGQUEUE`: POSIX message queues of the user, bytes.
     Msgqueue,
-    /// `RLIMIT_NICE`: 20 minus the lowest nice value that it may set.
+    /// `RLIMIT_NICE`: 20 minus the lowest nice value that the program may set.
     Nice,
-    /// `RLIMIT_NOFILE`: one more than its highest descriptor.
+    /// `RLIMIT_NOFILE`: one more than the highest descriptor.
     Nofile,
-    /// `RLIMIT_NPROC`: processes of its user.
+    /// `RLIMIT_NPROC`: processes of the user.
     Nproc,
     /// `RLIMIT_RTPRIO`: real-time priority.
     Rtprio,
     /// `RLIMIT_RTTIME`: processor time between two blocking calls of a real-time process, microseconds.
     Rttime,
-    /// `RLIMIT_SIGPENDING`: queued signals of its user.
+    /// `RLIMIT_SIGPENDING`: queued signals of the user.
     Sigpending,
-    /// `RLIMIT_STACK`: stack of its first thread, bytes.
+    /// `RLIMIT_STACK`: stack of the first thread, bytes.
     Stack,
 }
 
@@ -74,18 +75,19 @@ impl Resource {
     }
 }
 
-/// One limit of setrlimit(2), for each process of the tree by itself.
+/// One limit of setrlimit(2), which applies to each process of the tree separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
-    /// What is limited, and in which unit.
+    /// The limited resource, which implies the unit.
     pub resource: Resource,
-    /// The limit that the kernel enforces; `None` for none.
+    /// The limit that the kernel enforces; `None` for no limit.
     pub soft: Option<u64>,
-    /// How far the program may raise it; `None` for any value.
+    /// The value up to which the program may raise it; `None` for any value.
     pub hard: Option<u64>,
 }
 
-/// What a program is started with instead of what it would inherit from its host. What is `None` or empty is inherited.
+/// Attributes with which a program is started instead of inheriting those of its host. An attribute that is `None` or empty is
+/// inherited.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -99,7 +101,7 @@ pub struct Attributes {
     /// Real, effective and saved group id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
-    /// Supplementary groups. With another user and none here, it has none.
+    /// Supplementary groups. If this is `None` but the user is another one, the program has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub groups: Option<Vec<u32>>,
     /// File mode creation mask.
@@ -111,10 +113,10 @@ pub struct Attributes {
     /// Resource limits.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rlimits: Vec<Rlimit>,
-    /// Process group that it has in place of a session: 0 for one of its own.
+    /// Process group that it joins instead of getting a session: 0 for a new group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process_group: Option<i32>,
-    /// Numbers of the descriptors that it gets besides the standard ones.
+    /// Numbers of the descriptors that it gets besides the standard descriptors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fds: Vec<i32>,
 }
@@ -125,12 +127,13 @@ impl Attributes {
         *self == Self::default()
     }
 
-    /// Checks everything that can be known before there is a child.
+    /// Checks everything that can be checked before there is a child.
     ///
     /// # Errors
     ///
-    /// Invalid input for a value that can never be right; [`is_denied`](Error::is_denied), with the errno that the kernel would
-    /// return, for what this process may not do. In a user namespace the kernel may refuse more: then the child fails.
+    /// Invalid input for a value that is never valid; [`is_denied`](Error::is_denied), with the errno that the kernel would
+    /// return, for an action that this process may not perform. In a user namespace the kernel may refuse more; then the child
+    /// fails.
     pub(crate) fn check(&self) -> Result<()> {
         self.check_ids()?;
         if let Some(mask) = self.umask.filter(|mask| *mask > 0o777) {
@@ -178,7 +181,7 @@ impl Attributes {
         Ok(())
     }
 
-    /// Reports whether its user is another one than this process's.
+    /// Reports whether the program gets another user than this process.
     pub(super) fn changes_user(&self) -> bool {
         let own = |uid: u32| {
             nix::unistd::getresuid().is_ok_and(|ids| {
@@ -188,7 +191,7 @@ impl Attributes {
         self.uid.is_some_and(|uid| !own(uid))
     }
 
-    /// Reports whether it has other groups than this process.
+    /// Reports whether the program gets other groups than this process.
     pub(super) fn changes_groups(&self) -> bool {
         let own = |gid: u32| {
             nix::unistd::getresgid().is_ok_and(|ids| {
@@ -198,13 +201,13 @@ impl Attributes {
         self.changes_user() || self.groups.is_some() || self.gid.is_some_and(|gid| !own(gid))
     }
 
-    /// Returns the supplementary groups to set: those of root must not stay with another user.
+    /// Returns the supplementary groups to set: another user must not keep those of root.
     pub(super) fn groups_to_set(&self) -> Option<&[u32]> {
         let none: &[u32] = &[];
         self.groups.as_deref().or_else(|| self.changes_user().then_some(none))
     }
 
-    /// Returns the limits as setrlimit(2) takes them: the number of each resource, and its two values.
+    /// Returns the limits for setrlimit(2): the number of each resource, and its two values.
     pub(super) fn limits_to_set(&self) -> Vec<(usize, [u64; 2])> {
         let value = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         let limit =
@@ -213,7 +216,7 @@ impl Attributes {
     }
 }
 
-/// Fails where this process lacks a capability.
+/// Fails if this process lacks a capability.
 fn require(capability: CapabilitySet, errno: i32, refusal: impl FnOnce() -> String) -> Result<()> {
     if capabilities(None).is_ok_and(|sets| sets.effective.contains(capability)) {
         return Ok(());
@@ -295,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attribute_is_written_only_where_it_is_set() {
+    fn only_attributes_that_are_set_are_written() {
         let json = |it: &Attributes| serde_json::to_string(it).expect("JSON");
         let set = Attributes {
             nice: Some(5),
@@ -306,13 +309,13 @@ mod tests {
         let text = json(&set);
         assert_eq!(text, r#"{"nice":5,"rlimits":[{"resource":"nofile","soft":64,"hard":null}]}"#);
         assert_eq!(serde_json::from_str::<Attributes>(&text).expect("read"), set);
-        // A newer version may write more.
+        // A newer version may write more attributes.
         let newer = r#"{"nice":5,"personality":1}"#;
         assert_eq!(serde_json::from_str::<Attributes>(newer).expect("read").nice, Some(5));
     }
 
     #[test]
-    fn what_can_never_be_right_is_invalid() {
+    fn a_value_that_is_never_valid_is_refused() {
         let none = Attributes::default;
         let limit = |soft, hard| Rlimit { resource: Resource::Core, soft, hard };
         let own = rustix::process::geteuid().as_raw();
@@ -339,6 +342,6 @@ mod tests {
             assert!(error.is_invalid_input() && error.to_string().contains(why), "{error}");
         }
         let own = Attributes { uid: Some(own), umask: Some(0o77), fds: vec![3, 9], ..none() };
-        own.check().expect("nothing of it is refused to any user");
+        own.check().expect("any user may set these");
     }
 }

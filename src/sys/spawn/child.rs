@@ -1,7 +1,7 @@
 //! The code of the child between clone and exec.
 //!
-//! It runs on a stack of its own, in the memory of its parent and with the thread-local memory of the thread that created it,
-//! while both go on: no allocation, no lock, no libc, no panic.
+//! It runs on its own stack, in the memory of its parent and with the thread-local memory of the thread that created it, while
+//! both continue to run: so it must not allocate, lock, use libc or panic.
 
 #![expect(unsafe_code, reason = "raw system calls between clone and exec")]
 
@@ -20,10 +20,10 @@ use crate::sys::{
 /// Exit code of a child that never became a program; it is never read.
 const NEVER_RAN: usize = 125;
 
-/// The largest PID has fewer digits.
+/// Room for the digits of a PID; the largest has fewer.
 pub(super) const OWN_PID_DIGITS: usize = 10;
 
-/// The number of an open executable until exec.
+/// The descriptor number of an open executable until exec.
 pub(super) const EXECUTABLE: u16 = 3;
 
 /// The source of descriptor 0, 1 or 2.
@@ -33,7 +33,7 @@ pub(in crate::sys) enum Descriptor {
     Keep,
     /// A copy of this one, which is 3 or higher.
     Copy(i32),
-    /// A copy of descriptor 1, once that is installed.
+    /// A copy of descriptor 1, after that was installed.
     Merge,
     /// None.
     Close,
@@ -46,28 +46,28 @@ pub(crate) enum Session {
     New,
     /// The host's session, in a process group of its own.
     Group,
-    /// The same, as the foreground process group of the terminal on descriptor 0.
+    /// The same, and that group becomes the foreground process group of the terminal on descriptor 0.
     Foreground,
     /// The host's session, in this process group.
     Join(i32),
 }
 
-/// The user and the groups of the child, where they differ from the host's.
+/// The user and the groups of the child, if they differ from the host's.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Credentials<'a> {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) groups: Option<&'a [u32]>,
-    /// Whether the user becomes another one, which must get no capability of the host's.
+    /// Whether the user changes. Another user must not get a capability of the host.
     pub(super) changes_user: bool,
 }
 
-/// What the child changes of its attributes.
+/// The attributes that the child changes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Changes<'a> {
-    /// Further descriptors, each with the number that it gets, in the order in which they are installed.
+    /// Further descriptors, each with its new number, in the order in which they are installed.
     pub(super) fds: &'a [(i32, i32)],
-    /// Those numbers, sorted.
+    /// The new numbers, sorted.
     pub(super) numbers: &'a [i32],
     pub(super) umask: Option<u32>,
     /// Numbers of resources, each with the soft and the hard limit.
@@ -83,23 +83,23 @@ pub(super) struct Plan<'a> {
     pub(super) gate: &'a Gate,
     /// Whether it waits at the gate until its row is committed.
     pub(super) gated: bool,
-    /// Whether the thread that created it is suspended, and another one waits for its pid.
+    /// Whether the thread that creates it is suspended, and another thread waits for its pid.
     pub(super) suspends: bool,
     pub(super) parent: usize,
     pub(super) session: Session,
-    /// The cgroup that it is created in.
+    /// The cgroup in which it is created.
     pub(super) cgroup: Option<i32>,
     pub(super) stdio: [Descriptor; 3],
     /// The signals that the program ignores and blocks.
     pub(super) signals: SignalState,
     pub(super) changes: Changes<'a>,
-    /// Null: the host's working directory.
+    /// Null for the host's working directory.
     pub(super) directory: *const c_char,
-    /// An open executable, on a number above [`EXECUTABLE`]; it is executed with every signal blocked.
+    /// An open executable, with a number above [`EXECUTABLE`], which is executed with every signal blocked.
     pub(super) executable: Option<i32>,
     /// Paths to try, terminated by null.
     pub(super) programs: *const *const c_char,
-    /// The shell and its arguments for a file that is no executable format: the second one is set to its path; null for none.
+    /// The shell and its arguments, for a file in no executable format, whose path becomes the second element; null for none.
     pub(super) shell: *mut *const c_char,
     pub(super) argv: *const *const c_char,
     pub(super) envp: *const *const c_char,
@@ -115,7 +115,8 @@ struct Timespec {
 
 /// The child's entry point.
 pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
-    // SAFETY: the caller passed a pointer to a `Plan` on its stack, and stays there until the kernel reports that the child has left.
+    // SAFETY: the caller passed a pointer to a `Plan` on its stack, and does not return until the kernel reports that the child
+    // has left.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     if plan.suspends {
         #[expect(
@@ -169,17 +170,17 @@ fn has_parent(plan: &Plan<'_>) -> bool {
     call(libc::SYS_getppid, [0; 5]).cast_unsigned() == plan.parent
 }
 
-/// Reports whether its parent's process has executed another program since, which ends the thread that created this child and
-/// keeps the pid: PDEATHSIG is sent then as well, except in the same window. Called only by a child that has waited for a
-/// while. Where kcmp(2) is refused, as in many containers, it is unknown, and [`GATE_LIMIT`] decides.
+/// Reports whether the parent process has executed another program since: that ends the thread that created this child, but keeps
+/// the pid. PDEATHSIG is sent in this case too, except in the same window. Called only by a child that has waited for a while. If
+/// kcmp(2) is refused, as in many containers, this is unknown, and [`GATE_LIMIT`] decides.
 fn is_left_behind(plan: &Plan<'_>) -> bool {
-    /// `KCMP_VM` in `linux/kcmp.h`: the two share their memory, as a child at the gate does with its host.
+    /// `KCMP_VM` in `linux/kcmp.h`: compares whether two processes share their memory, as a child at the gate and its host do.
     const MEMORY: usize = 1;
     let own = call(libc::SYS_getpid, [0; 5]).cast_unsigned();
     call(libc::SYS_kcmp, [own, plan.parent, MEMORY, 0, 0]) > 0
 }
 
-/// Makes it die with its parent, and leaves the parent's session or process group.
+/// Makes the child die with its parent, and leaves the parent's session or process group.
 fn leave_the_host(plan: &Plan<'_>) {
     check(
         plan,
@@ -221,15 +222,16 @@ fn prepare(plan: &Plan<'_>) {
     if let Some(mask) = plan.changes.umask {
         call(libc::SYS_umask, [mask as usize, 0, 0, 0, 0]);
     }
-    // Last: a limit of descriptors counts for those that are installed here.
+    // Done last, since a limit on descriptors would apply to those that are installed here.
     for (resource, values) in plan.changes.limits {
         let args = [0, *resource, ptr::from_ref(values) as usize, 0, 0];
         check(plan, step::LIMITS, call(libc::SYS_prlimit64, args));
     }
 }
 
-/// Leaves the host's table of descriptors, which this child was created with (`CLONE_FILES`), for one that contains only what
-/// it needs: copying ten thousand descriptors to close them takes half a millisecond. Nothing was opened or closed before.
+/// Replaces the host's table of descriptors, with which this child was created (`CLONE_FILES`), by one that contains only the
+/// descriptors that it needs: copying ten thousand descriptors only to close them takes half a millisecond. Before this nothing
+/// is opened or closed.
 fn leave_table(plan: &Plan<'_>) {
     let mut last = usize::from(EXECUTABLE).wrapping_sub(1);
     for descriptor in &plan.stdio {
@@ -248,7 +250,7 @@ fn leave_table(plan: &Plan<'_>) {
     check(plan, step::DESCRIPTORS, call(libc::SYS_close_range, args));
 }
 
-/// Closes all but the standard descriptors, the further ones, and the executable where one is open: exec closes that.
+/// Closes all descriptors except the standard ones, the further ones, and an open executable, which exec closes.
 fn close_others(plan: &Plan<'_>) {
     let mut first = usize::from(EXECUTABLE);
     if let Some(executable) = plan.executable {
@@ -272,8 +274,8 @@ fn close_from_to(plan: &Plan<'_>, first: usize, last: usize) {
     check(plan, step::DESCRIPTORS, call(libc::SYS_close_range, [first, last, 0, 0, 0]));
 }
 
-/// Consumes signals that were sent to the host's process group while the child was still in it: pending until unmasked, they
-/// would hit the program. Once the child has left that group it gets no more of them.
+/// Consumes signals that were sent to the host's process group while the child was still in it: they are pending, and would reach
+/// the program when they are unmasked. After leaving that group the child gets no more of them.
 fn drain_signals() {
     let all = u64::MAX;
     let now = Timespec { seconds: 0, nanoseconds: 0 };
@@ -291,7 +293,7 @@ fn set_dispositions(signals: SignalState) {
     while signal <= SIGNALS {
         let action = if signals.ignores(signal) { &ignore } else { &default };
         let action = ptr::from_ref(action) as usize;
-        // SIGKILL and SIGSTOP refuse; they are always at their defaults.
+        // This fails for SIGKILL and SIGSTOP, which always have their default disposition.
         call(libc::SYS_rt_sigaction, [signal as usize, action, 0, SIGNAL_SET, 0]);
         signal = signal.wrapping_add(1);
     }
@@ -299,8 +301,8 @@ fn set_dispositions(signals: SignalState) {
 
 fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     match descriptor {
-        // A descriptor that the host has closed stays closed. Its number may be in use by a descriptor of ours or of some
-        // library by now, even the instance's lock; those are close-on-exec, and no standard stream.
+        // A descriptor that the host has closed stays closed. By now its number may belong to another descriptor, of ours or of
+        // some library, even the instance's lock. Those are close-on-exec, and no standard streams.
         Descriptor::Keep => {}
         Descriptor::Copy(source) => {
             check(
@@ -309,7 +311,7 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
                 call(libc::SYS_dup3, [source.cast_unsigned() as usize, target, 0, 0, 0]),
             );
         }
-        // If standard output is closed, or will be by exec, as above, so is this.
+        // If standard output is closed, or will be closed by exec as above, so is standard error.
         Descriptor::Merge => {
             let flags = call(libc::SYS_fcntl, [1, libc::F_GETFD as usize, 0, 0, 0]);
             if flags < 0 || flags & libc::FD_CLOEXEC as isize != 0 {
@@ -318,15 +320,15 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
                 check(plan, step::STDIO, call(libc::SYS_dup3, [1, target, 0, 0, 0]));
             }
         }
-        // A descriptor that is already closed needs nothing.
+        // An already closed descriptor needs no action.
         Descriptor::Close => {
             call(libc::SYS_close, [target, 0, 0, 0, 0]);
         }
     }
 }
 
-/// Reports to the thread that waits for it that the child was created, or
-/// [`NOT_CREATED`](super::gate::NOT_CREATED), unless that is already reported.
+/// Reports to the waiting thread the pid of the new child, or [`NOT_CREATED`](super::gate::NOT_CREATED), unless one was already
+/// reported.
 pub(super) fn report_created(gate: &Gate, pid: u32) {
     let word = &gate.child_pid;
     if word.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
@@ -382,11 +384,11 @@ struct CapabilityHeader {
     pid: i32,
 }
 
-/// Becomes another user, or changes its groups.
+/// Changes the user or the groups of this process.
 ///
-/// The groups first: a user that is not root may not set them. Nothing of what root had remains: no supplementary group, no
-/// capability, not even one that a host without root's uid had as ambient (capabilities(7)). The memory is still the host's:
-/// it must not be dumpable, or that user could trace this process, whatever `fs.suid_dumpable` says (`proc_sys_fs(5)`).
+/// The groups are set first, since a user other than root may not set them. Nothing of root's rights remains: no supplementary
+/// group, and no capability, not even an ambient one of a host without root's uid (capabilities(7)). The memory is still the
+/// host's: it must not be dumpable, or that user could trace this process, whatever `fs.suid_dumpable` says (`proc_sys_fs(5)`).
 fn become_user(plan: &Plan<'_>, credentials: &Credentials<'_>) {
     plan.gate.step.store(step::USER, Ordering::Release);
     if let Some(groups) = credentials.groups {
@@ -434,7 +436,7 @@ fn become_program(plan: &Plan<'_>, first: *const *const c_char) -> ! {
         write_own_pid(plan);
     }
     if let Some(nice) = plan.changes.nice {
-        #[expect(clippy::cast_sign_loss, reason = "the kernel takes the lower half, signed")]
+        #[expect(clippy::cast_sign_loss, reason = "the kernel uses the lower half, signed")]
         let args = [libc::PRIO_PROCESS as usize, 0, nice as usize, 0, 0];
         check(plan, step::NICE, call(libc::SYS_setpriority, args));
     }
@@ -453,8 +455,8 @@ fn become_program(plan: &Plan<'_>, first: *const *const c_char) -> ! {
         check(plan, step::TERMINAL, call(libc::SYS_ioctl, args));
     }
     plan.gate.step.store(step::EXEC, Ordering::Release);
-    // The row is committed: from here on the program may outlive its host. If the host died a moment ago, PDEATHSIG has already
-    // been sent; if it dies now, the row names the program.
+    // The row is committed, so from here on the program may outlive its host. If the host died a moment ago, PDEATHSIG has
+    // already been sent; if it dies now, the program is in the ledger.
     call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, 0, 0, 0, 0]);
     if plan.executable.is_some() {
         fail(plan, step::EXEC, execute_open(plan));
@@ -471,8 +473,8 @@ fn execute_open(plan: &Plan<'_>) -> isize {
     call(libc::SYS_execveat, args)
 }
 
-/// Returns the first of several paths that exists, which spares those before it a failed execve(2) after the gate has opened.
-/// A relative path counts as existing: it is resolved in the program's working directory.
+/// Returns the first of several paths that exists, which avoids failing calls of execve(2) after the gate has opened. A relative
+/// path counts as existing: it is resolved in the program's working directory.
 fn first_program(plan: &Plan<'_>) -> *const *const c_char {
     let mut next = plan.programs;
     loop {
@@ -490,7 +492,7 @@ fn first_program(plan: &Plan<'_>) -> *const *const c_char {
     }
 }
 
-/// Tries each path from `first` on; the reason for a failure follows from all of them.
+/// Tries each path from `first` on. On failure, the reason is derived from all of them.
 fn try_programs(plan: &Plan<'_>, first: *const *const c_char) -> isize {
     match try_from(plan, first) {
         Tried::All(_) if first != plan.programs => match try_from(plan, plan.programs) {
@@ -502,14 +504,14 @@ fn try_programs(plan: &Plan<'_>, first: *const *const c_char) -> isize {
 
 /// Why no program was executed.
 enum Tried {
-    /// None of the paths could be.
+    /// None of the paths could be executed.
     All(isize),
-    /// That of one path, which ends the search.
+    /// The error of one path, which ends the search.
     Decided(isize),
 }
 
-/// Tries each path as execvp(3) does: a path that does not exist or may not be executed is skipped, and the best reason is
-/// kept; a file of no known format is given to the shell.
+/// Tries each path like execvp(3): a path that does not exist or may not be executed is skipped, and the most specific error is
+/// kept; a file of no known format is passed to the shell.
 fn try_from(plan: &Plan<'_>, mut next: *const *const c_char) -> Tried {
     let mut reason = -(libc::ENOENT as isize);
     loop {
@@ -524,7 +526,7 @@ fn try_from(plan: &Plan<'_>, mut next: *const *const c_char) -> Tried {
             Ok(libc::EACCES) => reason = result,
             Ok(libc::ENOENT) => {}
             Ok(libc::ENOEXEC) => return Tried::Decided(execute_by_shell(plan, path, result)),
-            // In a list of paths it is skipped; for a program named by its path it is the reason.
+            // In a list of paths such an error is skipped; for a program named by its path it is the reason.
             Ok(
                 libc::ENOTDIR | libc::ENAMETOOLONG | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT,
             ) if !is_alone(plan.programs) => {}
@@ -534,7 +536,7 @@ fn try_from(plan: &Plan<'_>, mut next: *const *const c_char) -> Tried {
     }
 }
 
-/// Returns `refused`, why the file itself could not be executed, if the shell cannot either.
+/// Executes a script with the shell. If the shell cannot be executed either, returns `refused`, the error of the file itself.
 fn execute_by_shell(plan: &Plan<'_>, path: *const c_char, refused: isize) -> isize {
     if plan.shell.is_null() {
         return refused;

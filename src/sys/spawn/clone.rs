@@ -1,6 +1,6 @@
-//! The system call that creates a child: clone3(2), or clone(2) where that is refused.
+//! The system call that creates a child: clone3(2), or clone(2) if clone3 is refused.
 
-#![expect(unsafe_code, reason = "clone by instruction, and the descriptor that it makes")]
+#![expect(unsafe_code, reason = "clone by instruction, and the descriptor that it creates")]
 
 use std::{
     ffi::c_void,
@@ -42,7 +42,7 @@ pub(in crate::sys) fn not_made(errno: i32) -> Error {
 }
 
 /// Sets the thread's signal mask by the raw system call, including the real-time signals that libc reserves, and returns the
-/// former one.
+/// previous mask.
 ///
 /// No handler of the host may run in the child, which shares its memory.
 fn mask_signals(mask: u64) -> u64 {
@@ -56,12 +56,11 @@ fn mask_signals(mask: u64) -> u64 {
 
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// The table of descriptors is shared until the child leaves it: the cost of a copy grows with the number of descriptors that
-/// the host has open.
+/// The flags of every clone. The table of descriptors is shared until the child leaves it, since the cost of a copy grows with
+/// the number of descriptors that the host has open.
 const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD;
 
-/// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel accepts it as long as the fields that it does not know are
-/// zero.
+/// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel accepts it if the fields that it does not know are zero.
 #[repr(C, align(8))]
 #[derive(Default)]
 struct CloneArgs {
@@ -83,7 +82,7 @@ pub(super) fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
     masked(|| clone_as_can(plan, stack))
 }
 
-/// Does `work` with all signals blocked.
+/// Calls `work` with all signals blocked.
 pub(super) fn masked<T>(work: impl FnOnce() -> T) -> T {
     let mask = mask_signals(u64::MAX);
     let result = work();
@@ -91,10 +90,10 @@ pub(super) fn masked<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Clones in a thread that has all signals blocked.
+/// Clones with clone3 or, if that is refused, with clone. All signals must be blocked.
 pub(super) fn clone_as_can(plan: &Plan<'_>, stack: &Stack) -> isize {
     if plan.cgroup.is_some() {
-        // clone(2) does not support cgroups, and a program that its row places in a task cgroup is never started elsewhere.
+        // clone(2) does not support cgroups, and a program whose row has a task cgroup is never started elsewhere.
         return clone3(plan, stack);
     }
     if !WITHOUT_CLONE3.load(Ordering::Relaxed) {
@@ -153,7 +152,7 @@ fn clone2(plan: &Plan<'_>, stack: &Stack) -> isize {
     }
 }
 
-/// Calls clone(2); `parent_tid` is where the kernel stores what the flags ask for.
+/// Calls clone(2). In `parent_tid` the kernel stores the value that the flags request.
 ///
 /// # Safety
 ///
@@ -175,11 +174,11 @@ pub(super) unsafe fn clone_with(
     } else {
         [flags, top, parent_tid, 0, child_tid]
     };
-    // SAFETY: as the caller promises.
+    // SAFETY: guaranteed by the caller.
     unsafe { syscall::clone_onto(libc::SYS_clone, registers, entry, argument) }
 }
 
-/// Tests whether a child can be created in a cgroup: creates one that exits at once, while this thread is suspended.
+/// Tests whether a child can be created in a cgroup, by creating one that exits at once while this thread is suspended.
 pub(in crate::sys) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
     let stack = Stack::take()?;
     let pidfd = AtomicI32::new(-1);

@@ -1,17 +1,17 @@
 //! A thread that creates a child for another one, and is suspended until the child has left the memory (`CLONE_VFORK`).
 //!
-//! Used for a child in a cgroup of its own: where that cgroup runs out of memory, the kernel ends every process that shares the
-//! memory of its victim, which would be the host, but it skips a child of vfork(2) (`oom_badness` in `mm/oom_kill.c`). It is a
-//! new thread each time: capabilities, seccomp filters and the access to files belong to a thread, and a child must have those
-//! of the thread that asks for it.
+//! Used for a child in its own cgroup: if that cgroup runs out of memory, the kernel ends every process that shares the memory of
+//! its victim, which would include the host, but it skips a child of vfork(2) (`oom_badness` in `mm/oom_kill.c`). Each child
+//! needs a new thread: capabilities, seccomp filters and file access rights belong to a thread, and a child must have those of
+//! the thread that requests it.
 //!
-//! It makes a few system calls and exits, so it needs nothing of libc, whose threads take several times as long to create: it is
-//! created like a child, on a stack of ours, with every signal blocked and the thread-local memory of the thread that waits for
-//! it.
+//! The thread makes a few system calls and exits, so it does not need libc, whose threads take several times as long to create.
+//! It is created like a child, on a stack of ours, with every signal blocked and with the thread-local memory of the thread that
+//! waits for it.
 
 #![expect(
     unsafe_code,
-    reason = "clone by instruction, and what a thread shares with the one that waits for it"
+    reason = "clone by instruction, and data that a thread shares with the one that waits for it"
 )]
 
 use std::{
@@ -34,8 +34,8 @@ use crate::{
     sys::syscall,
 };
 
-/// The thread sanitizer keeps its state in thread-local memory, which a child shares with the thread that created it: that
-/// thread has to be suspended then (`tests/threads`).
+/// Whether the thread that creates a child may run beside it. Not with the thread sanitizer, which keeps its state in
+/// thread-local memory, which both share (`tests/threads`).
 pub(super) const RUNS_BESIDE: bool = !cfg!(procledger_thread_sanitizer);
 
 const FLAGS: i32 = libc::CLONE_VM
@@ -46,7 +46,7 @@ const FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_SYSVSEM
     | libc::CLONE_CHILD_CLEARTID;
 
-/// The thread, and what it is to create. When this is dropped the thread has ended, so the child has left the memory.
+/// The thread and its request. Dropping this waits until the thread has ended, and thus until the child has left the memory.
 pub(super) struct CloneThread {
     request: Box<Request>,
     stack: Option<Stack>,
@@ -58,7 +58,7 @@ struct Request {
     stack: *const Stack,
     /// The pid of the child, or a negative errno.
     made: AtomicIsize,
-    /// Not zero until the thread has ended.
+    /// Nonzero until the thread has ended.
     running: AtomicU32,
 }
 
@@ -66,7 +66,7 @@ struct Request {
 unsafe impl Sync for Request {}
 
 impl CloneThread {
-    /// Creates a child on a new thread; returns what clone has returned there, and the thread as long as there is one.
+    /// Creates a child on a new thread; returns the result of clone, and the thread if it is still running.
     pub(super) fn create(plan: &Plan<'_>, stack: &Stack) -> Result<(isize, Option<Self>)> {
         let request = Request {
             plan: ptr::from_ref(plan).cast(),
@@ -106,7 +106,7 @@ impl CloneThread {
         to_pid(made).map(drop)
     }
 
-    /// The thread sanitizer keeps its state in thread-local memory.
+    /// Starts a thread of libc, for the thread sanitizer, which keeps its state in thread-local memory.
     fn start_thread_of_libc(&mut self) -> Result<()> {
         let request = ptr::from_ref(&*self.request) as usize;
         let thread = std::thread::Builder::new().spawn(move || {
@@ -124,7 +124,7 @@ impl CloneThread {
             let _ = thread.join();
         }
         while self.request.running.load(Ordering::Acquire) != 0 {
-            // The kernel wakes through a futex that is not private.
+            // The kernel wakes waiters by a futex that is not private.
             let _ = futex::wait(&self.request.running, futex::Flags::empty(), 1, None);
         }
     }
@@ -143,7 +143,7 @@ extern "C" fn run(request: *const c_void) -> ! {
     // SAFETY: the thread that waits for this one passed it.
     create(unsafe { &*request.cast::<Request>() });
     loop {
-        // SAFETY: it ends this thread alone.
+        // SAFETY: this ends only this thread.
         unsafe { syscall::syscall(libc::SYS_exit, [0; 5]) };
     }
 }

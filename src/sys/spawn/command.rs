@@ -1,4 +1,4 @@
-//! What a caller wants to start.
+//! A program that is to be started, with everything that it gets.
 
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
@@ -16,7 +16,7 @@ pub(crate) enum StdioSource {
     Fd(Arc<OwnedFd>),
     /// A file in memory with these bytes.
     Bytes(Arc<[u8]>),
-    /// What standard output has; for standard error.
+    /// For standard error: the same as standard output.
     Merge,
     /// No descriptor at all.
     Closed,
@@ -37,7 +37,7 @@ pub(crate) struct Command {
     pub(crate) signals: SignalState,
     /// Descriptors besides the standard ones, with the numbers that they get.
     pub(crate) fds: Vec<(i32, Arc<OwnedFd>)>,
-    /// Numbers of descriptors of the host that the program gets as well, in order.
+    /// Numbers of the host's descriptors that the program gets as well, in ascending order.
     pub(crate) inherited: Vec<i32>,
     /// Whether `LISTEN_PID` is set to the PID that the program gets.
     pub(crate) listens: bool,
@@ -46,10 +46,10 @@ pub(crate) struct Command {
     pub(crate) target: Option<TargetCgroup>,
 }
 
-/// The cgroup that a child is created in.
+/// The cgroup in which a child is created.
 #[derive(Debug)]
 pub(crate) struct TargetCgroup {
     pub(crate) task_cgroup: TaskCgroup,
-    /// Fail if the child cannot be created in it.
+    /// Whether to fail if the child cannot be created in it.
     pub(crate) required: bool,
 }

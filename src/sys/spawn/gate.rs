@@ -1,6 +1,6 @@
-//! Where a child waits until its row is committed.
+//! The gate, at which a child waits until its row is committed.
 //!
-//! One word in memory that child and host share: the host opens the gate or refuses, the child may give up waiting, and one
+//! It is one word in memory that child and host share: the host opens the gate or refuses, the child may give up waiting, and one
 //! compare-and-swap decides between them. A child that arrives at an open gate does not wait at all.
 
 use std::{
@@ -12,7 +12,7 @@ use rustix::thread::futex;
 
 use crate::sys::{PidFd, pidfd::Signal, poll::timespec};
 
-/// How often a child at the gate checks its parent: PDEATHSIG alone has a window between clone and prctl(2).
+/// How often a child at the gate checks its parent: PDEATHSIG alone leaves a window between clone and prctl(2).
 pub(super) const GATE_TICK: Duration = Duration::from_secs(1);
 /// How long a child waits before it gives up: far longer than SQLite's busy timeout, so this is only reached on a hung disk.
 pub(crate) const GATE_LIMIT: Duration = Duration::from_mins(1);
@@ -25,7 +25,7 @@ pub(super) mod word {
     pub(in crate::sys::spawn) const EXPIRED: u32 = 3;
 }
 
-/// How far the child came; the last step that it stored shows where it failed.
+/// The steps of a child; the last one that it stored shows where it failed.
 pub(super) mod step {
     pub(in crate::sys::spawn) const PARENT: u32 = 1;
     pub(in crate::sys::spawn) const SESSION: u32 = 2;
@@ -52,9 +52,9 @@ pub(crate) struct Gate {
     pub(super) errno: AtomicI32,
     /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
     pub(super) pidfd: AtomicI32,
-    /// The child's pid, for a thread that did not create it; [`NOT_CREATED`] where none could be created.
+    /// The child's pid, for a thread that did not create it; [`NOT_CREATED`] if none could be created.
     pub(super) child_pid: AtomicU32,
-    /// Not zero while the child is in the host's memory: the kernel clears it, and wakes the threads that wait for that
+    /// Nonzero while the child is in the host's memory. The kernel clears it, and wakes the waiting threads
     /// (`CLONE_CHILD_CLEARTID`, see `set_tid_address(2)`).
     pub(super) inside: AtomicU32,
 }
@@ -78,13 +78,13 @@ impl Gate {
         self.decide(word::OPEN);
     }
 
-    /// Refuses: the child must never run. Does nothing once the gate is open.
+    /// Refuses: the child must never run its program. Does nothing once the gate is open.
     pub(crate) fn refuse(&self) {
         self.decide(word::REFUSED);
     }
 
     fn decide(&self, answer: u32) {
-        // Fails where it is already decided, or where the child has given up: then it is dead, and never ran.
+        // Fails if the gate is already decided, or if the child has given up; then it is dead, and never ran its program.
         let shut = word::SHUT;
         if self.word.compare_exchange(shut, answer, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let _ = futex::wake(&self.word, futex::Flags::PRIVATE, 1);
@@ -111,13 +111,13 @@ impl Gate {
     /// Waits until the child has left the host's memory, by exec or by death.
     ///
     /// A SIGSTOP to the host's process group that reaches the child just before it leaves that group would stop it for good,
-    /// since the SIGCONT goes to the group alone: a child that does not arrive at the gate is continued. So is one that has
-    /// become another user, who may stop it.
+    /// since the SIGCONT is sent only to the group. So a child that does not arrive at the gate is continued, and so is a child
+    /// that has become another user, which that user can stop.
     pub(super) fn wait_until_left(&self, child: &PidFd) {
         let tick = timespec(GATE_TICK);
         let mut last_check = Instant::now();
         while self.inside.load(Ordering::Acquire) != 0 {
-            // The kernel wakes through a futex that is not private.
+            // The kernel wakes waiters by a futex that is not private.
             let _ = futex::wait(&self.inside, futex::Flags::empty(), 1, Some(&tick));
             if last_check.elapsed() < GATE_TICK {
                 continue;
@@ -126,7 +126,7 @@ impl Gate {
             if self.step.load(Ordering::Acquire) != step::GATE {
                 let _ = child.send(Signal::CONT);
             }
-            // Older kernels do not clear it for a child that dumps core.
+            // Older kernels do not clear the word for a child that dumps core.
             if child.is_dead().unwrap_or(false) {
                 return;
             }

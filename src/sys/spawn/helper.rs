@@ -1,4 +1,5 @@
-//! A helper program of our own, executed by descriptor, which gets nothing of the host but one socket: no gate and no row.
+//! Starts a helper program of our own, executed by descriptor, without a gate and without a row. It gets nothing from the host
+//! but one socket.
 
 use std::{
     ffi::{CString, c_char},
@@ -26,7 +27,8 @@ use crate::{
     sys::{PidFd, signal_state::SignalState},
 };
 
-/// What to execute: with an empty environment, every signal blocked, a session of its own, `/dev/null` as output and errors.
+/// A helper: it is executed with an empty environment, every signal blocked, a new session, and `/dev/null` as standard output
+/// and standard error.
 pub(in crate::sys) struct Helper {
     pub(in crate::sys) executable: OwnedFd,
     pub(in crate::sys) argv: Vec<CString>,
@@ -39,7 +41,7 @@ pub(in crate::sys) fn start(helper: &Helper) -> Result<(Pid, Arc<PidFd>)> {
     let failed = |error| Error::os("failed to prepare the descriptors of a helper", error);
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed)?;
-    // Above the numbers that they are copied to.
+    // Above the numbers to which they are copied.
     let low = i32::from(EXECUTABLE) + 1;
     let null = fcntl_dupfd_cloexec(null, low).map_err(failed)?;
     let socket = fcntl_dupfd_cloexec(&helper.socket, low).map_err(failed)?;

@@ -9,7 +9,7 @@ use rustix::io::{FdFlags, fcntl_getfd};
 use crate::error::{Error, Result};
 
 /// Returns the numbers of the descriptors above the standard ones that would stay open if this process executed a program, in
-/// order.
+/// ascending order.
 pub(crate) fn inheritable() -> Result<Vec<i32>> {
     let failed = |error| Error::os("failed to list the descriptors of this process", error);
     let mut numbers = Vec::new();
@@ -22,7 +22,7 @@ pub(crate) fn inheritable() -> Result<Vec<i32>> {
     Ok(numbers)
 }
 
-/// Returns the descriptor with this number. One that is closed meanwhile is refused by the system call that gets it.
+/// Returns the descriptor with this number. If it is closed meanwhile, the system call that uses it fails.
 pub(in crate::sys) fn borrowed<'a>(number: i32) -> BorrowedFd<'a> {
     // SAFETY: the number is not negative, and no descriptor is closed or read through it.
     unsafe { BorrowedFd::borrow_raw(number) }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_not_close_on_exec_is_listed() {
+    fn only_descriptors_without_close_on_exec_are_listed() {
         let file = std::fs::File::open("/dev/null").expect("a file");
         let lists = |number| inheritable().expect("/proc").contains(&number);
         assert!(!lists(file.as_raw_fd()));

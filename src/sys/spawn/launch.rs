@@ -1,4 +1,4 @@
-//! Starting a program through the gate.
+//! Starts a program through the gate.
 
 use std::{
     ffi::OsStr,
@@ -24,7 +24,7 @@ use crate::{
     sys::PidFd,
 };
 
-/// A program that runs and is recorded.
+/// A program that is running and recorded.
 #[derive(Debug)]
 pub(crate) struct Spawned<T> {
     pub(crate) pid: Pid,
@@ -35,11 +35,11 @@ pub(crate) struct Spawned<T> {
     pub(crate) pipes: [Option<OwnedFd>; 3],
 }
 
-/// A program that did not run; its row, where one was committed, must be ended as failed.
+/// A program that did not run. If its row was committed, the row must be ended as failed.
 #[derive(Debug)]
 pub(crate) struct Refusal<T> {
     pub(crate) committed: Option<T>,
-    /// The step at which the child failed, for [`failure`]; 0 where there was no child, or it did not fail by itself.
+    /// The step at which the child failed, for [`failure`]; 0 if there was no child, or if it did not fail by itself.
     pub(crate) step: u32,
     pub(crate) error: Error,
 }
@@ -50,7 +50,7 @@ impl<T> From<Error> for Refusal<T> {
     }
 }
 
-/// Starts `command` through the gate: its child becomes the program only if `commit` reports that its row is committed.
+/// Starts `command` through the gate: the child becomes the program only if `commit` succeeds in committing its row.
 ///
 /// `commit` runs while the child prepares itself.
 pub(crate) fn spawn<T>(
@@ -123,12 +123,12 @@ fn changes<'a>(
     }
 }
 
-/// Determines the result of the child, now that it has left our memory.
+/// Determines the result of the child after it has left our memory.
 fn outcome<T>(program: &OsStr, gate: &Gate, committed: Result<T>) -> Result<T, Refusal<T>> {
     let (step, errno) = gate.reached();
     match committed {
         Ok(committed) if errno == 0 && step == step::EXEC => Ok(committed),
-        // It failed with this error on its way to the gate, and was found dead there.
+        // The child failed on its way to the gate, and the commit found it dead.
         Err(error) if errno == 0 => Err(error.into()),
         committed => {
             let committed = committed.ok();
@@ -137,7 +137,7 @@ fn outcome<T>(program: &OsStr, gate: &Gate, committed: Result<T>) -> Result<T, R
     }
 }
 
-/// Returns why a program did not run, from the step that its child reached, and the errno there.
+/// Returns the reason why a program did not run, from the step that its child reached and the errno there.
 pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
     let name = program.display();
     let what = match at {
@@ -157,7 +157,7 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
             format!("failed to start `{name}`: its standard descriptors could not be set")
         }
         step::DESCRIPTORS => {
-            format!("failed to start `{name}`: close_range is refused (Linux 5.9 is needed)")
+            format!("failed to start `{name}`: close_range is refused (Linux 5.9 is required)")
         }
         step::DIRECTORY => {
             format!("failed to start `{name}`: its working directory cannot be entered")
@@ -166,7 +166,7 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
         step::EXEC => format!("failed to start `{name}`"),
         _ => format!("failed to start `{name}`: it was killed before it ran"),
     };
-    // Of these the program and its directory are not the cause: the kernel, or a seccomp profile, refuses them to the host.
+    // The cause of these is neither the program nor its directory: the kernel, or a seccomp profile, refuses them to the host.
     let is_hosts = matches!(
         at,
         step::PARENT

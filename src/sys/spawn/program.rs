@@ -1,4 +1,4 @@
-//! A command in the form that execve(2) takes, prepared while allocation is still allowed.
+//! A command in the form for execve(2), prepared while allocation is still allowed.
 
 use std::{
     ffi::{CStr, CString, OsString, c_char},
@@ -9,16 +9,16 @@ use std::{
 use super::{child::OWN_PID_DIGITS, command::Command};
 use crate::error::{Error, Result};
 
-/// Where programs are searched for when the environment has no `PATH`: the default of execvp(3).
+/// The folders in which a program is searched for if the environment has no `PATH`: the default of execvp(3).
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
-/// What executes a file without a `#!` line, as by execvp(3).
+/// The shell that executes a file without a `#!` line, as in execvp(3).
 const SHELL: &CStr = c"/bin/sh";
 
-/// Names the process that gets the descriptors of `LISTEN_FDS` (`sd_listen_fds(3)`).
+/// The variable with the pid of the process that gets the descriptors of `LISTEN_FDS` (`sd_listen_fds(3)`).
 const LISTEN_PID: &str = "LISTEN_PID";
 
-/// A variable in the environment whose value is written by the child.
+/// A variable in the environment whose value the child writes.
 #[derive(Debug)]
 pub(super) struct OwnPid(Vec<u8>);
 
@@ -32,13 +32,13 @@ impl OwnPid {
         self.0.as_ptr().cast()
     }
 
-    /// Returns where the child writes the value.
+    /// Returns the place where the child writes the value.
     pub(super) fn digits(&mut self) -> *mut u8 {
         self.0.as_mut_ptr().wrapping_add(LISTEN_PID.len() + 1)
     }
 }
 
-/// Strings and the null-terminated array of pointers to them that execve(2) takes.
+/// Strings, and the null-terminated array of pointers to them that execve(2) requires.
 #[derive(Debug)]
 pub(super) struct Strings {
     pub(super) pointers: Vec<*const c_char>,
@@ -53,11 +53,11 @@ impl Strings {
 }
 
 impl Command {
-    /// Checks the strings of the command, as [`spawn`](super::spawn) does, before anything is started.
+    /// Checks the strings of the command like [`spawn`](super::spawn), before anything is started.
     ///
     /// # Errors
     ///
-    /// When the program is empty, or a string contains a NUL byte.
+    /// If the program is empty, or a string contains a NUL byte.
     pub(crate) fn check(&self) -> Result<()> {
         Program::new(self).map(drop)
     }
@@ -70,7 +70,7 @@ pub(super) struct Program {
     pub(super) shell: Vec<*const c_char>,
     pub(super) argv: Strings,
     pub(super) envp: Strings,
-    /// The variable of `envp` that gets the PID of the child.
+    /// The variable in `envp` that gets the PID of the child.
     pub(super) own_pid: Option<OwnPid>,
     pub(super) directory: Option<CString>,
 }
@@ -83,7 +83,7 @@ impl Program {
         let argv = std::iter::once(command.arg0.as_ref().unwrap_or(&command.program))
             .chain(&command.args)
             .enumerate()
-            // Named by its position: its content may be a secret.
+            // The message has its position, since its content may be a secret.
             .map(|(at, arg)| no_nul(arg.as_bytes(), || format!("argument {at}")))
             .collect::<Result<Vec<_>>>()?;
         let envp = command

@@ -1,6 +1,6 @@
 //! A child that shares the memory of its host, from clone to exec.
 
-#![expect(unsafe_code, reason = "the descriptor that clone makes")]
+#![expect(unsafe_code, reason = "the descriptor that clone creates")]
 
 use std::{
     os::fd::{FromRawFd, OwnedFd},
@@ -23,15 +23,15 @@ use crate::{error::Result, identity::Pid, sys::PidFd};
 pub(crate) struct GatedChild {
     pub(crate) pid: Pid,
     pub(crate) pidfd: Arc<PidFd>,
-    /// Whether it was created in the task cgroup that was created for it.
+    /// Whether it was created in its task cgroup.
     pub(crate) in_task_cgroup: bool,
     pub(crate) gate: Arc<Gate>,
 }
 
 /// Creates the child, calls `meanwhile`, and returns when the child has left our memory, by exec or by death.
 ///
-/// Where it cannot be created in its task cgroup, as when a seccomp profile was set meanwhile, it is created outside, unless
-/// that is not allowed.
+/// If it cannot be created in its task cgroup, for example because a seccomp profile was set meanwhile, it is created outside,
+/// unless the task cgroup is required.
 pub(super) fn make_child<R>(
     mut plan: Plan<'_>,
     target: Option<&TargetCgroup>,
@@ -51,8 +51,8 @@ pub(super) fn make_child<R>(
     Ok((child, result))
 }
 
-/// A child that runs in our memory, on a stack of ours. It must have left, by exec or by death, before its plan or the stack
-/// is dropped, whatever happens to this thread meanwhile.
+/// A child that runs in our memory, on a stack of ours. It must have left the memory, by exec or by death, before its plan or the
+/// stack is dropped, even if this thread panics.
 struct SharedMemoryChild {
     child: GatedChild,
     stack: Option<Stack>,

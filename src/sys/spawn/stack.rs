@@ -1,4 +1,4 @@
-//! The stack that a child runs on until it execs.
+//! The stack on which a child runs until exec.
 
 #![expect(unsafe_code, reason = "mmap of a stack")]
 
@@ -6,31 +6,32 @@ use std::{cell::RefCell, ffi::c_void, ptr};
 
 use crate::error::{Error, Result};
 
-/// The child needs a few hundred bytes; an unoptimised build needs some thousands.
+/// Size of the stack: the child needs a few hundred bytes, in an unoptimized build some thousands.
 const STACK_SIZE: usize = 64 << 10;
-/// Below the stack, unmapped: an overflow kills the child instead of writing into the host. At least one page on every kernel.
+/// Size of the inaccessible area below the stack, at least one page on every kernel. An overflow kills the child instead of
+/// writing into the host's memory.
 const GUARD_SIZE: usize = 64 << 10;
 
 thread_local! {
-    /// Those that a thread has used and keeps: one, or two where it has created a child by a thread of its own.
+    /// Stacks that this thread has used and keeps: one, or two if it has created a child by another thread.
     static KEPT: RefCell<Vec<Stack>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A mapping with a guard at its low end.
+/// A mapping with an inaccessible area at its low end.
 #[derive(Debug)]
 pub(super) struct Stack {
     base: *mut c_void,
 }
 
 impl Stack {
-    /// Returns one that the calling thread has kept, or a new one.
+    /// Returns a stack that the calling thread has kept, or a new one.
     pub(super) fn take() -> Result<Self> {
         KEPT.with_borrow_mut(Vec::pop).map_or_else(Self::new, Ok)
     }
 
-    /// Keeps it for the next child of the calling thread.
+    /// Keeps the stack for the next child of the calling thread.
     pub(super) fn give_back(self) {
-        // A thread that is about to end keeps nothing any more.
+        // A thread that is about to end does not keep it.
         let mut own = Some(self);
         let _ = KEPT.try_with(|kept| kept.borrow_mut().extend(own.take()));
     }
@@ -71,7 +72,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and its child has left it: the caller was suspended until then.
+        // SAFETY: the mapping is ours, and its child has left it: the caller waited for that.
         unsafe { libc::munmap(self.base, GUARD_SIZE + STACK_SIZE) };
     }
 }

@@ -1,4 +1,4 @@
-//! The program's descriptors.
+//! Prepares the program's descriptors.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// Our ends of the pipes.
 pub(in crate::sys) type Pipes = [Option<OwnedFd>; 3];
-/// What keeps the sources open until the child has them.
+/// Descriptors that keep the sources open until the child has them.
 pub(in crate::sys) type Sources = [Option<Arc<OwnedFd>>; 3];
 
 /// Opens the sources of the child's standard descriptors.
@@ -57,7 +57,7 @@ pub(in crate::sys) fn prepare_stdio(
             }
             StdioSource::Fd(fd) => fd,
         };
-        // So that installing one never overwrites another.
+        // Moved out of the way, so that installing one never overwrites another.
         let source =
             if source.as_raw_fd() > 2 { source } else { Arc::new(copy_above(&source, 2)?) };
         descriptors[target] = Descriptor::Copy(source.as_raw_fd());
@@ -66,11 +66,11 @@ pub(in crate::sys) fn prepare_stdio(
     Ok((descriptors, sources, ours))
 }
 
-/// Further descriptors, in an order in which none is overwritten before it is installed.
+/// Further descriptors, ordered so that none is overwritten before it is installed.
 pub(super) struct Further {
-    /// Each with the number that it gets.
+    /// Each descriptor, with the number that it gets.
     pub(super) moves: Vec<(i32, i32)>,
-    /// The numbers that they get, in order.
+    /// The numbers that they get, in ascending order.
     pub(super) numbers: Vec<i32>,
 }
 
@@ -79,7 +79,7 @@ fn file_in_memory(bytes: &[u8]) -> Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     let create = || {
-        // Older kernels than 6.3 do not know the flag, and newer ones may require it (`vm.memfd_noexec`).
+        // Kernels before 6.3 do not know the flag, and newer ones may require it (`vm.memfd_noexec`).
         let file = memfd_create(c"stdin", flags | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| memfd_create(c"stdin", flags))?;
         let mut file = File::from(file);
@@ -93,9 +93,9 @@ fn file_in_memory(bytes: &[u8]) -> Result<OwnedFd> {
     })
 }
 
-/// Orders the descriptors that are given with the numbers that they get, and those of the host that keep their numbers. Where
-/// some are to exchange their numbers, one of them is copied: the others need no further number, of which there may be none. The
-/// second value keeps the copies open until the child has them.
+/// Orders the descriptors that get new numbers and those of the host that keep their numbers. If some exchange their numbers,
+/// only one of them is copied, since few further numbers may be available. The second value keeps the copies open until the child
+/// has them.
 pub(super) fn prepare_fds(
     given: &[(i32, Arc<OwnedFd>)],
     inherited: &[i32],
@@ -125,12 +125,12 @@ pub(super) fn prepare_fds(
                 continue;
             }
             waiting.entry(source).and_modify(|count| *count -= 1);
-            // Its number may be what another one waits for.
+            // Another descriptor may be waiting for its number.
             if is_free(&waiting, &source) && sources.contains_key(&source) {
                 ready.push(source);
             }
         }
-        // The rest are in circles: the first of them leaves its number for another one.
+        // The rest form cycles: the first of them gives up its number.
         let Some((&target, _)) = sources.first_key_value() else { break };
         let copy = copy_apart(target, &numbers)?;
         for source in sources.values_mut().filter(|source| **source == target) {
@@ -144,7 +144,7 @@ pub(super) fn prepare_fds(
     Ok((Further { moves, numbers }, copies))
 }
 
-/// Returns a copy whose number is not one of these, which are sorted.
+/// Returns a copy whose number is not in `numbers`, which is sorted.
 fn copy_apart(fd: i32, numbers: &[i32]) -> Result<OwnedFd> {
     let mut copy = copy_above(borrowed(fd), 2)?;
     while numbers.binary_search(&copy.as_raw_fd()).is_ok() {
@@ -166,8 +166,8 @@ mod tests {
         rustix::fs::fstat(borrowed(number)).expect("open").st_ino
     }
 
-    /// Gives descriptors of these indices these numbers, which are indices as well. Plays the moves, checks that each number gets
-    /// what was given for it, and returns how many copies were needed.
+    /// Moves descriptors, given as pairs of indices; simulates the moves, checks that each number gets the right descriptor, and
+    /// returns how many copies were needed.
     fn copies(wanted: &[(usize, usize)]) -> usize {
         let all: Vec<Arc<OwnedFd>> =
             (0..6).map(|_| Arc::new(std::io::pipe().expect("a pipe").0.into())).collect();
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_that_change_their_places_are_copied_only_in_circles() {
+    fn descriptors_are_copied_only_to_break_cycles() {
         assert_eq!(copies(&[]), 0);
         assert_eq!(copies(&[(0, 0), (1, 1)]), 0);
         assert_eq!(copies(&[(0, 1), (1, 2), (2, 3), (3, 4)]), 0);
