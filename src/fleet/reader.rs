@@ -158,7 +158,8 @@ impl Fleet {
         use LeakGrouping::{Day, Hour, Program, Rule, Task};
         let Window { from, first_hour, first_day, first_midnight } = Window::since(since);
         let day = include_str!("statements/groups_by_day.sql");
-        let top = include_str!("statements/groups_by_top.sql");
+        let task = include_str!("statements/groups_by_task.sql");
+        let program = include_str!("statements/groups_by_program.sql");
         let of = |sql: &str, of_day: &str, of_leak: &str| {
             sql.replace("{parts}", include_str!("statements/parts_by_top.sql").trim_end())
                 .replace("{named}", NAMED)
@@ -174,8 +175,8 @@ impl Fleet {
                 "to_char(l.found_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
             ),
             Some(Rule) => of(day, "d.rule_key", "l.rule_key"),
-            Some(Task) => of(top, "task", "coalesce(l.task_id, '')"),
-            Some(Program) => of(top, "program", "l.program"),
+            Some(Task) => of(task, "task", "coalesce(l.task_id, '')"),
+            Some(Program) => of(program, "program", "l.program"),
             None => of(day, "s.host", "s.host"),
         };
         let all: [&(dyn ToSql + Sync); 3] = [&from, &first_day, &first_midnight];

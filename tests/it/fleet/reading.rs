@@ -186,35 +186,42 @@ fn all_tasks_but_the_largest_of_a_day_are_one_sum() {
 
 /// As many tasks as leaks would be a report that nobody can read, and that takes long.
 #[test]
-fn the_largest_tasks_of_the_fleet_are_named() {
+fn the_largest_tasks_and_programs_of_the_fleet_are_named() {
     let Some(database) = three_hosts() else { return };
-    let many = "INSERT INTO fleet.leak_top (stream, day, dimension, rest, key, leaks, orphans, strays, unregistered, survived, age_ms,
-          rss_bytes, last_found_at)
-        SELECT 1, date '2020-01-01' + n / 20, 'task', false, 'many-' || n, 100 + n, 100, n, 0, 1, 3600000, 5, timestamptz '2020-01-01'
-        FROM generate_series(1, 1100) AS n";
-    database.client().batch_execute(many).expect("inserted");
-    let sums = json(&database, &["report", "--by", "task", "--json"]);
-    let sums = sums["groups"].as_array().expect("groups");
-    assert_eq!(sums.len(), 1001);
-    let all =
-        |field: &str| sums.iter().map(|sum| sum[field].as_u64().expect("a number")).sum::<u64>();
     let orphans: u64 = database
         .rows("SELECT sum((kind = 'orphan')::int) FROM fleet.leak")
         .parse()
         .expect("a number");
-    assert_eq!(all("leaks"), 120 + (101..=1200).sum::<u64>(), "no leak is left out");
-    assert_eq!(all("orphans"), orphans + 1100 * 100);
-    // The 100 smallest of the many, and all of the 30 tasks of the three hosts.
-    let others = sums.iter().find(|sum| sum["key"] == "(all others)").expect("others");
-    assert_eq!(others["leaks"], (101..=200).sum::<u64>() + 120);
-    assert_eq!(
-        others["last_found_at"],
-        sums.iter().map(|sum| sum["last_found_at"].as_str()).max().flatten().expect("a time")
-    );
-    assert!(
-        sums.iter().any(|sum| sum["key"] == "many-101")
-            && !sums.iter().any(|sum| sum["key"] == "many-100")
-    );
+    for by in ["task", "program"] {
+        let many = format!(
+            "INSERT INTO fleet.leak_top (stream, day, dimension, rest, key, leaks, orphans, strays, unregistered, survived, age_ms,
+              rss_bytes, last_found_at)
+            SELECT 1, date '2020-01-01' + n / 20, '{by}', false, 'many-' || n, 100 + n, 100, n, 0, 1, 3600000, 5, timestamptz '2020-01-01'
+            FROM generate_series(1, 1100) AS n
+            UNION ALL SELECT 1, date '2020-01-01', '{by}', true, '', 5000, 0, 5000, 0, 0, 1, 1, timestamptz '2020-01-01'"
+        );
+        database.client().batch_execute(&many).expect("inserted");
+        let sums = json(&database, &["report", "--by", by, "--json"]);
+        let sums = sums["groups"].as_array().expect("groups");
+        assert_eq!(sums.len(), 1001);
+        let all = |field: &str| {
+            sums.iter().map(|sum| sum[field].as_u64().expect("a number")).sum::<u64>()
+        };
+        let leaks = (101..=1200).sum::<u64>();
+        assert_eq!(all("leaks"), 120 + leaks + 5000, "no leak is left out");
+        assert_eq!(all("orphans"), orphans + 1100 * 100);
+        // The 100 smallest of the many, all of the three hosts, and those that the host had not named.
+        let others = sums.iter().find(|sum| sum["key"] == "(all others)").expect("others");
+        assert_eq!(others["leaks"], (101..=200).sum::<u64>() + 120 + 5000);
+        assert_eq!(
+            others["last_found_at"],
+            sums.iter().map(|sum| sum["last_found_at"].as_str()).max().flatten().expect("a time")
+        );
+        assert!(
+            sums.iter().any(|sum| sum["key"] == "many-101")
+                && !sums.iter().any(|sum| sum["key"] == "many-100")
+        );
+    }
 }
 
 #[test]

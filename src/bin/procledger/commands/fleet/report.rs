@@ -113,19 +113,18 @@ impl ReportArgs {
     pub(super) fn run(self) -> Result<Exit> {
         let since = self.window.start();
         let mut fleet = self.from.open()?;
-        let hosts = fleet.hosts()?;
         let format = if self.json { FleetReportFormat::Json } else { self.format };
         let text = match (format, self.by) {
-            (FleetReportFormat::Html, by) => self.html(&mut fleet, &hosts, since, by)?,
+            (FleetReportFormat::Html, _) => html::of_fleet(&self.page(&mut fleet, since)?)?,
             (format, Some(by)) => {
                 let groups = match by {
                     FleetGrouping::Host => fleet.groups_by_host(since)?,
                     FleetGrouping::Of(by) => fleet.groups(since, by.into())?,
                 };
-                sums(&groups, &hosts, format, by)?
+                sums(&groups, &fleet.hosts()?, format, by)?
             }
             (format, None) => {
-                let leaks = fleet.leaks(since, html::LEAKS_SHOWN)?;
+                let (leaks, hosts) = (fleet.leaks(since, html::LEAKS_SHOWN)?, fleet.hosts()?);
                 if format == FleetReportFormat::Json {
                     json(Some(leaks), None, &hosts)?
                 } else {
@@ -140,54 +139,52 @@ impl ReportArgs {
         Ok(Exit::DONE)
     }
 
-    fn html(
+    fn page(&self, fleet: &mut Fleet, since: Option<SystemTime>) -> Result<FleetPage> {
+        // The sums by task take as long as all others together: another connection makes them meanwhile.
+        let (by_task, page) = thread::scope(|scope| {
+            let by_task = scope.spawn(|| -> Result<_> {
+                Ok(self.from.open()?.groups(since, LeakGrouping::Task)?)
+            });
+            let page = self.page_without_tasks(fleet, since);
+            (by_task.join().unwrap_or_else(|panic| resume_unwind(panic)), page)
+        });
+        let mut page = page?;
+        page.report.by_task = by_task?;
+        Ok(page)
+    }
+
+    fn page_without_tasks(
         &self,
         fleet: &mut Fleet,
-        hosts: &[FleetHost],
         since: Option<SystemTime>,
-        by: Option<FleetGrouping>,
-    ) -> Result<String> {
-        use LeakGrouping::{Day, Hour, Program, Rule, Task};
-        // The sums by task take as long as all others together: another connection makes them meanwhile.
-        let mut tasks = self.from.open()?;
-        let (by_task, others) = thread::scope(|scope| {
-            let by_task = scope.spawn(move || tasks.groups(since, Task));
-            let mut groups = |by| fleet.groups(since, by);
-            let others = groups(Day).and_then(|by_day| {
-                let by_hour = if self.window.length().is_some_and(|span| span <= HOURLY) {
-                    groups(Hour)?
-                } else {
-                    by_day.iter().map(midnight).collect()
-                };
-                Ok((by_day, by_hour, groups(Rule)?, groups(Program)?))
-            });
-            (by_task.join(), others)
-        });
-        let by_task = by_task.unwrap_or_else(|panic| resume_unwind(panic))?;
-        let (by_day, by_hour, by_rule, by_program) = others?;
-        let by_host = fleet.groups_by_host(since)?;
-        let leaks = fleet.leaks(since, html::LEAKS_SHOWN)?;
-        let passes = fleet.pass_summaries(since)?;
-        let [silent, lost] = sentences(hosts);
-        html::of_fleet(&FleetPage {
+    ) -> Result<FleetPage> {
+        use LeakGrouping::{Day, Hour, Program, Rule};
+        let hosts = fleet.hosts()?;
+        let by_day = fleet.groups(since, Day)?;
+        let by_hour = if self.window.length().is_some_and(|span| span <= HOURLY) {
+            fleet.groups(since, Hour)?
+        } else {
+            by_day.iter().map(midnight).collect()
+        };
+        Ok(FleetPage {
             name: fleet.meta().fleet.simple().to_string(),
             report: procledger::LeakReport {
                 by_hour,
                 by_day,
-                by_task,
-                by_rule,
-                by_program,
+                by_task: Vec::new(),
+                by_rule: fleet.groups(since, Rule)?,
+                by_program: fleet.groups(since, Program)?,
                 newest: Vec::new(),
-                passes,
+                passes: fleet.pass_summaries(since)?,
             },
-            by_host,
-            leaks,
-            complete: silent_hosts(hosts).is_empty()
-                && hosts_with_losses(hosts).is_empty()
+            by_host: fleet.groups_by_host(since)?,
+            leaks: fleet.leaks(since, html::LEAKS_SHOWN)?,
+            complete: silent_hosts(&hosts).is_empty()
+                && hosts_with_losses(&hosts).is_empty()
                 && !hosts.is_empty(),
-            lines: [silent, lost],
+            lines: sentences(&hosts),
             since,
-            first: match by {
+            first: match self.by {
                 Some(FleetGrouping::Of(by)) => Some(by.into()),
                 Some(FleetGrouping::Host) | None => None,
             },
