@@ -6,7 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
-use postgres::{Client, Row, fallible_iterator::FallibleIterator, row::RowIndex, types::ToSql};
+use postgres::{Client, Row, row::RowIndex, types::ToSql};
 
 use super::{
     connection::{Address, failed, read},
@@ -90,15 +90,9 @@ impl Fleet {
     /// # Errors
     ///
     /// If the database cannot be read.
-    pub fn live(&mut self) -> Result<Vec<FleetProcess>> {
+    pub fn live(&mut self) -> Result<impl ExactSizeIterator<Item = FleetProcess> + use<>> {
         let what = "read the live processes";
-        let mut live = read(&mut self.client, what, |client| {
-            live(client).map_err(|error| failed(what, error))
-        })?;
-        live.sort_unstable_by_key(|(rank, process)| {
-            (*rank, process.started_at, process.stream, process.id)
-        });
-        Ok(live.into_iter().map(|(_, process)| process).collect())
+        read(&mut self.client, what, |client| live(client).map_err(|error| failed(what, error)))
     }
 
     /// Returns the newest leaks since a time, newest first.
@@ -336,15 +330,22 @@ impl LiveHost {
     }
 }
 
-/// Reads the live processes, each with the rank of its host. They are taken as they come and sorted later: the server would keep them
-/// in a file to sort them.
-fn live(client: &mut Client) -> std::result::Result<Vec<(usize, FleetProcess)>, postgres::Error> {
+/// Reads the live processes. Their rows are sorted here: the server would keep them in a file to sort them.
+/// Each is kept as a row of the protocol until it is returned: as a process it takes a dozen allocations.
+fn live(
+    client: &mut Client,
+) -> std::result::Result<impl ExactSizeIterator<Item = FleetProcess> + use<>, postgres::Error> {
     let hosts = client.query(include_str!("statements/live_hosts.sql"), &[])?;
     let hosts = LiveHost::by_stream(&hosts);
-    let none: [&(dyn ToSql + Sync); 0] = [];
-    let rows = client.query_raw(include_str!("statements/live.sql"), none)?;
-    let of_host = |row: &Row| hosts.get(&row.get(0)).map(|host| (host.rank, process(row, host)));
-    rows.filter_map(|row| Ok(of_host(&row))).collect()
+    let rows = client.query(include_str!("statements/live.sql"), &[])?;
+    let place = |row: &Row| {
+        let (stream, id, started_at): (i32, i64, SystemTime) =
+            (row.get(0), row.get(1), row.get(12));
+        hosts.get(&stream).map(|host| (host.rank, started_at, stream, id))
+    };
+    let mut rows: Vec<_> = rows.into_iter().filter_map(|row| Some((place(&row)?, row))).collect();
+    rows.sort_unstable_by_key(|(place, _)| *place);
+    Ok(rows.into_iter().map(move |((_, _, stream, _), row)| process(&row, &hosts[&stream])))
 }
 
 /// Reads a row of `live.sql`, by position: there may be many.

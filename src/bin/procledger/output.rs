@@ -6,6 +6,7 @@
 use std::{
     fs::{self, Permissions},
     io::{self, ErrorKind, Write},
+    mem,
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::Path,
     process::ExitCode,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use procledger::paths::{Account, controller};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{
     bounded_output::BoundedOutput,
@@ -148,6 +149,59 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     serde_json::to_string_pretty(value)
         .map(|text| escape_json(text) + "\n")
         .map_err(|error| Failure::because("failed to write JSON", &error))
+}
+
+/// Writes `values` to stdout as [`json`] would format a list of them, in parts: a list may have 50 MB.
+pub(crate) fn print_json<T: Serialize>(values: impl IntoIterator<Item = T>) -> Result<Reader> {
+    let mut parts = JsonParts { text: Vec::new(), printed: Ok(Reader::There) };
+    let written = serde_json::Serializer::pretty(&mut parts).collect_seq(values);
+    if let Ok(Reader::There) = parts.printed {
+        written.map_err(|error| Failure::because("failed to write JSON", &error))?;
+        parts.text.push(b'\n');
+        parts.print();
+    }
+    parts.printed
+}
+
+struct JsonParts {
+    text: Vec<u8>,
+    printed: Result<Reader>,
+}
+
+impl JsonParts {
+    /// The size at which a part is printed.
+    const SIZE: usize = 64 << 10;
+
+    fn print(&mut self) {
+        let text = mem::replace(&mut self.text, Vec::with_capacity(Self::SIZE));
+        self.printed = String::from_utf8(text)
+            .map_err(|error| Failure::because("failed to write JSON", &error))
+            .and_then(|text| print(escape_json(text)));
+    }
+}
+
+impl Write for JsonParts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    // A value is written in many small pieces.
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.text.extend_from_slice(bytes);
+        // Line breaks within strings are escaped: what ends with one is whole.
+        if self.text.len() >= Self::SIZE && bytes.ends_with(b"\n") {
+            self.print();
+        }
+        match self.printed {
+            Ok(Reader::There) => Ok(()),
+            _ => Err(ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Prints the message of a failure, and returns the exit code of the command.

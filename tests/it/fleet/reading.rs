@@ -1,5 +1,7 @@
 //! What the subcommands of `fleet` print, from rows that a test has inserted.
 
+use std::{io::Read, process::Stdio};
+
 use serde_json::Value;
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
 };
 use crate::{
     cli::{browser::Browser, metrics},
-    support::{Place, need},
+    support::{Guard, Place, need},
 };
 
 /// Text that no terminal and no page may interpret.
@@ -101,6 +103,37 @@ fn what_a_silent_host_ran_is_as_of_then() {
     let rows = json(&database, &["ps", "--json"]);
     assert_eq!(rows.as_array().map(Vec::len), Some(9));
     assert_eq!(rows[0]["command"][0], HOSTILE, "escaped, with the same meaning");
+}
+
+/// A long list is written in parts, each of which is escaped for itself.
+#[test]
+fn a_list_in_many_parts_is_one_list() {
+    let Some(database) = three_hosts() else { return };
+    let task = "ä\n\u{202e}".repeat(30);
+    let many = format!(
+        "INSERT INTO fleet.live (stream, id, print, task_id, pid, state, origin, containment, survive, program, command, started_at)
+         SELECT 1, 1000 + n, 1, '{task}', 1, 'running', 'spawned', 'cgroup', false, 'p', '[]', now() + n * interval '1 ms'
+         FROM generate_series(1, 3000) AS n"
+    );
+    database.client().batch_execute(&many).expect("inserted");
+    let text = printed(from(&database, &["ps", "--json"]));
+    assert!(is_plain(&text) && text.ends_with("\n]\n"));
+    let rows: Value = serde_json::from_str(&text).expect("JSON");
+    let rows = rows.as_array().expect("a list");
+    assert_eq!(rows.len(), 9 + 3000);
+    let many: Vec<&Value> = rows.iter().filter(|row| row["task_id"] == task.as_str()).collect();
+    let ids: Vec<i64> = many.iter().map(|row| row["id"].as_i64().expect("a number")).collect();
+    assert_eq!(ids, (1001..=4000).collect::<Vec<i64>>(), "by age");
+
+    let mut ps = from(&database, &["ps", "--json"]);
+    let mut ps = Guard(ps.stdout(Stdio::piped()).spawn().expect("it starts"));
+    let mut first = [0; 2];
+    ps.0.stdout.take().expect("a pipe").read_exact(&mut first).expect("read");
+    assert_eq!(&first, b"[\n");
+    assert!(ps.0.wait().expect("it ends").success(), "a reader may have seen enough");
+
+    database.client().batch_execute("DELETE FROM fleet.live").expect("deleted");
+    assert_eq!(printed(from(&database, &["ps", "--json"])), "[]\n");
 }
 
 #[test]

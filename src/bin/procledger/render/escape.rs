@@ -38,12 +38,12 @@ fn is_plain_ascii(text: &str) -> bool {
 /// Escapes a whole JSON text with JSON's own `\u` escapes, which keeps its meaning. Line breaks between values stay. There is no
 /// copy if there is nothing to escape: a list may have 50 MB.
 pub(crate) fn escape_json(json: String) -> String {
-    if !json.bytes().any(may_be_harmful) {
+    if !has_harmful_bytes(&json) {
         return json;
     }
     let mut safe = String::with_capacity(json.len());
     for line in json.split_inclusive('\n') {
-        if !line.bytes().any(may_be_harmful) {
+        if !has_harmful_bytes(line) {
             safe.push_str(line);
             continue;
         }
@@ -57,6 +57,13 @@ pub(crate) fn escape_json(json: String) -> String {
         }
     }
     safe
+}
+
+/// Looks for [harmful bytes](may_be_harmful), in blocks without a branch for each byte.
+fn has_harmful_bytes(text: &str) -> bool {
+    let is_harmful =
+        |block: &[u8]| block.iter().fold(false, |found, &byte| found | may_be_harmful(byte));
+    text.as_bytes().chunks(64).any(is_harmful)
 }
 
 /// Reports whether a byte other than a line break may be the first one of a harmful character: C0 and DEL, or the lead of C1, of

@@ -42,13 +42,16 @@ pub(super) struct PsArgs {
 impl PsArgs {
     pub(super) fn run(self) -> Result<Exit> {
         let live = self.from.open()?.live()?;
-        let text = if self.json { output::json(&live)? } else { processes(live, self.wide) };
-        output::print(text)?;
+        if self.json {
+            output::print_json(live)?;
+        } else {
+            output::print(processes(live, self.wide))?;
+        }
         Ok(Exit::DONE)
     }
 }
 
-fn processes(live: Vec<FleetProcess>, wide: bool) -> String {
+fn processes(live: impl Iterator<Item = FleetProcess>, wide: bool) -> String {
     let mut table = Table::cut(&["HOST", "TASK", "PID", "STATE", "AGE", "COMMAND"], wide).right(2);
     for process in live {
         // The time from the last batch is by the clock of the database.
