@@ -6,7 +6,7 @@ use std::{
 };
 
 use postgres::{
-    Client, Config, NoTls,
+    Client, Config, NoTls, Transaction,
     config::{Host, SslMode},
     error::SqlState,
 };
@@ -254,6 +254,17 @@ pub(super) fn read<T>(
     // After a statement that has failed, this is a ROLLBACK.
     let ended = client.batch_execute("COMMIT").map_err(|error| failed(what, error));
     found.and_then(|found| ended.map(|()| found))
+}
+
+/// Begins a transaction, if the session has the settings of [`Address::connect`].
+pub(super) fn begin<'a>(client: &'a mut Client, what: &str) -> Result<Transaction<'a>> {
+    let mut transaction = client.transaction().map_err(|error| failed(what, error))?;
+    let search_path = transaction.query_one(include_str!("statements/search_path.sql"), &[]);
+    if has_session(search_path.map_err(|error| failed(what, error))?.get(0)) {
+        Ok(transaction)
+    } else {
+        Err(lost_session(what))
+    }
 }
 
 /// Reports whether a transaction with this `search_path` has the settings of [`Address::connect`].

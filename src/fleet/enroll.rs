@@ -4,7 +4,7 @@ use postgres_protocol::password::scram_sha_256;
 use uuid::Uuid;
 
 use super::{
-    connection::{Address, failed, quoted},
+    connection::{Address, begin, failed, quoted},
     schema,
 };
 use crate::error::{Error, Kind, Result};
@@ -41,8 +41,8 @@ pub fn enroll(address: &Address, host: &str) -> Result<Enrollment> {
     }
     let what = format!("create the login {login}");
     let mut client = schema::connect_as_owner(address)?;
-    schema::meta(&mut client)?;
-    let mut transaction = client.transaction().map_err(|error| failed(&what, error))?;
+    let mut transaction = begin(&mut client, &what)?;
+    schema::meta(&mut transaction)?;
     let mut count = |statement| {
         let row = transaction.query_one(statement, &[&login]);
         row.map(|row| row.get::<_, i64>(0)).map_err(|error| failed(&what, error))

@@ -10,7 +10,7 @@ use postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use super::{
-    connection::{Address, failed, quoted},
+    connection::{Address, begin, failed, quoted},
     leak_sums,
     reader::no_host,
     schema::{self, partition, weeks},
@@ -19,6 +19,12 @@ use crate::error::Result;
 
 /// Sums are recomputed for this many days: longer than a leak usually stays open.
 const DAYS_OF_SUMS: u64 = 14;
+/// The settings of a transaction that deletes or computes rows. Locks of rows are waited for: no other statement queues behind this
+/// one, and a shipper that hangs holds them only briefly.
+const ROWS: &str = "SET LOCAL statement_timeout = 0";
+/// The settings of a transaction that creates or drops a table. Other statements queue behind one that waits for the lock of a table:
+/// it fails instead, and can be run again.
+const TABLES: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '5s'";
 
 /// The result of [`maintain`].
 #[derive(Clone, Debug, Default)]
@@ -56,22 +62,16 @@ pub struct Forgotten {
 /// If the database cannot be reached, or the user does not own the schema.
 pub fn maintain(address: &Address) -> Result<Maintenance> {
     let mut client = schema::connect_as_owner(address)?;
-    let meta = schema::meta(&mut client)?;
     let mut done = Maintenance::default();
-    let now = schema::now(&mut client)?;
+    let mut reading = begin(&mut client, "read the fleet's version")?;
+    let meta = schema::meta(&mut reading)?;
+    let now = schema::now(&mut reading)?;
+    drop(reading);
     let oldest = SystemTime::from(now).checked_sub(meta.keep).unwrap_or(SystemTime::UNIX_EPOCH);
-    // Other statements queue behind one that waits for the lock of a table: it fails instead, and can be run again.
-    let lock = "SET lock_timeout = '5s'; SET statement_timeout = 0";
-    client.batch_execute(lock).map_err(|error| failed("maintain the fleet", error))?;
     if meta.engine.has_partitions() {
         create(&mut client, now, &meta, &mut done)?;
         drop_old(&mut client, oldest, &mut done)?;
     }
-    // The locks of rows are waited for: no other statement queues behind this one, and a shipper that hangs holds them only
-    // briefly.
-    client
-        .batch_execute("RESET lock_timeout")
-        .map_err(|error| failed("maintain the fleet", error))?;
     let day = DateTime::<Utc>::from(oldest).date_naive();
     for (statement, by_day) in [
         (include_str!("statements/expire_ended.sql"), false),
@@ -81,34 +81,49 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
         (include_str!("statements/expire_leak_top.sql"), true),
         (include_str!("statements/expire_pass_day.sql"), true),
     ] {
+        let what = "delete old history";
+        let mut transaction = begin_with(&mut client, ROWS, what)?;
         let deleted = if by_day {
-            client.execute(statement, &[&day])
+            transaction.execute(statement, &[&day])
         } else {
-            client.execute(statement, &[&oldest])
+            transaction.execute(statement, &[&oldest])
         };
-        done.deleted += deleted.map_err(|error| failed("delete old history", error))?;
+        done.deleted += deleted
+            .and_then(|deleted| transaction.commit().map(|()| deleted))
+            .map_err(|error| failed(what, error))?;
     }
     let hours = (0..DAYS_OF_SUMS * 24).map(|back| now - Duration::from_hours(back));
     let hours: Vec<DateTime<Utc>> = hours.collect();
-    let streams = client.query(include_str!("statements/streams.sql"), &[]);
-    for row in streams.map_err(|error| failed("read the streams", error))? {
-        let what = |error| failed("recompute the sums", error);
+    let what = "recompute the sums";
+    let streams = begin(&mut client, what)?.query(include_str!("statements/streams.sql"), &[]);
+    for row in streams.map_err(|error| failed(what, error))? {
         let stream: i32 = row.get(0);
-        let mut transaction = client.transaction().map_err(what)?;
+        let mut transaction = begin_with(&mut client, ROWS, what)?;
         // Its shipper locks the row first as well: otherwise both would insert the same sums.
         transaction
             .execute(include_str!("statements/lock_stream.sql"), &[&stream])
-            .map_err(what)?;
-        recompute(&mut transaction, stream, &hours).map_err(what)?;
-        transaction.commit().map_err(what)?;
+            .and_then(|_| recompute(&mut transaction, stream, &hours))
+            .and_then(|()| transaction.commit())
+            .map_err(|error| failed(what, error))?;
         done.streams += 1;
     }
     if meta.engine.has_partitions() {
         rebuild(&mut client, now, &mut done)?;
     }
-    let done_at = client.execute(include_str!("statements/maintained.sql"), &[]);
-    done_at.map_err(|error| failed("maintain the fleet", error))?;
+    let what = "maintain the fleet";
+    let mut transaction = begin(&mut client, what)?;
+    transaction
+        .execute(include_str!("statements/maintained.sql"), &[])
+        .and_then(|_| transaction.commit())
+        .map_err(|error| failed(what, error))?;
     Ok(done)
+}
+
+/// Begins a transaction with these settings of its own.
+fn begin_with<'a>(client: &'a mut Client, settings: &str, what: &str) -> Result<Transaction<'a>> {
+    let mut transaction = begin(client, what)?;
+    transaction.batch_execute(settings).map_err(|error| failed(what, error))?;
+    Ok(transaction)
 }
 
 fn create(
@@ -124,12 +139,16 @@ fn create(
         if existing.contains(&name) {
             continue;
         }
+        let mut transaction = begin_with(client, TABLES, what)?;
         // Rows that are already in the default partition cannot be moved, and stay there.
         let range = [monday, monday + Days::new(7)].map(midnight);
-        let found =
-            client.query_one(include_str!("schema/partition_default.sql"), &[&range[0], &range[1]]);
+        let found = transaction
+            .query_one(include_str!("schema/partition_default.sql"), &[&range[0], &range[1]]);
         if found.map_err(|error| failed(what, error))?.get::<_, i64>(0) == 0 {
-            client.batch_execute(&partition(monday)).map_err(|error| failed(what, error))?;
+            transaction
+                .batch_execute(&partition(monday))
+                .and_then(|()| transaction.commit())
+                .map_err(|error| failed(what, error))?;
             done.created.push(name);
         }
     }
@@ -142,12 +161,16 @@ fn drop_old(client: &mut Client, oldest: SystemTime, done: &mut Maintenance) -> 
         if monday(&name).is_none_or(|monday| midnight(monday + Days::new(7)) > oldest) {
             continue;
         }
+        let mut transaction = begin_with(client, TABLES, what)?;
         // A process that has run for long ended much later than it had started.
         let recent = include_str!("schema/partition_recent.sql").replace("{partition}", &name);
-        let found = client.query_one(&recent, &[&oldest]).map_err(|error| failed(what, error))?;
+        let found =
+            transaction.query_one(&recent, &[&oldest]).map_err(|error| failed(what, error))?;
         if found.get::<_, i64>(0) == 0 {
-            let dropped = client.batch_execute(&format!("DROP TABLE fleet.{name}"));
-            dropped.map_err(|error| failed(what, error))?;
+            transaction
+                .batch_execute(&format!("DROP TABLE fleet.{name}"))
+                .and_then(|()| transaction.commit())
+                .map_err(|error| failed(what, error))?;
             done.dropped.push(name);
         }
     }
@@ -157,20 +180,28 @@ fn drop_old(client: &mut Client, oldest: SystemTime, done: &mut Maintenance) -> 
 /// Rebuilds indexes that are half empty, except for those of current weeks, which would not stay full. Each of many hosts adds rows
 /// behind its own last one, and PostgreSQL splits a full page in the middle. Other statements do not wait for a rebuild.
 fn rebuild(client: &mut Client, now: DateTime<Utc>, done: &mut Maintenance) -> Result<()> {
-    let what = |error| failed("rebuild an index", error);
-    client.batch_execute("SET statement_timeout = '1h'").map_err(what)?;
-    for row in client.query(include_str!("schema/index_list.sql"), &[]).map_err(what)? {
+    let what = "rebuild an index";
+    let indexes = begin(client, what)?.query(include_str!("schema/index_list.sql"), &[]);
+    for row in indexes.map_err(|error| failed(what, error))? {
         let (name, is_valid): (String, bool) = (row.get(0), row.get(1));
         let week = name.strip_suffix("_pkey").and_then(monday);
         let goes_on = week.is_some_and(|monday| midnight(monday + Days::new(14)) > now.into());
         let index = format!("fleet.{}", quoted(&name));
-        if !is_valid {
+        let sql = if !is_valid {
             // Left by an earlier run that was interrupted.
-            client
-                .batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"))
-                .map_err(what)?;
-        } else if !goes_on {
-            client.batch_execute(&format!("REINDEX INDEX CONCURRENTLY {index}")).map_err(what)?;
+            format!("DROP INDEX CONCURRENTLY IF EXISTS {index}")
+        } else if goes_on {
+            continue;
+        } else {
+            format!("REINDEX INDEX CONCURRENTLY {index}")
+        };
+        // Neither can be a part of a transaction: the session is checked before.
+        drop(begin(client, what)?);
+        client
+            .batch_execute("SET statement_timeout = '1h'")
+            .and_then(|()| client.batch_execute(&sql))
+            .map_err(|error| failed(what, error))?;
+        if is_valid {
             done.rebuilt.push(name);
         }
     }
@@ -183,8 +214,9 @@ fn monday(partition: &str) -> Option<NaiveDate> {
 }
 
 fn partitions(client: &mut Client) -> Result<Vec<String>> {
-    let rows = client.query(include_str!("schema/partition_list.sql"), &[]);
-    let rows = rows.map_err(|error| failed("list the partitions", error))?;
+    let what = "list the partitions";
+    let rows = begin(client, what)?.query(include_str!("schema/partition_list.sql"), &[]);
+    let rows = rows.map_err(|error| failed(what, error))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -211,8 +243,8 @@ fn midnight(day: NaiveDate) -> SystemTime {
 pub fn forget(address: &Address, host: &str) -> Result<Forgotten> {
     let what = |error| failed("forget the host", error);
     let mut client = schema::connect_as_owner(address)?;
-    schema::meta(&mut client)?;
-    let mut transaction = client.transaction().map_err(what)?;
+    let mut transaction = begin(&mut client, "forget the host")?;
+    schema::meta(&mut transaction)?;
     let streams =
         transaction.query(include_str!("statements/forget_streams.sql"), &[&host]).map_err(what)?;
     if streams.is_empty() {

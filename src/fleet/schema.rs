@@ -9,7 +9,7 @@ use chrono::{DateTime, Datelike, Days, NaiveDate, Utc};
 use postgres::{Client, GenericClient, error::SqlState};
 use uuid::Uuid;
 
-use super::connection::{Address, failed};
+use super::connection::{Address, begin, failed};
 use crate::error::{Error, Kind, Result};
 
 /// The migrations in their order: the first one leads to version 1.
@@ -116,15 +116,14 @@ impl Init {
     /// create schemas and roles.
     pub fn run(&self, address: &Address) -> Result<(i32, Meta)> {
         let mut client = connect_as_owner(address)?;
-        check_encoding(&mut client)?;
-        let before = version(&mut client)?;
+        let mut transaction = begin(&mut client, "read the fleet's version")?;
+        check_encoding(&mut transaction)?;
+        let found = find(&mut transaction)?;
+        drop(transaction);
+        let before = found.as_ref().map_or(0, |found| found.version);
         if before > VERSION {
             return Err(newer(before));
         }
-        for role in ROLES {
-            make_role(&mut client, role)?;
-        }
-        let found = if before > 0 { Some(meta(&mut client)?) } else { None };
         if let (Some(found), Some(engine)) = (&found, self.engine)
             && found.engine != engine
         {
@@ -135,26 +134,27 @@ impl Init {
             );
             return Err(Error::invalid(message));
         }
+        for role in ROLES {
+            make_role(&mut client, role)?;
+        }
         let engine = found.map_or_else(|| self.engine.unwrap_or_default(), |found| found.engine);
+        let what = "create the schema";
+        let mut transaction = begin(&mut client, what)?;
         // An upgrade may read all leaks.
-        client
-            .batch_execute("SET statement_timeout = 0")
-            .map_err(|error| failed("create the schema", error))?;
-        let mut transaction =
-            client.transaction().map_err(|error| failed("create the schema", error))?;
+        let sql = "SET LOCAL statement_timeout = 0";
+        transaction.batch_execute(sql).map_err(|error| failed(what, error))?;
         if before < VERSION {
             let steps = self.steps(before, engine, now(&mut transaction)?);
-            transaction
-                .batch_execute(&steps)
-                .map_err(|error| failed("create the schema", error))?;
+            transaction.batch_execute(&steps).map_err(|error| failed(what, error))?;
         }
         if let Some(keep) = self.keep {
             transaction
                 .execute(include_str!("statements/keep.sql"), &[&milliseconds(keep)])
                 .map_err(|error| failed("set how long history is kept", error))?;
         }
-        transaction.commit().map_err(|error| failed("create the schema", error))?;
-        Ok((before, meta(&mut client)?))
+        let meta = meta(&mut transaction)?;
+        transaction.commit().map_err(|error| failed(what, error))?;
+        Ok((before, meta))
     }
 
     /// Returns the SQL that upgrades the schema from a version to the latest one.
@@ -224,9 +224,11 @@ pub(super) fn milliseconds(span: Duration) -> i64 {
 ///
 /// Denied to a superuser if the schema belongs to an ordinary role: a view or a trigger of that role would have all rights.
 pub(super) fn connect_as_owner(address: &Address) -> Result<Client> {
+    let what = "look for the owner of the schema `fleet`";
     let mut client = address.connect()?;
-    let owner = client.query_opt(include_str!("statements/foreign_owner.sql"), &[]);
-    match owner.map_err(|error| failed("look for the owner of the schema `fleet`", error))? {
+    let owner =
+        begin(&mut client, what)?.query_opt(include_str!("statements/foreign_owner.sql"), &[]);
+    match owner.map_err(|error| failed(what, error))? {
         None => Ok(client),
         Some(owner) => {
             let owner: String = owner.get(0);
@@ -241,7 +243,7 @@ pub(super) fn connect_as_owner(address: &Address) -> Result<Client> {
 }
 
 /// Refuses a database that cannot store every text: one name that it cannot represent would stop a host permanently.
-fn check_encoding(client: &mut Client) -> Result<()> {
+fn check_encoding(client: &mut impl GenericClient) -> Result<()> {
     let encoding = client.query_one(include_str!("statements/encoding.sql"), &[]);
     let encoding: String =
         encoding.map_err(|error| failed("read the encoding of the database", error))?.get(0);
@@ -257,11 +259,13 @@ fn check_encoding(client: &mut Client) -> Result<()> {
 
 fn make_role(client: &mut Client, role: &str) -> Result<()> {
     let what = format!("create the role {role}");
-    let found = client.query_one(include_str!("statements/has_role.sql"), &[&role]);
+    let mut transaction = begin(client, &what)?;
+    let found = transaction.query_one(include_str!("statements/has_role.sql"), &[&role]);
     if found.map_err(|error| failed(&what, error))?.get::<_, i64>(0) > 0 {
         return Ok(());
     }
-    match client.batch_execute(&format!("CREATE ROLE {role}")) {
+    let made = transaction.batch_execute(&format!("CREATE ROLE {role}"));
+    match made.and_then(|()| transaction.commit()) {
         // Roles belong to all databases of a server: another `init` may have been faster.
         Err(error)
             if [Some(&SqlState::DUPLICATE_OBJECT), Some(&SqlState::UNIQUE_VIOLATION)]
@@ -273,15 +277,15 @@ fn make_role(client: &mut Client, role: &str) -> Result<()> {
     }
 }
 
-/// Returns the version of the schema, 0 where there is none.
-fn version(client: &mut Client) -> Result<i32> {
+/// Reads the description of the fleet, if the database has one.
+fn find(client: &mut impl GenericClient) -> Result<Option<Meta>> {
     let found = client.query_one(include_str!("statements/has_schema.sql"), &[]);
     let found = found.map_err(|error| failed("look for the schema `fleet`", error))?;
-    if found.get::<_, i64>(0) == 0 { Ok(0) } else { meta(client).map(|meta| meta.version) }
+    if found.get::<_, i64>(0) == 0 { Ok(None) } else { meta(client).map(Some) }
 }
 
 /// Reads the description of the fleet.
-pub(crate) fn meta(client: &mut Client) -> Result<Meta> {
+pub(crate) fn meta(client: &mut impl GenericClient) -> Result<Meta> {
     let row = client.query_one(include_str!("statements/meta.sql"), &[]);
     let row = row.map_err(|error| failed("read the fleet's version", error))?;
     let engine = match row.get("engine") {

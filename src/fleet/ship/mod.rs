@@ -38,7 +38,7 @@ use self::{
     columns::Commands,
 };
 use super::{
-    connection::{Address, failed, has_session, lost_session},
+    connection::{Address, begin, failed, lost_session},
     schema,
 };
 use crate::{
@@ -234,17 +234,13 @@ impl Shipper {
         let fleet = schema::shippable(&mut client)?;
         let mut is_taken = false;
         loop {
-            let claiming = |error| failed("claim the stream of the ledger", error);
+            let what = "claim the stream of the ledger";
+            let claiming = |error| failed(what, error);
             let (uuid, start) = self.store.stream_start()?;
             let ledger = Uuid::try_parse(&uuid).map_err(|error| {
                 Error::new(Kind::Other, "the ledger has no valid uuid").with_source(error)
             })?;
-            let mut transaction = client.transaction().map_err(claiming)?;
-            let session = include_str!("../statements/search_path.sql");
-            let session = transaction.query_one(session, &[]).map_err(claiming)?;
-            if !has_session(session.get(0)) {
-                return Err(lost_session("claim the stream of the ledger"));
-            }
+            let mut transaction = begin(&mut client, what)?;
             let row = StreamRow::lock(&mut transaction, ledger).map_err(claiming)?;
             let decision = self.decide(row.as_ref(), fleet)?;
             let (forked_from, last) = (self.store.forked_from()?, self.store.last_rows()?);

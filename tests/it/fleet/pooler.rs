@@ -1,4 +1,4 @@
-//! The pooler `PgBouncer` between the shipper and the server: in session mode, and in transaction mode.
+//! The pooler `PgBouncer` between a command and the server: in session mode, and in transaction mode.
 
 use std::{
     fs,
@@ -12,12 +12,17 @@ use procledger_testing::{NOBODY, as_nobody};
 
 use super::{
     equal::{Ledger, fleet_equals_ledger},
-    fleet, printed,
+    fleet, printed, refused,
     scene::{Scene, scene},
     server::Database,
     ship_copies::shipper_to,
 };
 use crate::support::{Guard, eventually, need, until};
+
+/// The mode in which each transaction may have another session.
+const TRANSACTION: &str = "transaction";
+/// The same where it certainly has.
+const RESETS: &str = "transaction\nserver_reset_query_always = 1";
 
 /// Holds the pooler: ends it, and removes its folder, when the pipe ends, which comes with the end of the test process.
 const KEEPER: &str = r#"
@@ -45,8 +50,9 @@ impl Pooler {
         let size = if mode == "session" { 20 } else { 1 };
         let ini = format!(
             "[databases]\n* = {}\n[pgbouncer]\npool_mode = {mode}\ndefault_pool_size = {size}\nauth_type = trust\n\
-             auth_file = {folder}/users\nunix_socket_dir = {folder}\nlisten_port = 6432\n",
+             auth_file = {folder}/users\nadmin_users = {}\nunix_socket_dir = {folder}\nlisten_port = 6432\n",
             database.server(),
+            database.owner(),
             folder = folder.display()
         );
         fs::write(folder.join("pgbouncer.ini"), ini).expect("written");
@@ -66,6 +72,19 @@ impl Pooler {
         let url = pooler.url(database.owner());
         eventually("the pooler answers", || Client::connect(&url, NoTls).ok());
         pooler
+    }
+
+    /// Whether a client waits for the only connection.
+    fn has_waiting_client(&self, user: &str) -> bool {
+        let url = self.url(user).replacen(&self.name, "pgbouncer", 1);
+        let mut console = Client::connect(&url, NoTls).expect("connects");
+        let pools = console.simple_query("SHOW POOLS").expect("a list");
+        pools.iter().any(|message| match message {
+            postgres::SimpleQueryMessage::Row(row) => {
+                row.get("database") == Some(&self.name) && row.get("cl_waiting") == Some("1")
+            }
+            _ => false,
+        })
     }
 
     fn url(&self, user: &str) -> String {
@@ -132,6 +151,91 @@ fn looks(url: &str) -> Vec<Command> {
     words.iter().map(look).collect()
 }
 
+/// The commands of the owner; the last one gives up the host.
+fn owners(database: &Database, host: &str, url: &str) -> [Command; 4] {
+    [
+        &["init", "--keep", "8days"][..],
+        &["maintain"],
+        &["enroll", database.name()],
+        &["forget", host],
+    ]
+    .map(|words| fleet(&[words, &["--to", url]].concat()))
+}
+
+/// Checks that a command was refused in one line that says what to do.
+#[track_caller]
+fn names_the_mode(error: &str) {
+    assert!(
+        error.contains("the settings of the session are lost; the address leads to a pooler")
+            && error.contains("use PgBouncer with pool_mode = session"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn a_command_of_the_owner_whose_settings_are_lost_says_which_mode_is_needed() {
+    need!("pgbouncer");
+    let Some(scene) = scene() else { return };
+    scene.ship();
+    let state = || {
+        let login = scene.database.name();
+        let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname = 'procledger-{login}'");
+        let meta = "SELECT keep_ms, maintained_at FROM fleet.meta";
+        (scene.database.rows(&roles), scene.database.rows(meta), scene.stream("mark, forgotten_at"))
+    };
+    let before = state();
+    let host = scene.stream("host");
+    let pooler = Pooler::start(&scene.database, RESETS);
+    let url = pooler.url(scene.database.owner());
+    for command in owners(&scene.database, &host, &url) {
+        names_the_mode(&refused(1, command));
+    }
+    assert_eq!(state(), before);
+    // Nor is a schema created.
+    let empty = super::server::database().expect("there is one");
+    let pooler = Pooler::start(&empty, RESETS);
+    let init = ["init", "--to", &pooler.url(empty.owner())];
+    names_the_mode(&refused(1, fleet(&init)));
+    assert_eq!(empty.rows("SELECT count(*) FROM pg_namespace WHERE nspname = 'fleet'"), "0");
+}
+
+/// The session has the settings at first, and another client changes them between two transactions.
+#[test]
+fn maintenance_whose_settings_are_lost_in_between_stops() {
+    need!("pgbouncer");
+    let Some(scene) = scene() else { return };
+    scene.ship();
+    let pooler = Pooler::start(&scene.database, TRANSACTION);
+    let url = pooler.url(scene.database.owner());
+    let mut shipper = scene.database.client();
+    let mut shipment = shipper.transaction().expect("begun");
+    shipment.batch_execute("UPDATE fleet.stream SET seen_at = now()").expect("locked");
+    let mut maintain = fleet(&["maintain", "--to", &url]);
+    let mut maintain = Guard(maintain.stderr(Stdio::piped()).spawn().expect("it starts"));
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock'",
+        scene.database.name()
+    );
+    until("it waits for the stream", || scene.database.rows(&waiting) == "1");
+    let another = std::thread::spawn({
+        let url = url.clone();
+        move || {
+            let mut another = Client::connect(&url, NoTls).expect("connects");
+            another.batch_execute("SET search_path = public, pg_catalog").expect("set");
+        }
+    });
+    until("another client is the next", || pooler.has_waiting_client(scene.database.owner()));
+    shipment.commit().expect("committed");
+    another.join().expect("set");
+    assert_eq!(maintain.0.wait().expect("it ends").code(), Some(1));
+    let mut error = String::new();
+    let stderr = maintain.0.stderr.as_mut().expect("a pipe");
+    std::io::Read::read_to_string(stderr, &mut error).expect("text");
+    names_the_mode(&error);
+    assert_eq!(scene.database.rows("SELECT maintained_at IS NULL FROM fleet.meta"), "t");
+}
+
 #[test]
 fn a_pooler_that_keeps_sessions_is_as_the_server_itself() {
     need!("pgbouncer");
@@ -150,15 +254,18 @@ fn a_pooler_that_keeps_sessions_is_as_the_server_itself() {
     for look in looks(&it.url) {
         printed(look);
     }
-    printed(fleet(&["maintain", "--to", &it.url]));
     assert_eq!(it.scene.stream("restarts, lost, gap"), "0|0|0\n0|0|0");
+    let host = it.scene.database.rows("SELECT DISTINCT host FROM fleet.stream");
+    for command in owners(&it.scene.database, &host, &it.url) {
+        printed(command);
+    }
 }
 
 /// The next transaction comes to a connection with the settings of another client.
 #[test]
 fn a_shipper_whose_settings_are_lost_writes_nothing_and_says_which_mode_is_needed() {
     need!("pgbouncer");
-    let Some(mut it) = pooled("transaction") else { return };
+    let Some(mut it) = pooled(TRANSACTION) else { return };
     let mut another = Client::connect(&it.url, NoTls).expect("connects");
     another.batch_execute("SET search_path = public, pg_catalog").expect("set");
     refuses(&mut it, "the settings of the session are lost");
@@ -171,7 +278,7 @@ fn a_shipper_whose_settings_are_lost_writes_nothing_and_says_which_mode_is_neede
 #[test]
 fn a_shipper_whose_connection_is_replaced_says_which_mode_is_needed() {
     need!("pgbouncer");
-    let Some(mut it) = pooled("transaction") else { return };
+    let Some(mut it) = pooled(TRANSACTION) else { return };
     let own = format!(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{}' AND pid <> pg_backend_pid()",
         it.scene.database.name()
@@ -186,7 +293,7 @@ fn a_shipper_whose_connection_is_replaced_says_which_mode_is_needed() {
 #[test]
 fn a_fleet_is_read_by_way_of_a_pooler_of_either_mode() {
     need!("pgbouncer");
-    let Some(it) = pooled("transaction") else { return };
+    let Some(it) = pooled(TRANSACTION) else { return };
     // Without a shipper, whose statements would be in the way.
     let Pooled { scene, pooler, url, shipper } = it;
     drop(shipper);
