@@ -21,10 +21,11 @@ use std::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use postgres::{Client, NoTls, config::Host};
-use procledger_testing::{NOBODY, as_nobody, postgres_programs};
+use procledger_testing::{NOBODY, as_nobody, postgres_programs, within};
 
 use crate::support::{eventually, skipped, until};
 
@@ -38,6 +39,7 @@ while read -r order; do
   case $order in
     start) start ;;
     crash) kill -KILL "$pid"; wait "$pid" ;;
+    resume) case $(cut -d ' ' -f 3 "/proc/$pid/stat") in '' | Z) start ;; esac ;;
   esac
 done
 kill -QUIT "$pid" 2> /dev/null
@@ -49,6 +51,7 @@ rm -rf "$folder"
 const KEEPER_WITH_SPACE: &str = r#"
 trap : INT TERM HUP
 mount -t tmpfs -o "size=$space,mode=700,uid=$id,gid=$id" none "$folder/space"
+[ -z "$wal" ] || { cp -a "$folder/data/pg_wal" "$folder/space/" && rm -r "$folder/data/pg_wal" && ln -s ../space/pg_wal "$folder/data"; }
 setpriv --reuid "$id" --regid "$id" --clear-groups sh -c "$keeper"
 umount "$folder/space"
 rm -rf "$folder"
@@ -65,6 +68,8 @@ pub(super) struct Setup {
     pub(super) files: Vec<(&'static str, Vec<u8>)>,
     /// The size of a file system of its own, as of mount(8); empty for none. Only root can make one.
     pub(super) space: &'static str,
+    /// Whether its write-ahead log is in that file system from the beginning.
+    pub(super) wal_in_space: bool,
 }
 
 pub(super) struct Server {
@@ -155,6 +160,7 @@ impl Server {
             let mut keeper = Command::new("unshare");
             keeper.args(["--mount", "--", "sh", "-c", KEEPER_WITH_SPACE]).current_dir("/");
             keeper.env("space", setup.space).env("id", NOBODY).env("keeper", KEEPER);
+            keeper.env("wal", if setup.wal_in_space { "yes" } else { "" });
             keeper
         };
         let mut keeper = keeper
@@ -194,12 +200,16 @@ impl Server {
         until("the server is gone", || self.ready().is_none());
     }
 
+    /// What the server has logged.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).expect("a log")
+    }
+
     /// Starts a server that has crashed. Processes of the former one may still be exiting, and then it refuses to start; but it
     /// is not started twice, as only the last one is stopped at the end.
     pub(super) fn start_again(&self) {
-        let log = self.folder.join("log");
         let refusals = || {
-            let text = fs::read_to_string(&log).expect("a log");
+            let text = self.log();
             text.matches("lock file \"").count()
                 + text.matches("pre-existing shared memory").count()
         };
@@ -211,6 +221,14 @@ impl Server {
                 (is_ready || refusals() > before).then_some(is_ready)
             })
             .then_some(())
+        });
+    }
+
+    /// Waits for a server that has failed by itself, and starts it again if it has ended.
+    pub(super) fn resume(&self) {
+        eventually("the server has recovered", || {
+            self.order("resume");
+            within(Duration::from_secs(1), || self.ready().is_some()).then_some(())
         });
     }
 

@@ -104,54 +104,103 @@ fn an_outage_is_reported_once_and_ends_by_itself() {
     fleet_equals_ledger(&database, &path);
 }
 
+/// A service that ships to a server whose disk can be filled.
+struct FullDisk {
+    server: Server,
+    database: Database,
+    place: Place,
+    ledger: Ledger,
+    service: Guard,
+}
+
+impl FullDisk {
+    /// `None` where there is no PostgreSQL, or without root, who alone can make a file system.
+    fn start(wal_in_space: bool) -> Option<Self> {
+        if !root() {
+            return None;
+        }
+        let server = Server::start(&Setup { space: "64m", wal_in_space, ..Setup::default() })?;
+        let database = server.database();
+        init(&database);
+        if !wal_in_space {
+            server.move_to_space(&database);
+        }
+        let place = Place::new();
+        let ledger = Ledger::create(&place.ledger());
+        let service = service(&place, &database.url(), &[place.ledger().to_str().expect("text")]);
+        until("it is shipped", || shipped(&database, 1));
+        Some(Self { server, database, place, ledger, service })
+    }
+
+    /// More than there is room for in the files that the server has.
+    fn work(&self) {
+        self.ledger.start(3_000);
+        self.ledger.leak(200);
+        self.ledger.end(2_990);
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
+    }
+
+    /// What `ship --status` says of the ledger, which is behind.
+    fn status(&self) -> serde_json::Value {
+        let status = self.place.procledger(&["ship", "--status", "--json", "--max-lag", "0s"]);
+        assert_eq!(status.status.code(), Some(1), "it is behind");
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+        assert!(status[0]["processes"].as_u64() >= Some(1_000), "{status}");
+        status
+    }
+
+    /// Waits until the service ships again, and compares; returns the log of the service.
+    fn end(self) -> String {
+        until("it ships again", || self.log().contains("answers again"));
+        let log = self.log();
+        stop(self.service);
+        ship(&self.database, &self.place.ledger());
+        fleet_equals_ledger(&self.database, &self.place.ledger());
+        let counts = "SELECT restarts, lost, gap, leak_gap FROM fleet.stream";
+        assert_eq!(self.database.rows(counts), "0|0|0|0");
+        log
+    }
+}
+
 #[test]
 fn while_the_servers_disk_is_full_a_shipper_waits_and_nothing_is_lost() {
-    // Only root can make a file system.
-    if !root() {
-        return;
-    }
-    let Some(server) = Server::start(&Setup { space: "64m", ..Setup::default() }) else { return };
-    let database = server.database();
-    init(&database);
-    server.move_to_space(&database);
-    let place = Place::new();
-    let ledger = Ledger::create(&place.ledger());
-    let path = place.ledger();
-    let service = service(&place, &database.url(), &[path.to_str().expect("text")]);
-    until("it is shipped", || shipped(&database, 1));
-    let filler = server.fill_space();
-    // More than there is room for in the pages that the tables have.
-    let work = || {
-        ledger.start(3_000);
-        ledger.leak(200);
-        ledger.end(2_990);
-    };
-    work();
-    let log = || fs::read_to_string(place.path().join("log")).unwrap_or_default();
-    until("it is reported", || log().contains("the server's disk is full; make room there"));
+    let Some(it) = FullDisk::start(false) else { return };
+    let filler = it.server.fill_space();
+    it.work();
+    until("it is reported", || it.log().contains("the server's disk is full; make room there"));
     let figures = || {
-        let mut metrics = fleet(&["metrics", "--from", &database.url()]);
-        metrics.env_remove("PROCLEDGER_FLEET");
-        let page = printed(metrics);
+        let page = printed(fleet(&["metrics", "--from", &it.database.url()]));
         let seen = page.lines().find(|line| line.starts_with("procledger_fleet_seen_timestamp"));
         seen.expect("the figure").to_owned()
     };
     let seen = figures();
-    ledger.work();
-    let status = place.procledger(&["ship", "--status", "--json", "--max-lag", "0s"]);
-    assert_eq!(status.status.code(), Some(1), "it is behind");
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    it.ledger.work();
+    let status = it.status();
     let error = status[0]["last_error"].as_str().expect("an error");
     assert!(error.contains("the server's disk is full"), "{error}");
-    assert!(status[0]["processes"].as_u64() >= Some(1_000), "{status}");
     assert_eq!(figures(), seen, "no batch arrives");
     fs::remove_file(filler).expect("removed");
-    until("it ships again", || log().contains("answers again"));
-    stop(service);
-    assert_eq!(log().matches("disk is full").count(), 1, "{}", log());
-    ship(&database, &path);
-    fleet_equals_ledger(&database, &path);
-    assert_eq!(database.rows("SELECT restarts, lost, gap, leak_gap FROM fleet.stream"), "0|0|0|0");
+    let log = it.end();
+    assert_eq!(log.matches("disk is full").count(), 1, "{log}");
+}
+
+/// The server cannot write its log: it ends all sessions, and recovers or stays down.
+#[test]
+fn while_the_disk_of_the_servers_log_is_full_a_shipper_waits_and_nothing_is_lost() {
+    let Some(it) = FullDisk::start(true) else { return };
+    let filler = it.server.fill_space();
+    it.work();
+    until("the server fails", || it.server.log().contains("No space left on device"));
+    until("it is reported", || it.log().contains("failed to ") || it.log().contains("cannot "));
+    it.ledger.work();
+    let status = it.status();
+    assert!(status[0]["last_error"].is_string(), "{status}");
+    fs::remove_file(filler).expect("removed");
+    it.server.resume();
+    it.end();
 }
 
 /// A connection that hangs does not keep the service from ending.
