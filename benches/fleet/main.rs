@@ -3,8 +3,8 @@
 //! `cargo bench --bench fleet [-- --strict]`. It needs the programs of a PostgreSQL server, which it starts in a temporary folder
 //! with the defaults of its own: `fsync` is on. With `--strict` it exits with 1 if a limit is missed.
 //!
-//! `-- --reading` measures the reports instead, over 5 million ended rows, or over as many as `--rows N` says. `-- --beside`
-//! measures only what a shipper costs the host beside it.
+//! `-- --reading` measures the reports instead, over 5 million ended rows, or over as many as `--rows N` says, with a leak for every 20 of
+//! them, or as many as `--leaks N` says. `-- --beside` measures only what a shipper costs the host beside it.
 #![expect(clippy::disallowed_methods, reason = "it measures the command as a person runs it")]
 
 mod beside;
