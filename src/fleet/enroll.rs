@@ -50,7 +50,7 @@ pub fn enroll(address: &Address, host: &str) -> Result<Enrollment> {
     let existed = count(include_str!("statements/has_role.sql"))? > 0;
     if existed && count(include_str!("statements/role_is_ours.sql"))? == 0 {
         let message = format!(
-            "the role {login} exists, and is no login of a host: it does not have fleet_ship"
+            "the role {login} exists and is not the login of a host: it does not have fleet_ship"
         );
         return Err(Error::new(Kind::Denied, message));
     }

@@ -233,7 +233,7 @@ pub(super) fn connect_as_owner(address: &Address) -> Result<Client> {
         Some(owner) => {
             let owner: String = owner.get(0);
             let message = format!(
-                "the schema `fleet` belongs to `{owner}`, which is no superuser: whatever it contains would run with the rights \
+                "the schema `fleet` belongs to `{owner}`, which is not a superuser: whatever it contains would run with the rights \
                  of `{}`; connect as `{owner}`",
                 address.user()
             );

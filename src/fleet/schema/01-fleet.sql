@@ -141,7 +141,7 @@ CREATE INDEX leak_open ON fleet.leak (stream, id) WHERE outcome = 'survived';
 CREATE INDEX leak_found ON fleet.leak (found_at);
 
 CREATE TABLE fleet.leak_day (
-  -- Sums over the leaks of a stream's day (UTC). Made anew for a whole day, never added to.
+  -- Sums over the leaks of a stream's day (UTC). Recomputed for a whole day, never incremented.
   stream        integer     NOT NULL,
   day           date        NOT NULL,
   kind          text        NOT NULL,

@@ -1,6 +1,6 @@
 -- Sums by hour: without them a report by hour reads every leak of its window.
 CREATE TABLE fleet.leak_hour (
-  -- Sums over the leaks of a stream's hour. Made anew for a whole hour, never added to.
+  -- Sums over the leaks of a stream's hour. Recomputed for a whole hour, never incremented.
   stream        integer     NOT NULL,
   leaks         integer     NOT NULL,
   hour          timestamptz NOT NULL, -- its beginning

@@ -1,4 +1,4 @@
--- Indexes that a rebuild was interrupted in, and keys of which a good part is empty: 44 bytes a row are full.
+-- Indexes that an interrupted rebuild has left, and keys that are partly empty: a full one has 44 bytes for each row.
 SELECT i.relname, x.indisvalid FROM pg_catalog.pg_index AS x
 JOIN pg_catalog.pg_class AS i ON i.oid = x.indexrelid
 JOIN pg_catalog.pg_class AS t ON t.oid = x.indrelid

@@ -94,7 +94,7 @@ fn a_superuser_runs_nothing_that_an_ordinary_role_has_put_into_the_schema() {
     database.client().batch_execute(&taken).expect("made");
     for words in [&["init"][..], &["maintain"], &["enroll", "web-1"], &["forget", "web-1"]] {
         let error = refused(1, fleet(&[words, &["--to", &database.url()]].concat()));
-        let reason = format!("belongs to `{other}`, which is no superuser");
+        let reason = format!("belongs to `{other}`, which is not a superuser");
         assert!(error.contains(&reason) && error.lines().count() == 1, "{words:?}: {error}");
     }
     let is_super = format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{other}'");

@@ -277,7 +277,7 @@ fn a_login_that_is_no_host_of_the_fleet_is_left_as_it_is() {
     let host = format!("taken-{}", database.name());
     database.client().batch_execute(&format!("CREATE ROLE \"procledger-{host}\"")).expect("made");
     let error = refused(1, fleet(&["enroll", "--to", &database.url(), &host]));
-    assert!(error.contains("is no login of a host"), "{error}");
+    assert!(error.contains("is not the login of a host"), "{error}");
     let long = "h".repeat(53);
     for name in ["", "a\nb", &long] {
         refused(2, fleet(&["enroll", "--to", &database.url(), name]));
