@@ -21,7 +21,7 @@ use super::{
     migration::Schema,
     open_connection::{Access, BUSY_TIMEOUT, Pool, first_reader, first_writer, pool},
     pool_thread::pool_thread,
-    schema,
+    schema_check,
     setup::{self, SchemaStatus, Upgrade},
     transaction::Transaction,
     trust::{Located, TrustPolicy, beside},
@@ -342,7 +342,7 @@ impl Store {
         self.check_not_replaced()?;
         if self.0.suspect.load(Ordering::Relaxed) {
             // Without this check each write would use up its budget, and at its end a host makes many writes.
-            schema::check(connection, self.path())?;
+            schema_check::check(connection, self.path())?;
             self.0.suspect.store(false, Ordering::Relaxed);
         }
         let _budget = Budget::of(WRITE);
@@ -366,7 +366,7 @@ impl Store {
             error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
         let foreign = interrupted.then(|| {
             let _budget = Budget::of(HOST_READ);
-            schema::check(connection, self.path()).err()
+            schema_check::check(connection, self.path()).err()
         });
         let foreign = foreign.flatten();
         self.0.suspect.fetch_or(foreign.is_some(), Ordering::Relaxed);

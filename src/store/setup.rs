@@ -31,7 +31,7 @@ use super::{
     failure::failed,
     migration::{self, Schema},
     open_connection::{BUSY_TIMEOUT, immutable_uri, open_writer},
-    schema,
+    schema_check,
     trust::{Located, beside},
     wal_origin,
 };
@@ -184,7 +184,7 @@ fn inspect_once(path: &Path, open: Opener) -> Result<Inspected> {
         // Checked before anything is written, so that a refusal changes nothing.
         (APPLICATION_ID, 1..) => {
             migration::check_not_newer(&connection, version, path)?;
-            schema::check(&connection, path)?;
+            schema_check::check(&connection, path)?;
             let schema = migration::of(&connection, version);
             schema.map(SchemaStatus::At).map_err(|e| failed(path, "read the schema's version", e))
         }
