@@ -7,6 +7,9 @@ use crate::{
     sys::snapshot::{Snapshot, Stat},
 };
 
+/// Maximum number of suspects that are reported for one tree: any user may start more.
+pub(crate) const LISTED: usize = 16;
+
 /// Why a process is a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SuspectReason {

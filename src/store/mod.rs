@@ -28,8 +28,8 @@
 //!
 //! # Layers
 //!
-//! `connection`, `close`, `writer`, `open_connection`, `trust`, `setup`, `wal_origin`, `migration`, `schema_check`,
-//! `budget`, `ledger_files` and `failure` make up a [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which
+//! `connection`, `close`, `writer`, `open_connection`, `trust`, `setup`, `wal_origin`, `migration`, `schema_check`, `budget`,
+//! `ledger_files` and `failure` make up a [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which
 //! generates INSERT, SELECT and reader from one list of columns. Each other file is one group of operations, with each query
 //! beside the function that maps its rows. Every file may use these modules of the crate: `error`, `identity`, `model`, `redact`,
 //! `sys`, and `metrics`, which counts what was committed.

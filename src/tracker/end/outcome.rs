@@ -16,6 +16,7 @@ use crate::{
         PassRecord, ProcessId, ProcessRecord, Report, Rule, Settled, Suspect, TaskId, Verdict,
         task_text,
     },
+    policy::suspects::LISTED,
     store::Store,
     sys::Death,
     tracker::{
@@ -24,9 +25,6 @@ use crate::{
         runtime::{cause::Cause, tracked::Root},
     },
 };
-
-/// Maximum number of suspects that are reported for one tree.
-pub(in crate::tracker) const SUSPECTS: usize = 16;
 
 /// Records members that an end has found, before they are signalled. Where the ledger cannot be written, they are ended
 /// regardless, and have no row.
@@ -313,7 +311,7 @@ fn ending(rule: &Rule, root: &Root, member: MemberOutcome) -> Ending {
 }
 
 /// Returns the reported processes that may belong to a task: without those that the ledger has in another tree, and at most
-/// [`SUSPECTS`], since any user may start more.
+/// [`LISTED`] of them.
 pub(in crate::tracker) fn suspects_of(
     store: &Store,
     task: Option<&TaskId>,
@@ -329,8 +327,8 @@ pub(in crate::tracker) fn suspects_of(
         };
         !rows.iter().any(is_it)
     });
-    let more = found.len().saturating_sub(SUSPECTS);
-    found.truncate(SUSPECTS);
+    let more = found.len().saturating_sub(LISTED);
+    found.truncate(LISTED);
     let mut suspects: Vec<Suspect> = (found.into_iter())
         .map(|suspect| Suspect {
             task_id: task.cloned(),

@@ -20,7 +20,7 @@ use crate::{
     policy::{
         exemption::{Foreign, System},
         membership::{Membership, decide},
-        suspects::SuspectReason,
+        suspects::{LISTED, SuspectReason},
     },
     store::Store,
     sys::{
@@ -30,7 +30,6 @@ use crate::{
     },
     tracker::{
         Ledger,
-        end::outcome::SUSPECTS,
         membership::{
             foreign_roots::responsible_instances,
             observation::{Observation, RecordedTree},
@@ -232,7 +231,7 @@ impl Machine {
         let is_others = |reason: &SuspectReason| matches!(reason, SuspectReason::OtherUser(_));
         let (others, on_terminals): (Vec<_>, Vec<_>) =
             found.suspects.iter().partition(|(_, reason)| is_others(reason));
-        let suspects = on_terminals.into_iter().chain(others.into_iter().take(SUSPECTS));
+        let suspects = on_terminals.into_iter().chain(others.into_iter().take(LISTED));
         TreeRecord {
             owner_alive: None,
             source: FigureSource::Live,
