@@ -1,20 +1,15 @@
-//! The terminal as a screen that is redrawn repeatedly, and restored afterwards; and its modes.
+//! The terminal as a screen that is redrawn repeatedly, and restored afterwards.
 //!
 //! The sequences are those of xterm's ctlseqs, which all current terminals support. A frame is one write between
 //! the marks of a synchronized update, and each of its lines clears only the rest of the line, so nothing flickers.
 
 use std::{
-    fs::File,
     io::{IsTerminal, Write, stdin, stdout},
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    os::fd::AsFd,
 };
 
-use rustix::{
-    process::getpgrp,
-    termios::{
-        LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize,
-        tcsetattr,
-    },
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
 };
 
 use crate::exit::{Failure, Result};
@@ -119,32 +114,6 @@ fn frame(lines: &[String]) -> String {
 fn write(text: &str) -> Result<()> {
     let mut stdout = stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::from)
-}
-
-/// The modes of the session's terminal, such as echo and line editing, as they were when this was created.
-#[derive(Debug)]
-pub(crate) struct Modes {
-    terminal: File,
-    modes: Termios,
-}
-
-impl Modes {
-    /// Returns `None` if the session has no terminal.
-    pub(crate) fn save() -> Option<Self> {
-        let flags = libc::O_NOCTTY;
-        let terminal =
-            File::options().read(true).write(true).custom_flags(flags).open("/dev/tty").ok()?;
-        let modes = tcgetattr(&terminal).ok()?;
-        Some(Self { terminal, modes })
-    }
-
-    /// Sets them again, if this process is in the foreground: a program that was killed could not do so.
-    pub(crate) fn restore(&self) {
-        if tcgetpgrp(&self.terminal).is_ok_and(|group| group == getpgrp()) {
-            // If it fails, the terminal has hung up.
-            let _ = tcsetattr(&self.terminal, OptionalActions::Drain, &self.modes);
-        }
-    }
 }
 
 #[cfg(test)]

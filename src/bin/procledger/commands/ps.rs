@@ -19,9 +19,8 @@ use crate::{
     exit::{Exit, Result},
     output,
     render::escape,
-    task_pattern,
-    terminal::Screen,
-    units,
+    screen::Screen,
+    task_pattern, units,
 };
 
 /// List the running tasks, each with the memory and CPU time of its whole tree

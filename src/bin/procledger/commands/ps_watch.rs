@@ -17,8 +17,8 @@ use crate::{
     context::Context,
     exit::{Exit, Failure, Result},
     render::{clock, escape, short_bytes, span},
+    screen::Screen,
     signals::Signals,
-    terminal::Screen,
 };
 
 /// The signals that end the display, and those for a change of the terminal's size and for suspension.

@@ -35,7 +35,7 @@ use crate::{
     output,
     privilege::Account,
     signals::{self, Signals, die_by, die_with_group_by},
-    terminal::Modes,
+    terminal_modes::TerminalModes,
     units,
 };
 
@@ -276,7 +276,7 @@ impl Plan {
         inherited: &Inherited,
     ) -> Result<Ended> {
         let caller = self.caller.as_ref();
-        let modes = Modes::save();
+        let modes = TerminalModes::save();
         let mut process = self.start(context, tracker, signals, output)?;
         inherited.close();
         raise_descriptor_limit();
