@@ -1,25 +1,32 @@
 //! Writing to stdout and stderr. Never use `println!`: it panics when the reader is gone.
 //!
 //! A service must not hang because its log is not read: after [`write_from_threads`] all output passes through
-//! [`BoundedOutput`]s, which keep a bounded amount, drop the rest, and report how much was dropped.
+//! [`BoundedOutput`]s, which keep a bounded amount, drop the rest, and report how much was dropped. `run`, which should start no
+//! thread for this, drops lines that nothing reads after [`drop_unread_lines`].
 
 use std::{
     fs::{self, Permissions},
     io::{self, ErrorKind, Write},
     mem,
+    os::fd::AsFd,
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::Path,
     process::ExitCode,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use procledger::paths::{Account, controller};
+use rustix::event::{PollFd, PollFlags};
 use serde::{Serialize, Serializer};
 
 use crate::{
     bounded_output::BoundedOutput,
     exit::{Exit, Failure, Result},
+    poll::poll_within,
     render::{escape, escape_json},
 };
 
@@ -28,6 +35,12 @@ static ASIDE: OnceLock<[BoundedOutput; 2]> = OnceLock::new();
 
 /// Time within which an active reader takes the last output.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Whether lines on stderr that nothing reads are dropped.
+static DROPS: AtomicBool = AtomicBool::new(false);
+
+/// Lines on stderr that were dropped since the last one that was written. Written under the lock of stderr.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Makes all further writes independent of their readers. Starts two threads, so call it after signals were blocked.
 ///
@@ -225,5 +238,38 @@ pub(crate) fn to_stderr(text: &str) {
     if let Some([_, err]) = ASIDE.get() {
         return err.push(text.as_bytes());
     }
-    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+    let mut stderr = io::stderr().lock();
+    if !DROPS.load(Ordering::Relaxed) {
+        let _ = stderr.write_all(format!("{text}\n").as_bytes());
+        return;
+    }
+    let dropped = DROPPED.load(Ordering::Relaxed);
+    // Where a line was not read, the next one waits no longer.
+    let limit = if dropped == 0 { LAST_WORDS } else { Duration::ZERO };
+    let dropped_before = match dropped {
+        0 => String::new(),
+        1 => "procledger: 1 line was dropped: standard error was not read\n".to_owned(),
+        _ => format!("procledger: {dropped} lines were dropped: standard error was not read\n"),
+    };
+    let written = write_within(&mut stderr, &format!("{dropped_before}{text}\n"), limit);
+    DROPPED.store(if written { 0 } else { dropped + 1 }, Ordering::Relaxed);
+}
+
+/// Makes each further line on stderr wait for a reader for a moment only: a pipe or a terminal that nothing reads would block
+/// the process for good, with the task that it owns.
+pub(crate) fn drop_unread_lines() {
+    DROPS.store(true, Ordering::Relaxed);
+}
+
+/// Writes `text` in parts that a pipe takes as a whole once it is writable; returns whether it waited for no part in vain.
+fn write_within(to: &mut (impl Write + AsFd), text: &str, limit: Duration) -> bool {
+    for part in text.as_bytes().chunks(libc::PIPE_BUF) {
+        let ready = poll_within(&mut [PollFd::new(&*to, PollFlags::OUT)], Some(limit));
+        if ready == Ok(0) {
+            return false;
+        }
+        // An error is ignored, as in `to_stderr`.
+        let _ = to.write_all(part);
+    }
+    true
 }

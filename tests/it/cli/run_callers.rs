@@ -1,16 +1,28 @@
 //! `run --die-with-parent` and `--owner`: when the caller ends, however it ends, the whole tree is ended and recorded, and the
 //! task can be started again.
 
-use std::{os::unix::process::ExitStatusExt, process::Command, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::ExitStatusExt},
+    },
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    process::{Signal, pidfd_send_signal},
+};
 
 use crate::{
     cli::command::{Answer, PROCLEDGER, Running, answer, clean, procledger, run},
     containment::leaves::leaves,
     support::{
-        FairClock, Guard, PidfdWatch, Place, eventually, in_namespace, in_namespace_with_init,
-        is_alive, parent, pidfd, processes_with, root, state, stays, until,
+        FairClock, Guard, PidfdWatch, Place, at_once, eventually, in_namespace,
+        in_namespace_with_init, is_alive, parent, pidfd, processes_with, root, state, stays, until,
     },
 };
 
@@ -405,4 +417,72 @@ fn a_run_that_waits_for_an_earlier_one_can_be_interrupted() {
     assert_eq!(status.signal(), Some(15));
     first.signal(Signal::TERM);
     first.finish().expect(128 + 15);
+}
+
+/// What a caller passes as stderr, and does not read: it is full.
+fn full(kind: &str) -> (File, OwnedFd) {
+    let (reader, writer): (OwnedFd, OwnedFd) = match kind {
+        "pipe" => io::pipe().map(|(reader, writer)| (reader.into(), writer.into())).expect("one"),
+        _ => {
+            UnixStream::pair().map(|(reader, writer)| (reader.into(), writer.into())).expect("one")
+        }
+    };
+    let flags = fcntl_getfl(&writer).expect("flags");
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).expect("set");
+    for length in [1 << 16, 1] {
+        while rustix::io::write(&writer, &vec![b'x'; length]).is_ok() {}
+    }
+    fcntl_setfl(&writer, flags).expect("set");
+    (reader.into(), writer)
+}
+
+#[test]
+fn a_message_that_nothing_read_held_run_for_ever() {
+    let kinds = ["pipe", "socket"]
+        .into_iter()
+        .flat_map(|kind| ["kill", "limit", "owner"].into_iter().map(move |reason| (kind, reason)));
+    at_once(kinds.collect::<Vec<_>>(), |(kind, reason)| {
+        let place = Place::new();
+        let mut owner = place.child("exec sleep 3600");
+        let (_reader, writer) = full(kind);
+        let pid = owner.pid().to_string();
+        let mut command = procledger(&place);
+        command.args(["run", "--task", "t", "--owner", &pid]).stderr(Stdio::from(writer));
+        if reason == "limit" {
+            command.args(["--max-runtime", "300ms"]);
+        }
+        let script = "echo up; exec sleep 3600";
+        let running = Running::spawn(command.args(["--", "sh", "-c", script, place.marker()]));
+        match reason {
+            "kill" => drop(run(&place, &["kill", "t"]).expect(0)),
+            "owner" => owner.0.kill().expect("killed"),
+            _ => {}
+        }
+        running.finish().expect(if reason == "limit" { 124 } else { 128 + 15 });
+    });
+}
+
+#[test]
+fn a_reader_that_comes_late_reads_how_many_messages_were_dropped() {
+    let place = Place::new();
+    let first = Running::start(&place, "t", &[], "echo up; exec sleep 3600");
+    let (mut reader, writer) = full("pipe");
+    let mut command = procledger(&place);
+    command.args(["run", "--task", "t", "--if-running", "replace"]).stderr(Stdio::from(writer));
+    let script = "echo up; exec sleep 3600";
+    let running = Running::spawn(command.args(["--", "sh", "-c", script, place.marker()]));
+    drop(command);
+    first.finish().expect(128 + 15);
+    let flags = fcntl_getfl(&reader).expect("flags");
+    fcntl_setfl(&reader, flags | OFlags::NONBLOCK).expect("set");
+    let _ = reader.read_to_end(&mut Vec::new()).expect_err("it is empty now");
+    fcntl_setfl(&reader, flags).expect("set");
+    run(&place, &["kill", "t"]).expect(0);
+    running.finish().expect(128 + 15);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("a pipe");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!(lines[0], "procledger: 1 line was dropped: standard error was not read");
+    assert!(lines[1].starts_with("procledger: task t was ended: asked by "), "{text}");
 }

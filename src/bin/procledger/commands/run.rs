@@ -172,6 +172,7 @@ impl RunArgs {
                 .with_exit(Exit::RUN_FAILED)
         })?;
         let quiet = self.quiet;
+        output::drop_unread_lines();
         let plan = self.check()?;
         if plan.raw.detach.is_requested() {
             return plan.raw.detach.start(&plan.task, quiet);
