@@ -50,6 +50,22 @@ pub(in crate::tracker) fn kill(
     kill_rows(core, &rows, &asked(asked_by), Some(asked_by), plan)
 }
 
+/// Ends a task of any instance, unless a living one is ending it; see
+/// [`Tracker::kill_unless_ending`](crate::Tracker::kill_unless_ending).
+pub(in crate::tracker) fn kill_unless_ending(
+    core: &Arc<Core>,
+    task_id: &str,
+    asked_by: &str,
+) -> Result<Report> {
+    let task = TaskId::new(task_id)?;
+    let rows = core.store.live_of_task(&task)?;
+    if rows.is_empty() {
+        return Err(not_found(&task, "the ledger has no live task"));
+    }
+    let (cause, plan) = (asked(asked_by), EndPlan::new());
+    kill_rows_unless(core, &rows, &cause, Some(asked_by), &plan, OtherClaims::StayIfLive)
+}
+
 /// Ends every live task; see [`Tracker::kill_all_with`](crate::Tracker::kill_all_with).
 pub(in crate::tracker) fn kill_all(
     core: &Arc<Core>,
@@ -71,6 +87,13 @@ fn asked(asked_by: &str) -> Cause {
     Cause { reason: EndReason::Killed, leak: None, rule: Rule::PersonAsked(asked_by.to_owned()) }
 }
 
+/// What happens to the claims of other instances on the rows that are to be ended. Those of dead ones are taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OtherClaims {
+    TakenOver,
+    StayIfLive,
+}
+
 /// Ends live rows of any instance, even if another one is ending them.
 pub(in crate::tracker) fn kill_rows(
     core: &Core,
@@ -79,11 +102,22 @@ pub(in crate::tracker) fn kill_rows(
     asked_by: Option<&str>,
     plan: &EndPlan,
 ) -> Result<Report> {
+    kill_rows_unless(core, rows, cause, asked_by, plan, OtherClaims::TakenOver)
+}
+
+fn kill_rows_unless(
+    core: &Core,
+    rows: &[ProcessRecord],
+    cause: &Cause,
+    asked_by: Option<&str>,
+    plan: &EndPlan,
+    others: OtherClaims,
+) -> Result<Report> {
     plan.check()?;
     let _pass = core.passes.begin_pass();
     let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
     let dead = foreign_claims::dead_claimants_of(core, rows);
-    let over = TakeOver { dead: &dead, live: true };
+    let over = TakeOver { dead: &dead, live: others == OtherClaims::TakenOver };
     let claimed = core.store.claim_over(&ids, core.instance.id, None, asked_by, over)?;
     let claimed = with_plan(claimed, &dead, plan);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();

@@ -8,7 +8,7 @@ use std::{
         fd::OwnedFd,
         unix::{net::UnixStream, process::ExitStatusExt},
     },
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -18,7 +18,9 @@ use rustix::{
 };
 
 use crate::{
-    cli::command::{Answer, PROCLEDGER, Running, answer, clean, procledger, run},
+    cli::command::{
+        Answer, PROCLEDGER, Running, answer, clean, containments, finish, procledger, run,
+    },
     containment::leaves::leaves,
     support::{
         FairClock, Guard, PidfdWatch, Place, at_once, eventually, in_namespace,
@@ -419,6 +421,36 @@ fn a_run_that_waits_for_an_earlier_one_can_be_interrupted() {
     first.finish().expect(128 + 15);
 }
 
+/// Whichever is first ends the earlier run, with its whole grace; it was killed at once if two came at the same time, and each
+/// of them printed hundreds of lines meanwhile.
+#[test]
+fn several_runs_that_replaced_the_same_one_cut_its_grace_short() {
+    // It is asked to end once, and obeys after a while.
+    const OBEYS: &str = "trap 'sleep 0.3; exit 3' TERM; echo up; sleep 3600 & wait";
+    at_once(containments(), |containment| {
+        let place = Place::new();
+        let options = ["--containment", containment, "--grace", "60s"];
+        let first = Running::start(&place, "t", &options, OBEYS);
+        let others: Vec<Child> = (0..5)
+            .map(|_| {
+                let args = ["run", "--task", "t", "--if-running", "replace"];
+                let mut run = procledger(&place);
+                run.args(args).args(options).args(["--", "true"]);
+                run.spawn().expect("procledger")
+            })
+            .collect();
+        let ended = first.finish();
+        assert_eq!(ended.code(), 3, "{containment}: {ended:#?}");
+        for other in others {
+            let answer = finish(other);
+            let announced = answer.err.matches("already runs: ending it first").count();
+            assert!(announced <= 1, "{containment}: {answer:#?}");
+        }
+        let killed = "SELECT count(*) FROM process WHERE exit_signal = 9";
+        assert_eq!(place.sqlite3(killed), "0", "{containment}");
+    });
+}
+
 /// What a caller passes as stderr, and does not read: it is full.
 fn full(kind: &str) -> (File, OwnedFd) {
     let (reader, writer): (OwnedFd, OwnedFd) = match kind {
@@ -485,4 +517,22 @@ fn a_reader_that_comes_late_reads_how_many_messages_were_dropped() {
     assert_eq!(lines.len(), 2, "{text}");
     assert_eq!(lines[0], "procledger: 1 line was dropped: standard error was not read");
     assert!(lines[1].starts_with("procledger: task t was ended: asked by "), "{text}");
+}
+
+/// The task would have to end first, and this command with it. It asked for that again and again.
+#[test]
+fn a_run_that_replaced_the_task_in_which_it_ran_never_ended() {
+    let place = Place::new();
+    for how in ["replace", "wait"] {
+        let script =
+            format!("\"$P\" run --task t --if-running {how} -- touch ran 2>&1; echo $?; exit 4");
+        let mut command = procledger(&place);
+        command.args(["run", "--task", "t", "--", "sh", "-c", &script, place.marker()]);
+        let answer = answer(command.env("P", PROCLEDGER).current_dir(place.path())).expect(4);
+        let lines: Vec<&str> = answer.out.lines().collect();
+        assert_eq!(lines.len(), 2, "{how}: {answer:#?}");
+        assert!(lines[0].contains("start it again from outside of it"), "{how}: {answer:#?}");
+        assert_eq!(lines[1], "75", "{how}");
+        assert!(!place.path().join("ran").exists(), "{how}: the program ran");
+    }
 }

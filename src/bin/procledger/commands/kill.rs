@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering},
@@ -15,6 +14,7 @@ use procledger::{EndPlan, Ending, ProcessRecord, Report, TaskId, Tracker};
 
 use super::task_ids;
 use crate::{
+    ancestors::ancestors,
     context::Context,
     exit::{Exit, Result, chain},
     inherited_fds::raise_descriptor_limit,
@@ -172,19 +172,10 @@ fn stop_signals(tracker: &Tracker) -> Result<HashMap<TaskId, String>> {
 /// process, which was left running.
 fn take_own_tasks(report: &mut Report) -> Vec<(String, u32)> {
     let ancestors = ancestors();
-    let is_own = |pid: u32| ancestors.contains(&pid);
+    let is_own = |pid: u32| ancestors.iter().any(|ancestor| ancestor.pid == pid);
     let own = report.suspects.extract_if(.., |suspect| is_own(suspect.pid.get()));
     let name = |task: Option<TaskId>| task.map_or_else(|| "-".to_owned(), |task| task.to_string());
     own.map(|suspect| (name(suspect.task_id), suspect.pid.get())).collect()
-}
-
-/// Returns the PIDs of this process and its ancestors.
-fn ancestors() -> Vec<u32> {
-    let parent = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok().filter(|&parent| parent > 0)
-    };
-    std::iter::successors(Some(std::process::id()), parent).collect()
 }
 
 /// A signal that asks the command to stop. Within a grace period the claims are released; a tree whose grace period is over is

@@ -312,6 +312,7 @@ impl Plan {
         signals: &Signals,
         output: Option<&File>,
     ) -> Result<Process> {
+        let mut first = true;
         loop {
             signals.act_on_pending();
             self.raw.detach.check_caller()?;
@@ -325,10 +326,12 @@ impl Plan {
             let job = self.job(context.account.as_ref(), tracker.path(), output)?;
             match tracker.spawn(job) {
                 Err(error) if error.is_already_running() => {
-                    let make_way = || self.raw.caller.make_way(context, tracker, &self.task);
+                    let caller = &self.raw.caller;
+                    let make_way = || caller.make_way(context, tracker, &self.task, first);
                     if !signals.end_us_during(make_way)?? {
                         return Err(self.not_started(&error));
                     }
+                    first = false;
                 }
                 spawned => return spawned.map_err(|error| self.not_started(&error)),
             }

@@ -6,9 +6,10 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use procledger::{Caller, ProcessRecord, Report, State, TaskId, Tracker};
+use procledger::{Caller, Identity, ProcessRecord, Report, State, TaskId, Tracker};
 
 use crate::{
+    ancestors::{Ancestor, ancestors},
     context::Context,
     exit::{Exit, Failure, Result},
     output,
@@ -85,16 +86,25 @@ impl CallerArgs {
         pin(pid, tick).map(Some).map_err(|error| refused(&what, &error))
     }
 
-    /// Acts on the run because of which the task could not be started; returns whether to try again.
+    /// Acts on the run because of which the task could not be started, the `first` time or again; returns whether to try again.
     pub(crate) fn make_way(
         &self,
         context: &Context,
         tracker: &Tracker,
         task: &TaskId,
+        first: bool,
     ) -> Result<bool> {
+        if matches!(self.if_running, Some(IfRunning::Wait | IfRunning::Replace)) {
+            check_not_own(tracker, task)?;
+        }
         match self.if_running {
             Some(IfRunning::Fail) => return Ok(false),
-            Some(IfRunning::Replace) => replace(context, tracker, task)?,
+            Some(IfRunning::Replace) => {
+                if first {
+                    output::warn(&format!("task {task} already runs: ending it first"));
+                }
+                replace(context, tracker, task)?;
+            }
             Some(IfRunning::Wait) => {
                 // The caller of that run may end meanwhile, and the run may be stopped.
                 while tracker.orphaned(task.as_str())?.is_none() {
@@ -113,13 +123,44 @@ impl CallerArgs {
     }
 }
 
+/// Ends an earlier run. What another instance is ending already is left to it, since a second kill would cut its grace short: of
+/// several callers that replace the same run, one ends it and all others wait.
 fn replace(context: &Context, tracker: &Tracker, task: &TaskId) -> Result<()> {
-    output::warn(&format!("task {task} already runs: ending it first"));
-    match tracker.kill(&[task.as_str()], &context.asked_by("run")) {
+    let by = context.asked_by("run");
+    let ended = |report: procledger::Result<Report>| match report {
         Err(error) if !error.is_not_found() => Err(error.into()),
         Ok(report) => survived(&report, task),
         Err(_) => Ok(()),
+    };
+    ended(tracker.kill_unless_ending(task.as_str(), &by))?;
+    let began = Instant::now();
+    while let Some(row) = running(tracker, task)?
+        && row.life.state() == State::Ending
+    {
+        if began.elapsed() > ENDS_WITHIN + row.spec.asking_time() {
+            return ended(tracker.kill(&[task.as_str()], &by));
+        }
+        thread::sleep(PAUSE);
     }
+    Ok(())
+}
+
+/// Refuses a task that runs this command: it can be neither ended nor waited for from within.
+fn check_not_own(tracker: &Tracker, task: &TaskId) -> Result<()> {
+    let ancestors = ancestors();
+    let is_own = |row: &ProcessRecord| {
+        let Identity { pid, start_tick, .. } = row.spec.identity;
+        ancestors.contains(&Ancestor { pid: pid.get(), start_tick })
+    };
+    let live = tracker.ledger().processes()?;
+    let mut of_task = live.iter().filter(|row| row.spec.task_id.as_ref() == Some(task));
+    of_task.find(|row| is_own(row)).map_or(Ok(()), |row| {
+        let why = format!(
+            "task {task} runs this command (below its process {}): start it again from outside of it",
+            row.pid()
+        );
+        Err(Failure::new(why).with_exit(Exit::ALREADY_RUNNING))
+    })
 }
 
 fn survived(report: &Report, task: &TaskId) -> Result<()> {
