@@ -15,7 +15,10 @@ use super::{
     transaction::Transaction,
 };
 use crate::{
-    model::{End, EndReason, Event, InstanceId, Life, ProcessId, State},
+    model::{
+        End, EndReason, Event, Evidence, ExitStatus, InstanceId, Justification, Life, ProcessId,
+        Rule, State,
+    },
     redact::mask_text,
 };
 
@@ -147,6 +150,9 @@ fn write(
     note: Note<'_>,
 ) -> rusqlite::Result<Vec<ProcessId>> {
     match next {
+        Life::Ended(end) if end.reason == EndReason::Gone => {
+            write_gone(tx, counts, rows, (was, end), note)
+        }
         Life::Ended(end) => write_end(tx, counts, rows, (was, end), note),
         next => write_live(tx, rows, (was, next), note),
     }
@@ -214,11 +220,11 @@ fn update(
 }
 
 /// The assignments that end a row. If the instance that ends the row could not observe the status, a status that the owner
-/// recorded before is kept; then the process was not `gone`, but exited, or was killed as a person had requested.
+/// recorded before is kept; then the process was not `gone`, but exited.
 const END: &str = "state = 'ended', ended_at = max(:at, started_at),
    end_reason = CASE
      WHEN :reason <> 'gone' OR coalesce(:code, :signal, exit_code, exit_signal) IS NULL THEN :reason
-     WHEN asked_by IS NULL THEN 'exited' ELSE 'killed' END,
+     ELSE 'exited' END,
    exit_code = CASE WHEN coalesce(:code, :signal) IS NULL THEN exit_code ELSE :code END,
    exit_signal = CASE WHEN coalesce(:code, :signal) IS NULL THEN exit_signal ELSE :signal END,
    asked_by = coalesce(:requested_by, asked_by),
@@ -228,6 +234,49 @@ const END: &str = "state = 'ended', ended_at = max(:at, started_at),
 const END_CLAIM: &str = ", claimed_by = NULL";
 /// The assignments for a row that was ended by a rule, if the ledger has columns for the keys of rule and evidence.
 const END_KEYS: &str = ", end_rule_key = :rule_key, end_evidence_key = :evidence_key";
+
+/// Writes the end of rows whose processes were found gone. If a row has a status, and a person had requested the end before, the
+/// process was killed by an instance that did not record it.
+fn write_gone(
+    tx: &Transaction<'_>,
+    counts: &mut CommitCounts,
+    rows: &[ProcessId],
+    (was, end): (&Life, &End),
+    note: Note<'_>,
+) -> rusqlite::Result<Vec<ProcessId>> {
+    let (mut written, mut others) = (Vec::new(), Vec::new());
+    for &row in rows {
+        let Some(because) = request(tx, row, end.status)? else {
+            others.push(row);
+            continue;
+        };
+        let end = End { reason: EndReason::Killed, because: Some(because), ..end.clone() };
+        written.extend(write_end(tx, counts, &[row], (was, &end), note)?);
+    }
+    if !others.is_empty() {
+        written.extend(write_end(tx, counts, &others, (was, end), note)?);
+    }
+    Ok(written)
+}
+
+/// Returns the person's request to end a process, if there was one and the status of the process is known.
+fn request(
+    tx: &Transaction<'_>,
+    row: ProcessId,
+    status: ExitStatus,
+) -> rusqlite::Result<Option<Justification>> {
+    let of_row = |row: &rusqlite::Row<'_>| {
+        let evidence = if row.get(1)? { Evidence::Root } else { Evidence::Recorded };
+        Ok(Justification::new(&Rule::PersonAsked(row.get(0)?), evidence))
+    };
+    let is_known = status != ExitStatus::Unobserved;
+    tx.prepare_cached(
+        "SELECT asked_by, root IS NULL FROM process
+         WHERE id = ?1 AND asked_by IS NOT NULL AND (?2 OR coalesce(exit_code, exit_signal) IS NOT NULL)",
+    )?
+    .query_one((row.0, is_known), of_row)
+    .optional()
+}
 
 fn write_end(
     tx: &Transaction<'_>,

@@ -175,6 +175,27 @@ fn a_second_kill_cuts_the_grace_of_one_that_lives_short() {
     });
 }
 
+/// Its owner records the status while the first kill, which is stopped, holds the claim; the second one finds it gone.
+#[test]
+fn a_process_that_a_kill_found_gone_was_killed_without_a_rule() {
+    at_once(containments(), |containment| {
+        let place = Place::new();
+        let owner = owner(&place, containment, "60s");
+        let first = kill_in_its_grace(&place);
+        signal(&first, Signal::STOP);
+        let_go(&place);
+        until("its owner has recorded the status", || row(&place) == "ending||5||1|1");
+        run(&place, &["kill", "task"]).expect(0);
+        owner.finish().expect(5);
+        assert_eq!(row(&place), "ended|killed|5||1|0", "{containment}");
+        let why =
+            "SELECT end_rule GLOB 'asked by uid *', end_evidence, end_rule_key, end_evidence_key
+             FROM process WHERE task_id = 'task' AND root IS NULL";
+        assert_eq!(place.sqlite3(why), "1|identity|person_asked|identity", "{containment}");
+        crash(first);
+    });
+}
+
 #[test]
 fn a_kill_cuts_the_grace_of_the_owner_short_and_the_owner_keeps_the_status() {
     let place = Place::new();
