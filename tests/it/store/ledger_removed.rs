@@ -3,7 +3,10 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::support::{Host, Place, sqlite3, until};
+use crate::{
+    cli::command::{Running, procledger},
+    support::{Host, Place, sqlite3, until},
+};
 
 const ROW: &str = "SELECT end_reason, exit_signal FROM history WHERE task_id = 'left'";
 
@@ -75,6 +78,23 @@ fn a_host_whose_ledger_was_removed_ends_its_programs_and_the_next_one_makes_anot
     next.spawn("left", "exec sleep 3600");
     next.stop();
     assert_eq!(place.sqlite3(ROW), "shutdown|15");
+}
+
+#[test]
+fn the_exit_code_of_a_program_whose_ledger_was_removed_was_lost() {
+    for (code, expected) in [(7, 7), (0, 125)] {
+        let place = Place::new();
+        let script = format!("echo up; while [ ! -e go ]; do sleep 0.05; done; exit {code}");
+        let mut command = procledger(&place);
+        command.current_dir(place.path()).args(["run", "--task", "t", "--", "sh", "-c", &script]);
+        let running = Running::spawn(&mut command);
+        remove(&files(&place));
+        fs::write(place.path().join("go"), "").expect("a file");
+        let answer = running.finish().expect(expected);
+        assert!(answer.err.contains("was removed while it was open"), "{answer:#?}");
+        let is_unknown = "procledger: why task t has ended is unknown: ";
+        assert_eq!(answer.err.contains(is_unknown), code != 0, "{answer:#?}");
+    }
 }
 
 /// Both count their rows from 1.

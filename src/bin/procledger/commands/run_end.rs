@@ -44,6 +44,8 @@ impl Verbosity {
 impl Ended {
     /// Returns the exit code, and says why the program was ended. A program that was ended may exit with 0 all the same; `run`
     /// does not. A code that counts as a `success` is replaced by 0, where the program has ended by itself.
+    ///
+    /// If the ledger cannot be read, a code other than 0 is the program's in any case.
     pub(super) fn conclude(
         &self,
         ledger: &Ledger,
@@ -51,7 +53,15 @@ impl Ended {
         success: &[u8],
         verbosity: Verbosity,
     ) -> Result<Exit> {
-        let record = ledger.process(self.id)?;
+        let record = match (ledger.process(self.id), Exit::of_program(self.status)) {
+            (Ok(record), _) => record,
+            (Err(error), Some(exit)) if exit != Exit::DONE => {
+                let failure = Failure::from(error);
+                output::warn(&format!("why task {task} has ended is unknown: {}", failure.message));
+                return Ok(exit);
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
         let exit = conclude(record.as_ref(), self.status, self.after, task, verbosity)?;
         let by_itself = record.as_ref().and_then(why).is_none();
         let is_success = by_itself && success.iter().any(|&code| exit.code() == i32::from(code));
