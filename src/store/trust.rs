@@ -34,6 +34,8 @@ use crate::{
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// The maximum length of a file name (`NAME_MAX` in `linux/limits.h`).
 const NAME_MAX: usize = 255;
+/// No path that SQLite opens is longer: 512 bytes less the suffix of a journal.
+const SQLITE_PATH_MAX: usize = 504;
 /// The longest suffix of a file beside the ledger: the lock of an instance, `-instance-`, 32 hex digits and `.lock`.
 const LONGEST_SUFFIX: usize = 47;
 /// Files that SQLite and the setup keep beside the ledger.
@@ -132,18 +134,26 @@ impl Located {
         self.check_writable()
     }
 
-    /// Refuses a name to which no suffix can be added, before anything is created.
+    /// Refuses a name to which no suffix can be added, or a path that SQLite does not open, before anything is created.
     fn check_name(&self) -> Result<()> {
         let length = self.path.file_name().map_or(0, OsStr::len);
         let longest = NAME_MAX - LONGEST_SUFFIX;
-        if length <= longest {
-            return Ok(());
+        if length > longest {
+            return Err(Error::invalid(format!(
+                "the name of the ledger `{}` has {length} bytes: files beside it have longer names, \
+                 choose one of at most {longest} bytes",
+                self.path.display()
+            )));
         }
-        Err(Error::invalid(format!(
-            "the name of the ledger `{}` has {length} bytes: files beside it have longer names, \
-             choose one of at most {longest} bytes",
-            self.path.display()
-        )))
+        let length = self.path.as_os_str().len();
+        if length > SQLITE_PATH_MAX {
+            return Err(Error::invalid(format!(
+                "the path of the ledger `{}` has {length} bytes: SQLite opens none of more than \
+                 {SQLITE_PATH_MAX}, choose a shorter one",
+                self.path.display()
+            )));
+        }
+        Ok(())
     }
 
     /// Refuses a folder or a ledger whose attributes (chattr(1)) forbid what SQLite does with them.

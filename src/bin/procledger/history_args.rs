@@ -51,7 +51,7 @@ mod tests {
         let words = history.to_arguments();
         assert_eq!((words[0].as_str(), words[2].as_str()), ("--keep-history", "--limit-size"));
         assert_eq!(units::duration(&words[1]), Ok(Duration::from_hours(24 * 400)));
-        assert_eq!(units::size(&words[3]), Ok(5 << 20));
+        assert_eq!(units::ledger_size(&words[3]), Ok(5 << 20));
         assert!(HistoryArgs { keep_history: None, limit_size: None }.to_arguments().is_empty());
     }
 }

@@ -112,8 +112,16 @@ pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses a limit on memory, larger than zero.
+pub(crate) fn memory(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("a limit of zero would end the program at once".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
 /// Parses a size in bytes: `1048576`, `512M`, `2G`, `1GiB` (powers of 1024), `500MB` (powers of 1000).
-pub(crate) fn size(text: &str) -> Result<u64, String> {
+fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -132,7 +140,6 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
     match bytes {
-        Some(0) => Err("a limit of zero would end the program at once".to_owned()),
         Some(bytes) if bytes <= LARGEST => Ok(bytes),
         _ => Err(format!("`{text}` is larger than 8 EiB")),
     }
@@ -314,6 +321,7 @@ mod tests {
             assert!(error.contains(part), "{text}: {error}");
         }
         assert!(ledger_size("1023k").expect_err("small").contains("1M or more"));
+        assert!(ledger_size("0").expect_err("small").contains("1M or more"));
         assert_eq!(ledger_size("1M"), Ok(1 << 20));
         assert!(interval("99ms").expect_err("short").contains("100ms"));
         assert_eq!(interval("100ms"), Ok(SHORTEST_INTERVAL));

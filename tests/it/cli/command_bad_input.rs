@@ -388,6 +388,26 @@ fn a_name_that_is_too_long_is_refused_before_anything_is_created() {
     }
 }
 
+/// SQLite refused it without saying why.
+#[test]
+fn a_path_that_is_too_long_for_sqlite_had_no_reason() {
+    let place = Place::new();
+    for (length, code) in [(504, 0), (505, 125), (2_000, 125)] {
+        let mut folder = place.path().join(length.to_string());
+        while folder.as_os_str().len() + 202 < length {
+            folder.push("x".repeat(100));
+        }
+        fs::create_dir_all(&folder).expect("a folder");
+        let ledger = folder.join("y".repeat(length - folder.as_os_str().len() - 1));
+        let answer = answer(on_ledger(&place, &ledger).args(["run", "--task", "t", "--", "true"]));
+        let answer = answer.expect(code);
+        if code != 0 {
+            assert!(answer.complaint().contains("SQLite opens none of more than 504"), "{length}");
+            assert!(bytes_of(&folder).is_empty(), "{length}");
+        }
+    }
+}
+
 /// SQLite cannot remove its journal there, and reports an I/O error; the disk was blamed.
 #[test]
 fn an_append_only_folder_or_ledger_is_named() {

@@ -99,7 +99,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "D", value_parser = units::limit)]
     max_runtime: Option<Duration>,
     /// End the task when its tree uses more memory and swap than this (512M, 2G)
-    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    #[arg(long, value_name = "SIZE", value_parser = units::memory)]
     max_rss: Option<u64>,
     /// Leave the task running when its owner dies or stops; the next owner adopts it
     #[arg(long)]
