@@ -36,7 +36,7 @@ pub struct Exit {
     pub because: Option<Justification>,
     /// The person who requested its end, if the reason is [`Killed`](EndReason::Killed).
     pub requested_by: Option<String>,
-    /// Whether it dumped its core; also `false` if that is not known, as for a program whose end was not observed.
+    /// Whether it dumped core; `false` if that is not known, for example because its end was not observed.
     pub core_dumped: bool,
 }
 
@@ -66,7 +66,7 @@ impl Exit {
         }
     }
 
-    /// Returns what the row of an ended process says; `None` where it has not ended.
+    /// Returns the exit that a row records; `None` if its process has not ended.
     pub(in crate::tracker) fn of_row(row: ProcessRecord) -> Option<Self> {
         let Life::Ended(end) = row.life else { return None };
         Some(Self {
@@ -91,7 +91,7 @@ impl From<Exit> for ExitStatus {
     }
 }
 
-/// As [`ExitStatus`] converts, with the flag of a core dump.
+/// Converts like [`ExitStatus`], with the flag of a core dump.
 impl TryFrom<Exit> for process::ExitStatus {
     type Error = Error;
 
@@ -104,7 +104,7 @@ impl TryFrom<Exit> for process::ExitStatus {
     }
 }
 
-/// Writes the status, and why it was ended.
+/// Formats the status, and why it was ended.
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
@@ -116,7 +116,7 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Returns the exit of a process of ours that is dead; `None` where the ledger has to be read for its reason.
+/// Returns the exit of a dead process of ours; `None` if the ledger must be read for its reason.
 pub(in crate::tracker) fn exit_without_reading(
     entry: &Tracked,
     status: ExitStatus,
@@ -125,14 +125,14 @@ pub(in crate::tracker) fn exit_without_reading(
     entry.has_ended_by_itself().then_some(exit)
 }
 
-/// Returns the exit of a process of ours that is dead. While the rest of its tree is still being ended, and where the ledger
-/// cannot be read or written, the reason is what is known in memory.
+/// Returns the exit of a dead process of ours. While the rest of its tree is still being ended, or if the ledger cannot be read
+/// or written, the reason is the one known in memory.
 pub(in crate::tracker) fn exit_of(core: &Core, entry: &Tracked, status: ExitStatus) -> Exit {
     if let Some(exit) = exit_without_reading(entry, status) {
         return exit;
     }
     let row = core.store.process(entry.root.row).ok().flatten();
-    // A request whose claim was given back, because the command that made it died, has ended nothing.
+    // A request whose claim was given back, because the requesting command died, has ended nothing.
     let is_being_ended = |row: &&ProcessRecord| row.life.state() == State::Ending;
     let requested_by = row.as_ref().filter(is_being_ended).and_then(|row| row.requested_by.clone());
     let core_dumped = entry.has_dumped_core();

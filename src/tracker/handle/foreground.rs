@@ -8,7 +8,7 @@ use crate::{
     sys::{Proc, Signal, terminal::stop_own_group},
 };
 
-/// A stop, and a change of the terminal's foreground group, is noticed within this time; an end is noticed at once.
+/// Time within which a stop, or a change of the terminal's foreground group, is detected; an end is detected at once.
 const STOP_TICK: Duration = Duration::from_millis(20);
 
 impl Process {
@@ -16,14 +16,14 @@ impl Process {
     /// [`Job::share_terminal`](crate::Job::share_terminal)).
     ///
     /// When the program stops, for example by Ctrl-Z, the terminal is taken back and this process group stops too, so that the
-    /// parent shell shows its prompt; when that shell continues us, the program is continued, and has the terminal again if the
-    /// shell has put us into the foreground, at once or later. A program that was not given the terminal, and stops because it
-    /// reads from it, gets it if this process group has it. When the program has ended, the terminal is taken back from it. A
-    /// program that does not share the terminal is waited for as by [`wait`](Process::wait).
+    /// parent shell shows its prompt; when that shell continues this process, the program is continued, and gets the terminal
+    /// again once the shell has put this process into the foreground. A program that was not given the terminal, and stops
+    /// because it reads from it, gets it if this process group has it. When the program has ended, the terminal is taken back.
+    /// For a program that does not share the terminal this is the same as [`wait`](Process::wait).
     ///
     /// # Errors
     ///
-    /// As [`wait`](Process::wait).
+    /// As for [`wait`](Process::wait).
     pub fn wait_in_foreground(&mut self) -> Result<Exit> {
         loop {
             if let Some(exit) = self.wait_in_foreground_or(&[])? {
@@ -32,12 +32,12 @@ impl Process {
         }
     }
 
-    /// Does the same until one of `others` is readable, or closed at its other end: then it returns `None`, if the program still
-    /// runs. So a host of one program needs no other thread to read its signals, for example from a signalfd(2).
+    /// Does the same, but returns `None` once one of `others` is readable or closed at its other end, if the program is still
+    /// running. With this, a host of one program needs no other thread to read its signals, for example from a signalfd(2).
     ///
     /// # Errors
     ///
-    /// As [`wait`](Process::wait).
+    /// As for [`wait`](Process::wait).
     pub fn wait_in_foreground_or(&mut self, others: &[BorrowedFd<'_>]) -> Result<Option<Exit>> {
         if self.core.instance.is_forked() {
             self.core.instance.check_usable()?;
@@ -67,7 +67,7 @@ impl Process {
                 return self.wait().map(Some);
             }
             match self.pidfd.stopped_by()? {
-                // First what is readable: a SIGCONT there says that the shell has continued us since.
+                // Handle readable descriptors first: a SIGCONT there means that the shell has continued us since.
                 Some(_) if ready => control.was_stopped = true,
                 Some(signal) => self.stop_along(control, signal, others)?,
                 None => self.go_on(control)?,
@@ -78,15 +78,15 @@ impl Process {
         }
     }
 
-    /// Restores what belongs to a program that runs.
+    /// Continues the group of a running program, and gives it the terminal, if necessary.
     fn go_on(&self, control: &mut JobControl) -> Result<()> {
         if control.was_stopped {
-            // A signal that was forwarded has continued the program alone, and its group was stopped with it.
+            // A forwarded signal continued only the program, but its whole group was stopped.
             control.was_stopped = false;
             self.continue_group()?;
         }
         if control.foreground && !control.has_terminal && control.terminal.is_ours() {
-            // The shell has brought us back by `fg` while the program ran in the background.
+            // The shell put us into the foreground by `fg` while the program ran in the background.
             self.give_terminal(control)?;
         }
         Ok(())
@@ -108,7 +108,7 @@ impl Process {
             control.has_terminal = false;
         }
         if is_orphaned_group(&self.core.proc) {
-            // No shell could continue us. The terminal does not stop an orphaned group by Ctrl-Z (setpgid(2)).
+            // There is no shell that could continue us. The terminal does not stop an orphaned group by Ctrl-Z (setpgid(2)).
             return match signal {
                 libc::SIGTSTP if control.foreground => {
                     self.give_terminal(control)?;
@@ -118,14 +118,15 @@ impl Process {
                 _ => self.pidfd.forget_stop(),
             };
         }
-        // Another host in our group, as in `host a | host b`, may have stopped it first, and the shell continued it.
+        // Another host in our group, as in `host a | host b`, may have stopped the group first, and the shell may have continued
+        // it.
         control.was_stopped = self.pidfd.wait_dead_or(others, Some(Duration::ZERO))?;
         if control.was_stopped {
             return Ok(());
         }
         stop_own_group()?;
-        // The parent shell has continued us. It may have put us into the background: then the terminal is not ours to give, and
-        // the program continues without it.
+        // The parent shell has continued us. If it has put us into the background, the terminal is not ours to give, and the
+        // program continues without it.
         if (control.foreground || needs_terminal) && control.terminal.is_ours() {
             self.give_terminal(control)?;
         }

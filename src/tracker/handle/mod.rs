@@ -1,10 +1,10 @@
-//! Handles on a process: waiting for it, reading its output, giving it the terminal.
+//! Handles to processes: waiting, reading output, giving away the terminal.
 //!
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`exit`]: how a program ended, and why;
 //! - [`by_task`]: handles, and waiting, by task;
 //! - [`foreground`]: the terminal;
-//! - [`job_control`]: how a program shares the terminal;
+//! - [`job_control`]: the state of a program that shares the terminal;
 //! - [`output`]: all output of a program;
 //! - [`process`]: waiting and signalling.
 

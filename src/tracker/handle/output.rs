@@ -1,4 +1,4 @@
-//! Waits for a program and all of its output, and feeds its input meanwhile.
+//! Waits for a program and all of its output, and writes its input meanwhile.
 
 use std::{
     os::fd::OwnedFd,
@@ -17,28 +17,28 @@ use crate::{
     sys::poll::timespec,
 };
 
-/// Once the program has ended, what is left in its pipes is read for this long: a process that still holds them open, such as a
+/// How long the rest of the output is read once the program has ended: a process that still holds the pipes open, such as a
 /// daemon that the program left, must not block the caller.
 pub(in crate::tracker) const DRAIN: Duration = Duration::from_millis(200);
 pub(in crate::tracker) const CHUNK: usize = 64 << 10;
 pub(in crate::tracker) const READS_AT_ONCE: u32 = 16;
 
-/// What a program printed, and how it ended.
+/// The output of a program, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// How it ended, and why.
     pub exit: Exit,
-    /// All of standard output, where it was piped.
+    /// All of standard output, if it was piped.
     pub stdout: Vec<u8>,
-    /// All of standard error, where it was piped.
+    /// All of standard error, if it was piped.
     pub stderr: Vec<u8>,
 }
 
 impl Process {
     /// Reads both pipes at once until the program has ended, then waits for it. Standard input is closed first.
     ///
-    /// A grandchild that keeps the pipes open after the program has ended does not delay this: what it prints later is lost.
-    /// For limits, and to write to standard input meanwhile, see [`communicate`](Self::communicate).
+    /// A grandchild that keeps the pipes open after the program has ended does not delay this; its later output is lost. To set
+    /// limits, or to write to standard input meanwhile, see [`communicate`](Self::communicate).
     ///
     /// # Errors
     ///
@@ -52,8 +52,8 @@ impl Process {
         }
     }
 
-    /// Takes the pipes of the program, to write `input` to its standard input while its output is read. Neither a full pipe nor
-    /// a program that does not read its input can block the other direction. Nothing happens before [`Communicator::read`].
+    /// Takes the pipes of the program, to write `input` to its standard input while its output is read. A full pipe, or a program
+    /// that does not read its input, does not block the other direction. Nothing happens before [`Communicator::read`] is called.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -80,7 +80,7 @@ impl Process {
         ];
         Communicator {
             is_unwritable: stdin.is_none() && !input.is_empty(),
-            // Without input it is closed at once: a program that reads it to the end would never end.
+            // Without input it is closed at once, since a program that reads it to the end would never end.
             input: Input { fd: stdin.filter(|_| !input.is_empty()), bytes: input, written: 0 },
             process: self,
             pipes,
@@ -108,7 +108,7 @@ pub struct Communicator<'a> {
     process: &'a mut Process,
     input: Input,
     pipes: [Pipe; 2],
-    /// There is input, and no pipe for it.
+    /// Whether there is input, but no pipe for it.
     is_unwritable: bool,
     time: Option<Duration>,
     size: Option<usize>,
@@ -122,24 +122,24 @@ impl Communicator<'_> {
         self
     }
 
-    /// Limits how many bytes each [`read`](Self::read) reads, of standard output and standard error together.
+    /// Limits how many bytes each [`read`](Self::read) reads from standard output and standard error together.
     pub fn limit_size(mut self, bytes: usize) -> Self {
         self.size = Some(bytes);
         self
     }
 
-    /// Returns what was read of standard output so far.
+    /// Returns the standard output that was read so far.
     pub fn stdout(&self) -> &[u8] {
         &self.pipes[0].read
     }
 
-    /// Returns what was read of standard error so far.
+    /// Returns the standard error that was read so far.
     pub fn stderr(&self) -> &[u8] {
         &self.pipes[1].read
     }
 
-    /// Writes and reads until the program has ended, and returns all that it printed. Returns `None` when a limit is reached
-    /// first: the program runs on, what was read is kept, and another call continues there.
+    /// Writes and reads until the program has ended, and returns all its output. Returns `None` if a limit is reached first: the
+    /// program continues to run, the output so far is kept, and another call continues from there.
     ///
     /// It is not an error if a program closes its standard input, or ends, before it has read all of its input. As with
     /// [`std::process::ChildStdin`], the host must ignore SIGPIPE, as programs in Rust do.
@@ -155,7 +155,7 @@ impl Communicator<'_> {
             Ok(true) => {}
             Ok(false) => return Ok(None),
             Err(error) => {
-                // As in the former implementation: an operation that failed leaves no process behind.
+                // As in the former implementation, an operation that failed leaves no process behind.
                 if let Err(other) = self.process.terminate() {
                     let pid = self.process.pid();
                     tracing::error!("failed to end process {pid} after a failed read: {other}");
@@ -175,7 +175,7 @@ impl Communicator<'_> {
         Ok(Some(Output { exit, stdout, stderr }))
     }
 
-    /// Returns whether all is written and read; `false` at a limit.
+    /// Returns whether everything was written and read; `false` at a limit.
     fn transfer(&mut self, deadline: Option<Instant>) -> Result<bool> {
         let open = self.pipes.iter().map(|pipe| &pipe.fd).chain([&self.input.fd]);
         open.flatten().try_for_each(make_nonblocking)?;
@@ -199,7 +199,7 @@ impl Communicator<'_> {
                 self.dead_since = Some(Instant::now());
             }
         }
-        // A process that still holds the other ends must not write into a pipe that is not read any more.
+        // A process that still holds the other ends must not write into a pipe that is no longer read.
         self.pipes.iter_mut().for_each(|pipe| pipe.fd = None);
         self.input.fd = None;
         Ok(true)
@@ -207,7 +207,7 @@ impl Communicator<'_> {
 
     fn is_done(&self) -> bool {
         let is_read = self.pipes.iter().all(|pipe| pipe.fd.is_none());
-        // No other process has to read what the program has not.
+        // Input that the program did not read need not be read by another process.
         is_read && (self.input.fd.is_none() || self.dead_since.is_some())
     }
 
@@ -248,7 +248,7 @@ impl Input {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                // The program reads no more.
+                // The program does not read any more.
                 Err(Errno::PIPE) => self.fd = None,
                 Err(error) => return Err(Error::os("failed to write a program's input", error)),
             }
@@ -268,9 +268,9 @@ impl Pipe {
         Self { fd, read: Vec::new() }
     }
 
-    /// Reads what is available, at most `room`, which is reduced by it.
+    /// Reads the available data, at most `room` bytes, and reduces `room` by it.
     fn read_available(&mut self, room: &mut usize) -> Result<()> {
-        // Bounded: a process that writes faster than we read must not keep us from noticing that the program has ended.
+        // Limited, since a process that writes faster than we read must not keep us from detecting the program's end.
         for _ in 0..READS_AT_ONCE {
             let Some(fd) = &self.fd else { break };
             if *room == 0 {
@@ -293,7 +293,7 @@ impl Pipe {
     }
 }
 
-/// The flag belongs to our end of the pipe alone.
+/// Makes our end of a pipe non-blocking; the other end has its own flag.
 fn make_nonblocking(fd: &OwnedFd) -> Result<()> {
     rustix::fs::fcntl_getfl(fd)
         .and_then(|flags| rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK))

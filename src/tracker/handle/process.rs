@@ -1,4 +1,4 @@
-//! The handle on one spawned program, and waiting for it.
+//! The handle to one spawned program, with which to wait for it.
 
 use std::{
     io,
@@ -37,16 +37,16 @@ use crate::{
     },
 };
 
-/// A death is recorded within milliseconds; a ledger that cannot be written must not delay the waiter for longer than this.
+/// How long a waiter waits for the record of a death, which takes milliseconds unless the ledger cannot be written.
 pub(in crate::tracker) const RECORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// One spawned program, or registered process.
 ///
-/// Dropping it kills nothing and closes the host's ends of the pipes: the tracker still tracks the process. With
-/// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) it ends the program's tree, in the background.
+/// Dropping it closes the host's ends of the pipes, but kills nothing, and the tracker still tracks the process. With
+/// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop), dropping it ends the program's tree in the background.
 #[derive(Debug)]
 pub struct Process {
-    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was requested.
+    /// The pipe to its standard input, if [`Stdio::piped`](crate::Stdio::piped) was requested.
     pub stdin: Option<ChildStdin>,
     /// The pipe from its standard output.
     pub stdout: Option<ChildStdout>,
@@ -89,7 +89,7 @@ impl Process {
         self.entry.root.identity.pid
     }
 
-    /// Returns the task that it runs for.
+    /// Returns the task for which it runs.
     #[expect(clippy::missing_panics_doc, reason = "a spawned process always has a task")]
     pub fn task_id(&self) -> &TaskId {
         self.entry.root.task.as_ref().expect("a spawned process has a task")
@@ -108,15 +108,15 @@ impl Process {
 
     /// Waits until the program has ended and its end is in the ledger; returns how it ended and why.
     ///
-    /// The monitor ends the processes that it left behind at the same time; this does not wait for that. While a tracer
-    /// (strace, gdb) holds the dead program, its status is not available, and this waits for it, as waitpid(2) does.
+    /// The monitor ends the processes that it left behind at the same time; this does not wait for that. While a tracer (strace,
+    /// gdb) holds the dead program, its status is not available, and this waits for it, like waitpid(2).
     ///
     /// # Errors
     ///
     /// Only if the kernel cannot be queried. A status that was taken elsewhere, for example by another thread of the host, is
     /// [`Unobserved`](ExitStatus::Unobserved) and not an error.
     pub fn wait(&mut self) -> Result<Exit> {
-        // Standard input is closed, as `std::process::Child::wait` does: a program that reads it to the end would never end.
+        // Standard input is closed, as by `std::process::Child::wait`, since a program that reads it to the end would never end.
         self.stdin = None;
         loop {
             if let Some(exit) = self.wait_timeout(Duration::from_hours(1))? {
@@ -129,16 +129,16 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// As [`wait`](Self::wait).
+    /// As for [`wait`](Self::wait).
     pub fn try_wait(&mut self) -> Result<Option<Exit>> {
         self.wait_timeout(Duration::ZERO)
     }
 
-    /// Waits at most `timeout`; returns `None` if the program still runs then, or a tracer has not released it.
+    /// Waits at most `timeout`; returns `None` if the program is still running then, or a tracer has not released it.
     ///
     /// # Errors
     ///
-    /// As [`wait`](Self::wait).
+    /// As for [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Exit>> {
         if self.core.instance.is_forked() {
             self.core.instance.check_usable()?;
@@ -150,7 +150,7 @@ impl Process {
         Ok(self.learn_status(deadline).map(|status| self.ended(status)))
     }
 
-    /// Returns the status of the program, which is dead; `None` if it is not available before the deadline.
+    /// Returns the status of the dead program; `None` if it is not available before the deadline.
     fn learn_status(&self, deadline: Option<Instant>) -> Option<ExitStatus> {
         let mut untraced = None;
         loop {
@@ -173,7 +173,7 @@ impl Process {
         }
     }
 
-    /// Called when the program is dead: makes sure that its end is recorded.
+    /// Makes sure that the end of the dead program is recorded.
     fn ended(&self, status: ExitStatus) -> Exit {
         let deadline = Instant::now() + RECORD_LIMIT;
         let watched = self.entry.pidfd.is_some() && self.core.passes.is_monitoring();
@@ -195,11 +195,11 @@ impl Process {
         self.terminate_with(&EndPlan::new())
     }
 
-    /// Ends the program's whole tree as `plan` says, as [`Tracker::terminate_with`](crate::Tracker::terminate_with).
+    /// Ends the program's whole tree according to `plan`, like [`Tracker::terminate_with`](crate::Tracker::terminate_with).
     ///
     /// # Errors
     ///
-    /// As [`terminate`](Self::terminate); invalid input, as [`Tracker::kill_with`](crate::Tracker::kill_with).
+    /// As for [`terminate`](Self::terminate); invalid input, as for [`Tracker::kill_with`](crate::Tracker::kill_with).
     pub fn terminate_with(&mut self, plan: &EndPlan) -> Result<Report> {
         settle::terminate_entries(&self.core, std::slice::from_ref(&self.entry), plan)
     }
@@ -211,20 +211,20 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) when the program has ended.
+    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) if the program has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.signaller().signal(signal)
     }
 
     /// Sends a signal, by its number in signal(7), to the process group that the program leads, as a terminal does at Ctrl-C.
-    /// Before Linux 6.9, and if the program leads no group, the signal goes to the program alone
+    /// Before Linux 6.9, or if the program leads no group, only the program gets the signal
     /// ([`Job::process_group`](crate::Job::process_group)).
     ///
-    /// A program such as make(1), which waits until Ctrl-C has ended its children, does not end by a SIGINT to itself alone.
+    /// A program such as make(1), which waits until Ctrl-C has ended its children, does not end if only it gets SIGINT.
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal).
+    /// As for [`signal`](Self::signal).
     pub fn signal_group(&self, signal: i32) -> Result<()> {
         self.signaller().send(signal, PidFd::send_to_group)
     }
@@ -234,7 +234,8 @@ impl Process {
     /// how many processes got the signal. Each is verified and gets it once; protected programs do not get it, and neither do
     /// processes that are forked from now on.
     ///
-    /// The signal is not recorded: a program that ends by it counts as ended by itself, and what it leaves is ended as strays.
+    /// The signal is not recorded: a program that ends because of it counts as ended by itself, and the processes that it leaves
+    /// are ended as strays.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -250,15 +251,15 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) when the program has ended; if the processes
-    /// or the ledger cannot be read, in which case no process gets the signal; [`is_denied`](Error::is_denied) if a process of
-    /// the tree may not be signalled; all others were signalled before.
+    /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) if the program has ended; if the processes or
+    /// the ledger cannot be read, in which case no process gets the signal; [`is_denied`](Error::is_denied) if a process of the
+    /// tree may not be signalled; all others were signalled before.
     pub fn signal_tree(&self, signal: i32) -> Result<usize> {
         signal_tree(&self.core, &self.entry, signal)
     }
 
     /// Suspends the program and all processes that belong to its tree, and returns how many: its task cgroup is frozen, or each
-    /// of them gets SIGSTOP until no running process of the tree is found. Protected programs run on.
+    /// of them gets SIGSTOP until no running process of the tree is found. Protected programs continue to run.
     ///
     /// The suspension belongs to the tree, not to this handle: it lasts until [`resume`](Self::resume) is called on any handle.
     /// Whatever ends the tree resumes it first, so that it can react to its stop signals: [`terminate`](Self::terminate), a
@@ -268,9 +269,9 @@ impl Process {
     /// [`max_runtime`](crate::Job::max_runtime) keeps running.
     ///
     /// A suspension is not a lock. Without a task cgroup, any process of the same user may send SIGCONT, and a process that has
-    /// left the tree unseen (see `docs/strays.md`) runs on. A program that waits for its children sees that they have stopped.
-    /// The suspension is not recorded: if the host crashes meanwhile, a program with `survive` stays suspended until the
-    /// instance that adopts it resumes it.
+    /// left the tree undetected (see `docs/strays.md`) continues to run. A program that waits for its children sees that they
+    /// have stopped. The suspension is not recorded: if the host crashes meanwhile, a program with `survive` stays suspended
+    /// until the instance that adopts it resumes it.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -286,8 +287,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`is_gone`](Error::is_gone) when the program has ended; [`is_busy`](Error::is_busy) if it is being ended, or its tree
-    /// forks faster than it can be stopped; [`is_denied`](Error::is_denied) where a process of it may not be signalled; if the
+    /// [`is_gone`](Error::is_gone) if the program has ended; [`is_busy`](Error::is_busy) if it is being ended, or its tree forks
+    /// faster than it can be stopped; [`is_denied`](Error::is_denied) if a process of the tree may not be signalled; if the
     /// processes or the ledger cannot be read. After each of these errors the tree is resumed.
     pub fn suspend(&self) -> Result<usize> {
         suspend::suspend(&self.core, &self.entry)
@@ -297,18 +298,18 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`is_gone`](Error::is_gone) when the program has ended; if the processes or the ledger cannot be read;
+    /// [`is_gone`](Error::is_gone) if the program has ended; if the processes or the ledger cannot be read;
     /// [`is_denied`](Error::is_denied) if a process of the tree may not be signalled; all others were signalled before.
     pub fn resume(&self) -> Result<usize> {
         suspend::resume(&self.core, &self.entry)
     }
 
-    /// Sends SIGKILL to the program itself, as [`std::process::Child::kill`]: what it has started is ended by the tracker
-    /// afterwards, as strays. To end the whole tree use [`terminate`](Self::terminate).
+    /// Sends SIGKILL to the program itself, like [`std::process::Child::kill`]. The tracker then ends the processes that it
+    /// started, as strays. To end the whole tree, use [`terminate`](Self::terminate).
     ///
     /// # Errors
     ///
-    /// If the kernel refuses it. It is not an error if the program has ended already.
+    /// If the kernel refuses it. It is not an error if the program has already ended.
     pub fn kill(&mut self) -> Result<()> {
         self.signaller().kill()
     }
@@ -327,32 +328,31 @@ impl AsFd for Process {
     }
 }
 
-/// Ends the tree of a program with its handle, where that was requested.
+/// Ends the tree of a program when its handle is dropped, if that was requested.
 ///
-/// A field of the handle and not a `Drop` of its own, so that callers may move the pipes out of it.
+/// This is a field of the handle, which has no `Drop` of its own, so that callers can move the pipes out of it.
 #[derive(Debug)]
 pub(in crate::tracker) struct TerminateOnDrop {
     pub(in crate::tracker) armed: bool,
-    /// Whether the set that the handle is in still ends its programs; `None` outside of a set.
+    /// Whether the set that contains the handle still ends its programs; `None` outside a set.
     pub(in crate::tracker) in_set: Option<Arc<AtomicBool>>,
     core: Arc<Core>,
     entry: Arc<Tracked>,
 }
 
 impl TerminateOnDrop {
-    /// Ends the tree in the background, unless the program has ended. Never waits: a future may be dropped on a runtime's
+    /// Ends the tree in the background, unless the program has ended. Never waits, since a future may be dropped on a runtime's
     /// thread.
-    pub(in crate::tracker) fn end_aside(&self, rule: RuleKey) {
-        // Not held if a shutdown has begun: that ends the tree, or has ended it. Otherwise the shutdown waits for what is
-        // started here.
+    pub(in crate::tracker) fn end_in_background(&self, rule: RuleKey) {
+        // A shutdown that has begun ends the tree, or has ended it. Otherwise a shutdown waits for the end that is started here.
         let Some(open) = self.core.instance.hold_open() else { return };
-        // A program that has ended by itself leaves only the processes it was allowed to leave.
+        // A program that has ended by itself leaves only processes that it may leave.
         let has_ended = self.entry.status().is_some()
             || self.entry.pidfd.as_ref().is_some_and(|fd| fd.is_dead().unwrap_or(false));
         if !has_ended {
             let cause = Cause { reason: EndReason::Terminated, leak: None, rule: rule.into() };
             let entry = Arc::clone(&self.entry);
-            background::end_aside(&self.core, vec![Due { entry, cause, answer: None }]);
+            background::end_in_background(&self.core, vec![Due { entry, cause, answer: None }]);
         }
         drop(open);
     }
@@ -362,7 +362,7 @@ impl Drop for TerminateOnDrop {
     fn drop(&mut self) {
         let is_detached = |set: &Arc<AtomicBool>| !set.load(Ordering::Acquire);
         if self.armed && !self.in_set.as_ref().is_some_and(is_detached) {
-            self.end_aside(RuleKey::HandleDropped);
+            self.end_in_background(RuleKey::HandleDropped);
         }
     }
 }
@@ -382,7 +382,7 @@ impl Signaller {
     ///
     /// # Errors
     ///
-    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) when the program has ended.
+    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) if the program has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.send(signal, PidFd::send)
     }
@@ -396,7 +396,7 @@ impl Signaller {
             Error::invalid(format!("{signal} is not a signal number: use 1 to {}", Signal::LAST))
         })?;
         let pid = self.pid;
-        // The descriptor is that of our own child, returned by clone: it needs no verification.
+        // The descriptor is that of our own child, returned by clone, and needs no verification.
         if self.pidfd.is_dead()? {
             return Err(Error::new(Kind::Gone, format!("process {pid} has ended")));
         }
@@ -404,11 +404,11 @@ impl Signaller {
             .map_err(|error| Error::os(format!("failed to signal process {pid}"), error))
     }
 
-    /// Sends SIGKILL to the program itself, as [`Process::kill`].
+    /// Sends SIGKILL to the program itself, like [`Process::kill`].
     ///
     /// # Errors
     ///
-    /// As [`Process::kill`].
+    /// As for [`Process::kill`].
     pub fn kill(&self) -> Result<()> {
         match self.signal(libc::SIGKILL) {
             Err(error) if error.is_gone() => Ok(()),

@@ -1,4 +1,4 @@
-//! Options of a job that its child sets up between clone and exec, and what a job was given so far.
+//! Options of a job that the child sets up between clone and exec, and getters of a job.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -10,16 +10,16 @@ use std::{
 use super::job::Job;
 use crate::model::{Attributes, EndPlan, Resource, Rlimit};
 
-/// What the program does not inherit from its host. [`Tracker::spawn`](crate::Tracker::spawn) checks it before anything is
-/// started; what the kernel refuses to the child nevertheless, for example in a user namespace, is an error with its errno.
-/// Either way the program has not run.
+/// Attributes that the program does not inherit from its host. [`Tracker::spawn`](crate::Tracker::spawn) checks them before
+/// anything is started; if the kernel refuses one to the child nevertheless, for example in a user namespace, that is an error
+/// with its errno. In both cases the program has not run.
 ///
-/// The row has it in [`attributes`](crate::ProcessSpec::attributes), `ps --json` under the same name.
+/// The row has them in [`attributes`](crate::ProcessSpec::attributes), and `ps --json` under the same name.
 impl Job {
-    /// Sets the program's argument zero, as [`CommandExt::arg0`](std::os::unix::process::CommandExt::arg0); by default it is
-    /// the name with which the program was given.
+    /// Sets the program's argument zero, like [`CommandExt::arg0`](std::os::unix::process::CommandExt::arg0); by default it is
+    /// the name of the program as passed to [`Job::new`].
     ///
-    /// A NUL byte in it is invalid input. A file without a `#!` line, which the shell has to execute, does not get it.
+    /// A NUL byte in it is invalid input. A file without a `#!` line, which the shell must execute, does not get it.
     #[must_use]
     pub fn arg0(mut self, arg: impl Into<OsString>) -> Self {
         self.arg0 = Some(arg.into());
@@ -50,7 +50,7 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// Of the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, without `CAP_SETUID` or in a ledger of another user
+    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, without `CAP_SETUID` or in a ledger of a user other
     /// than root; invalid input without a gid, and for `u32::MAX`. The host's own uid is always allowed and changes nothing.
     #[must_use]
     pub fn uid(mut self, uid: u32) -> Self {
@@ -62,7 +62,7 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// Of the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, for another gid than the host's without
+    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, for a gid other than the host's without
     /// `CAP_SETGID`.
     #[must_use]
     pub fn gid(mut self, gid: u32) -> Self {
@@ -71,11 +71,11 @@ impl Job {
     }
 
     /// Sets the program's supplementary groups (`setgroups(2)`), at most 65536; by default those of the host, or none if
-    /// [`uid`](Self::uid) sets another user. Those of passwd(5) and group(5) are not looked up.
+    /// [`uid`](Self::uid) sets another user. Groups in passwd(5) and group(5) are not looked up.
     ///
     /// # Errors
     ///
-    /// Of the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, without `CAP_SETGID`.
+    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, without `CAP_SETGID`.
     #[must_use]
     pub fn groups(mut self, groups: &[u32]) -> Self {
         self.attributes.groups = Some(groups.to_vec());
@@ -89,12 +89,12 @@ impl Job {
         self
     }
 
-    /// Sets the program's nice value (`setpriority(2)`) itself, as `Nice=` of systemd.exec(5) does and unlike nice(1), which adds
-    /// to it: -20, the most favorable, to 19.
+    /// Sets the program's nice value (`setpriority(2)`), from -20, the most favorable, to 19. Like `Nice=` of systemd.exec(5)
+    /// this is the value itself; nice(1) adds to the current one.
     ///
     /// # Errors
     ///
-    /// Of the spawn: [`is_denied`](crate::Error::is_denied), with `EACCES`, below the host's own value without `CAP_SYS_NICE`
+    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EACCES`, below the host's own value without `CAP_SYS_NICE`
     /// or a sufficient `RLIMIT_NICE`.
     #[must_use]
     pub fn nice(mut self, nice: i32) -> Self {
@@ -120,7 +120,7 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// Of the spawn: invalid input for a soft limit above the hard one; [`is_denied`](crate::Error::is_denied), with `EPERM`,
+    /// From the spawn: invalid input for a soft limit above the hard limit; [`is_denied`](crate::Error::is_denied), with `EPERM`,
     /// for a hard limit above the host's without `CAP_SYS_RESOURCE`.
     #[must_use]
     pub fn rlimit(
@@ -134,17 +134,17 @@ impl Job {
         self
     }
 
-    /// Puts the program into this process group (`setpgid(2)`) and leaves it in the host's session; 0 for a group of its own. As
-    /// [`CommandExt::process_group`](std::os::unix::process::CommandExt::process_group). By default it gets a session of its own.
+    /// Puts the program into this process group (`setpgid(2)`), or with 0 into a new group, and leaves it in the host's session,
+    /// like [`CommandExt::process_group`](std::os::unix::process::CommandExt::process_group). By default it gets a new session.
     ///
-    /// Without a session of its own, `session` containment holds a tree less well: processes that leave the program's group, or
-    /// are in a group that it has joined, are identified only by their parents and their environment. The program still has the
-    /// host's terminal, which can stop it. Under a keeper, 0 is a group in the keeper's session.
+    /// Without a new session, `session` containment is weaker: processes that leave the program's group, or are in a group that
+    /// it joined, are identified only by their parents and their environment. The program still has the host's terminal, which
+    /// can stop it. Under a keeper, 0 is a group in the keeper's session.
     ///
     /// # Errors
     ///
-    /// Of the spawn: invalid input for a negative number, and for another number than 0 together with
-    /// [`foreground`](Self::foreground) or [`share_terminal`](Self::share_terminal), or where
+    /// From the spawn: invalid input for a negative number, and for a number other than 0 together with
+    /// [`foreground`](Self::foreground) or [`share_terminal`](Self::share_terminal), or if
     /// [`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper) is requested; [`is_denied`](crate::Error::is_denied), with
     /// `EPERM`, for a group that does not exist in the host's session.
     #[must_use]
@@ -153,8 +153,8 @@ impl Job {
         self
     }
 
-    /// Gives the program all descriptors of the host above 2 that are not close-on-exec, as when the host executed it, except
-    /// those of procledger itself; off by default. The host keeps its own copies, and the ledger does not record them.
+    /// Gives the program all descriptors of the host above 2 that are not close-on-exec, as if the host executed it, except those
+    /// of procledger itself; off by default. The host keeps its own copies, and the ledger does not record them.
     ///
     /// If `LISTEN_PID` (`sd_listen_fds(3)`) is the PID of the host, it is replaced by the PID of the program in the program's
     /// environment. This is meant for a host through which a single program is started, such as `procledger run`: descriptors
@@ -185,9 +185,9 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// Of the spawn: invalid input for 0 to 2, which [`stdin`](Self::stdin), [`stdout`](Self::stdout) and
-    /// [`stderr`](Self::stderr) set; for a number that is negative, at or above the host's `RLIMIT_NOFILE`, or given
-    /// twice; and for more than 249 descriptors.
+    /// From the spawn: invalid input for 0 to 2, which [`stdin`](Self::stdin), [`stdout`](Self::stdout) and
+    /// [`stderr`](Self::stderr) set; for a number that is negative, at or above the host's `RLIMIT_NOFILE`, or used twice; and
+    /// for more than 249 descriptors.
     #[must_use]
     pub fn fd(mut self, number: RawFd, fd: impl Into<OwnedFd>) -> Self {
         self.attributes.fds.push(number);
@@ -196,9 +196,9 @@ impl Job {
     }
 }
 
-/// What the job was given so far, as the getters of [`std::process::Command`] return it.
+/// Getters, like those of [`std::process::Command`].
 impl Job {
-    /// Sets another task, for a clone of a job.
+    /// Sets another task, for example for a clone of a job.
     #[must_use]
     pub fn task_id(mut self, task_id: impl Into<String>) -> Self {
         self.task = task_id.into();
@@ -256,7 +256,7 @@ impl Job {
         &self.end_plan
     }
 
-    /// Returns what the program does not inherit from its host, argument zero apart.
+    /// Returns the attributes that the program does not inherit from its host, except for argument zero.
     pub fn get_attributes(&self) -> &Attributes {
         &self.attributes
     }

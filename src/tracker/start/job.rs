@@ -20,7 +20,7 @@ use crate::{
 pub struct Stdio(pub(in crate::tracker) StdioSource);
 
 impl Stdio {
-    /// Inherits the host's descriptor. One that is closed, or close-on-exec, is closed in the program.
+    /// Inherits the host's descriptor. A descriptor that is closed, or close-on-exec, is closed in the program.
     pub fn inherit() -> Self {
         Self(StdioSource::Inherit)
     }
@@ -35,8 +35,8 @@ impl Stdio {
         Self(StdioSource::Piped)
     }
 
-    /// For standard error: uses what standard output has, as `2>&1` in a shell. With a pipe there, all of it is read from
-    /// [`Process::stdout`](crate::Process::stdout), in the order in which the program has written it.
+    /// For standard error: uses the same descriptor as standard output, like `2>&1` in a shell. If that is a pipe, everything is
+    /// read from [`Process::stdout`](crate::Process::stdout), in the order in which the program wrote it.
     pub fn merge() -> Self {
         Self(StdioSource::Merge)
     }
@@ -90,21 +90,21 @@ impl From<std::process::ChildStderr> for Stdio {
     }
 }
 
-/// A program to run for a task, and the limits it runs within.
+/// A program to run for a task, and its limits.
 ///
-/// The program gets a session of its own, the descriptors 0 to 2 and no others but those of [`fd`](Self::fd) and
-/// [`inherit_fds`](Self::inherit_fds), and unless [`signals`](Self::signals) says otherwise, default signal dispositions and an
-/// empty signal mask. It is searched for as execvp(3) does, in the `PATH` of its own environment.
+/// The program gets its own session, the descriptors 0 to 2, those of [`fd`](Self::fd) and [`inherit_fds`](Self::inherit_fds)
+/// and, unless [`signals`](Self::signals) is used, default signal dispositions and an empty signal mask. It is searched for like
+/// by execvp(3), in the `PATH` of its own environment.
 ///
-/// Names are those of [`std::process::Command`] where that has one. There is no `pre_exec`: a closure would run before the row
-/// is committed, in a child that shares the memory, the locks and the thread-local data of its running host, so that it could
-/// neither allocate nor fail without harm to the host. What such closures are used for has a method here:
+/// Methods have the same names as in [`std::process::Command`], as far as that has them. There is no `pre_exec`: a closure would
+/// run before the row is committed, in a child that shares the memory, the locks and the thread-local data of its running host,
+/// so that it could neither allocate nor panic without harm to the host. The usual purposes of such closures have methods:
 /// [`uid`](Self::uid), [`gid`](Self::gid), [`groups`](Self::groups), [`umask`](Self::umask), [`nice`](Self::nice),
-/// [`rlimit`](Self::rlimit), [`process_group`](Self::process_group), [`fd`](Self::fd). A session of its own (`setsid`) and
-/// default signals are there already. For anything else start a program that does it and executes the next one, such as
-/// setpriv(1) or prlimit(1): both are one process with one row.
+/// [`rlimit`](Self::rlimit), [`process_group`](Self::process_group), [`fd`](Self::fd). A new session (`setsid`) and default
+/// signals are the default. For anything else start a program that does it and then executes the next one, such as setpriv(1) or
+/// prlimit(1): both are one process with one row.
 ///
-/// A job can be cloned and spawned again, for another task by [`task_id`](Self::task_id).
+/// A job can be cloned and spawned again; [`task_id`](Self::task_id) sets another task.
 ///
 /// ```
 /// use std::time::Duration;
@@ -117,10 +117,7 @@ impl From<std::process::ChildStderr> for Stdio {
 ///     .max_runtime(Duration::from_secs(3600));
 /// ```
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent switches, each with a setter of its own"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, each with its own setter")]
 pub struct Job {
     pub(in crate::tracker) task: String,
     pub(in crate::tracker) program: OsString,
@@ -129,7 +126,7 @@ pub struct Job {
     pub(in crate::tracker) clear_env: bool,
     pub(in crate::tracker) env: BTreeMap<OsString, Option<OsString>>,
     pub(in crate::tracker) directory: Option<PathBuf>,
-    /// `None`: by default, which depends on the call that starts it.
+    /// `None` for the default, which depends on the call that starts the program.
     pub(in crate::tracker) stdio: [Option<StdioSource>; 3],
     pub(in crate::tracker) signals: SignalState,
     /// The descriptors of [`Attributes::fds`], in that order.
@@ -137,7 +134,7 @@ pub struct Job {
     pub(in crate::tracker) inherit_fds: bool,
     pub(in crate::tracker) attributes: Attributes,
     pub(in crate::tracker) end_plan: EndPlan,
-    /// Without the grace, which is in the end plan.
+    /// The limits; the grace is in the end plan instead.
     pub(in crate::tracker) limits: Limits,
     pub(in crate::tracker) allow_survivor: bool,
     pub(in crate::tracker) keep_strays: bool,
@@ -241,9 +238,9 @@ impl Job {
         self
     }
 
-    /// Sets standard input to these bytes, which are in a file in memory (`memfd_create(2)`) that no process can change:
-    /// nothing has to be written while the program is waited for, and a program that does not read them is not an error. Each
-    /// clone of the job reads them from the beginning. For input that is not known at the start, use [`Stdio::piped`] and
+    /// Sets standard input to these bytes, from a file in memory (`memfd_create(2)`) that no process can change: nothing need be
+    /// written while waiting for the program, and it is not an error if the program does not read them. Each clone of the job
+    /// reads them from the beginning. For input that is not known in advance, use [`Stdio::piped`] and
     /// [`Process::communicate`](crate::Process::communicate).
     ///
     /// ```
@@ -278,7 +275,7 @@ impl Job {
 
     /// Sets the signals that the program ignores and blocks when it starts; none by default.
     ///
-    /// To pass on the signals that the host ignores and blocks, as an exec would do: `.signals(SignalState::current())`.
+    /// To pass on the signals that the host ignores and blocks, as exec would: `.signals(SignalState::current())`.
     #[must_use]
     pub fn signals(mut self, signals: SignalState) -> Self {
         self.signals = signals;
@@ -297,7 +294,7 @@ impl Job {
     /// with the time before the next one. This is like `KillSignal=` of systemd.kill(5) and `STOPSIGNAL` of a Dockerfile, but
     /// allows more than one signal.
     ///
-    /// They are recorded in its row, and whatever ends the tree sends them: its tracker, a keeper, `kill`, or a pass of another
+    /// They are recorded in its row, and are used whatever ends the tree: its tracker, a keeper, `kill`, or a pass of another
     /// instance after a crash. See [`EndPlan::stop_signals`] for their relation to a [`grace`](Self::grace).
     ///
     /// ```
@@ -317,14 +314,14 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// Of the spawn: invalid input, as of [`EndPlan::check`].
+    /// From the spawn: invalid input, as from [`EndPlan::check`].
     #[must_use]
     pub fn stop_signals(mut self, signals: impl IntoIterator<Item = (i32, Duration)>) -> Self {
         self.end_plan = self.end_plan.stop_signals(signals);
         self
     }
 
-    /// Sets whether the program is asked to end before its descendants, as [`EndPlan::root_first`] describes; off by default.
+    /// Sets whether the program is asked to end before its descendants, see [`EndPlan::root_first`]; off by default.
     #[must_use]
     pub fn root_first(mut self, on: bool) -> Self {
         self.end_plan = self.end_plan.root_first(on);
@@ -342,14 +339,14 @@ impl Job {
         self
     }
 
-    /// Ends the tree when it uses more memory and swap than this, in bytes. Pages that its processes share count once: what is
-    /// compared is the sum of `Pss` and `SwapPss` of `/proc/PID/smaps_rollup` (`proc_pid_smaps(5)`, Linux 4.14), not that of
-    /// resident memory, which is larger.
+    /// Ends the tree when it uses more memory and swap than this, in bytes. Pages that its processes share count once: the limit
+    /// applies to the sum of `Pss` and `SwapPss` in `/proc/PID/smaps_rollup` (`proc_pid_smaps(5)`, Linux 4.14), not to resident
+    /// memory, which is larger.
     ///
     /// The limit is checked each second while the monitor is on, otherwise by health passes. The row has the reason
     /// [`MaxRss`](crate::EndReason::MaxRss), and a rule with both figures. In a task cgroup with a memory controller the kernel
-    /// enforces the limit as well, at once, and the reason is [`Oom`](crate::EndReason::Oom). What does not count, such as
-    /// files in a tmpfs, is listed in `docs/limits.md`.
+    /// enforces the limit as well, at once, and the reason is [`Oom`](crate::EndReason::Oom). `docs/limits.md` lists what does
+    /// not count, such as files in a tmpfs.
     #[must_use]
     pub fn max_rss(mut self, bytes: u64) -> Self {
         self.limits.max_rss = Some(bytes);
@@ -366,12 +363,12 @@ impl Job {
     /// Ends the program's whole tree if its handle is dropped before the program has ended; off by default. This is meant for
     /// work whose caller may go away: a request that is cancelled, a `tokio::time::timeout`, a panic.
     ///
-    /// The drop does not wait: the tree is ended in the background, as by [`Process::terminate`](crate::Process::terminate),
-    /// and is recorded as `terminated` with the rule "its handle was dropped"; [`shutdown`](crate::Tracker::shutdown) waits for
-    /// it. A handle has this effect from the commit of its row on: a future of
-    /// `AsyncTracker::spawn` that is dropped while the program is being started leaves no program
-    /// running, and neither does a handle that is converted by `into_async`. A program that has ended by itself is not
-    /// affected, nor is what it left. `std::mem::forget` on the handle leaves the program to the tracker.
+    /// The drop does not wait: the tree is ended in the background, as by [`Process::terminate`](crate::Process::terminate), and
+    /// is recorded as `terminated` with the rule "its handle was dropped"; [`shutdown`](crate::Tracker::shutdown) waits for it. A
+    /// handle has this effect from the commit of its row on: a future of `AsyncTracker::spawn` that is dropped while the program
+    /// is being started leaves no program running, and neither does a handle that is converted by `into_async`. A program that
+    /// has ended by itself is not affected, nor are the processes that it left. `std::mem::forget` on the handle leaves the
+    /// program to the tracker.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -399,10 +396,10 @@ impl Job {
         self
     }
 
-    /// Leaves running for good what the program leaves behind when it ends by itself.
+    /// Leaves the processes that the program leaves behind running, if it ends by itself.
     ///
-    /// Each such process is recorded: a leak of the kind `stray` with the outcome `kept`, and a row that ended as `released`.
-    /// No instance is responsible for it any more, so nothing ends it later, as an orphan or otherwise.
+    /// Each such process is recorded as a leak of the kind `stray` with the outcome `kept`, and as a row that ended as
+    /// `released`. No instance is responsible for it any more, so it is never ended later, as an orphan or otherwise.
     ///
     /// This does not apply to a program that is asked to end ([`terminate`](crate::Tracker::terminate), a limit, a shutdown),
     /// or whose owner died before it ended: to leave processes running in that case, use [`protect`](Self::protect).
@@ -412,10 +409,12 @@ impl Job {
         self
     }
 
-    /// Leaves programs of this name, and their descendants, running when the tree is ended: a build server, a `tmux`.
+    /// Leaves programs with this name, and their descendants, running when the tree is ended, for example a build server or
+    /// `tmux`.
     ///
-    /// As [`Builder::protect`](crate::Builder::protect), for this job alone. The names are known to this instance and not
-    /// stored in the ledger: after a crash only the names of the instance that cleans up count. May be given more than once.
+    /// This is like [`Builder::protect`](crate::Builder::protect), but only for this job. The names are known only to this
+    /// instance and not stored in the ledger: after a crash only the names of the instance that cleans up count. May be called
+    /// more than once.
     #[must_use]
     pub fn protect(mut self, name: impl Into<String>) -> Self {
         self.protected.push(name.into());
@@ -431,24 +430,24 @@ impl Job {
         self
     }
 
-    /// Keeps the program in the host's session, in a process group of its own, if that session has a terminal: the program can
-    /// open `/dev/tty`, and is stopped when it reads from the terminal in the background. Wait for it with
+    /// Keeps the program in the host's session, in a new process group, if that session has a terminal: the program can open
+    /// `/dev/tty`, and is stopped when it reads from the terminal in the background. Wait for it with
     /// [`wait_in_foreground`](crate::Process::wait_in_foreground).
     ///
-    /// It has no keeper then; where [`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper) is requested, it does not share
-    /// the terminal.
+    /// It has no keeper then; if [`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper) is requested, it does not share the
+    /// terminal.
     #[must_use]
     pub fn share_terminal(mut self, on: bool) -> Self {
         self.share_terminal = on;
         self
     }
 
-    /// Sets whether the arguments are recorded; by default as the tracker does. Without them the ledger contains the program
-    /// alone, and the same applies to its descendants.
+    /// Sets whether the arguments are recorded; by default as set for the tracker. If not, the ledger contains only the program,
+    /// for its descendants as well.
     ///
-    /// The environment is never recorded. With the arguments, what looks like a secret is masked before it is stored, reported
-    /// or logged, while the program gets the real values: the value of an option, a variable or a header with a name such as
-    /// `--token`, `API_KEY=` or `Authorization:`, the password in a URL, tokens of well-known shapes. A secret that is
+    /// The environment is never recorded. Everything in the arguments that looks like a secret is masked before it is stored,
+    /// reported or logged, while the program gets the real values: the value of an option, a variable or a header with a name
+    /// such as `--token`, `API_KEY=` or `Authorization:`, the password in a URL, tokens of well-known shapes. A secret that is
     /// recognizable neither by its name nor by its form is not found: do not record the arguments of such a program.
     ///
     /// ```
@@ -474,7 +473,7 @@ impl Job {
         self
     }
 
-    /// Sets the standard descriptors that were not set: nothing to read, and pipes.
+    /// Sets the standard descriptors that were not set: no input, and pipes for output and errors.
     pub(in crate::tracker) fn with_output(mut self) -> Self {
         let [stdin, stdout, stderr] = &mut self.stdio;
         stdin.get_or_insert(StdioSource::Null);
@@ -490,7 +489,7 @@ impl Job {
         Ok(inherited)
     }
 
-    /// Returns the command to start: with these tokens in its environment, these descriptors of the host, and in this cgroup.
+    /// Returns the command to start, with these tokens in its environment, these descriptors of the host, and in this cgroup.
     pub(super) fn into_command(
         self,
         tokens: &str,
@@ -519,7 +518,7 @@ impl Job {
         }
     }
 
-    /// Returns the whole environment that the program gets, with `token` in it.
+    /// Returns the whole environment of the program, including `token`.
     fn environment(&self, token: &str) -> Vec<(OsString, OsString)> {
         let mut all: Vec<(OsString, OsString)> =
             if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };

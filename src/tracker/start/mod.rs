@@ -1,10 +1,10 @@
-//! Starting programs, and registering processes that were started by other means.
+//! Starts programs, and registers processes that were started by other means.
 //!
 //! - [`job`]: the program to run, and its options;
-//! - [`attributes`]: those that the child sets up between clone and exec, and getters;
+//! - [`attributes`]: options that the child sets up between clone and exec, and getters;
 //! - [`register`]: processes that were started by other means;
 //! - [`spawn`]: from a job to a process whose row is committed;
-//! - [`spec`]: a job, resolved;
+//! - [`spec`]: the resolved job;
 //! - [`under_keeper`]: a spawn with the gate relayed through a keeper.
 
 mod attributes;

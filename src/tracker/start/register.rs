@@ -27,7 +27,7 @@ pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) 
     flush::flush_task(core, &task);
     let new = describe(core, task, &pinned)?;
     let row = core.store.insert_one(&core.pid_scope(), &new)?;
-    // Even if it is a child of ours: its starter waits for it, and we never take its status away.
+    // It does not count as a child even if it is one: its starter waits for it, and must get its status.
     let root = Root::recorded(row, &new.spec, core.options.record_arguments);
     let pidfd = pinned.into_fd();
     let entry = core.registry.track(root, Tracking::default(), &pidfd);
@@ -54,7 +54,7 @@ pub(in crate::tracker) fn unregister(core: &Core, task_id: &str) -> Result<bool>
     Ok(any)
 }
 
-/// Pins the process, and refuses processes that must not be registered.
+/// Pins the process; fails for processes that must not be registered.
 fn pin(core: &Arc<Core>, pid: Pid) -> Result<Pinned> {
     let own = core.own_pid();
     if pid == own {

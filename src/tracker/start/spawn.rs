@@ -1,4 +1,4 @@
-//! Spawning through the gate: no program runs before its row is committed.
+//! Spawns programs through the gate: none runs before its row is committed.
 
 use std::{
     process::{ChildStderr, ChildStdin, ChildStdout},
@@ -39,8 +39,8 @@ pub(in crate::tracker) fn spawn(core: &Arc<Core>, job: Job) -> Result<Process> {
     spawned
 }
 
-/// Refuses to spawn where the program, or what this host starts with it, would belong to a user whose processes this ledger
-/// must not signal: root may open a user's ledger to end what is in it, but programs of root do not belong there.
+/// Fails if the program would belong to a user whose processes this ledger must not signal: root may open a user's ledger to end
+/// the processes in it, but programs of root do not belong there.
 fn may_own_programs(core: &Core, job: &Job) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
     let observer = core.instance.observer;
@@ -62,7 +62,7 @@ fn may_own_programs(core: &Core, job: &Job) -> Result<()> {
 }
 
 fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
-    // 1. The job is resolved.
+    // 1. Resolve the job.
     let mut spec = SpawnSpec::new(&core.options, &job)?;
     let inherited = job.inherited()?;
     flush::flush_task(core, &spec.task);
@@ -78,13 +78,13 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
         fork_events::listen_for_forks(core);
     }
     let command = job.into_command(&tokens(core, spec.token), inherited, spec.session(), target);
-    // 2. Its child waits at the gate until the row is committed.
+    // 2. Create its child, which waits at the gate until the row is committed.
     let spawned = match keeper {
         Some(keeper) => under_keeper::spawn(core, keeper, command, &spec)
             .map(|(spawned, keeper)| (spawned, Some(keeper))),
         None => through_gate(core, command, &spec).map(|spawned| (spawned, None)),
     };
-    // 3. It is tracked.
+    // 3. Track it.
     match spawned {
         Ok((spawned, keeper)) => Ok(started(core, spawned, spec, keeper)),
         Err(refusal) => Err(refused(core, refusal, spec.job_control.as_ref())),
@@ -101,7 +101,7 @@ fn through_gate(
             if child.in_task_cgroup { Containment::Cgroup } else { Containment::Session };
         let new = spec.row(core, child.pid, &child.pidfd, containment)?;
         let committed = core.group_commit.commit(new, Some(Arc::clone(&child.gate)))?;
-        // The gate is open. While the child executes its program there is nothing else to do.
+        // The gate is open, and there is nothing else to do while the child executes its program.
         if child.in_task_cgroup {
             core.cgroups.prepare_task_cgroup();
         }
@@ -116,7 +116,7 @@ fn through_gate(
     Ok(spawned)
 }
 
-/// Returns the tokens that our programs carry: those of trackers of other ledgers above us, then their own.
+/// Returns the tokens that our programs carry: those that we inherited from other ledgers, then their own.
 fn tokens(core: &Core, token: Uuid) -> String {
     let mut list = core.instance.outer_tokens.join(":");
     if !list.is_empty() {
@@ -137,7 +137,7 @@ fn started(
     let tracking = Tracking { child: true, strays: spec.strays, keeper };
     let entry = core.registry.track(root, tracking, &pidfd);
     core.export.notify();
-    tracing::debug!("process {pid} for task {} runs", task_text(new.spec.task_id.as_ref()));
+    tracing::debug!("process {pid} for task {} is running", task_text(new.spec.task_id.as_ref()));
     let mut process = Process::new(Arc::clone(core), entry, pidfd);
     process.job_control = spec.job_control;
     process.on_drop.armed = spec.terminate_on_drop;
@@ -147,7 +147,7 @@ fn started(
     process
 }
 
-/// Ends the row of a program that did not run, where one was committed.
+/// Ends the row of a program that did not run, if one was committed.
 fn refused(
     core: &Core,
     refusal: spawn::Refusal<Committed>,

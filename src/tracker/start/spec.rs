@@ -1,4 +1,4 @@
-//! A job, resolved: all that is known of a spawn before there is a child.
+//! The resolved job: everything that is known about a spawn before there is a child.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// A job, resolved with the options of its tracker.
+/// A job that was resolved with the options of its tracker.
 #[derive(Debug)]
 pub(super) struct SpawnSpec {
     pub(super) task: TaskId,
@@ -41,7 +41,7 @@ pub(super) struct SpawnSpec {
     /// Whether its arguments, and those of its descendants, may be recorded.
     pub(super) record_arguments: bool,
     pub(super) terminate_on_drop: bool,
-    /// How it shares our terminal, if it does.
+    /// The state of the shared terminal, if it shares ours.
     pub(super) job_control: Option<JobControl>,
     /// The task cgroup that was created for it.
     pub(super) cgroup: Option<Cgroup>,
@@ -85,8 +85,8 @@ impl SpawnSpec {
         }
     }
 
-    /// Returns whether a keeper cannot start it: the program is to survive its host, or to be in a process group or session
-    /// of the host's.
+    /// Returns whether a keeper cannot start it, because the program is to survive its host, or to be in a process group or
+    /// session of the host.
     pub(super) fn excludes_keeper(&self) -> bool {
         self.limits.survive
             || self.job_control.is_some()
@@ -121,14 +121,13 @@ impl SpawnSpec {
     }
 }
 
-/// Refuses to join a process group of the host's session where the program would not be in that session, or gets a group of
-/// its own.
+/// Fails if the program is to join a process group of the host's session, but would not be in that session or gets its own group.
 fn check_process_group(options: &Options, job: &Job) -> Result<()> {
     let Some(group) = job.attributes.process_group.filter(|group| *group != 0) else {
         return Ok(());
     };
     let why = if job.foreground || job.share_terminal {
-        "a program that shares the terminal has a group of its own"
+        "a program that shares the terminal has its own group"
     } else if options.containment_mode()? == ContainmentMode::Keeper {
         "under a keeper it is in another session"
     } else {

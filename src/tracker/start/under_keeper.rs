@@ -1,7 +1,7 @@
-//! Spawns a program with the gate relayed through a keeper.
+//! Spawns a program under a keeper, which relays the gate.
 //!
-//! The keeper's child waits at the keeper's gate: the keeper reports its PID, we commit the row, and answer. The row contains
-//! the identity of the program, and that of the keeper, by which other instances find what is below it.
+//! The keeper's child waits at the keeper's gate: the keeper reports its PID, we commit the row, and answer. The row contains the
+//! identity of the program and that of the keeper, by which other instances find the processes below it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// Limit for a keeper whose child has not become a program: it exits at once.
+/// Time limit for the exit of a keeper whose child did not become a program; it exits at once.
 const REFUSED_LIMIT: Duration = Duration::from_secs(5);
 
-/// Starts a program under a keeper of its own.
+/// Starts a program under a new keeper.
 pub(super) fn spawn(
     core: &Core,
     binary: &Binary,
@@ -49,7 +49,7 @@ pub(super) fn spawn(
     match relay(core, &client, spec, command, params) {
         Ok(spawned) => Ok((spawned, KeeperHandle::new(client))),
         Err(refusal) => {
-            // Nothing runs below it, or nothing must.
+            // Nothing is, or must be, running below it.
             if let Some(client) = client.dismiss(REFUSED_LIMIT) {
                 client.kill();
             }

@@ -1,4 +1,4 @@
-//! Waits for a program and all of its output, and feeds its input meanwhile, as a future.
+//! Waits for a program and all of its output, and writes its input meanwhile, as a future.
 
 use std::{
     future::{Future, poll_fn},
@@ -21,18 +21,18 @@ use crate::{
 };
 
 impl AsyncProcess {
-    /// Reads both pipes at once until the program has ended, then waits for it, as [`Process::wait_with_output`]. Standard
+    /// Reads both pipes at once until the program has ended, then waits for it, like [`Process::wait_with_output`]. Standard
     /// input is closed first.
     ///
-    /// Cancel safe: what was read stays in the handle, and the next call continues from there. What a caller has taken out of
-    /// `stdout` or `stderr`, or read from them before, is not included.
+    /// Cancel safe: output that was read stays in the handle, and the next call continues from there. Output that the caller has
+    /// read from `stdout` or `stderr` before is not included.
     ///
     /// [`Process::wait_with_output`]: crate::Process::wait_with_output
     ///
     /// # Errors
     ///
     /// If a pipe cannot be read; then the program's tree is ended before this returns. If a pipe cannot be registered with the
-    /// current runtime, for example because there are too many descriptors; then the program runs on.
+    /// current runtime, for example because there are too many descriptors; then the program continues to run.
     pub async fn wait_with_output(&mut self) -> Result<Output> {
         let mut communicator = self.communicate([]);
         loop {
@@ -42,9 +42,9 @@ impl AsyncProcess {
         }
     }
 
-    /// Writes `input` to the program's standard input while its output is read, as [`Process::communicate`]; nothing happens
-    /// before [`AsyncCommunicator::read`]. If it is dropped early, the rest of the input is lost, and what was read stays in
-    /// the handle.
+    /// Writes `input` to the program's standard input while its output is read, like [`Process::communicate`]; nothing happens
+    /// before [`AsyncCommunicator::read`] is called. If the communicator is dropped early, the rest of the input is lost, and
+    /// output that was read stays in the handle.
     ///
     /// [`Process::communicate`]: crate::Process::communicate
     pub fn communicate(&mut self, input: impl Into<Vec<u8>>) -> AsyncCommunicator<'_> {
@@ -72,7 +72,7 @@ pub struct AsyncCommunicator<'a> {
     process: &'a mut AsyncProcess,
     input: Vec<u8>,
     written: usize,
-    /// There is input, and no pipe for it.
+    /// Whether there is input, but no pipe for it.
     is_unwritable: bool,
     time: Option<Duration>,
     size: Option<usize>,
@@ -86,29 +86,29 @@ impl AsyncCommunicator<'_> {
         self
     }
 
-    /// Limits how many bytes each [`read`](Self::read) reads, of standard output and standard error together.
+    /// Limits how many bytes each [`read`](Self::read) reads from standard output and standard error together.
     pub fn limit_size(mut self, bytes: usize) -> Self {
         self.size = Some(bytes);
         self
     }
 
-    /// Returns what was read of standard output so far.
+    /// Returns the standard output that was read so far.
     pub fn stdout(&self) -> &[u8] {
         &self.process.read.stdout
     }
 
-    /// Returns what was read of standard error so far.
+    /// Returns the standard error that was read so far.
     pub fn stderr(&self) -> &[u8] {
         &self.process.read.stderr
     }
 
-    /// Writes and reads until the program has ended, or a limit is reached (`None`), as [`Communicator::read`]. Cancel safe.
+    /// Writes and reads until the program has ended, or a limit is reached (`None`), like [`Communicator::read`]. Cancel safe.
     ///
     /// [`Communicator::read`]: crate::Communicator::read
     ///
     /// # Errors
     ///
-    /// As [`Communicator::read`] and [`AsyncProcess::wait_with_output`].
+    /// As for [`Communicator::read`] and [`AsyncProcess::wait_with_output`].
     pub async fn read(&mut self) -> Result<Option<Output>> {
         check_writable(self.is_unwritable)?;
         match self.time {
@@ -124,7 +124,7 @@ impl AsyncCommunicator<'_> {
             Ok(true) => {}
             Ok(false) => return Ok(None),
             Err(error) => {
-                // As in the former implementation: an operation that failed leaves no process behind.
+                // As in the former implementation, an operation that failed leaves no process behind.
                 if let Err(other) = self.process.terminate().await {
                     let pid = self.process.pid();
                     tracing::error!("failed to end process {pid} after a failed read: {other}");
@@ -132,15 +132,15 @@ impl AsyncCommunicator<'_> {
                 return Err(error);
             }
         }
-        // A process that still holds the other ends must not write into a pipe that is not read any more.
+        // A process that still holds the other ends must not write into a pipe that is no longer read.
         (self.process.stdout, self.process.stderr) = (None, None);
         let exit = self.process.wait().await?;
         let Read { stdout, stderr, .. } = std::mem::take(&mut self.process.read);
         Ok(Some(Output { exit, stdout, stderr }))
     }
 
-    /// Ready when all is written and read, or when the program is dead and the time to drain its pipes is over; with `false`, when
-    /// there is no room left.
+    /// Is ready when everything was written and read, or when the program is dead and the time to drain its pipes is over; ready
+    /// with `false` if there is no room left.
     fn poll_transfer(&mut self, cx: &mut Context<'_>, room: &mut usize) -> Poll<Result<bool>> {
         if *room == 0 {
             return Poll::Ready(Ok(false));
@@ -180,7 +180,7 @@ impl AsyncCommunicator<'_> {
                         self.process.stdin = None;
                     }
                 }
-                // The program reads no more.
+                // The program does not read any more.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     self.process.stdin = None;
                 }
@@ -191,8 +191,9 @@ impl AsyncCommunicator<'_> {
     }
 }
 
-/// Reads what is available, at most `room`, which is reduced by it; at its end the pipe is closed. If there is more, the caller is
-/// woken again at once: a process that writes faster than we read must not keep us from noticing that the program has ended.
+/// Reads the available data, at most `room` bytes, and reduces `room` by it; at its end the pipe is closed. If there is more, the
+/// caller is woken again at once, since a process that writes faster than we read must not keep us from detecting the program's
+/// end.
 fn poll_pipe(
     pipe: &mut Option<Receiver>,
     read: &mut Vec<u8>,

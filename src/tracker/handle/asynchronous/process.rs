@@ -38,8 +38,8 @@ use crate::{
 /// One spawned program, for use in a tokio runtime. Created by [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) or
 /// [`Process::into_async`].
 ///
-/// Dropping it kills nothing and closes the host's ends of the pipes: the tracker still tracks the process. If the program is
-/// of no use without its handle, set [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
+/// Dropping it closes the host's ends of the pipes, but kills nothing, and the tracker still tracks the process. If the program
+/// is of no use without its handle, set [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
 ///
 /// Its pipes are tokio's: `AsyncRead` and `AsyncWrite`, so that lines are read as they are printed.
 ///
@@ -65,12 +65,12 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// It is not bound to a runtime: [`wait`](Self::wait) and [`wait_with_output`](Self::wait_with_output) can be called in another
-/// runtime than the one it was created in, even after that one has ended. A pipe that is read or written directly belongs to
-/// the runtime that it was created in; tokio's `into_nonblocking_fd` moves it to another one.
+/// It is not bound to a runtime: [`wait`](Self::wait) and [`wait_with_output`](Self::wait_with_output) can be called in a runtime
+/// other than the one in which it was created, even after that one has ended. A pipe that is read or written directly belongs to
+/// the runtime in which it was created; tokio's `into_nonblocking_fd` moves it to another one.
 #[derive(Debug)]
 pub struct AsyncProcess {
-    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was requested.
+    /// The pipe to its standard input, if [`Stdio::piped`](crate::Stdio::piped) was requested.
     pub stdin: Option<Sender>,
     /// The pipe from its standard output.
     pub stdout: Option<Receiver>,
@@ -79,21 +79,21 @@ pub struct AsyncProcess {
     pub(super) read: super::read_so_far::Read,
     process: Process,
     pidfd: AsyncPidFd,
-    /// The runtime that the pipes are registered with.
+    /// The runtime with which the pipes are registered.
     runtime: Option<Id>,
 }
 
 impl Process {
-    /// Converts the handle for use in a tokio runtime; its pipes are tokio's from now on.
+    /// Converts the handle for use in a tokio runtime. Its pipes become tokio's.
     ///
     /// # Errors
     ///
     /// If a pipe, or the pidfd, cannot be registered with the runtime, for example because there are too many descriptors. The
-    /// process runs on, and the tracker still tracks it.
+    /// process continues to run, and the tracker still tracks it.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, and in one that was built without `enable_all`.
+    /// Outside a tokio runtime, and in a runtime that was built without `enable_all`.
     pub fn into_async(mut self) -> Result<AsyncProcess> {
         let pid = self.pid();
         let failed = |error| Error::os(format!("failed to wait for process {pid} in tokio"), error);
@@ -122,12 +122,12 @@ impl AsyncProcess {
         self.process.id()
     }
 
-    /// Returns its PID, as [`Process::pid`].
+    /// Returns its PID, like [`Process::pid`].
     pub fn pid(&self) -> Pid {
         self.process.pid()
     }
 
-    /// Returns the task that it runs for.
+    /// Returns the task for which it runs.
     pub fn task_id(&self) -> &TaskId {
         self.process.task_id()
     }
@@ -143,7 +143,7 @@ impl AsyncProcess {
         self
     }
 
-    /// Makes its tree end when the handle is dropped while `in_set` is true.
+    /// Makes its tree end if the handle is dropped while `in_set` is true.
     pub(super) fn put_in_set(mut self, in_set: Arc<AtomicBool>) -> Self {
         self.process.on_drop.in_set = Some(in_set);
         self.terminate_on_drop(true)
@@ -161,7 +161,7 @@ impl AsyncProcess {
         for pipe in [&mut self.stdout, &mut self.stderr] {
             if let Some(open) = pipe.take() {
                 let fd = open.into_nonblocking_fd().map_err(failed)?;
-                // The caller may have put another kind of descriptor there.
+                // The caller may have put a descriptor of another kind there.
                 *pipe = Some(Receiver::from_owned_fd_unchecked(fd).map_err(failed)?);
             }
         }
@@ -173,14 +173,14 @@ impl AsyncProcess {
         Ok(())
     }
 
-    /// Waits until the program has ended and its end is in the ledger, as [`Process::wait`].
+    /// Waits until the program has ended and its end is in the ledger, like [`Process::wait`].
     ///
-    /// Cancel safe: a dropped future has consumed nothing, and the next one returns the same result. Standard input is closed
-    /// by the first.
+    /// Cancel safe: a dropped future has consumed nothing, and the next one returns the same result. The first call closes
+    /// standard input.
     ///
     /// # Errors
     ///
-    /// As [`Process::wait`].
+    /// As for [`Process::wait`].
     ///
     /// # Panics
     ///
@@ -191,29 +191,29 @@ impl AsyncProcess {
         self.ended().await
     }
 
-    /// Returns how it ended, if it has ended, as [`Process::try_wait`]. Blocks while the end is being recorded.
+    /// Returns how it ended, if it has ended, like [`Process::try_wait`]. Blocks while the end is being recorded.
     ///
     /// # Errors
     ///
-    /// As [`Process::wait`].
+    /// As for [`Process::wait`].
     pub fn try_wait(&mut self) -> Result<Option<Exit>> {
         self.process.try_wait()
     }
 
-    /// Ends the program's whole tree, as [`Process::terminate`]. The tree is ended even if the future is dropped.
+    /// Ends the program's whole tree, like [`Process::terminate`]. The tree is ended even if the future is dropped.
     ///
     /// # Errors
     ///
-    /// As [`Process::terminate`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    /// As for [`Process::terminate`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
     pub async fn terminate(&mut self) -> Result<Report> {
         self.terminate_with(&EndPlan::new()).await
     }
 
-    /// Does the same with what `plan` sets in place of what the job says, as [`Process::terminate_with`].
+    /// Does the same, but the settings of `plan` replace the job's, like [`Process::terminate_with`].
     ///
     /// # Errors
     ///
-    /// As [`Process::terminate_with`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    /// As for [`Process::terminate_with`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
     pub async fn terminate_with(&mut self, plan: &EndPlan) -> Result<Report> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
         let plan = plan.clone();
@@ -224,57 +224,57 @@ impl AsyncProcess {
     ///
     /// # Errors
     ///
-    /// As [`Process::signal`].
+    /// As for [`Process::signal`].
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.process.signal(signal)
     }
 
-    /// Sends a signal to all processes of the program's tree, as [`Process::signal_tree`]. They get it even if the future is
+    /// Sends a signal to all processes of the program's tree, like [`Process::signal_tree`]. They get it even if the future is
     /// dropped.
     ///
     /// # Errors
     ///
-    /// As [`Process::signal_tree`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    /// As for [`Process::signal_tree`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
     pub async fn signal_tree(&self, signal: i32) -> Result<usize> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
         aside(move || signal_tree(&core, &entry, signal)).await?
     }
 
-    /// Suspends all processes of the program's tree, as [`Process::suspend`], even if the future is dropped.
+    /// Suspends all processes of the program's tree, like [`Process::suspend`], even if the future is dropped.
     ///
     /// # Errors
     ///
-    /// As [`Process::suspend`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    /// As for [`Process::suspend`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
     pub async fn suspend(&self) -> Result<usize> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
         aside(move || suspend::suspend(&core, &entry)).await?
     }
 
-    /// Resumes all processes of the program's tree, as [`Process::resume`], even if the future is dropped.
+    /// Resumes all processes of the program's tree, like [`Process::resume`], even if the future is dropped.
     ///
     /// # Errors
     ///
-    /// As [`Process::resume`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    /// As for [`Process::resume`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
     pub async fn resume(&self) -> Result<usize> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
         aside(move || suspend::resume(&core, &entry)).await?
     }
 
-    /// Sends SIGKILL to the program itself, as [`Process::kill`], and waits for it.
+    /// Sends SIGKILL to the program itself, like [`Process::kill`], and waits for it.
     ///
     /// # Errors
     ///
-    /// As [`Process::kill`] and [`wait`](Self::wait).
+    /// As for [`Process::kill`] and [`wait`](Self::wait).
     pub async fn kill(&mut self) -> Result<()> {
         self.start_kill()?;
         self.wait().await.map(drop)
     }
 
-    /// Sends SIGKILL to the program itself, as [`Process::kill`].
+    /// Sends SIGKILL to the program itself, like [`Process::kill`].
     ///
     /// # Errors
     ///
-    /// As [`Process::kill`].
+    /// As for [`Process::kill`].
     pub fn start_kill(&mut self) -> Result<()> {
         self.process.kill()
     }
@@ -285,15 +285,15 @@ impl AsyncProcess {
     }
 
     /// Ends the program's tree in the background, unless the program has ended.
-    pub(super) fn end_aside(&self, rule: RuleKey) {
-        self.process.on_drop.end_aside(rule);
+    pub(super) fn end_in_background(&self, rule: RuleKey) {
+        self.process.on_drop.end_in_background(rule);
     }
 
     fn core(&self) -> &Arc<Core> {
         &self.process.core
     }
 
-    /// Ready once all of its threads are dead: the pidfd is readable then, and stays so.
+    /// Is ready once all its threads are dead; from then on the pidfd is readable.
     pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         if self.core().instance.is_forked() {
             return Poll::Ready(self.core().instance.check_usable());
@@ -301,7 +301,7 @@ impl AsyncProcess {
         self.pidfd.poll_dead(cx)
     }
 
-    /// Called when the program is dead: reads its status, and waits for its end to be recorded, as `Process::ended` does.
+    /// Reads the status of the dead program, and waits until its end is recorded, like `Process::ended`.
     async fn ended(&self) -> Result<Exit> {
         let Process { core, entry, pidfd, .. } = &self.process;
         let mut untraced = None;
@@ -323,7 +323,7 @@ impl AsyncProcess {
             let (core, dead) = (Arc::clone(core), (Arc::clone(entry), Arc::clone(pidfd)));
             aside(move || settle::settle(&core, &[dead])).await?;
         }
-        // A ledger that cannot be written must not delay the waiter for longer.
+        // A ledger that cannot be written must not delay the waiter any longer.
         let _ = tokio::time::timeout(RECORD_LIMIT, entry.recorded()).await;
         if let Some(exit) = exit_without_reading(entry, status) {
             return Ok(exit);
@@ -334,7 +334,7 @@ impl AsyncProcess {
 }
 
 impl AsFd for AsyncProcess {
-    /// Returns its pidfd, as [`Process::as_fd`].
+    /// Returns its pidfd, like [`Process::as_fd`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.process.as_fd()
     }

@@ -1,4 +1,4 @@
-//! Output that was read before a wait was given up.
+//! Output that was read before a wait was abandoned.
 
 use tokio::time::Instant;
 
@@ -7,6 +7,6 @@ use tokio::time::Instant;
 pub(super) struct Read {
     pub(super) stdout: Vec<u8>,
     pub(super) stderr: Vec<u8>,
-    /// When the program was noticed to be dead.
+    /// When the program was found dead.
     pub(super) dead_since: Option<Instant>,
 }

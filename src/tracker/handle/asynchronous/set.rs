@@ -1,4 +1,4 @@
-//! A set of programs that ends what it holds when it is dropped.
+//! A set of programs that ends its programs when it is dropped.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -19,8 +19,8 @@ use crate::{
     tracker::{Job, handle::exit::Exit},
 };
 
-/// Programs that are waited for together, as tasks are by [`tokio::task::JoinSet`]. Dropping it ends their trees, in the
-/// background.
+/// A set of programs that are waited for together, like the tasks of a [`tokio::task::JoinSet`]. Dropping it ends their trees in
+/// the background.
 ///
 /// ```
 /// use procledger::{Job, ProcessSet, Tracker};
@@ -49,8 +49,8 @@ pub struct ProcessSet {
     waits: JoinSet<(TaskId, Result<Exit>)>,
     /// Whether the waits are to end their programs.
     stop: watch::Sender<bool>,
-    /// Whether its programs end with their handles. Read when a handle is dropped, wherever that happens: an order to the tasks
-    /// would be lost where their runtime ends first.
+    /// Whether its programs end with their handles. This is read when a handle is dropped, wherever that happens; a request to
+    /// the tasks would be lost if their runtime ended first.
     attached: Arc<AtomicBool>,
 }
 
@@ -67,28 +67,28 @@ impl ProcessSet {
         Self::default()
     }
 
-    /// Starts a program and adds it. If the future is dropped, the program is ended.
+    /// Starts a program and adds it to the set. If the future is dropped, the program is ended.
     ///
-    /// Pipes that the job asks for are closed: to read a program's output, spawn it, take the pipes, and [`add`](Self::add) it.
+    /// Pipes of the job are closed: to read a program's output, spawn it, take the pipes, and [`add`](Self::add) it.
     ///
     /// # Errors
     ///
-    /// As [`AsyncTracker::spawn`].
+    /// As for [`AsyncTracker::spawn`].
     ///
     /// # Panics
     ///
-    /// As [`AsyncTracker::spawn`].
+    /// As for [`AsyncTracker::spawn`].
     pub async fn spawn(&mut self, tracker: &AsyncTracker, job: Job) -> Result<()> {
         let process = tracker.spawn(job.terminate_on_drop(true)).await?;
         self.add(process);
         Ok(())
     }
 
-    /// Adds a program that runs already. From now on it ends with the set.
+    /// Adds a running program. From now on it ends with the set.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Outside a tokio runtime.
     pub fn add(&mut self, process: AsyncProcess) {
         let mut process = process.put_in_set(Arc::clone(&self.attached));
         let stop = self.stop.subscribe();
@@ -98,7 +98,7 @@ impl ProcessSet {
         });
     }
 
-    /// Returns the number of programs in the set: those that run, and those that have ended and were not returned yet.
+    /// Returns the number of programs in the set: those that are running, and those that have ended but were not returned yet.
     pub fn len(&self) -> usize {
         self.waits.len()
     }
@@ -109,16 +109,16 @@ impl ProcessSet {
     }
 
     /// Waits until one of the programs has ended and its end is in the ledger, removes it, and returns its task and how it ended;
-    /// `None` where the set is empty. Cancel safe.
+    /// `None` if the set is empty. Cancel safe.
     ///
     /// # Panics
     ///
-    /// When a wait has panicked, which is a bug of this crate.
+    /// If a wait has panicked, which is a bug in this crate.
     pub async fn join_next(&mut self) -> Option<(TaskId, Result<Exit>)> {
         loop {
             match self.waits.join_next().await? {
                 Ok(ended) => return Some(ended),
-                // Otherwise it was aborted, by the end of its runtime.
+                // Otherwise it was aborted by the end of its runtime.
                 Err(error) => {
                     if let Ok(panic) = error.try_into_panic() {
                         std::panic::resume_unwind(panic);
@@ -128,13 +128,12 @@ impl ProcessSet {
         }
     }
 
-    /// Ends the trees of all programs, all of them together and each with its own grace, and returns the programs as
-    /// [`join_next`](Self::join_next) does; the set is empty afterwards. If the future is dropped, the trees are ended
-    /// nevertheless.
+    /// Ends the trees of all programs together, each with its own grace, and returns the programs like
+    /// [`join_next`](Self::join_next); the set is empty afterwards. If the future is dropped, the trees are ended nevertheless.
     ///
     /// # Panics
     ///
-    /// As [`join_next`](Self::join_next).
+    /// As for [`join_next`](Self::join_next).
     pub async fn shutdown(&mut self) -> Vec<(TaskId, Result<Exit>)> {
         // Programs that are added after a future that was dropped are not ended by it.
         std::mem::take(&mut self.stop).send_replace(true);
@@ -145,12 +144,13 @@ impl ProcessSet {
         ended
     }
 
-    /// Removes all programs from the set without ending them, as [`tokio::task::JoinSet::detach_all`]; it can be used further.
+    /// Removes all programs from the set without ending them, like [`tokio::task::JoinSet::detach_all`]. The set can still be
+    /// used.
     ///
-    /// They run on as programs whose handles were dropped, also when the set is dropped or the runtime ends right after this: the
-    /// tracker ends them at its shutdown, and [`AsyncTracker::get`] returns handles on them. A
-    /// [`terminate_on_drop`](crate::Job::terminate_on_drop) of their jobs applies no more. What a [`shutdown`](Self::shutdown)
-    /// whose future was dropped has begun to end is ended.
+    /// They continue to run like programs whose handles were dropped, even if the set is dropped or the runtime ends right after
+    /// this: the tracker ends them at its shutdown, and [`AsyncTracker::get`] returns handles to them. A
+    /// [`terminate_on_drop`](crate::Job::terminate_on_drop) of their jobs no longer applies. Trees that a
+    /// [`shutdown`](Self::shutdown) whose future was dropped has begun to end are ended.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -174,7 +174,7 @@ impl ProcessSet {
     }
 }
 
-/// Waits for a program; ends its tree first once `stop` says so.
+/// Waits for a program; ends its tree once `stop` is true.
 async fn wait(process: &mut AsyncProcess, mut stop: watch::Receiver<bool>) -> Result<Exit> {
     {
         let mut ended = pin!(process.wait());
@@ -192,6 +192,6 @@ async fn wait(process: &mut AsyncProcess, mut stop: watch::Receiver<bool>) -> Re
             return exit;
         }
     }
-    process.end_aside(RuleKey::OwnerAsked);
+    process.end_in_background(RuleKey::OwnerAsked);
     process.wait().await
 }

@@ -1,4 +1,4 @@
-//! [`AsyncSubscription`]: what a ledger records, as a stream.
+//! [`AsyncSubscription`]: the events of a ledger, as a stream.
 
 use std::sync::{Arc, Mutex};
 
@@ -37,17 +37,18 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct AsyncSubscription {
-    /// Shared with a look at the ledger that is going on: it completes, and keeps what it has read, when its future is dropped.
+    /// Shared with a query of the ledger that is in progress: if its future is dropped, the query is completed, and its result is
+    /// kept.
     inner: Arc<Mutex<Subscription>>,
     writes: Option<Writes>,
 }
 
 impl AsyncTracker {
-    /// Subscribes to what the ledger records from now on, as [`Tracker::subscribe`](crate::Tracker::subscribe).
+    /// Subscribes to the events that the ledger records from now on, like [`Tracker::subscribe`](crate::Tracker::subscribe).
     ///
     /// # Errors
     ///
-    /// As [`Tracker::subscribe`](crate::Tracker::subscribe).
+    /// As for [`Tracker::subscribe`](crate::Tracker::subscribe).
     pub async fn subscribe(&self) -> Result<AsyncSubscription> {
         let mut inner = self.run(Tracker::subscribe).await?;
         let writes = inner.take_writes();
@@ -62,7 +63,7 @@ impl AsyncSubscription {
     ///
     /// # Errors
     ///
-    /// If the ledger cannot be read. The next call tries again, and nothing is lost.
+    /// If the ledger cannot be read. The next call retries, and nothing is lost.
     pub async fn next(&mut self) -> Option<Result<LedgerEvent>> {
         loop {
             if let Some(event) = lock(&self.inner).pop() {
@@ -81,7 +82,7 @@ impl AsyncSubscription {
         }
     }
 
-    /// Waits until the ledger is written, or until it is time to look again.
+    /// Waits until the ledger is written, or until it is time to check again.
     async fn written(&self) -> Result<()> {
         let Some(writes) = &self.writes else {
             tokio::time::sleep(UNWATCHED).await;
