@@ -1,11 +1,11 @@
 //! Reaps zombies that tasks leave to this process.
 //!
 //! A process that a task starts and leaves behind is adopted by the nearest subreaper (`PR_SET_CHILD_SUBREAPER` in prctl(2)) or
-//! by the first process of the PID namespace. Where that is the host, only the host can reap it, and until then it occupies a
-//! PID and a slot under `pids.max`. The tracker therefore reaps such a zombie where it certainly comes from a task:
+//! by the first process of the PID namespace. If that is the host, only the host can reap it, and until then it occupies a PID
+//! and a slot under `pids.max`. The tracker therefore reaps such a zombie if it certainly comes from a task:
 //!
 //! - its session is one that the gate created for a root, and the root still has its PID. A session is inherited and cannot be
-//!   joined, so the processes that the host itself starts are in none of these, unless the host is in it too: then the session
+//!   joined, so processes that the host itself starts are in none of these sessions, unless the host is in one too: that session
 //!   proves nothing;
 //! - it is in the cgroup that was created for a root, and the host is not;
 //! - it was recorded as a descendant of a root.
@@ -16,7 +16,7 @@
 //!
 //! A host that starts no processes by other means can have all of them reaped ([`Builder::reap_all`](crate::Builder::reap_all)).
 //!
-//! The kernel notifies a library of no such death: `SIGCHLD` belongs to the host. While tasks run, one system call each 100 ms
+//! A library is not notified of such deaths, since `SIGCHLD` belongs to the host. While tasks run, one system call each 100 ms
 //! checks for zombies.
 
 use std::{
@@ -42,14 +42,14 @@ use crate::{
     },
 };
 
-/// A keeper starts its program within this time: the longest handshake.
+/// Time within which a keeper starts its program, in ticks: the time limit of a handshake.
 const KEEPER_STARTS_WITHIN: u64 = 10 * TICKS_PER_SECOND;
 
 /// Roots, indexed by the evidence that attributes a zombie to one of them.
 struct Owners {
     all: Vec<Owner>,
     roots: HashSet<(Pid, u64)>,
-    /// A PID may have been reused by the sessions of several roots, one after the other.
+    /// The same PID may have named the sessions of several roots, one after the other.
     sessions: HashMap<u32, Vec<usize>>,
     task_cgroups: HashSet<OsString>,
     /// The host's own session, which proves nothing.
@@ -57,7 +57,7 @@ struct Owners {
 }
 
 impl Owners {
-    /// Returns whether a zombie belongs to one of them.
+    /// Returns whether a zombie is one of the roots.
     fn has(&self, dead: &Stat) -> bool {
         self.roots.contains(&(dead.pid, dead.start_tick))
     }
@@ -79,7 +79,7 @@ pub(in crate::tracker) fn reap_adopted(core: &Core) {
     let mut unclear = Vec::new();
     // Roots are reaped when their ends are recorded.
     for dead in dead.iter().filter(|dead| !owners.has(dead)) {
-        if is_in_session(core, &owners, dead) || is_in_leaf(core, &owners, dead.pid) {
+        if is_in_session(core, &owners, dead) || is_in_task_cgroup(core, &owners, dead.pid) {
             reap_zombie(core, dead);
         } else if let Some(owner) = owners.all.iter().find(|owner| is_keeper(owner, dead)) {
             reap_zombie(core, dead);
@@ -101,13 +101,13 @@ fn may_get_children(core: &Core) -> bool {
     adopts_orphans() || core.zombies.expect_keeper()
 }
 
-/// Returns whether this process may have such children: a former image may have left some.
+/// Returns whether this process may have such children now: a former image may have left some.
 fn expects_zombies(core: &Core) -> bool {
     core.options.reap_all || may_get_children(core)
 }
 
-/// Reaps all zombies, except roots and keepers, which the tracker waits for. A child that was being spawned when the zombies
-/// were listed is tracked by now, or there is a spawn that is not done yet: then the next check reaps them.
+/// Reaps all zombies, except roots and keepers, which the tracker waits for. A child that was being spawned when the zombies were
+/// listed is tracked by now, unless a spawn is still in progress: then the next check reaps them.
 fn reap_others(core: &Core, dead: &[Stat]) {
     if core.instance.is_spawning() {
         return;
@@ -122,7 +122,7 @@ fn reap_others(core: &Core, dead: &[Stat]) {
     }
 }
 
-/// Running roots, and ended ones that are still remembered.
+/// Returns the running roots, and ended ones that are still remembered.
 fn owners(core: &Core) -> Owners {
     let running = core.registry.all().into_iter().map(|entry| Owner::new(&entry.root));
     let all: Vec<Owner> = running.chain(core.zombies.remembered()).collect();
@@ -135,7 +135,7 @@ fn owners(core: &Core) -> Owners {
     }
     let mut task_cgroups: HashSet<OsString> =
         all.iter().filter_map(|owner| owner.task_cgroup.clone()).collect();
-    // A host that a task has started is in that task's cgroup, together with everything that it starts itself.
+    // A host that was started by a task is in that task's cgroup, together with everything that it starts itself.
     if !task_cgroups.is_empty() {
         for own in core.proc.cgroup_names(core.own_pid()) {
             task_cgroups.remove(&own);
@@ -163,12 +163,12 @@ fn has_its_pid(core: &Core, identity: &Identity) -> bool {
     )
 }
 
-fn is_in_leaf(core: &Core, owners: &Owners, dead: Pid) -> bool {
+fn is_in_task_cgroup(core: &Core, owners: &Owners, dead: Pid) -> bool {
     !owners.task_cgroups.is_empty()
         && core.proc.cgroup_names(dead).iter().any(|name| owners.task_cgroups.contains(name))
 }
 
-/// The ledger also knows daemons that have left both session and cgroup.
+/// Reaps zombies that are in the ledger, which also has daemons that have left both session and cgroup.
 fn reap_recorded(core: &Core, owners: &Owners, unclear: &[&Stat]) {
     let seen: HashSet<(Pid, u64)> =
         unclear.iter().map(|dead| (dead.pid, dead.start_tick)).collect();
@@ -198,19 +198,19 @@ fn reap_recorded(core: &Core, owners: &Owners, unclear: &[&Stat]) {
     }
 }
 
-/// Reaps a zombie: exactly the one that was seen, which keeps its PID until then.
+/// Reaps a zombie that was found. It is still the same process, since a zombie keeps its PID until it is reaped.
 fn reap_zombie(core: &Core, dead: &Stat) {
     let found = Pinned::open(&core.proc, core.pid_scope(), dead.pid).ok().flatten();
     let Some(zombie) = found.filter(|it| it.identity.start_tick == dead.start_tick) else {
         return;
     };
-    // An error: the host has reaped it meanwhile. A zombie that has live threads, or is traced, is reaped later.
+    // An error means that the host has reaped it meanwhile. A zombie that has live threads, or is traced, is reaped later.
     if matches!(zombie.fd().child_status(true), Ok(Some(_))) {
         tracing::debug!("reaped process {}, which was left to this one", dead.pid);
     }
 }
 
-/// Called before a root is reaped: remembers the root, since it may have left processes behind.
+/// Remembers a root that is about to be reaped, since it may have left processes behind.
 pub(in crate::tracker) fn remember_for_zombies(core: &Core, root: &Root) {
     if root.origin == Origin::Spawned && adopts_orphans() {
         remember(core, Owner::new(root));
@@ -227,9 +227,8 @@ pub(in crate::tracker) fn remember_replaced(core: &Core, records: &[&ProcessReco
     reap_adopted(core);
 }
 
-/// Remembers ended roots of former images. Another instance may have ended the processes that a former image of this
-/// process left, and recorded that, before this one opened the ledger. The zombies are children of this process all the
-/// same.
+/// Remembers ended roots of former images. Before this instance opened the ledger, another one may have ended the processes that
+/// a former image of this process left, and recorded their ends. Their zombies are still children of this process.
 pub(in crate::tracker) fn reap_former_roots(core: &Core) {
     if !has_dead_child() {
         return;
@@ -241,7 +240,7 @@ pub(in crate::tracker) fn reap_former_roots(core: &Core) {
     });
     for root in roots {
         if let Probe::Zombie(zombie) = Pinned::probe(&core.proc, core.pid_scope(), &root) {
-            // An error: it is not a child of this process.
+            // An error means that it is not a child of this process.
             let _ = zombie.fd().child_status(true);
         }
     }
@@ -249,20 +248,20 @@ pub(in crate::tracker) fn reap_former_roots(core: &Core) {
 
 fn remember(core: &Core, mut owner: Owner) {
     if core.zombies.is_full() {
-        // The zombies that the older half has left so far are reaped, and that half is forgotten.
+        // Reap the zombies that the older half has left so far, and forget that half.
         reap_adopted(core);
         core.zombies.forget_older_half();
     }
     let now = this_tick();
     // A root that still has its PID also had it in that tick.
     owner.session = owner.session.filter(|_| has_its_pid(core, &owner.root));
-    // Processes started in this very tick count where a PID, once free, could not be reused within the tick.
+    // Processes that started in this very tick count if a free PID cannot be reused within the tick.
     let within = u64::from(cannot_be_reused_within(TICK));
     owner.until = Some(now.saturating_add(within));
     core.zombies.remember(owner);
 }
 
-/// Handles a member that an end has found: its zombie is reaped after its end is recorded.
+/// Notes a member of an ended tree, whose zombie is reaped after its end is recorded.
 pub(in crate::tracker) fn reap_after_record(core: &Core, root: &Root, member: &MemberOutcome) {
     // The status of a registered process belongs to its parent, and a root that is still tracked is handled by its entry.
     let ours =
@@ -272,15 +271,15 @@ pub(in crate::tracker) fn reap_after_record(core: &Core, root: &Root, member: &M
     }
 }
 
-/// Reaps zombies whose ends are recorded. One that a tracer still holds is retried later.
+/// Reaps zombies whose ends are recorded. If a tracer still holds one, it is retried later.
 pub(in crate::tracker) fn reap_ended(core: &Core) {
     let mut unreaped = core.zombies.unreaped.take();
     unreaped.retain(|fd| matches!(fd.child_status(true), Ok(None)));
     core.zombies.unreaped.extend(unreaped);
 }
 
-/// Returns whether a zombie is the keeper that a former image of this process had started for a root. Its name is only a part
-/// of the evidence.
+/// Returns whether a zombie is the keeper that a former image of this process started for a root. Its name is only part of the
+/// evidence.
 fn is_keeper(owner: &Owner, dead: &Stat) -> bool {
     let before = owner.root.start_tick.checked_sub(dead.start_tick);
     owner.keeper

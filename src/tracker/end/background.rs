@@ -1,16 +1,16 @@
 //! Background ends: trees that have exceeded a limit, and trees whose handle was dropped.
 //!
-//! None of them may delay another one, nor the thread that requested it: the monitor records deaths, a pass continues, a
-//! dropped handle may be on a runtime's thread. So a tree is put into a queue, and a worker thread ends what is in it
-//! ([`end_as_they_come`]): each tree is asked to end as it arrives and has its own grace, cause and record, and the thread
-//! exits when none is left. Another thread is started only while all the others are killing, which takes up to some seconds
-//! where a process is stuck in the kernel; there are at most four.
+//! None of them may delay another one, or the thread that requested it: the monitor must record deaths, a pass must continue, and
+//! a handle may be dropped on a runtime's thread. So trees are put into a queue, and a worker thread ends them
+//! ([`end_as_they_come`]). Each tree is asked to end as soon as it arrives, and has its own grace, cause and record; the thread
+//! exits when no tree is left. Another thread is started only while all others are killing, which takes some seconds if a process
+//! is stuck in the kernel. There are at most four.
 //!
 //! A tree is in the queue once: the right to end it ([`Tracked::begin`]) is taken before it is put there. If an attempt fails,
 //! the health pass makes the next one.
 //!
-//! Shutdown waits for these threads as for all others. What is queued before shutdown has closed the tracker is ended with its
-//! own cause; what comes later is ended by the shutdown itself.
+//! Shutdown waits for these threads as for all others. Trees that are queued before shutdown has closed the tracker are ended
+//! with their own cause; all others are ended by the shutdown itself.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,11 +31,11 @@ use crate::{
     },
 };
 
-/// The target of the log line for each tree, whatever the module is called: log filters name it.
+/// The target of the log line for each tree. It does not depend on the module's name, since log filters contain it.
 const LOG_TARGET: &str = "procledger::ends";
 
-/// Ends trees in the background, all of them together. Trees that are already being ended are skipped.
-pub(in crate::tracker) fn end_aside(core: &Arc<Core>, due: Vec<Due>) {
+/// Ends trees in the background, all together. Trees that are already being ended are skipped.
+pub(in crate::tracker) fn end_in_background(core: &Arc<Core>, due: Vec<Due>) {
     let due: Vec<Due> = due.into_iter().filter(|due| due.entry.begin()).collect();
     if due.is_empty() {
         return;
@@ -47,14 +47,14 @@ pub(in crate::tracker) fn end_aside(core: &Arc<Core>, due: Vec<Due>) {
     core.threads.run("procledger-ends", move || Worker::new(&theirs).run());
 }
 
-/// A thread that ends what is in the queue.
+/// A thread that ends the trees in the queue.
 struct Worker<'a> {
     core: &'a Arc<Core>,
     under_way: HashMap<ProcessId, Due>,
     /// Trees whose claims could not be written: they are ended regardless (invariant 10), and claimed with the outcome.
     unclaimed: HashSet<ProcessId>,
     killing: bool,
-    /// It has left the queue, which no longer counts it.
+    /// Whether it has left the queue, which no longer counts it.
     gone: bool,
 }
 
@@ -69,14 +69,14 @@ impl<'a> Worker<'a> {
         end_as_they_come(self, &mut |root, found| outcome::record_found(core, root, found));
     }
 
-    /// Takes what is queued, at most `room`. Where nothing is, an idle worker counts as gone.
+    /// Takes at most `room` trees from the queue. If there are none, an idle worker leaves the queue.
     fn take(&mut self, idle: bool, room: usize) -> Vec<Due> {
         let taken = self.core.background.take(idle, room);
         self.gone = taken.is_none();
         taken.unwrap_or_default()
     }
 
-    /// Claims trees and logs each once; a tree that has already ended, or is being ended by another instance, is given up.
+    /// Claims trees, and logs each once. A tree that has already ended, or that another instance is ending, is given up.
     fn claim(&mut self, taken: Vec<Due>) -> Vec<TreeTarget> {
         let entries: Vec<&Arc<Tracked>> = taken.iter().map(|due| &due.entry).collect();
         let (trees, recorded) = own_trees::claim_own(self.core, &entries, TakeOver::default());
@@ -147,7 +147,7 @@ impl<'a> EndQueue<'a> for Worker<'a> {
         }
         release::release_ended(core, &rows);
         for (answer, report) in answers {
-            // A caller that has gone away needs no answer.
+            // A caller that no longer waits needs no answer.
             let _ = answer.map(|answer| answer.send(report));
         }
     }
@@ -159,7 +159,7 @@ impl<'a> EndQueue<'a> for Worker<'a> {
 }
 
 impl Drop for Worker<'_> {
-    /// However the thread ends, it is no longer counted.
+    /// Makes the queue no longer count the thread, however it ends.
     fn drop(&mut self) {
         if !self.gone {
             self.core.background.remove_worker(self.killing);

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Ends the trees of claimed rows, and returns what to write and to report.
+/// Ends the trees of claimed rows; returns the results to write and to report.
 pub(in crate::tracker) fn end_claimed(
     core: &Core,
     cause: &Cause,
@@ -27,7 +27,7 @@ pub(in crate::tracker) fn end_claimed(
     end_claimed_unless(core, &|_| cause.clone(), claimed, None)
 }
 
-/// The same, with a cause for the tree of each row.
+/// Does the same, with a cause for the tree of each row.
 pub(in crate::tracker) fn end_claimed_each(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
@@ -36,7 +36,7 @@ pub(in crate::tracker) fn end_claimed_each(
     end_claimed_unless(core, cause_of, claimed, None)
 }
 
-/// The same; gives the claims back once `interrupt` is set.
+/// Does the same, but gives the claims back once `interrupt` is set.
 pub(in crate::tracker) fn end_claimed_unless(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
@@ -74,8 +74,7 @@ pub(in crate::tracker) fn end_claimed_unless(
     all
 }
 
-/// Groups claimed rows into trees: descendants are grouped with their root; where the root has ended, each is a tree of its
-/// own.
+/// Groups claimed rows into trees: descendants are grouped with their root; if the root has ended, each is a separate tree.
 fn group(core: &Core, claimed: Vec<ProcessRecord>) -> Result<Vec<TreeTarget>> {
     let (roots, descendants): (Vec<_>, Vec<_>) =
         claimed.into_iter().partition(|record| record.spec.root.is_none());
@@ -93,7 +92,7 @@ fn group(core: &Core, claimed: Vec<ProcessRecord>) -> Result<Vec<TreeTarget>> {
     Ok(trees)
 }
 
-/// Returns trees for which only the rows are known.
+/// Returns trees that are known only by their rows.
 pub(in crate::tracker) fn trees_of_rows(
     core: &Core,
     records: &[ProcessRecord],

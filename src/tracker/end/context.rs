@@ -1,4 +1,4 @@
-//! What an end acts for, and which processes it must not signal.
+//! The context of an end: for whom it acts, and which processes it must not signal.
 
 use super::run::EndContext;
 use crate::{
@@ -11,8 +11,8 @@ use crate::{
     },
 };
 
-/// Returns the context for an end of our own. Where it is unknown which processes other instances are responsible for, only
-/// what is certainly below our own roots is ended, and the error is returned with it.
+/// Returns the context for an end of our own trees. If it is unknown which processes other instances are responsible for, only
+/// processes that are certainly below our own roots are ended, and the error is returned as well.
 pub(in crate::tracker) fn context_or_certain<'a>(
     core: &'a Core,
     rows: &[ProcessId],
@@ -32,7 +32,7 @@ pub(in crate::tracker) fn context_or_certain<'a>(
     (certain, Err(error))
 }
 
-/// Returns the context of an end: which processes to leave alone. `targets` are the rows that are to be ended.
+/// Returns the context of an end, with the processes that it must not touch. `targets` are the rows that are to be ended.
 pub(in crate::tracker) fn context<'a>(
     core: &'a Core,
     targets: &[ProcessId],
@@ -47,7 +47,7 @@ pub(in crate::tracker) fn context<'a>(
     })
 }
 
-/// Returns a recorded root, with what is known of it in addition to its row.
+/// Returns a recorded root, with the data that is known in addition to its row.
 pub(in crate::tracker) fn root_of(core: &Core, record: &ProcessRecord) -> Root {
     let mut root =
         Root { keeper: recorded_keeper::keeper_of_row(core, record), ..Root::from(record) };

@@ -1,7 +1,7 @@
-//! Ends that could not be written when they happened: they wait in memory (invariant 10) until they can be written.
+//! Writes ends that could not be written when they happened, and that wait in memory until they can be (invariant 10).
 //!
-//! Each health pass retries them, and so does a task that starts again. While another connection holds the ledger's lock they
-//! do not wait for it: the retry would only delay the next writer. An orderly shutdown does wait.
+//! Each health pass retries them, and so does the start of the same task. Neither waits while another connection holds the
+//! ledger's lock, since that would only delay the next writer. An orderly shutdown does wait.
 
 use super::{
     claimed_trees,
@@ -21,7 +21,7 @@ pub(in crate::tracker) fn try_flush(core: &Core) {
     }
 }
 
-/// Called before a task starts again: until the end of its previous process is written, that process still counts as
+/// Retries the ends of a task that is started again: until the end of its previous process is written, that process counts as
 /// running.
 pub(in crate::tracker) fn flush_task(core: &Core, task: &TaskId) {
     let late = core.pending.rows();
@@ -31,7 +31,7 @@ pub(in crate::tracker) fn flush_task(core: &Core, task: &TaskId) {
     }
 }
 
-/// Does the same, but waits for the lock as any write does. Returns the first error, if there is one.
+/// Retries all ends, waiting for the lock like any write. Returns the first error, if there is one.
 pub(in crate::tracker) fn flush_all(core: &Core) -> Option<Error> {
     let mut failed = None;
     let ends = core.pending.roots.take();
@@ -45,7 +45,7 @@ pub(in crate::tracker) fn flush_all(core: &Core) -> Option<Error> {
                     }
                 }
                 core.export.notify();
-                // Their strays were ended without rows; now they get rows, claimed by us.
+                // The strays were ended without rows; now they get rows, claimed by us.
                 let rows: Vec<ProcessId> =
                     rows.into_values().flatten().map(|(row, _)| row).collect();
                 end_recorded(core, &rows);
@@ -60,7 +60,7 @@ pub(in crate::tracker) fn flush_all(core: &Core) -> Option<Error> {
     if settled.is_empty() {
         return failed;
     }
-    // The claim itself may be the write that failed. Rows that are claimed already stay as they are.
+    // The claim may be the write that failed. Rows that are already claimed stay as they are.
     let rows: Vec<ProcessId> = settled.iter().filter_map(|settled| settled.row.id()).collect();
     let written = core
         .store
@@ -79,6 +79,6 @@ pub(in crate::tracker) fn flush_all(core: &Core) -> Option<Error> {
 fn end_recorded(core: &Core, rows: &[ProcessId]) {
     let records = rows.iter().filter_map(|row| core.store.process(*row).ok().flatten()).collect();
     let Conclusion { settled, .. } = claimed_trees::end_claimed(core, &Cause::stray(), records);
-    // An error is logged, and retried by the next flush.
+    // An error is logged, and the next flush retries.
     let _ = outcome::write(core, None, settled);
 }

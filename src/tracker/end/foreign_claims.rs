@@ -1,6 +1,6 @@
-//! Claims of other instances on rows that are handled here.
+//! Handles claims of other instances on rows that are handled here.
 //!
-//! A claim is valid only while its claimant lives. An instance that claims rows and dies while ending them (a `kill` that is
+//! A claim is valid only while its claimant is alive. An instance that claims rows and dies while ending them (a `kill` that is
 //! interrupted by SIGKILL, a reaper that crashes) leaves them `ending`; the next instance that acts takes the claim over. The
 //! owner of a root does so as soon as the root is dead: until then it holds the zombie, which pins the PID that names the
 //! session, and the status is in the row.
@@ -27,24 +27,24 @@ use crate::{
     },
 };
 
-/// Pause between two checks of another instance's claim: each reads one row, and one lock where the row is still claimed.
+/// Pause between two checks of another instance's claim. Each check reads one row and, if the row is still claimed, one lock.
 pub(in crate::tracker) const CLAIM_PAUSE: Duration = Duration::from_millis(50);
 /// Limit on waiting for an owner: once scheduled, it records the status of its child within a millisecond.
 const NOTED_WITHIN: Duration = Duration::from_millis(200);
 const NOTED_PAUSE: Duration = Duration::from_millis(1);
 
-/// Whether the claims of an instance are void. An instance that cannot be looked up keeps its claims.
+/// Returns whether the claims of an instance are void. An instance that cannot be looked up keeps its claims.
 pub(in crate::tracker) fn is_dead_claimant(core: &Core, claimant: InstanceId) -> bool {
     let other = claimant != core.instance.id;
     other
         && matches!(core.store.instance(claimant), Ok(Some(instance)) if holds_no_claim(core, &instance))
 }
 
-/// Whether an instance is dead, or has stopped, so that no claim is its own any more.
+/// Returns whether an instance is dead, or has stopped, so that its claims are void.
 ///
-/// Besides the cases in which an instance is dead (and its rows may be ended), a claim is void when the claimant's process
-/// is gone, even though a child that it forked holds a copy of its lock; and, for an instance of another PID namespace,
-/// whose identity is meaningless here, when its lock file is there and free, or when it has recorded its stop.
+/// Claims are void in all cases in which an instance counts as dead (and its rows may be ended), and in two more: if the
+/// claimant's process is gone although a child that it forked holds a copy of its lock; and, for an instance of another PID
+/// namespace, whose identity is meaningless here, if its lock file exists and is free or its stop is recorded.
 fn holds_no_claim(core: &Core, instance: &InstanceRecord) -> bool {
     let here = core.pid_scope();
     let reach = here.reach(&instance.identity.scope);
@@ -67,14 +67,14 @@ fn holds_no_claim(core: &Core, instance: &InstanceRecord) -> bool {
     }
 }
 
-/// Returns the instances that hold claims on live rows, and are dead.
+/// Returns the dead instances that hold claims on live rows.
 pub(in crate::tracker) fn dead_claimants(core: &Core) -> Result<Vec<InstanceId>> {
     let others = core.store.other_claimants(core.instance.id)?;
     let dead = others.iter().filter(|other| holds_no_claim(core, other));
     Ok(dead.map(|other| other.id).collect())
 }
 
-/// As [`Core::dead_claimants`], for these rows.
+/// Does the same as [`dead_claimants`] for the given rows.
 pub(in crate::tracker) fn dead_claimants_of(
     core: &Core,
     rows: &[ProcessRecord],
@@ -87,7 +87,7 @@ pub(in crate::tracker) fn dead_claimants_of(
     claimants
 }
 
-/// Returns the claimants of these rows, other than this instance, that are dead.
+/// Returns the dead claimants of the given rows, without this instance.
 pub(in crate::tracker) fn dead_among_claimants(
     core: &Core,
     rows: &[ProcessId],
@@ -99,14 +99,14 @@ pub(in crate::tracker) fn dead_among_claimants(
     Ok(claimants)
 }
 
-/// Gives back void claims of claimants that are not in `dead`; the rows of those are taken over by the orphan pass.
+/// Gives back void claims, except those of instances in `dead`, whose rows the orphan pass takes over.
 pub(in crate::tracker) fn give_dead_claims_back(core: &Core, dead: &[DeadInstance]) -> Result<u64> {
     let mut claimants = dead_claimants(core)?;
     claimants.retain(|claimant| !dead.iter().any(|dead| dead.id == *claimant));
     core.store.void_claims(&claimants)
 }
 
-/// Takes over the claim on a tree of ours. Its root is dead; if a person had requested that, the history says so.
+/// Takes over the claim on a tree of ours whose root is dead. If a person had requested the end, the history says so.
 pub(in crate::tracker) fn take_back(
     core: &Core,
     entry: &Tracked,
@@ -127,7 +127,7 @@ pub(in crate::tracker) fn take_back(
     }
 }
 
-/// Keeps those of these dead roots, whose rows did not end, that another instance is ending; returns their rows.
+/// Keeps for later the dead roots that another instance is ending, among those whose rows did not end; returns their rows.
 pub(in crate::tracker) fn keep_claimed(core: &Core, roots: &[&Dead]) -> HashSet<ProcessId> {
     let rows: Vec<ProcessId> = roots.iter().map(|(entry, _)| entry.root.row).collect();
     let claimants = core.store.claimants(&rows).unwrap_or_default();
@@ -140,8 +140,8 @@ pub(in crate::tracker) fn keep_claimed(core: &Core, roots: &[&Dead]) -> HashSet<
     kept
 }
 
-/// Waits until the owners of roots that were ended here have learned the statuses and recorded them, so that the history
-/// has the status when a `kill` returns. An owner that is dead records nothing.
+/// Waits until the owners of roots that were ended here have recorded the statuses, so that the history has them when a `kill`
+/// returns. A dead owner records nothing.
 pub(in crate::tracker) fn await_noted(
     core: &Core,
     owners: &HashMap<ProcessId, InstanceId>,

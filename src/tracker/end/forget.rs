@@ -1,4 +1,4 @@
-//! Closing rows of processes that cannot be checked.
+//! Closes rows of processes that cannot be checked.
 
 use super::left_behind;
 use crate::{
@@ -20,10 +20,10 @@ pub(in crate::tracker) fn forget(core: &Core, task_id: &str, asked_by: &str) -> 
     }
     for row in &rows {
         let what = match Pinned::probe(&core.proc, core.pid_scope(), &row.spec.identity) {
-            Probe::Alive(_) => "still runs as process",
-            // Its row is the only record that leads to what it left.
+            Probe::Alive(_) => "is still running as process",
+            // Its row is the only record that leads to the processes that it left.
             Probe::Zombie(_) | Probe::Gone if left_behind::has_left_something(core, row)? => {
-                "has left processes that still run, and was process"
+                "has left processes that are still running, and was process"
             }
             Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => continue,
         };

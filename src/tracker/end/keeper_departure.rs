@@ -1,4 +1,4 @@
-//! Parts with the keepers of trees that have ended.
+//! Dismisses the keepers of trees that have ended.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,13 +19,13 @@ use crate::{
     },
 };
 
-/// A keeper below which nothing is left exits within a millisecond.
+/// Time limit for the exit of a keeper below which no process is left; it takes a millisecond.
 const PART_LIMIT: Duration = Duration::from_millis(50);
 
-/// A keeper that was asked to exit does so as soon as it is scheduled.
+/// Time limit for the exit of a keeper after a request, which it follows as soon as it is scheduled.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A keeper that ends a tree takes the grace, which is restarted for at most [`GRACE_CAP`], and this time for its kills.
+/// Time limit for the kills of a keeper that ends a tree, after the grace, which is restarted for at most [`GRACE_CAP`].
 const END_LIMIT: Duration = Duration::from_secs(10);
 
 const GRACE_CAP: Duration = Duration::from_secs(2);
@@ -38,12 +38,11 @@ fn send_away(client: KeeperClient) {
     }
 }
 
-/// Parts with the keeper of a program that has ended, or is not ours any more. `leave`: the processes below it are left
-/// running.
+/// Dismisses the keeper of a program that has ended, or is no longer ours. With `leave`, the processes below it are left running.
 ///
-/// A keeper exits by itself when nothing is left below it. Otherwise this host ends the processes it finds; those that it
-/// does not find are ended by the keeper, which is waited for. It leaves only processes that are spared on purpose, such as
-/// those of another task: so a keeper never ends what its living host has decided to spare.
+/// A keeper exits by itself when no process is left below it. Otherwise this host ends the processes that it finds, then waits
+/// for the keeper to end the others. If processes are spared on purpose, such as those of another task, the keeper is told to
+/// leave them: a keeper never ends processes that its living host has decided to spare.
 pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Tracked>, leave: bool) {
     reap_departing(core);
     let Some(client) = entry.keeper.as_deref().and_then(KeeperHandle::take) else { return };
@@ -53,7 +52,7 @@ pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Tracked>, le
     if client.wait_dead(PART_LIMIT) {
         let _ = client.dismiss(Duration::ZERO);
     } else if is_of_another(core, entry.root.row) {
-        // Another instance is ending the tree. The keeper holds it together until that is done.
+        // Another instance is ending the tree. The keeper contains it until that is done.
         core.keepers.departing.push((Arc::clone(entry), client));
     } else {
         end_unseen(core, entry);
@@ -75,7 +74,7 @@ fn dismiss_keeper(core: &Core, entry: &Tracked, client: KeeperClient) {
         None => keeper_end_logs::record_ended_by_keeper(core, &entry.root),
         Some(client) => {
             tracing::error!(
-                "the keeper of task {} does not end its remaining processes, killing it",
+                "the keeper of task {} does not end its remaining processes, killing the keeper",
                 task_text(entry.root.task.as_ref())
             );
             client.kill();
@@ -116,14 +115,14 @@ fn end_unseen(core: &Core, entry: &Tracked) {
             let exemptions = exemptions_of(entry, spared);
             strays::end_strays_of(core, vec![TreeTarget { exemptions, ..tree_of(entry, None) }]);
         }
-        // It is unknown which processes to leave alone.
+        // It is unknown which processes must be left running.
         Err(error) => {
             tracing::error!("failed to search for further processes that a task left: {error}");
         }
     }
 }
 
-/// Parts with the keepers of trees that another instance was ending, once it has done so.
+/// Dismisses the keepers of trees that another instance was ending, once that is done.
 pub(in crate::tracker) fn reap_departing(core: &Core) {
     let departing = core.keepers.departing.take();
     for (entry, client) in departing {
@@ -137,7 +136,7 @@ pub(in crate::tracker) fn reap_departing(core: &Core) {
     }
 }
 
-/// Does the same when this host stops: after that, nothing holds these trees together.
+/// Dismisses them when this host stops.
 pub(in crate::tracker) fn dismiss_departing(core: &Core) {
     let departing = core.keepers.departing.take();
     for (entry, client) in departing {
@@ -145,14 +144,13 @@ pub(in crate::tracker) fn dismiss_departing(core: &Core) {
     }
 }
 
-/// Returns whether a row that we held is being ended by another instance.
+/// Returns whether another instance is ending a row of ours.
 fn is_of_another(core: &Core, row: ProcessId) -> bool {
     let record = core.store.process(row).ok().flatten();
     record.and_then(|record| record.life.claimed_by()).is_some_and(|by| by != core.instance.id)
 }
 
-/// Returns whether the processes that a program has left need no handling any more: its row was released, or closed by a
-/// user.
+/// Returns whether the processes that a program left need no more handling, because its row was released, or closed by a person.
 pub(in crate::tracker) fn is_released(core: &Core, row: ProcessId) -> bool {
     let record = core.store.process(row).ok().flatten();
     let end = record.as_ref().and_then(|record| record.life.end());

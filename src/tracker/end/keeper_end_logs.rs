@@ -1,13 +1,14 @@
-//! Records what keepers have ended after the deaths of their hosts.
+//! Records the processes that keepers ended after the deaths of their hosts.
 //!
-//! A keeper leaves a record beside the ledger ([`EndLog`]). The instance that settles the root's row reads it, in this order:
+//! A keeper leaves a record beside the ledger ([`EndLog`]). The instance that settles the root's row reads it, in these steps:
 //!
-//! 1. It waits for the keeper: the tree is gone before a new process is started (invariant 8), and the record is complete.
+//! 1. It waits for the keeper, so that the tree is gone before a new process is started (invariant 8), and the record is
+//!    complete.
 //! 2. Members that have no row get one, claimed like the root's. A crash from here on leaves rows of a dead claimant, which the
-//!    next one takes over, and the record, in which it finds the same members again.
-//! 3. The tree is ended as any other, which verifies that each member is gone, and ends those that are not.
-//! 4. The outcome for each member is settled as the record says, in one transaction with the root's row.
-//! 5. The record is removed. A record whose root's row has ended is not read any more, and is removed by a later pass.
+//!    next instance takes over, and the record, in which that instance finds the same members again.
+//! 3. The tree is ended like any other, which verifies that each member is gone, and ends those that are not.
+//! 4. The outcome for each member is settled according to the record, in one transaction with the root's row.
+//! 5. The record is removed. If the root's row has ended, the record is no longer read, and a later pass removes it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -46,20 +47,20 @@ use crate::{
     },
 };
 
-/// A keeper takes the grace, or [`GRACE_CAP`], and some seconds on a busy machine.
+/// Time limit for a keeper, besides the grace or [`GRACE_CAP`]: some seconds on a busy machine.
 const KEEPER_LIMIT: Duration = Duration::from_secs(10);
-/// Limit for restarting the grace, as long as members keep dying.
+/// How long the grace is restarted while members keep dying.
 const GRACE_CAP: Duration = Duration::from_secs(2);
-/// A keeper below which nothing is left exits within a millisecond.
+/// Time limit for the exit of a keeper below which no process is left; it takes a millisecond.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
-/// A live host reads the record of its keeper within seconds; an older record is not needed by any instance.
+/// Age from which on no instance needs a record: a live host reads that of its keeper within seconds.
 const STALE: Duration = Duration::from_mins(1);
 
 /// The records of the keepers of some roots.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct EndLogs {
     by_row: HashMap<ProcessId, Arc<EndLog>>,
-    /// Why some could not be read, or used.
+    /// Errors for records that could not be read or used.
     pub(super) errors: Vec<String>,
 }
 
@@ -67,7 +68,7 @@ pub(in crate::tracker) struct EndLogs {
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct OrphanedKeepers(Vec<Pinned>);
 
-/// Waits until the keepers of claimed rows, whose hosts are dead, have ended their trees; bounded.
+/// Waits, for a limited time, until the keepers of claimed rows, whose hosts are dead, have ended their trees.
 pub(in crate::tracker) fn await_keepers(core: &Core, claimed: &[ProcessRecord]) -> OrphanedKeepers {
     let mut keepers = Vec::new();
     let mut limit = Duration::ZERO;
@@ -76,7 +77,7 @@ pub(in crate::tracker) fn await_keepers(core: &Core, claimed: &[ProcessRecord]) 
         let keeper =
             keeper.and_then(|it| verified(&core.proc, core.instance.observer, &it, row.spec.uid));
         if let Some(keeper) = keeper {
-            // A keeper that was stopped continues where it was.
+            // A keeper that was stopped continues.
             let _ = keeper.signal(Signal::CONT);
             limit = limit.max(row.spec.asking_time().max(GRACE_CAP) + KEEPER_LIMIT);
             keepers.push(keeper);
@@ -90,7 +91,7 @@ pub(in crate::tracker) fn await_keepers(core: &Core, claimed: &[ProcessRecord]) 
     OrphanedKeepers(keepers)
 }
 
-/// Kills keepers that have not done their work in time, once nothing is left below them.
+/// Kills keepers that have not exited in time, once no process is left below them.
 pub(in crate::tracker) fn end_keepers(core: &Core, keepers: OrphanedKeepers) {
     for keeper in keepers.0 {
         let is_alone = core.proc.has_other_children(keeper.pid(), |_| false) == Some(false);
@@ -115,7 +116,7 @@ pub(in crate::tracker) fn take_end_logs(core: &Core, claimed: &mut Vec<ProcessRe
                     Err(error) => logs.errors.push(error.to_string()),
                 }
                 let log = Arc::new(log);
-                // A descendant stands alone if its root's row has ended already.
+                // A descendant is alone if its root's row has already ended.
                 let below = claimed.iter().filter(|row| row.spec.root == Some(root.id));
                 let rows = below.map(|row| row.id).chain([root.id]);
                 logs.by_row.extend(rows.map(|row| (row, Arc::clone(&log))));
@@ -131,7 +132,7 @@ pub(in crate::tracker) fn take_end_logs(core: &Core, claimed: &mut Vec<ProcessRe
     logs
 }
 
-/// Returns the roots under a keeper that claimed rows are, or belong to, and the errors of those that cannot be looked up.
+/// Returns the roots with a keeper to which the claimed rows belong, and the errors of those that cannot be looked up.
 fn kept_roots_of(core: &Core, claimed: &[ProcessRecord]) -> (Vec<ProcessRecord>, Vec<String>) {
     let mut errors = Vec::new();
     let mut roots: Vec<ProcessRecord> =
@@ -148,7 +149,7 @@ fn kept_roots_of(core: &Core, claimed: &[ProcessRecord]) -> (Vec<ProcessRecord>,
     (roots, errors)
 }
 
-/// Returns the record of a root's keeper. While the keeper is alive, its record is not complete yet.
+/// Returns the record of a root's keeper, unless the keeper is alive, so that the record is not complete yet.
 fn end_log_of(core: &Core, row: &ProcessRecord, token: Uuid) -> Result<Option<EndLog>> {
     let keeper = recorded_keeper::keeper_of_row(core, row);
     if keeper
@@ -190,9 +191,8 @@ fn logged_row(core: &Core, root: &Root, log: &EndLog, member: &ProcessInfo) -> N
     new
 }
 
-/// Returns whether the keeper of a row, whose host is dead, is still at work, or has left a record that has not been read
-/// yet.
-pub(in crate::tracker) fn has_account(core: &Core, row: &ProcessRecord) -> bool {
+/// Returns whether the keeper of a row, whose host is dead, is still running, or has left a record that has not been read yet.
+pub(in crate::tracker) fn has_end_log(core: &Core, row: &ProcessRecord) -> bool {
     let Some(token) = row.spec.token.filter(|_| is_kept(row)) else { return false };
     let keeper = recorded_keeper::keeper_of_row(core, row);
     keeper
@@ -200,7 +200,7 @@ pub(in crate::tracker) fn has_account(core: &Core, row: &ProcessRecord) -> bool 
         || end_log_path(core.store.path(), token).symlink_metadata().is_ok()
 }
 
-/// Removes the records of roots whose rows are settled, and those that no row refers to.
+/// Removes the records of roots whose rows are settled, and records to which no row belongs.
 pub(in crate::tracker) fn remove_end_logs(core: &Core) {
     let ledger = core.store.path();
     let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
@@ -221,14 +221,14 @@ pub(in crate::tracker) fn remove_end_logs(core: &Core) {
     }
 }
 
-/// Returns whether another instance may be alive, which could be about to read a record of its own keeper.
+/// Returns whether another instance may be alive, which could be about to read the record of one of its keepers.
 fn has_live_others(core: &Core) -> bool {
     let lives = |life: &Liveness| !matches!(life, Liveness::Dead(_));
     other_instances::check_others(&core.store, &core.proc, &core.instance)
         .map_or(true, |others| others.iter().any(|(_, life)| lives(life)))
 }
 
-/// Records the processes that a keeper has ended when this host let it end its tree.
+/// Records the processes that a keeper ended when this host dismissed it.
 pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
     let Some(token) = root.token else { return };
     let path = end_log_path(core.store.path(), token);
@@ -271,13 +271,13 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
         .collect();
     // An error is logged.
     let _ = outcome::write(core, None, settled);
-    // What could not be written waits in memory.
+    // Ends that could not be written wait in memory.
     remove_end_log(&path);
 }
 
 impl EndLogs {
-    /// Merges the keepers' records into the results for their trees: a member that was already gone when it was looked up, and
-    /// that a keeper had ended, was ended by the keeper.
+    /// Merges the keepers' records into the results for their trees: a member that was already gone here, and that a keeper's
+    /// record has as ended, was ended by the keeper.
     pub(in crate::tracker) fn complete(&self, ends: &mut [TreeOutcome]) {
         for end in ends {
             let Some(log) = self.by_row.get(&end.root.row) else { continue };

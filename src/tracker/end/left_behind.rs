@@ -1,4 +1,4 @@
-//! Whether a root that is gone has left processes behind.
+//! Determines whether a root that is gone has left processes behind.
 
 use super::{claimed_trees, context, run::previews};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     tracker::core::Core,
 };
 
-/// Returns whether a root that is gone has members that are alive: its row, with the token, is the only lead to them.
+/// Returns whether a root that is gone has live members, to which only its row, with the token, leads.
 pub(in crate::tracker) fn has_left_something(core: &Core, row: &ProcessRecord) -> Result<bool> {
     if row.spec.token.is_none() {
         return Ok(false);
@@ -25,7 +25,7 @@ pub(in crate::tracker) fn has_left_something(core: &Core, row: &ProcessRecord) -
         missed |= seen.missed;
     }
     if missed {
-        let what = "it is gone, and not all processes it left could be examined: retrying";
+        let what = "it is gone, and not all processes that it left could be examined: retrying";
         return Err(Error::new(Kind::Unknown, what));
     }
     Ok(false)

@@ -1,4 +1,4 @@
-//! Ending trees, and recording what became of them.
+//! Ends trees, and records the outcomes.
 //!
 //! - [`adopted_zombies`]: zombies that tasks leave to this process;
 //! - [`background`]: ends that no caller waits for;
@@ -8,23 +8,23 @@
 //! - [`exit_statuses`]: exit statuses that are not available yet;
 //! - [`flush`]: ends that could not be written when they happened;
 //! - [`forget`]: closing rows of processes that cannot be checked from here;
-//! - [`keeper_departure`]: parting with the keepers of trees that have ended;
-//! - [`keeper_end_logs`]: processes that keepers have ended after their host died;
+//! - [`keeper_departure`]: dismissing the keepers of trees that have ended;
+//! - [`keeper_end_logs`]: processes that keepers ended after their host died;
 //! - [`left_behind`]: whether a root that is gone has left processes behind;
-//! - [`orphaned`]: tasks of a living host whose caller has ended;
-//! - [`outcome`]: turning what became of a tree into rows, leaks and a report;
+//! - [`orphaned`]: tasks of a live host whose caller has ended;
+//! - [`outcome`]: turning the outcomes of a tree into rows, leaks and a report;
 //! - [`own_trees`]: claiming and ending trees of this instance;
 //! - [`release`]: releasing processes whose ends are recorded;
 //! - [`root_exit`]: roots that ended by themselves;
 //! - [`run`]: the steps of an end, for all trees of a call together;
 //! - [`settle`]: settling and ending trees together with other threads and instances;
 //! - [`shutdown`]: the orderly shutdown of a tracker;
-//! - [`signal_tree`]: a signal to a tree that runs on;
+//! - [`signal_tree`]: signalling a tree without ending it;
 //! - [`spared`]: processes that are left running on purpose;
-//! - [`strays`]: what is left of trees whose roots' ends are recorded;
+//! - [`strays`]: the remaining members of trees whose roots' ends are recorded;
 //! - [`suspend`]: suspending trees, and resuming them;
 //! - [`terminate`]: ends that the owner, or a person, requested;
-//! - [`context`]: what an end acts for, and which processes it must not signal.
+//! - [`context`]: for whom an end acts, and which processes it must not signal.
 
 pub(super) mod adopted_zombies;
 pub(super) mod background;

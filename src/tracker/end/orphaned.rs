@@ -1,4 +1,4 @@
-//! Tasks of a living host whose caller has ended.
+//! Ends tasks of a live host whose caller has ended.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -37,7 +37,10 @@ pub(in crate::tracker) fn end_orphaned(core: &Arc<Core>, task_id: &str) -> Resul
         }
     }
     let rule = orphaned(core, task_id)?.ok_or_else(|| {
-        Error::new(Kind::NotFound, format!("task {:?} has no dead caller", task.as_str()))
+        Error::new(
+            Kind::NotFound,
+            format!("task {:?} is not running, or its caller has not ended", task.as_str()),
+        )
     })?;
     let rows = core.store.live_of_task(&task)?;
     terminate::kill_rows(core, &rows, &orphan(rule), None, &EndPlan::new())

@@ -1,4 +1,4 @@
-//! Turns what became of trees into rows, leaks and a report.
+//! Turns the outcomes of trees into rows, leaks and a report.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// Records members that an end has found, before they are signalled. Where the ledger cannot be written, they are ended
-/// regardless, and have no row.
+/// Records members that an end has found, before they are signalled. If the ledger cannot be written, they are ended regardless,
+/// and have no row.
 pub(in crate::tracker) fn record_found(
     core: &Core,
     root: &Root,
@@ -46,7 +46,7 @@ pub(in crate::tracker) fn record_found(
     }
 }
 
-/// What became of trees: what to write, and what to report.
+/// The outcomes of trees: the results to write, and the report.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Conclusion {
     pub(in crate::tracker) settled: Vec<Settled>,
@@ -54,7 +54,7 @@ pub(in crate::tracker) struct Conclusion {
 }
 
 impl Conclusion {
-    /// Returns what to report where nothing was ended.
+    /// Returns the conclusion of an attempt that failed, so that nothing was ended.
     pub(in crate::tracker) fn failed(error: &crate::error::Error) -> Self {
         Self {
             settled: Vec::new(),
@@ -68,7 +68,7 @@ impl Conclusion {
     }
 }
 
-/// Concludes what became of trees that were ended for the same cause.
+/// Concludes the outcomes of trees that were ended for the same cause.
 pub(in crate::tracker) fn conclude(
     core: &Core,
     cause: &Cause,
@@ -77,7 +77,7 @@ pub(in crate::tracker) fn conclude(
     conclude_each(core, &|_| cause.clone(), ends)
 }
 
-/// The same, with a cause for the tree of each root's row.
+/// Does the same, with a cause for the tree of each root's row.
 pub(in crate::tracker) fn conclude_each(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
@@ -91,11 +91,11 @@ pub(in crate::tracker) fn conclude_each(
     all
 }
 
-/// Writes what became of claimed rows, with the pass that handled them.
+/// Writes the results of claimed rows, with the pass that handled them.
 ///
 /// # Errors
 ///
-/// If it cannot be written now: that is logged, and retried.
+/// If they cannot be written now. This is logged, and retried.
 pub(in crate::tracker) fn write(
     core: &Core,
     pass: Option<PassRecord>,
@@ -113,7 +113,7 @@ fn record_outcome(core: &Core, pass: Option<PassRecord>, settled: Vec<Settled>) 
     let written = core.store.record(core.instance.id, pass.as_ref(), &settled).map(|_| ());
     if let Err(error) = &written {
         tracing::error!(
-            "failed to record what became of {} processes: {error}; will be retried",
+            "failed to record the outcomes of {} processes: {error}; will be retried",
             settled.len()
         );
         if let Some(pass) = pass {
@@ -125,7 +125,7 @@ fn record_outcome(core: &Core, pass: Option<PassRecord>, settled: Vec<Settled>) 
     written
 }
 
-/// Concludes what became of one tree.
+/// Concludes the outcome of one tree.
 pub(in crate::tracker) fn conclude_tree(
     core: &Core,
     cause: &Cause,
@@ -137,7 +137,7 @@ pub(in crate::tracker) fn conclude_tree(
     for mut member in members {
         report.checked += 1;
         if interrupted && let Fate::Survived { why, .. } = &mut member.fate {
-            *why = "the attempt was interrupted within its grace".into();
+            *why = "the attempt was interrupted during its grace period".into();
             settled.extend(member.row.map(|row| Settled::new(row, Verdict::Interrupted)));
             report.endings.push(ending(&cause.rule, &root, member));
             continue;
@@ -153,14 +153,14 @@ pub(in crate::tracker) fn conclude_tree(
             if let Some(why) = outlived.take() {
                 publish_root(core, cause, &root, &member, began);
                 set_cause(core, cause, &root, &member);
-                // What lives in the cgroup and cannot be seen is a survivor, and only the root's row leads to it.
-                report.endings.push(left_in_leaf(cause, &root, why.clone()));
+                // A process in the cgroup that cannot be seen is a survivor, and only the root's row leads to it.
+                report.endings.push(left_in_task_cgroup(cause, &root, why.clone()));
                 settled.extend(member.row.map(|row| Settled::new(row, Verdict::Survived(why))));
                 continue;
             }
             if let Some(why) = &unseen {
                 set_cause(core, cause, &root, &member);
-                let why = format!("it has ended, but {why}; the next pass tries again");
+                let why = format!("it has ended, but {why}; the next pass retries");
                 report.suspects.push(root_as_suspect(&root, why.clone()));
                 report.unverified += 1;
                 settled.extend(member.row.map(|row| Settled::new(row, Verdict::Unknown(why))));
@@ -180,7 +180,7 @@ pub(in crate::tracker) fn conclude_tree(
     }
     if let Some(why) = outlived {
         // The root survived as well, or its end is already in the ledger.
-        report.endings.push(left_in_leaf(cause, &root, why));
+        report.endings.push(left_in_task_cgroup(cause, &root, why));
     }
     report.suspects.extend(suspects_of(&core.store, root.task.as_ref(), suspects));
     for LeftRunning { row, why: error, is_exempt } in unknown {
@@ -197,7 +197,7 @@ pub(in crate::tracker) fn conclude_tree(
     Conclusion { settled, report }
 }
 
-/// Returns what is reported where it is unknown what else there was below a root, or which process it is.
+/// Reports a root that cannot be identified, or below which there may have been unknown processes.
 fn root_as_suspect(root: &Root, why: String) -> Suspect {
     Suspect {
         task_id: root.task.clone(),
@@ -207,7 +207,7 @@ fn root_as_suspect(root: &Root, why: String) -> Suspect {
     }
 }
 
-/// Remembers why a dead root has ended, whose row stays until the rest of its tree is known to be gone.
+/// Remembers why a dead root ended. Its row stays until the rest of its tree is known to be gone.
 fn set_cause(core: &Core, cause: &Cause, root: &Root, member: &MemberOutcome) {
     let Some(entry) = core.registry.get(root.row) else { return };
     let by_itself = member.fate == Fate::Gone;
@@ -215,10 +215,10 @@ fn set_cause(core: &Core, cause: &Cause, root: &Root, member: &MemberOutcome) {
     entry.set_cause(Some((reason, because(cause, member))));
 }
 
-/// Reports the death of a root that we hold to its waiters.
+/// Reports the death of a root of ours to its waiters.
 fn publish_root(core: &Core, cause: &Cause, root: &Root, member: &MemberOutcome, began: Instant) {
     let Some(entry) = core.registry.get(root.row) else { return };
-    // If SIGKILL reaches a survivor after all, perhaps hours later, the process has not ended by itself.
+    // A survivor that dies by the pending SIGKILL, perhaps hours later, has not ended by itself.
     let pending = matches!(member.fate, Fate::Survived { kill_pending: true, .. });
     entry.set_cause(pending.then(|| (cause.reason, because(cause, member))));
     if !member.fate.has_survived() {
@@ -274,7 +274,7 @@ fn because(cause: &Cause, member: &MemberOutcome) -> Option<Justification> {
     was_ended(member).then(|| Justification::new(&rule_of(cause, member), member.info.evidence))
 }
 
-/// Whether it did not end by itself: this call has ended it, or its keeper was about to when this call found it gone.
+/// Returns whether a member was ended, by this call or by its keeper, and did not end by itself.
 fn was_ended(member: &MemberOutcome) -> bool {
     member.fate != Fate::Gone || member.rule.is_some()
 }
@@ -283,7 +283,8 @@ fn rule_of(cause: &Cause, member: &MemberOutcome) -> Rule {
     member.rule.map_or_else(|| cause.rule.clone(), Rule::from)
 }
 
-/// A process that was dead before the first signal has exited by itself if its status is known, and is gone otherwise.
+/// Returns the reason of an end. A process that was dead before the first signal exited by itself if its status is known, and is
+/// gone otherwise.
 fn reason(cause: &Cause, member: &MemberOutcome, status: ExitStatus) -> EndReason {
     match (&member.fate, status) {
         _ if member.rule.is_some() => cause.reason,
@@ -310,7 +311,7 @@ fn ending(rule: &Rule, root: &Root, member: MemberOutcome) -> Ending {
     }
 }
 
-/// Returns the reported processes that may belong to a task: without those that the ledger has in another tree, and at most
+/// Returns the reported processes that may belong to a task, without those that the ledger has in another tree, and at most
 /// [`LISTED`] of them.
 pub(in crate::tracker) fn suspects_of(
     store: &Store,
@@ -343,8 +344,8 @@ pub(in crate::tracker) fn suspects_of(
     suspects
 }
 
-/// Reports, under the root, what still lives in a task cgroup and cannot be seen.
-fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
+/// Reports, as an ending of the root, live processes in a task cgroup that cannot be seen.
+fn left_in_task_cgroup(cause: &Cause, root: &Root, why: String) -> Ending {
     tracing::error!("task {} could not be ended: {why}", task_text(root.task.as_ref()));
     Ending {
         task_id: root.task.clone(),

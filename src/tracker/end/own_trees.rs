@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Ends the trees that can be claimed, each reserved by [`Tracked::begin`]; returns those that other instances are ending, and
-/// what became of the others.
+/// the outcomes of the others.
 pub(in crate::tracker) fn end_free(
     core: &Core,
     cause: &Cause,
@@ -42,7 +42,7 @@ pub(in crate::tracker) fn end_free(
     }
     let mut others = Vec::new();
     for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
-        // Another instance is ending it, for a person's kill, or has already settled it.
+        // Another instance is ending it for a person's kill, or has already settled it.
         core.registry.give_up(entry);
         others.push(Arc::clone(entry));
     }
@@ -67,7 +67,7 @@ fn end_own(
     if claim_recorded {
         report.add_error(outcome::write(core, None, settled));
     } else {
-        // A row without a claim is not updated: the claim is written later, with the outcome.
+        // A row without a claim is not updated. The claim is written later, with the outcome.
         report.errors.push("the ledger could not be written while tasks were ended".into());
         core.pending.settled.extend(settled);
         flush::try_flush(core);
@@ -75,16 +75,15 @@ fn end_own(
     report
 }
 
-/// Claims our own roots with their recorded descendants; returns all of them, and `false`, where the ledger cannot be
-/// written.
+/// Claims our own roots with their recorded descendants. If the ledger cannot be written, returns all of them, and `false`.
 pub(in crate::tracker) fn claim_own(
     core: &Core,
     entries: &[&Arc<Tracked>],
     over: TakeOver<'_>,
 ) -> (Vec<TreeTarget>, bool) {
     let roots: Vec<ProcessId> = entries.iter().map(|entry| entry.root.row).collect();
-    // Where the ledger cannot be read either, the names that are known here still apply; and a session holds the processes
-    // of a root without recorded descendants.
+    // If the ledger cannot be read either, the names that are known here still apply, and the session contains the processes of a
+    // root without recorded descendants.
     let mut descendants = core.store.descendants(&roots).unwrap_or_default();
     let mut rows = Vec::with_capacity(entries.len());
     let mut trees = Vec::with_capacity(entries.len());
@@ -115,7 +114,7 @@ pub(in crate::tracker) fn claim_own(
     }
 }
 
-/// Checks for claims of dead instances only where a row is not free.
+/// Claims rows. Checks for claims of dead instances only if a row is not free.
 fn claim_trees(
     core: &Core,
     trees: &[Vec<ProcessId>],

@@ -1,4 +1,4 @@
-//! Releases processes whose ends are recorded: from the registry, from their keepers, and from the process table.
+//! Releases processes whose ends are recorded: from the registry, from their keepers and, as zombies, from the process table.
 
 use std::{
     sync::Arc,
@@ -18,15 +18,15 @@ use crate::{
     },
 };
 
-/// Limit on waiting for the parent of a process that is not our child, since it may never reap it.
+/// Limit on waiting for the parent of a process that is not our child, since the parent may never reap it.
 const UNREAPED_LIMIT: Duration = Duration::from_secs(10);
 
-/// Releases a process whose end is recorded. Its keeper, if it has one, makes sure that nothing of the tree is left.
+/// Releases a process whose end is recorded. Its keeper, if it has one, makes sure that no process of the tree is left.
 pub(in crate::tracker) fn untrack(core: &Core, row: ProcessId) {
     remove(core, row, false);
 }
 
-/// Releases a process that no instance is responsible for any more, with everything below it.
+/// Releases a process for which no instance is responsible any more, with all its descendants.
 pub(in crate::tracker) fn release(core: &Core, row: ProcessId) {
     remove(core, row, true);
 }
@@ -47,7 +47,7 @@ pub(in crate::tracker) fn reap_and_untrack(
     entry: &Arc<Tracked>,
     pidfd: Option<&Arc<PidFd>>,
 ) {
-    // While its zombie still pins its session: its job may let strays run on.
+    // Done while its zombie still pins its session, since its job may keep its strays.
     suspend::resume_if_suspended(core, entry);
     adopted_zombies::remember_for_zombies(core, &entry.root);
     if (entry.child || entry.lacks_status())
@@ -59,11 +59,11 @@ pub(in crate::tracker) fn reap_and_untrack(
     untrack(core, entry.root.row);
 }
 
-/// Releases waiters once the rows are written, reaps zombies of ours, and keeps what survived.
+/// Releases waiters once the rows are written, reaps our zombies, and keeps survivors.
 pub(in crate::tracker) fn release_ended(core: &Core, rows: &[ProcessId]) {
     for &row in rows {
         let Some(entry) = core.registry.get(row) else { continue };
-        // A root whose end could not be recorded is kept, though a waiter may have learned its status.
+        // A root whose end could not be recorded is kept, even if a waiter already has its status.
         if entry.is_dead() && entry.cause().is_none() {
             entry.mark_recorded();
             reap_and_untrack(core, &entry, None);
@@ -76,7 +76,7 @@ pub(in crate::tracker) fn release_ended(core: &Core, rows: &[ProcessId]) {
     }
 }
 
-/// Reaps a dead child, and records its status where its row has none; now, or later if that is not possible yet.
+/// Reaps a dead child, and records its status if its row has none; later if that is not possible yet.
 fn finish_later(core: &Core, entry: &Arc<Tracked>, pidfd: Arc<PidFd>) {
     let unfinished = Unfinished { entry: Arc::clone(entry), pidfd, since: Instant::now() };
     if !finish(core, &unfinished) {
@@ -94,9 +94,9 @@ pub(in crate::tracker) fn finish_late(core: &Core) {
     core.pending.unfinished.extend(late);
 }
 
-/// Takes the remaining steps for a dead process; returns whether nothing is left to do for it.
+/// Takes the remaining steps for a dead process; returns whether all are done.
 fn finish(core: &Core, Unfinished { entry, pidfd, since }: &Unfinished) -> bool {
-    // 1. The status, for callers that wait for the process.
+    // 1. Determine the status, for callers that wait for the process.
     let status = match entry.learn_status(pidfd, Instant::now()) {
         StatusReading::Status(status) => status,
         StatusReading::NotYet => return false,
@@ -107,7 +107,7 @@ fn finish(core: &Core, Unfinished { entry, pidfd, since }: &Unfinished) -> bool 
         }
         StatusReading::Unreaped => entry.publish(ExitStatus::Unobserved),
     };
-    // 2. Its row, before the zombie is reaped: if we die in between, nothing in the ledger becomes less accurate.
+    // 2. Write it to the row, before the zombie is reaped, so that it is not lost if we die in between.
     if entry.lacks_status() {
         if let Err(error) = core.store.note_status(
             entry.root.row,
@@ -120,16 +120,16 @@ fn finish(core: &Core, Unfinished { entry, pidfd, since }: &Unfinished) -> bool 
         }
         entry.has_noted_status();
     }
-    // 3. The keeper, which was left in place because it reports the status.
+    // 3. Dismiss the keeper, which was kept because it reports the status.
     if entry.keeper.is_some() && entry.is_over() {
         let leave = entry.strays.keep || keeper_departure::is_released(core, entry.root.row);
         keeper_departure::part_with_keeper(core, entry, leave);
     }
-    // 4. The zombie. Where a tracer holds it, the tracer has precedence.
+    // 4. Reap the zombie. If a tracer holds it, the tracer has precedence.
     !(entry.child && matches!(pidfd.child_status(true), Ok(None)))
 }
 
-/// Logs, when a host stops, which statuses are lost.
+/// Logs which statuses are lost when a host stops.
 pub(in crate::tracker) fn log_lost_statuses(core: &Core) {
     finish_late(core);
     for late in core.pending.unfinished.take() {

@@ -1,8 +1,8 @@
-//! Handles roots that ended by themselves: records the end, and ends what the root left.
+//! Handles roots that ended by themselves: records the ends, and ends the processes that the roots left.
 //!
-//! The order makes a crash harmless. The root's status is read while it stays a zombie, which pins the PID that names its
-//! session. A snapshot shows what it left. One transaction ends the root's row and records the strays, claimed by us: if we die
-//! now, the next pass finds their rows. Only then are they signalled, and the zombie is reaped last.
+//! The order makes a crash harmless. The root's status is read while the root stays a zombie, which pins the PID that names its
+//! session. A snapshot shows the processes that it left. One transaction ends the root's row and records the strays, claimed by
+//! us, so that the next pass finds their rows if we die now. Only then are they signalled, and the zombie is reaped last.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -60,10 +60,10 @@ struct Exited<'a> {
     tree: TreeTarget,
 }
 
-/// What a scan found that dead roots left.
+/// The processes that dead roots left, according to a scan.
 struct Found<'a> {
     exited: Vec<Exited<'a>>,
-    /// Roots in whose task cgroups something lives that cannot be seen.
+    /// Roots whose task cgroups contain live processes that cannot be seen.
     hiding: Vec<Arc<Tracked>>,
 }
 
@@ -74,11 +74,11 @@ type Recorded = HashMap<ProcessId, Vec<(ProcessId, Identity)>>;
 pub(in crate::tracker) struct Unsettled {
     /// Their statuses are not available yet.
     pub(in crate::tracker) waiting: Vec<Waiting>,
-    /// Something that cannot be seen lives in their task cgroups.
+    /// Their task cgroups contain live processes that cannot be seen.
     pub(in crate::tracker) hiding: Vec<Arc<Tracked>>,
 }
 
-/// Settles processes whose statuses are known, or were waited for long enough; returns the others.
+/// Settles processes whose statuses are known, or have been waited for long enough; returns the others.
 pub(in crate::tracker) fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> Unsettled {
     let deadline = Instant::now() + REAPED_BY_PARENT;
     let (mut known, mut waiting) = (Vec::new(), Vec::new());
@@ -94,19 +94,20 @@ pub(in crate::tracker) fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> 
     Unsettled { waiting, hiding }
 }
 
-/// Settles any kind of root, by scanning every process; returns those in whose task cgroups something lives that cannot be seen.
+/// Settles any kind of root, by scanning every process; returns those whose task cgroups contain live processes that cannot be
+/// seen.
 fn settle_by_scan(core: &Arc<Core>, roots: &[DeadRoot<'_>]) -> Vec<Arc<Tracked>> {
     let Found { exited, hiding } = match find_strays(core, roots) {
         Ok(found) => found,
         Err(error) => {
-            // Ending the row now would hide what its root has left: the health pass scans again.
+            // Ending the row now would hide the processes that the root left, so the health pass scans again.
             tracing::error!(
-                "failed to scan for what {} ended processes left: {error}",
+                "failed to scan for processes that {} ended processes left: {error}",
                 roots.len()
             );
             for root in roots {
                 if root.entry().is_recorded() {
-                    // Its claimant died while ending it: the next check of claims retries.
+                    // Its claimant died while ending it; the next check of claims retries.
                     core.pending.claimed.push(root.dead.clone());
                 } else {
                     root.entry().give_up();
@@ -126,7 +127,7 @@ fn settle_by_scan(core: &Arc<Core>, roots: &[DeadRoot<'_>]) -> Vec<Arc<Tracked>>
             end_or_keep(core, exited, &recorded);
         }
         Err(error) => {
-            // They are ended regardless; the record waits in memory until the ledger can be written (invariant 10).
+            // The strays are ended regardless; the record waits in memory until the ledger can be written (invariant 10).
             tracing::error!(
                 "failed to record the end of {} processes: {error}; will be retried",
                 exited.len()
@@ -149,7 +150,7 @@ fn end_or_keep(core: &Arc<Core>, mut exited: Vec<Exited<'_>>, recorded: &Recorde
     end_strays(core, exited, recorded);
 }
 
-/// Marks that its end, or at least its status, is in the ledger; `end` where it was this instance that has recorded it.
+/// Marks that the end of a root, or at least its status, is in the ledger; `end` if this instance recorded it.
 fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus, end: Option<&End>) {
     log_end(entry, status);
     if end.is_some_and(|end| end.reason == EndReason::Exited) {
@@ -162,7 +163,7 @@ fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus, end: Option<&End
     }
 }
 
-/// Finds and pins what each dead root left, and prepares the rows that record it.
+/// Finds and pins the processes that each dead root left, and prepares the rows that record them.
 fn find_strays<'a>(core: &Core, roots: &[DeadRoot<'a>]) -> Result<Found<'a>> {
     let targets: Vec<ProcessId> = roots.iter().map(|root| root.row()).collect();
     let mut descendants = core.store.descendants(&targets)?;
@@ -171,7 +172,7 @@ fn find_strays<'a>(core: &Core, roots: &[DeadRoot<'a>]) -> Result<Found<'a>> {
             descendants.remove(&root.row()).unwrap_or_default();
         let (entry, pidfd) = root.dead;
         TreeTarget {
-            // A job may ask to keep its strays where its root ends by itself.
+            // A job may keep its strays if its root ends by itself.
             exemptions: Exemptions { all: entry.strays.keep, ..exemptions_of(entry, spared) },
             recorded: strays::some_rows(live),
             ..strays::tree_of(entry, Some(pidfd))
@@ -198,7 +199,7 @@ fn find_strays<'a>(core: &Core, roots: &[DeadRoot<'a>]) -> Result<Found<'a>> {
     Ok(found)
 }
 
-/// Prepares the rows of one root and of what it left.
+/// Prepares the rows of one root and of the processes that it left.
 fn exited<'a>(
     core: &Core,
     root: DeadRoot<'a>,
@@ -206,7 +207,7 @@ fn exited<'a>(
     members: Vec<Seen>,
 ) -> Exited<'a> {
     let strays: Vec<Seen> = members.into_iter().filter(|member| !member.is_root).collect();
-    let kept = set_apart(core, &mut tree, &strays);
+    let kept = remove_spared(core, &mut tree, &strays);
     let end = RootEnd {
         process: root.row(),
         end: own_end(core, root.entry(), root.status),
@@ -220,8 +221,7 @@ fn exited<'a>(
     Exited { root, end, tree }
 }
 
-/// Returns the end of a root: by itself, or by the kernel for lack of memory, unless it was ended by us and that could not
-/// be recorded.
+/// Returns the end of a root, by itself or by the kernel for lack of memory, unless we ended it and could not record that.
 fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
     let by_the_kernel =
         || Some((EndReason::Oom, Some(core.cgroups.oom_because(&entry.root, status)?)));
@@ -231,8 +231,8 @@ fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
     End { reason, status, core_dumped, at: Millis::now().into(), because }
 }
 
-/// Removes from the tree what is left running on purpose; and, where everything is left, what has already exited.
-fn set_apart(core: &Core, tree: &mut TreeTarget, strays: &[Seen]) -> Vec<Settled> {
+/// Removes from the tree the processes that are left running on purpose and, if all are left, those that have already exited.
+fn remove_spared(core: &Core, tree: &mut TreeTarget, strays: &[Seen]) -> Vec<Settled> {
     let mut apart = Vec::new();
     for stray in strays {
         match (&stray.spared, stray.row) {
@@ -255,11 +255,11 @@ fn set_apart(core: &Core, tree: &mut TreeTarget, strays: &[Seen]) -> Vec<Settled
     apart
 }
 
-/// Ends the strays, on a separate thread if there are any: the handling of the next death must not wait for their grace.
+/// Ends the strays, if there are any on a separate thread, so that the handling of the next death does not wait for their grace.
 fn end_strays(core: &Arc<Core>, exited: Vec<Exited<'_>>, recorded: &Recorded) {
     let mut with_strays = Vec::new();
     for Exited { root, mut tree, .. } in exited {
-        // `None`: another instance has ended the tree, or it was released; what is left is not ours to end.
+        // `None` if another instance has ended the tree, or it was released; then the rest is not ours to end.
         let rows = recorded.get(&root.row());
         let left = rows.is_some_and(|rows| take_recorded(core, root.entry(), &mut tree, rows));
         if left {
@@ -283,7 +283,7 @@ fn end_strays(core: &Arc<Core>, exited: Vec<Exited<'_>>, recorded: &Recorded) {
     }
 }
 
-/// Gives the strays their row IDs and claims descendants that earlier passes recorded; returns whether there are any.
+/// Gives the strays their row ids, and claims descendants that earlier passes recorded; returns whether there are any.
 fn take_recorded(
     core: &Core,
     entry: &Tracked,
@@ -293,7 +293,7 @@ fn take_recorded(
     let (new, kept): (Vec<_>, Vec<_>) = tree.recorded.drain(..).partition(|(row, _)| row.is_none());
     let earlier: Vec<ProcessId> = kept.iter().filter_map(|(row, _)| *row).collect();
     if entry.strays.keep {
-        // Only those that could not be identified are left in the list.
+        // Only processes that could not be identified are left in the list.
         release_all(core, &earlier);
         return false;
     }
@@ -312,7 +312,7 @@ fn take_recorded(
     !tree.recorded.is_empty()
 }
 
-/// Releases what a task is allowed to leave behind: no instance is responsible for it any more.
+/// Releases processes that a task may leave behind: no instance is responsible for them any more.
 fn release_all(core: &Core, rows: &[ProcessId]) {
     for &row in rows {
         if let Err(error) = core.store.release(row, core.instance.id, Millis::now()) {
@@ -339,8 +339,7 @@ fn gone(row: ProcessId) -> Settled {
     Settled::new(row, Verdict::Ended(End::unobserved(EndReason::Gone, Millis::now())))
 }
 
-/// Logs the line of the former implementation for a process whose end was not expected; for a program that we spawned, an end
-/// is not worth more than a debug line.
+/// Logs the end of a root: with the line of the former implementation if we did not spawn it, otherwise as a debug line.
 fn log_end(entry: &Tracked, status: ExitStatus) {
     let pid = entry.root.identity.pid;
     let task = task_text(entry.root.task.as_ref());
@@ -371,14 +370,14 @@ fn settle_childless<'a>(core: &Arc<Core>, roots: Vec<DeadRoot<'a>>) -> Vec<DeadR
     };
     let ended: Vec<(DeadRoot<'a>, RootEnd)> =
         alone.into_iter().map(|root| (root, end_alone(root))).collect();
-    // Those that cannot be written get the full scan; what still cannot be written then is held in memory.
+    // Roots that cannot be written get the full scan; if they still cannot be written then, their ends wait in memory.
     let settled = core.store.settle_alone(core.instance.id, ended.iter().map(|(_, end)| end)).ok();
     for (root, end) in &ended {
         if settled.as_ref().is_some_and(|settled| settled.contains(&root.row())) {
             mark_ended(core, root.entry(), root.status, Some(&end.end));
             root.reap_and_untrack(core);
         } else {
-            // Or another thread is ending its tree and needs it: its zombie pins the PID that names the session.
+            // Or another thread is ending its tree and needs the zombie, which pins the PID that names the session.
             others.push(*root);
         }
     }

@@ -1,7 +1,7 @@
 //! Settles dead roots of this instance, and ends its trees, together with the other threads and instances that do so.
 //!
-//! A root is settled once: the thread that has reserved it ([`Tracked::begin`]) records its end, or ends its tree. What another
-//! instance has claimed is left to that instance for as long as an end may take.
+//! A root is settled once: the thread that has reserved it ([`Tracked::begin`]) records its end, or ends its tree. A tree that
+//! another instance has claimed is left to that instance for as long as an end may take.
 
 use std::{
     collections::HashMap,
@@ -29,21 +29,20 @@ use crate::{
     },
 };
 
-/// Another thread or instance that is ending a tree, or recording its end, is done within this time plus the grace: a cap on
-/// the grace, and a second for each kill.
+/// Time, besides the grace, within which another thread or instance ends a tree and records that: the cap on the grace, and a
+/// second for each kill.
 const OTHERS_LIMIT: Duration = Duration::from_secs(5);
 
-/// Records the ends of processes that have died, and ends what they left. Processes that another thread is ending are left
-/// to that thread, and trees that another instance is ending are left to that instance.
+/// Records the ends of processes that have died, and ends the processes that they left. Processes that another thread is ending
+/// are left to that thread, and trees that another instance is ending are left to that instance.
 ///
-/// Where a status is not available yet, waits for it for a while: in the monitor's list where the monitor runs, here
-/// otherwise.
+/// If a status is not available yet, waits for it for a while: in the monitor's list if the monitor is running, here otherwise.
 pub(in crate::tracker) fn settle(core: &Arc<Core>, dead: &[Dead]) {
     let mine: Vec<Dead> = dead.iter().filter(|(entry, _)| entry.begin()).cloned().collect();
     settle_begun(core, &mine);
 }
 
-/// The same for processes that were reserved by [`Tracked::begin`].
+/// Does the same for processes that were reserved by [`Tracked::begin`].
 fn settle_begun(core: &Arc<Core>, mine: &[Dead]) {
     if mine.is_empty() {
         return;
@@ -54,15 +53,15 @@ fn settle_begun(core: &Arc<Core>, mine: &[Dead]) {
     wait_for_statuses(core, waiting);
 }
 
-/// Settles processes whose statuses are known, or were waited for long enough; returns the others.
+/// Settles processes whose statuses are known, or have been waited for long enough; returns the others.
 fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> Vec<Waiting> {
     let Unsettled { waiting, hiding } = root_exit::settle_known(core, mine);
     end_hiding(core, hiding);
     waiting
 }
 
-/// Ends trees in whose task cgroups something lives that cannot be seen. It has no row of its own, so the root's row stays
-/// until the cgroup is empty.
+/// Ends trees whose task cgroups contain live processes that cannot be seen. Those have no rows, so the root's row stays until
+/// the cgroup is empty.
 fn end_hiding(core: &Arc<Core>, entries: Vec<Arc<Tracked>>) {
     if entries.is_empty() {
         return;
@@ -71,7 +70,7 @@ fn end_hiding(core: &Arc<Core>, entries: Vec<Arc<Tracked>>) {
         entry.give_up();
     }
     let theirs = Arc::clone(core);
-    // What survives is logged, and stays in the ledger.
+    // Survivors are logged, and stay in the ledger.
     let work = move || drop(end_entries(&theirs, &Cause::stray(), &entries, &EndPlan::new()));
     if core.passes.is_monitoring() {
         core.threads.run("procledger-strays", work);
@@ -80,7 +79,7 @@ fn end_hiding(core: &Arc<Core>, entries: Vec<Arc<Tracked>>) {
     }
 }
 
-/// Waits for statuses that were not available at once, or hands them to the monitor.
+/// Waits for statuses that were not available at once, or passes them to the monitor.
 fn wait_for_statuses(core: &Arc<Core>, mut waiting: Vec<Waiting>) {
     if waiting.is_empty() {
         return;
@@ -104,8 +103,7 @@ pub(in crate::tracker) fn recheck_pending(core: &Arc<Core>) {
     release::finish_late(core);
 }
 
-/// Waits, after the monitor has stopped, for what the monitor was waiting for, and as long as the monitor would have
-/// waited.
+/// Continues the waits of the monitor after it has stopped, for as long as the monitor would have waited.
 pub(in crate::tracker) fn settle_waiting(core: &Arc<Core>) {
     let waiting = core.pending.statuses.take();
     wait_for_statuses(core, waiting);
@@ -146,7 +144,7 @@ pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Tracked>
     settle_begun(core, &free);
 }
 
-/// Ends trees of this instance because it requested that; what the plan sets replaces what their jobs say.
+/// Ends trees of this instance at its own request; the settings of the plan replace those of the jobs.
 pub(in crate::tracker) fn terminate_entries(
     core: &Arc<Core>,
     entries: &[Arc<Tracked>],
@@ -161,7 +159,7 @@ pub(in crate::tracker) fn terminate_entries(
 
 /// Ends trees of this instance, even when the claim cannot be written (invariant 10).
 ///
-/// What another thread, or another instance, is ending is given as long as an end may take. After that, a tree that another
+/// A tree that another thread or instance is ending is left to it for as long as an end may take. After that, a tree that another
 /// instance has claimed is ended here, since a hanging instance must not keep an owner's processes alive.
 pub(in crate::tracker) fn end_entries(
     core: &Arc<Core>,
@@ -172,11 +170,11 @@ pub(in crate::tracker) fn end_entries(
     let grace = entries.iter().map(|entry| entry.root.asking_time()).max().unwrap_or_default();
     let deadline = Instant::now() + OTHERS_LIMIT + grace;
     let (mine, busy): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
-    // 1. Trees that are free, and trees that a dead instance had claimed.
+    // 1. End trees that are free, and trees that a dead instance had claimed.
     let (mut claimed, mut report) =
         own_trees::end_free(core, cause, &mine, TakeOver::default(), plan);
     leave_to_keepers(core, &mine);
-    // 2. Trees that other instances are ending.
+    // 2. Wait for trees that other instances are ending.
     while !claimed.is_empty() {
         let late = Instant::now() >= deadline;
         let (left, found) = end_what_is_free(core, cause, claimed, late, plan);
@@ -189,7 +187,7 @@ pub(in crate::tracker) fn end_entries(
             std::thread::sleep(CLAIM_PAUSE);
         }
     }
-    // 3. Trees that other threads are ending, or other instances after the root has died.
+    // 3. Wait for trees that other threads are ending, or other instances after the root has died.
     for entry in busy {
         while !entry.wait_over(deadline.min(Instant::now() + CLAIM_PAUSE))
             && Instant::now() < deadline
@@ -205,8 +203,8 @@ pub(in crate::tracker) fn end_entries(
     report
 }
 
-/// Checks once the trees that other instances were ending: ends those that are free now, or all of them with `force`.
-/// Returns the others, and what became of these.
+/// Checks once the trees that other instances were ending: ends those that are free now, or all of them with `force`. Returns the
+/// others, and the outcomes of the ended ones.
 fn end_what_is_free(
     core: &Arc<Core>,
     cause: &Cause,
@@ -236,8 +234,8 @@ fn end_what_is_free(
     (left, report)
 }
 
-/// For a tree that keeps forking, it may be unknown whether all of it was seen. Where it has a keeper, the keeper knows:
-/// the root's end is settled now, and the keeper ends the rest, instead of leaving both to the next pass.
+/// Settles the ends of roots with a keeper at once, instead of leaving them to the next pass: if a tree keeps forking, it may be
+/// unknown whether all of it was seen, but the keeper ends the rest.
 fn leave_to_keepers(core: &Arc<Core>, entries: &[&Arc<Tracked>]) {
     let with_keeper = entries.iter().filter(|entry| entry.keeper.is_some());
     let dead = dead_among(core, with_keeper.map(|entry| Arc::clone(entry)));
@@ -247,7 +245,7 @@ fn leave_to_keepers(core: &Arc<Core>, entries: &[&Arc<Tracked>]) {
     }
 }
 
-/// Returns those of our processes that have died.
+/// Returns those of the given processes that have died.
 pub(in crate::tracker) fn dead_among(
     core: &Core,
     entries: impl Iterator<Item = Arc<Tracked>>,

@@ -1,4 +1,4 @@
-//! The orderly shutdown, in the order of the former implementation: monitoring stops, tasks end, the export is removed.
+//! The orderly shutdown, in the order of the former implementation: stop monitoring, end tasks, remove the export.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     stop_monitor(core);
     // Spawns in progress finish first; none starts after this.
     core.instance.await_spawns();
-    // A program that has ended by itself is not one that the shutdown ends: its job may let its strays run on.
+    // A program that has ended by itself is not ended by the shutdown, since its job may keep its strays.
     settle::settle_waiting(core);
     settle::settle(core, &settle::dead_among(core, core.registry.all().into_iter()));
     let (survivors, mine): (Vec<Arc<Tracked>>, Vec<Arc<Tracked>>) =
@@ -31,7 +31,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
         release::untrack(core, entry.root.row);
     }
     core.threads.join();
-    // What the monitor was processing when it was asked to stop.
+    // Settle what the monitor was handling when it was asked to stop.
     settle::settle_waiting(core);
     settle::settle_claimed(core, &mine);
     keeper_departure::dismiss_departing(core);

@@ -1,4 +1,4 @@
-//! A signal to the whole tree of a program that runs on.
+//! Signals the whole tree of a program without ending it.
 
 use super::{
     context,
@@ -22,7 +22,7 @@ pub(in crate::tracker) fn signal_tree(core: &Core, entry: &Tracked, signal: i32)
     run::signal_tree(&context::context(core, &[entry.root.row])?, tree_of(core, entry)?, signal)
 }
 
-/// Fails where the root has ended, or the tracker is closed.
+/// Fails if the root has ended, or the tracker is closed.
 pub(super) fn check_alive(core: &Core, entry: &Tracked) -> Result<()> {
     core.instance.check_usable()?;
     let pid = entry.root.identity.pid;

@@ -1,4 +1,4 @@
-//! Ends what is left of trees whose roots' ends are recorded.
+//! Ends the remaining members of trees whose roots' ends are recorded.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Ends what is left of trees whose roots' ends are recorded.
+/// Ends the remaining members of trees whose roots' ends are recorded.
 pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<TreeTarget>) {
     let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
     let cause = Cause::stray();
@@ -27,7 +27,7 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<TreeTarget>) {
                 outcome::record_found(core, root, found)
             });
             for end in &mut ends {
-                // The root's own end is recorded already.
+                // The root's own end is already recorded.
                 end.members.retain(|member| !member.is_root);
                 end.unknown.retain(|left| left.row != Some(end.root.row));
             }
@@ -46,14 +46,14 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<TreeTarget>) {
     }
 }
 
-/// Returns recorded descendants, as a [`TreeTarget`] holds them.
+/// Returns recorded descendants in the form for a [`TreeTarget`].
 pub(in crate::tracker) fn some_rows(
     rows: Vec<(ProcessId, Identity)>,
 ) -> Vec<(Option<ProcessId>, Identity)> {
     rows.into_iter().map(|(row, identity)| (Some(row), identity)).collect()
 }
 
-/// Returns the tree of a root of this instance, pinned by a descriptor that is already held.
+/// Returns the tree of a root of this instance. `pidfd` is a descriptor of the root that is already held.
 pub(in crate::tracker) fn tree_of(entry: &Tracked, pidfd: Option<&Arc<PidFd>>) -> TreeTarget {
     TreeTarget {
         root: entry.root.clone(),

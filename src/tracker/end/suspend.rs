@@ -1,7 +1,7 @@
 //! Suspends trees, and resumes them.
 //!
-//! A suspended tree belongs to its tracker as any other: it is ended at shutdown, by its limits, after a crash, and is made to run
-//! for that. What a tracker gives up is resumed first: it would stay suspended for ever.
+//! A suspended tree belongs to its tracker like any other: it is ended at shutdown, by its limits and after a crash, and is
+//! resumed for that. A tree that a tracker gives up is resumed first, since it would otherwise stay suspended forever.
 
 use super::{
     context, run,
@@ -21,11 +21,11 @@ pub(in crate::tracker) fn suspend(core: &Core, entry: &Tracked) -> Result<usize>
     if entry.is_being_ended() {
         return Err(ending());
     }
-    // Before the first of them is stopped: whatever releases it from now on resumes it.
+    // Set before the first of them is stopped, so that the tree is resumed if it is released from now on.
     entry.set_suspended(true);
     let context = context::context(core, &[entry.root.row]);
     let suspended = context.and_then(|context| run::suspend_tree(&context, tree_of(core, entry)?));
-    // An end that begins later makes its members run; one that has begun meanwhile may have done so before they were stopped.
+    // An end that begins later resumes the members; an end that has begun meanwhile may have done so before they were stopped.
     let row = core.store.process(entry.root.row);
     let is_free = row.map(|row| row.is_some_and(|row| row.life.state() != State::Ending));
     let suspended = match is_free {
@@ -45,7 +45,7 @@ pub(in crate::tracker) fn resume(core: &Core, entry: &Tracked) -> Result<usize> 
     resume_members(core, entry)
 }
 
-/// Resumes a tree that was suspended here, and is given up.
+/// Resumes a tree that was suspended here and is given up.
 pub(super) fn resume_if_suspended(core: &Core, entry: &Tracked) {
     if entry.is_suspended()
         && let Err(error) = resume_members(core, entry)
@@ -58,7 +58,7 @@ pub(super) fn resume_if_suspended(core: &Core, entry: &Tracked) {
 fn resume_members(core: &Core, entry: &Tracked) -> Result<usize> {
     let context = context::context(core, &[entry.root.row])?;
     let mut tree = tree_of(core, entry)?;
-    // Strays that have just been left running were members when the tree was suspended.
+    // Strays that are left running now were members when the tree was suspended.
     tree.exemptions.before.clear();
     let resumed = run::resume_tree(&context, tree)?;
     entry.set_suspended(false);

@@ -1,4 +1,4 @@
-//! Ends that the owner of a task, or a person, requested.
+//! Ends trees at the request of their owner or of a person.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -79,7 +79,7 @@ pub(in crate::tracker) fn kill_all(
 fn not_found(task: &TaskId, what: &str) -> Error {
     Error::new(
         Kind::NotFound,
-        format!("{what} {:?}: `procledger ps` lists what runs", task.as_str()),
+        format!("{what} {:?}: `procledger ps` lists running tasks", task.as_str()),
     )
 }
 
@@ -87,14 +87,14 @@ fn asked(asked_by: &str) -> Cause {
     Cause { reason: EndReason::Killed, leak: None, rule: Rule::PersonAsked(asked_by.to_owned()) }
 }
 
-/// What happens to the claims of other instances on the rows that are to be ended. Those of dead ones are taken over.
+/// What happens to the claims of other instances on the rows that are to be ended. Claims of dead instances are taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OtherClaims {
     TakenOver,
     StayIfLive,
 }
 
-/// Ends live rows of any instance, even if another one is ending them.
+/// Ends live rows of any instance, even if another instance is ending them.
 pub(in crate::tracker) fn kill_rows(
     core: &Core,
     rows: &[ProcessRecord],
@@ -134,8 +134,8 @@ fn kill_rows_unless(
     Ok(report)
 }
 
-/// Sets what the plan sets, and removes the grace of trees that another live instance was ending: they have had their time, and
-/// are killed at once.
+/// Applies the plan, and removes the grace of trees that another live instance was ending: they have had their time, and are
+/// killed at once.
 fn with_plan(
     claimed: Vec<(ProcessRecord, Option<InstanceId>)>,
     dead: &[InstanceId],
@@ -157,11 +157,11 @@ fn with_plan(
     claimed.into_iter().map(planned).collect()
 }
 
-/// Returns the roots of the task that this instance holds; empty if there are none.
+/// Returns the roots of the task that this instance owns; empty if there are none.
 pub(in crate::tracker) fn own_entries_of(core: &Core, task: &TaskId) -> Result<Vec<Arc<Tracked>>> {
     match core.store.live_of_task(task) {
         Ok(rows) => {
-            // Where the root has just ended by itself, the rows of what it left lead to it: its end is waited for.
+            // If the root has just ended by itself, the rows of its strays lead to it, and its end is waited for.
             let roots = rows.iter().map(|row| row.spec.root.unwrap_or(row.id));
             let roots: HashSet<ProcessId> = roots.collect();
             Ok(roots.iter().filter_map(|row| core.registry.get(*row)).collect())
@@ -170,8 +170,8 @@ pub(in crate::tracker) fn own_entries_of(core: &Core, task: &TaskId) -> Result<V
     }
 }
 
-/// Returns the roots of the task that we hold, for when the ledger cannot be read: our own are ended regardless (invariant
-/// 10).
+/// Returns the roots of the task that this instance owns, for when the ledger cannot be read: our own are ended regardless
+/// (invariant 10).
 fn entries_of(core: &Core, task: &TaskId, error: Error) -> Result<Vec<Arc<Tracked>>> {
     let mut entries = core.registry.all();
     entries.retain(|entry| entry.root.task.as_ref() == Some(task));

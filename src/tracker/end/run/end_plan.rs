@@ -1,9 +1,9 @@
-//! In which order a tree is ended: which signals its members get, and how long each of them waits for the next.
+//! The steps of an end: the signals that the members of a tree get, their order, and the wait after each.
 //!
 //! 1. The steps of the tree's plan, one after the other: a signal, then SIGCONT, since a stopped process keeps the signal
-//!    pending. Each step lasts for its wait, and for longer while members keep dying. With the root first, it gets all signals
-//!    before the other members get the first.
-//! 2. SIGKILL, to all that are left.
+//!    pending. Each step lasts for its wait, and for longer while members keep dying. If the root is to end first, it gets all
+//!    signals before the other members get the first.
+//! 2. SIGKILL to all members that are left.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use crate::{
     sys::{Signal, WAIT_CAP},
 };
 
-/// Limit on kill rounds. Each kill is followed by another scan; only what a member in uninterruptible sleep starts later needs
-/// more than one. Each tree has its own rounds: a fork storm must not use up those of another tree.
+/// Limit on kill rounds. Each kill is followed by another scan; usually one round is enough, unless a member in uninterruptible
+/// sleep starts processes later. Each tree has its own rounds, so that a fork storm does not use up those of another tree.
 const KILL_ROUNDS: u32 = 10;
 
-/// A request to end.
+/// One request to end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     pub(super) signal: Signal,
@@ -28,12 +28,12 @@ pub(super) struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Recipients {
     All,
-    /// The root. These steps are over once it has ended.
+    /// Only the root. These steps are over once it has ended.
     Root,
     Descendants,
 }
 
-/// Returns the steps of a plan, never none, for a tree with this grace.
+/// Returns the steps of a plan, at least one, for a tree with this grace.
 pub(super) fn steps(plan: &EndPlan, grace: Duration) -> Vec<Step> {
     let to: &[Recipients] = match plan.get_root_first() {
         Some(true) => &[Recipients::Root, Recipients::Descendants],
@@ -44,16 +44,16 @@ pub(super) fn steps(plan: &EndPlan, grace: Duration) -> Vec<Step> {
     to.iter().copied().flat_map(step).collect()
 }
 
-/// How far the end of a tree has come.
+/// The stage of a tree's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The step with this number began then.
+    /// The step with this number began at `since`.
     Asking { step: usize, since: Instant },
-    /// The last grace is over. It was frozen and killed so often.
+    /// The last grace is over, and the tree was frozen and killed this many times.
     Killing { rounds: u32 },
-    /// It is being suspended, and is not to end.
+    /// The tree is being suspended, not ended.
     Suspending,
-    /// It was interrupted in a grace: nothing more is done to it.
+    /// The end was interrupted during a grace: nothing more is done to the tree.
     Interrupted,
 }
 
@@ -77,7 +77,7 @@ impl Stage {
         matches!(self, Self::Killing { rounds } if rounds < KILL_ROUNDS)
     }
 
-    /// Returns the same stage, whose step begins at that time.
+    /// Returns the same stage with a step that begins at `since`.
     pub(super) fn since(self, since: Instant) -> Self {
         match self {
             Self::Asking { step, .. } => Self::Asking { step, since },
@@ -85,7 +85,7 @@ impl Stage {
         }
     }
 
-    /// Returns the step that is being done, and its number.
+    /// Returns the current step, and its number.
     pub(super) fn step(self, steps: &[Step]) -> Option<(usize, Step)> {
         match self {
             Self::Asking { step, .. } => Some((step, *steps.get(step)?)),
@@ -93,15 +93,15 @@ impl Stage {
         }
     }
 
-    /// Returns when the step that is being done is over, for a tree a member of which died last at `progress`.
+    /// Returns when the current step is over, for a tree whose last member to die died at `progress`.
     pub(super) fn deadline(self, steps: &[Step], progress: Instant) -> Option<Instant> {
         let Self::Asking { since, .. } = self else { return None };
         let wait = self.step(steps)?.1.wait;
         Some((progress.max(since) + wait).min(since + wait.max(WAIT_CAP)))
     }
 
-    /// Returns the stage that follows a step; `None` where that is not another step. What is left of the root's steps is left
-    /// out if the root `has_ended`.
+    /// Returns the stage with the next step; `None` if there is no further step. The remaining steps of the root are skipped if
+    /// it `has_ended`.
     pub(super) fn next_step(self, steps: &[Step], has_ended: bool, now: Instant) -> Option<Self> {
         let Self::Asking { step, .. } = self else { return None };
         let is_next = |next: &Step| !(has_ended && next.to == Recipients::Root);
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(stage.deadline(&step, long_after), Some(since + WAIT_CAP));
         let minute = Duration::from_mins(1);
         let long = steps(&EndPlan::new(), minute);
-        assert_eq!(stage.deadline(&long, since), Some(since + minute), "a wait is never cut");
+        assert_eq!(stage.deadline(&long, since), Some(since + minute), "a wait is never shortened");
         assert_eq!(Stage::Killing { rounds: 0 }.deadline(&step, since), None);
     }
 
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_has_ended_is_asked_no_more() {
+    fn the_steps_of_a_root_that_has_ended_are_skipped() {
         let steps = root_first();
         let second = Stage::first().next_step(&steps, true, Instant::now()).expect("a step");
         assert_eq!(

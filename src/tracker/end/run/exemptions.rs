@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl TreeRun {
-    /// Whether any process may have to be left running. As a rule there is none, and then no program is examined.
+    /// Returns whether any process may have to be left running. Usually there is none, and no program is examined.
     pub(super) fn may_leave(&self, context: &EndContext<'_>) -> bool {
         self.exemptions.all
             || !(self.exemptions.names.is_empty()
@@ -23,22 +23,23 @@ impl TreeRun {
                 && context.protected.is_empty())
     }
 
-    /// Whether any process in it is left running on purpose: then it cannot be ended by one action on all its members.
+    /// Returns whether any process of the tree is left running on purpose, so that it cannot be ended by one action on all its
+    /// members.
     pub(super) fn has_protected(&self) -> bool {
         self.left_before || self.members.iter().any(|member| member.spared().is_some())
     }
 
-    /// Whether a member was killed and is not dead yet.
+    /// Returns whether a member was killed and is not dead yet.
     pub(super) fn is_dying(&self) -> bool {
         self.members.iter().any(Member::is_dying)
     }
 
-    /// Whether its root is one that a caller asked to end, rather than a descendant without a live root.
+    /// Returns whether its root is one that a caller asked to end, and not a descendant without a live root.
     pub(super) fn has_true_root(&self) -> bool {
         self.root.origin != Origin::Descendant
     }
 
-    /// Where the scan failed, it is unknown which recorded descendants are to be left: none of them is signalled.
+    /// Leaves all recorded descendants running, since a failed scan leaves it unknown which of them must not be signalled.
     pub(super) fn doubt_recorded(&mut self, context: &EndContext<'_>, error: &Error) {
         if !self.may_leave(context) {
             return;

@@ -1,8 +1,8 @@
-//! Runs ends that begin at different moments on one thread.
+//! Runs ends that begin at different times on one thread.
 //!
-//! Trees exceed their limits one after another, each with a grace of its own. One thread per end would mean as many threads as
-//! trees; one batch after another would let the last tree run on for the sum of all graces. Here a tree joins the run that is
-//! in progress, is asked to end at once, and is returned as soon as it has ended.
+//! Trees exceed their limits one after another, each with its own grace. A thread for each end would mean as many threads as
+//! trees; one batch after another would let the last tree run for the sum of all graces. Here a tree joins the run that is in
+//! progress, is asked to end at once, and is returned as soon as it has ended.
 
 use std::{
     borrow::Cow,
@@ -19,30 +19,30 @@ use super::{
 };
 use crate::model::ProcessId;
 
-/// A tree that joins requires a scan of all processes. Where that takes long, the next trees join together: scans take a third
-/// of the time at most.
+/// Minimum time between two joins, as a multiple of the duration of a scan of all processes, which each join requires. Trees that
+/// arrive meanwhile join together, so that scans take at most a third of the time.
 const BETWEEN_JOINS: u32 = 2;
-/// Descriptors of a tree whose members are not known yet: its root, its task cgroup, one descendant.
+/// The number of descriptors for a tree whose members are not known yet: its root, its task cgroup, one descendant.
 const DESCRIPTORS: usize = 3;
 
 /// A queue of trees to end, and the destination of their outcomes.
 pub(in crate::tracker) trait EndQueue<'a> {
-    /// Returns trees to be ended besides those in progress, at most `room`, and the context that says what to leave running
-    /// from now on; `None` where there is none. Where none is in progress either, the run ends with that.
+    /// Returns at most `room` trees to be ended besides those in progress, and the context from now on; `None` if there are no
+    /// trees. If none is in progress either, the run is over.
     fn join(
         &mut self,
         under_way: &[ProcessId],
         room: usize,
     ) -> Option<(EndContext<'a>, Vec<TreeTarget>)>;
 
-    /// Receives what became of trees that have ended.
+    /// Receives the outcomes of trees that have ended.
     fn done(&mut self, ends: Vec<TreeOutcome>);
 
-    /// Reports whether the run is killing: then no tree joins for up to some seconds.
+    /// Reports to the queue whether the run is killing, when no tree joins for up to some seconds.
     fn is_killing(&mut self, killing: bool);
 }
 
-/// Ends trees as they come, until none is in progress and no new one is available.
+/// Ends trees as they arrive, until none is in progress and no new one is available.
 pub(in crate::tracker) fn end_as_they_come(
     queue: &mut dyn EndQueue<'_>,
     recorder: &mut Recorder<'_>,
@@ -95,14 +95,14 @@ pub(in crate::tracker) fn end_as_they_come(
     }
 }
 
-/// Returns how many more trees there are descriptors for; at least one where none is in progress.
+/// Returns for how many more trees there are descriptors; at least one if none is in progress.
 fn room(under_way: usize) -> usize {
     (share_of_descriptors() / DESCRIPTORS).max(usize::from(under_way == 0))
 }
 
 impl Run<'_, '_> {
-    /// Removes the trees for which nothing is left to do, if one more scan shows that these members were all. Where scans fail,
-    /// or the tree keeps starting new processes, that is tried for a second.
+    /// Removes and returns the trees for which nothing is left to do, if one more scan shows that these members were all. If
+    /// scans fail, or the tree keeps starting new processes, this is retried for a second.
     fn take_ended(&mut self) -> Vec<TreeOutcome> {
         let before = self.context.proc.last_allocated();
         let scanned = self.try_scan();
@@ -130,7 +130,7 @@ impl Run<'_, '_> {
         if taken.is_empty() {
             return Vec::new();
         }
-        // What is in a task's cgroup and cannot be seen is killed through it; its tree has not ended before that.
+        // Processes in a task cgroup that cannot be seen are killed through the cgroup; the tree has not ended before that.
         if kill_unseen(&self.context, &mut taken, KILL_LIMIT) {
             self.trees.append(&mut taken);
         }
@@ -140,7 +140,7 @@ impl Run<'_, '_> {
         taken
             .into_iter()
             .map(|tree| {
-                tree.remove_leaf();
+                tree.remove_task_cgroup();
                 tree.finish(&self.context, &self.last, unseen)
             })
             .collect()

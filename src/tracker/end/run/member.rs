@@ -15,26 +15,26 @@ use crate::{
     tracker::membership::process_info::ProcessInfo,
 };
 
-/// How far the end of a process has come.
+/// The stage of a process's end.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// It is alive, and has got no signal.
+    /// It is alive, and was sent no signal.
     Alive,
     /// It is alive, and is left running on purpose.
     Spared(SpareReason),
-    /// It was asked to end, or stopped: the first signal was sent then.
+    /// It was asked to end, or stopped; the first signal was sent at this time.
     Signalled(Instant),
-    /// SIGKILL was sent, and is pending however long it takes; the first signal was sent then.
+    /// SIGKILL was sent, and stays pending; the first signal was sent at this time.
     KillSent(Instant),
-    /// It may not be signalled; before that, the first signal was sent then, if any was.
+    /// It may not be signalled; the first signal was sent at this time, if any was sent before.
     Refused(Error, Option<Instant>),
     Dead(Death),
 }
 
-/// How a process has died.
+/// How a process died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Death {
-    /// Before it got a signal.
+    /// Before it was sent a signal.
     Before,
     /// After a request to end, this long after the first signal.
     Asked(Duration),
@@ -50,28 +50,28 @@ pub(super) struct Member {
     pub(super) is_root: bool,
     pub(super) info: ProcessInfo,
     pub(super) phase: Phase,
-    /// `cgroup.kill` of the task cgroup reaches it, whatever its uid.
+    /// Whether `cgroup.kill` of the task cgroup reaches it, whatever its uid.
     pub(super) in_task_cgroup: bool,
-    /// The last scan found it in the task cgroup.
+    /// Whether the last scan found it in the task cgroup.
     pub(super) is_listed: bool,
-    /// `None` where it was gone before it could be pinned.
+    /// `None` if it was gone before it could be pinned.
     pub(super) pinned: Option<Pinned>,
-    /// The first step of the tree's end plan whose signal it has not had.
+    /// The first step of the tree's end plan whose signal it has not been sent.
     pub(super) next_step: usize,
     /// The stop signal that it was sent last.
     pub(super) stop_signal: Option<Signal>,
-    /// It got SIGCONT without having been asked to end.
+    /// Whether it was sent SIGCONT without having been asked to end.
     pub(super) is_continued: bool,
-    /// Its death is reported without polling it.
+    /// Whether its death is reported without polling it.
     pub(super) watched: bool,
-    /// It is spared, and no more than a suspect or a descendant of one.
+    /// Whether it is spared and only a suspect, or a descendant of one.
     pub(super) is_suspect: bool,
-    /// It certainly descended from the root when it was found.
+    /// Whether it certainly descended from the root when it was found.
     pub(super) descends: bool,
 }
 
 impl Member {
-    /// Returns a living member that has got no signal yet.
+    /// Returns a live member that was sent no signal yet.
     pub(super) fn new(info: ProcessInfo, pinned: Option<Pinned>) -> Self {
         Self {
             row: None,
@@ -106,7 +106,7 @@ impl Member {
         }
     }
 
-    /// Returns whether it is alive, not left running on purpose, and no signal was refused, or none is needed.
+    /// Returns whether it is alive, is not left running on purpose, and can be signalled or need not be.
     pub(super) fn can_be_ended(&self) -> bool {
         match self.phase {
             Phase::Alive | Phase::Signalled(_) | Phase::KillSent(_) => true,
@@ -115,7 +115,7 @@ impl Member {
         }
     }
 
-    /// Returns when the first signal was sent to it while it was alive, if any was.
+    /// Returns when it was sent the first signal while it was alive, if it was.
     fn signalled_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Signalled(at) | Phase::KillSent(at) => Some(at),
@@ -124,7 +124,7 @@ impl Member {
         }
     }
 
-    /// Returns whether it has got a signal.
+    /// Returns whether it was sent a signal.
     pub(super) fn was_signalled(&self) -> bool {
         let died_of_it = matches!(self.phase, Phase::Dead(Death::Asked(_) | Death::Killed(_)));
         died_of_it || self.signalled_at().is_some()
@@ -144,17 +144,17 @@ impl Member {
 
     /// Records that it may not be signalled.
     pub(super) fn refuse(&mut self, error: Error) {
-        // What was sent before is still pending.
+        // An earlier SIGKILL is still pending.
         if !self.is_dying() {
             self.phase = Phase::Refused(error, self.signalled_at());
         }
     }
 
-    /// Records that the kernel was asked to kill it with its task cgroup.
+    /// Records that the kernel kills it with its task cgroup.
     pub(super) fn mark_killed(&mut self) {
         self.phase = Phase::KillSent(self.signalled_at().unwrap_or_else(Instant::now));
-        // `cgroup.kill` sends its signal to the leading thread alone (`cgroup_kill` in kernel/cgroup/cgroup.c): where that has
-        // ended, the other threads get none by it. A refusal is no matter: the rest is killed by the cgroup.
+        // `cgroup.kill` signals only the leading thread (`cgroup_kill` in kernel/cgroup/cgroup.c), so that the other threads get
+        // no signal if that has ended. An error does not matter, since all others are killed by the cgroup.
         if let Some(pinned) = &self.pinned {
             let _ = pinned.signal(Signal::KILL);
         }
@@ -202,13 +202,12 @@ impl Member {
         }
     }
 
-    /// Returns what became of it. Its state, where it survived, is taken from the last snapshot.
+    /// Returns its outcome. The state of a survivor is taken from the last snapshot.
     pub(super) fn conclude(mut self, proc: &Proc, snapshot: &Snapshot) -> MemberOutcome {
         if self.spared().is_some() {
             self.check_death();
         }
-        // A dead child of this process: one that it kept across an exec, or that it has adopted. It stays a zombie until its end
-        // is recorded.
+        // A dead child of this process, which it kept across an exec or has adopted. It stays a zombie until its end is recorded.
         let is_dead = !self.is_alive();
         let fd: Option<&PidFd> = self.pinned.as_ref().map(Pinned::fd);
         let own = fd.filter(|_| is_dead).and_then(|fd| fd.child_status(false).ok().flatten());

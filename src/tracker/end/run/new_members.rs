@@ -1,8 +1,8 @@
-//! Processes that appear during a scan.
+//! Detects processes that appear during a scan.
 //!
-//! A scan lists all PIDs and then reads each process. Suppose a member forks after the place of its child's PID in the list was
-//! passed, and exits before it is read itself: then neither the member nor the child is seen, and for a root that has ended
-//! there is no later scan. The child has one of the PIDs that were allocated during the scan, so each of these is examined.
+//! A scan lists all PIDs and then reads each process. Suppose a member forks after the listing has passed its child's PID, and
+//! exits before it is read itself. Then neither the member nor the child is seen, and for a root that has ended there is no later
+//! scan. The child has one of the PIDs that were allocated during the scan, so each of these is examined.
 
 use super::state::{EndContext, TreeRun};
 use crate::{
@@ -11,14 +11,14 @@ use crate::{
     tracker::membership::evidence::{OwnEvidence, RootEvidence, own_evidence},
 };
 
-/// More processes may appear while these are examined; they are examined too. This is the limit on such rounds.
+/// Limit on rounds: more processes may appear while these are examined, and are examined too.
 const ROUNDS: u32 = 5;
-/// Maximum number of PIDs that are examined: where more processes are forked during a scan, its result is used as it is.
+/// Maximum number of PIDs that are examined. If more processes are forked during a scan, its result is used as it is.
 const FEW: u32 = 128;
 
-/// Whether a process that is not in the snapshot belongs to one of the trees, so that another scan finds more. `before`: the
-/// last PID that was allocated before the snapshot was taken.
-pub(super) fn has_newcomers(
+/// Returns whether a process that is not in the snapshot belongs to one of the trees, so that another scan would find more.
+/// `before` is the last PID that was allocated before the snapshot was taken.
+pub(super) fn has_new_members(
     context: &EndContext<'_>,
     trees: &[TreeRun],
     snapshot: &Snapshot,
@@ -27,7 +27,7 @@ pub(super) fn has_newcomers(
     let Some(mut last) = before else { return false };
     let evidence = RootEvidence::of(trees.iter().map(|tree| &tree.root));
     for _ in 0..ROUNDS {
-        // Where PID allocation has wrapped around, this cannot be determined.
+        // If the PIDs have wrapped around, this cannot be determined.
         let Some(now) = context.proc.last_allocated().filter(|now| *now > last) else { break };
         if now.get() - last.get() > FEW {
             break;

@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{
     end_plan::Stage,
-    new_members::has_newcomers,
+    new_members::has_new_members,
     rescan::{resume, stop_on_sight},
     scan::scan,
     state::{EndContext, TokenCache, TreeRun, TreeTarget, suspected},
@@ -30,34 +30,34 @@ use crate::{
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
-/// A killed process is dead within milliseconds; a process that takes longer is stuck in the kernel and survives.
+/// Time limit for the death of a killed process, which takes milliseconds; a process that takes longer is stuck in the kernel and
+/// counts as a survivor.
 pub(super) const KILL_LIMIT: Duration = Duration::from_secs(1);
-/// Where many die at once on an overloaded machine, that limit starts anew as long as they keep dying, up to this in all.
+/// The limit restarts while processes keep dying, since many die at once on an overloaded machine; this is the maximum in all.
 const KILL_CAP: Duration = Duration::from_secs(5);
-/// Limit on scans during a freeze: a frozen tree needs two or three; this bounds one whose members cannot be frozen.
+/// Limit on scans during a freeze: two or three are enough, unless members cannot be stopped.
 const FREEZE_SCANS: u32 = 50;
-/// Limit on the duration of one freeze, since scans are slow on a busy machine: after this, the members that are held are
-/// killed.
+/// Limit on the duration of one freeze, since scans are slow on a busy machine. After this, the known members are killed.
 const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 /// Pause between two scans of a tree that is still stopping.
 pub(super) const FREEZE_PAUSE: Duration = Duration::from_millis(1);
-/// How long the last scan is retried where `/proc` cannot be read: running out of descriptors is a matter of moments.
+/// How long the last scan is retried if `/proc` cannot be read: a lack of descriptors is usually over within moments.
 pub(super) const FAILED_SCAN_LIMIT: Duration = Duration::from_secs(1);
-/// How often the strays of a dead root are scanned for again, while a process is seen and cannot be pinned, or appeared during
-/// the scan, or is calling exec.
+/// How often the scan for the strays of a dead root is repeated while a process cannot be pinned, appeared during the scan, or is
+/// calling exec.
 const STRAY_SCANS: u32 = 20;
-/// How long that goes on at least.
+/// The minimum time for which the scan is repeated.
 const STRAYS_TAKE: Duration = Duration::from_millis(500);
-/// Upper limit on that, however slow the scans are: after this it is unknown what the root left, and the scan is repeated
-/// later. On a machine on which one scan takes seconds, twenty of them had held up the monitor, and with it the end of its
-/// host, for minutes.
+/// The maximum time, however slow the scans are. After this it is unknown what the root left, and the scan is repeated later. On
+/// a machine on which one scan takes seconds, twenty of them had delayed the monitor, and with it the end of its host, for
+/// minutes.
 const STRAYS_LIMIT: Duration = Duration::from_secs(5);
-/// Minimum pause between scans, while members die, for what they started before they exited.
+/// Minimum pause between scans for processes that members started before they exited, while members are dying.
 pub(super) const SCAN_AGAIN: Duration = Duration::from_millis(20);
-/// Minimum pause as a multiple of the duration of a scan: with thousands of processes, scanning is a tenth of the work.
+/// Minimum pause as a multiple of the duration of a scan, so that scanning takes at most a tenth of the time.
 const BETWEEN_SCANS: u32 = 9;
 
-/// Ends all trees together and returns what became of each member.
+/// Ends all trees together, and returns the outcome for each member.
 pub(in crate::tracker) fn end_trees(
     context: &EndContext<'_>,
     trees: Vec<TreeTarget>,
@@ -66,8 +66,8 @@ pub(in crate::tracker) fn end_trees(
     end_trees_unless(context, trees, recorder, None)
 }
 
-/// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other is ended regardless, since a
-/// part of it may be stopped.
+/// Does the same, but once `interrupt` is set, a tree whose grace is not over is left as it is. Any other tree is ended
+/// regardless, since a part of it may be stopped.
 pub(in crate::tracker) fn end_trees_unless(
     context: &EndContext<'_>,
     trees: Vec<TreeTarget>,
@@ -83,8 +83,8 @@ pub(in crate::tracker) fn end_trees_unless(
     outcomes
 }
 
-/// Finds what dead roots left, without signalling it. Fails where `/proc` cannot be read, or where there is no descriptor to
-/// pin a process with: then it is unknown what they left.
+/// Finds the processes that dead roots left, without signalling them. Fails if that cannot be determined, because `/proc` cannot
+/// be read or there is no descriptor to pin a process with.
 pub(in crate::tracker) fn strays(
     context: &EndContext<'_>,
     trees: &[TreeTarget],
@@ -104,14 +104,14 @@ pub(in crate::tracker) fn strays(
             let what = "processes start and exit faster than they can be scanned: will be retried";
             return Err(Error::new(Kind::Unknown, what));
         }
-        // A process that was seen in the session, and has left it or exited before it was pinned: the process, or what it has
-        // forked, is now found by other evidence. There is no later scan for a root that has ended.
+        // A process was seen in the session, and left it or exited before it was pinned. It, or a process that it forked, can now
+        // be found by other evidence, and there is no later scan for a root that has ended.
         std::thread::sleep(FREEZE_PAUSE);
     }
     Ok(run.preview(false))
 }
 
-/// Returns the members that trees have now, without signalling any: as an end of all of them would find them. Fails where `/proc`
+/// Returns the current members of trees, as an end of all of them would find them, without signalling any. Fails if `/proc`
 /// cannot be read.
 pub(in crate::tracker) fn previews(
     context: &EndContext<'_>,
@@ -130,7 +130,7 @@ pub(in crate::tracker) fn previews(
     Ok(previews)
 }
 
-/// Splits trees into those that there are descriptors for at the same time; a tree that needs more is alone.
+/// Splits trees into batches for which there are enough descriptors at the same time; a tree that needs more is alone.
 fn batches(trees: Vec<TreeTarget>) -> Vec<Vec<TreeTarget>> {
     let share = share_of_descriptors();
     let (mut batches, mut taken) = (Vec::<Vec<TreeTarget>>::new(), 0);
@@ -153,7 +153,7 @@ fn batches(trees: Vec<TreeTarget>) -> Vec<Vec<TreeTarget>> {
 /// Returns the number of descriptors for the trees that are ended together: half of what this process may still open. The rest
 /// is for members that a scan finds, and for other work of the process.
 pub(super) fn share_of_descriptors() -> usize {
-    // Where the open ones cannot even be counted, trees are ended one after another.
+    // If the open ones cannot even be counted, trees are ended one after another.
     free_descriptors().unwrap_or(0) / 2
 }
 
@@ -172,9 +172,9 @@ pub(super) struct Run<'a, 'b> {
     cache: TokenCache,
     recorder: &'a mut Recorder<'b>,
     pub(super) deaths: Deaths,
-    /// When a member last died.
+    /// When the last member died.
     progress: Instant,
-    /// The cost of a scan grows with the number of processes: scans are spaced by their own duration.
+    /// When the next scan is due. Its cost grows with the number of processes, so scans are spaced by their own duration.
     pub(super) next_scan: Instant,
     pub(super) last: Snapshot,
     /// Why the last scan failed.
@@ -202,7 +202,7 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    /// Returns the trees as the last scan has shown them.
+    /// Returns the trees as the last scan showed them.
     fn preview(mut self, missed: bool) -> Vec<Preview> {
         suspects::find(&self.context, &mut self.trees, &self.last);
         let context = &self.context;
@@ -227,7 +227,7 @@ impl<'a, 'b> Run<'a, 'b> {
                 continue;
             }
             let Some(deadline) = self.next_deadline() else {
-                // All are dead, or cannot be ended: scan once more for what was started meanwhile.
+                // All are dead, or cannot be ended: scan once more for processes that were started meanwhile.
                 self.scan_once_more();
                 if self.trees.iter().any(TreeRun::goes_on)
                     || kill_unseen(&self.context, &mut self.trees, KILL_LIMIT)
@@ -239,23 +239,23 @@ impl<'a, 'b> Run<'a, 'b> {
             self.await_death(deadline.saturating_duration_since(Instant::now()).min(SCAN_AGAIN));
             if Instant::now() >= self.next_scan {
                 self.scan();
-                // With thousands of processes that takes longer than a grace: deaths in the meantime are handled before any
+                // With thousands of processes this takes longer than a grace, so deaths in the meantime are handled before any
                 // grace expires.
                 self.await_death(Duration::ZERO);
             }
         }
-        self.trees.iter().for_each(TreeRun::remove_leaf);
+        self.trees.iter().for_each(TreeRun::remove_task_cgroup);
         suspects::find(&self.context, &mut self.trees, &self.last);
         let (context, last, unseen) = (self.context, self.last, self.unseen);
         self.trees.into_iter().map(|tree| tree.finish(&context, &last, unseen.as_deref())).collect()
     }
 
-    /// Adds trees, and takes their first scan; their first step begins after it, however long it takes. If it fails, members that may
-    /// be exempt are left running.
+    /// Adds trees, and scans for their members; their first step begins after the scan, however long that takes. If the scan
+    /// fails, members that may be exempt are left running.
     pub(super) fn join(&mut self, trees: Vec<TreeTarget>) {
         let first = self.trees.len();
         let began = Instant::now();
-        // It is taken before the roots are pinned: what it shows of those whose pidfds are held need not be read again.
+        // The snapshot is taken before the roots are pinned, so that roots whose pidfds are held need not be read again.
         let snapshot = self.context.proc.snapshot();
         for tree in trees {
             let tree = TreeRun::seen(&self.context, tree, snapshot.as_ref().ok());
@@ -267,8 +267,8 @@ impl<'a, 'b> Run<'a, 'b> {
             self.trees[first..].iter_mut().for_each(|tree| tree.doubt_recorded(context, &error));
         }
         let context = &self.context;
-        let opened = self.trees[first..].iter_mut().map(|tree| tree.open_up_leaf(context));
-        // `count` visits all of them: `any` would stop at the first.
+        let opened = self.trees[first..].iter_mut().map(|tree| tree.open_up_task_cgroup(context));
+        // `count` visits all of them, while `any` would stop at the first.
         if opened.filter(|opened| *opened).count() > 0 {
             self.scan();
         }
@@ -281,13 +281,13 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    /// Scans, and returns whether there is a new member. Where `/proc` cannot be read, the known members are ended regardless.
+    /// Scans, and returns whether there is a new member. If `/proc` cannot be read, the known members are ended regardless.
     pub(super) fn scan(&mut self) -> bool {
         self.try_scan().unwrap_or(false)
     }
 
-    /// Takes the scan that decides whether these were all. One that fails, or sees a process that is gone before it can be
-    /// pinned, decides nothing.
+    /// Scans to determine whether these were all members. A scan that fails, or finds a process that is gone before it can be
+    /// pinned, does not decide this.
     fn scan_once_more(&mut self) {
         let deadline = Instant::now() + FAILED_SCAN_LIMIT;
         loop {
@@ -309,13 +309,13 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    /// Whether the last scan has not seen all members. `before`: the last PID that was allocated before it.
+    /// Returns whether the last scan may have missed members. `before` is the last PID that was allocated before it.
     pub(super) fn is_open(&mut self, before: Option<Pid>) -> bool {
         for tree in &mut self.trees {
             tree.vanished |= tree.has_unseen_children(&self.context);
         }
         self.trees.iter().any(|tree| tree.vanished)
-            || has_newcomers(&self.context, &self.trees, &self.last, before)
+            || has_new_members(&self.context, &self.trees, &self.last, before)
     }
 
     pub(super) fn try_scan(&mut self) -> Result<bool> {
@@ -323,7 +323,7 @@ impl<'a, 'b> Run<'a, 'b> {
         self.scan_in(self.context.proc.snapshot(), began)
     }
 
-    /// Does the same in a snapshot that was begun then.
+    /// Does the same with a snapshot that was begun at `began`.
     fn scan_in(&mut self, snapshot: Result<Snapshot>, began: Instant) -> Result<bool> {
         let scanned = snapshot.and_then(|snapshot| {
             scan(&self.context, snapshot, &mut self.trees, &mut self.cache, self.recorder)
@@ -335,7 +335,7 @@ impl<'a, 'b> Run<'a, 'b> {
         Ok(any_new)
     }
 
-    /// Asks the members that the current step of their tree reaches.
+    /// Asks the recipients of the current step of each tree to end.
     pub(super) fn ask_new(&mut self) {
         let mut begun = Vec::new();
         for (index, tree) in self.trees.iter_mut().enumerate() {
@@ -347,8 +347,8 @@ impl<'a, 'b> Run<'a, 'b> {
         if begun.is_empty() {
             return;
         }
-        // To ask thousands takes longer than a short grace: it begins, for all of them, when the last one was asked, and those that
-        // have died by then are noticed before it is over.
+        // Asking thousands takes longer than a short grace. So the grace of all begins when the last one was asked, and deaths
+        // until then are noted before it is over.
         let now = Instant::now();
         for index in begun {
             let tree = &mut self.trees[index];
@@ -357,7 +357,7 @@ impl<'a, 'b> Run<'a, 'b> {
         self.await_death(Duration::ZERO);
     }
 
-    /// Returns when the first grace is over; `None` when no member is left to wait for.
+    /// Returns when the first grace is over; `None` if no member is left to wait for.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.trees.iter().filter(|tree| tree.is_in_grace());
         waiting.filter_map(|tree| tree.deadline(self.progress)).min()
@@ -384,7 +384,7 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    /// The same where epoll is not available, or cannot watch them all.
+    /// Does the same without epoll, if that is not available or cannot watch all of them.
     fn wait_by_asking(&mut self, limit: Duration) -> bool {
         let mut fds: Vec<PollFd<'_>> = (self.trees.iter())
             .flat_map(|tree| &tree.members)
@@ -393,7 +393,7 @@ impl<'a, 'b> Run<'a, 'b> {
             .collect();
         match poll(&mut fds, Some(&timespec(limit))) {
             Ok(_) | Err(Errno::INTR) => {}
-            // Out of memory for the poll: fall back to checking each.
+            // Out of memory for the poll: check each after a pause.
             Err(_) => std::thread::sleep(limit.min(FREEZE_PAUSE)),
         }
         drop(fds);
@@ -408,7 +408,7 @@ impl<'a, 'b> Run<'a, 'b> {
         any
     }
 
-    /// Freezes what is left of expired trees until no new member appears, kills it, and waits.
+    /// Freezes the remaining members of expired trees until no new member appears, kills them, and waits.
     pub(super) fn kill(&mut self) {
         for tree in self.trees.iter_mut().filter(|tree| tree.must_be_killed()) {
             if let Stage::Killing { rounds } = &mut tree.stage {
@@ -431,7 +431,7 @@ impl<'a, 'b> Run<'a, 'b> {
         self.scan();
     }
 
-    /// Stops all members of the trees that are to be frozen, until no new one appears; returns whether that was reached.
+    /// Stops all members of the trees that are to be frozen until no new one appears; returns whether that succeeded.
     pub(super) fn freeze(&mut self) -> bool {
         let start = Instant::now();
         for _ in 0..FREEZE_SCANS {

@@ -10,11 +10,11 @@ use super::{
 use crate::sys::{Pinned, Signal};
 
 impl TreeRun {
-    /// Sends the signal of the current step, then SIGCONT, to each of its recipients that has not had it yet. Returns whether
-    /// that begins the step: its wait is to begin now.
+    /// Sends the signal of the current step, then SIGCONT, to each recipient that was not sent it yet. Returns whether this
+    /// begins the step, so that its wait begins now.
     ///
-    /// A program that gets SIGTERM may end its helpers before their turn comes: `nginx` its workers, a browser its renderers.
-    /// They were alive when they were found, and what was sent to their tree has ended them.
+    /// A program that gets SIGTERM may end its helpers before they are signalled, as `nginx` ends its workers and a browser its
+    /// renderers. They were alive when they were found, so they count as ended by the signals to their tree.
     pub(super) fn ask(&mut self) -> bool {
         let Some((number, step)) = self.stage.step(&self.steps) else { return false };
         let begins = self.members.iter().all(|member| member.next_step <= number);
@@ -46,14 +46,14 @@ impl TreeRun {
         begins && asked
     }
 
-    /// Continues the descendants that were stopped, as those of a suspended tree are: the root may wait for them in order to end.
+    /// Continues stopped descendants, such as those of a suspended tree, since the root may wait for them before it ends.
     fn continue_helpers(&mut self) {
         for member in self.alive().filter(|member| !member.is_root && !member.is_continued) {
-            // One that was waiting for its child to execute, as vfork(2) does, stops once that has run.
+            // A process that waits in vfork(2) for its child to call exec stops only after that.
             let may_be_stopped =
                 |pinned: &&Pinned| pinned.stat.is_stopped() || pinned.stat.is_uninterruptible();
             if let Some(pinned) = member.pinned.as_ref().filter(may_be_stopped) {
-                // One that may not be signalled is reported when it is asked to end.
+                // A process that may not be signalled is reported when it is asked to end.
                 let _ = pinned.signal(Signal::CONT);
                 member.is_continued = true;
             }
@@ -72,7 +72,7 @@ impl TreeRun {
         }
     }
 
-    /// Returns when the current step is over; `None` while it is being killed, or where it was interrupted.
+    /// Returns when the current step is over; `None` if the tree is being killed or was interrupted.
     pub(super) fn deadline(&self, progress: Instant) -> Option<Instant> {
         self.stage.deadline(&self.steps, progress)
     }
@@ -83,7 +83,7 @@ impl TreeRun {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test's own children, which no ledger knows")]
+#[expect(clippy::disallowed_methods, reason = "children of a test, which are in no ledger")]
 mod tests {
     use std::{
         borrow::Cow,
@@ -173,7 +173,7 @@ mod tests {
         }
     }
 
-    /// Returns the outcome of each member of a tree of three when `gone` of them was reaped between the scan and the first
+    /// Returns the outcome of each member of a tree of three, of which member `gone` was reaped between the scan and the first
     /// signal.
     fn outcomes(gone: usize) -> Vec<Outcome> {
         let proc = Proc::open().expect("/proc");
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_ends_along_with_another_before_its_turn_is_reported_as_terminated() {
+    fn a_member_that_ends_before_its_signal_is_sent_is_reported_as_terminated() {
         assert_eq!(outcomes(2), [Outcome::Term; 3]);
     }
 

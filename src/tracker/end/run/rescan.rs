@@ -1,11 +1,11 @@
 //! Stops processes that fork faster than a scan of all processes takes.
 //!
-//! A scan reads all of `/proc`, then decides, then pins. On a busy machine this takes a tenth of a second, in which a process
-//! that forks and exits at once is gone, with another one in its place. The rescan stops processes on sight instead. Its first
-//! round reads every process, each later one only those that are new; so it is faster than a program can be started.
+//! A scan reads all of `/proc`, then decides, then pins. On a busy machine this takes a tenth of a second, by which time a
+//! process that forks and exits at once is gone, with another one in its place. The rescan stops processes on sight instead. Its
+//! first round reads every process, each later round only new ones, which is faster than a program can be started.
 //!
-//! A process that it stops does not become a member by that. The scan that follows decides, with all exemptions, and a process
-//! that is not a member is resumed at once.
+//! Being stopped does not make a process a member. The following scan decides, with all exemptions, and a process that is not a
+//! member is resumed at once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,11 +18,10 @@ use crate::{
     sys::{Pinned, Signal, proc::this_tick, snapshot::Stat},
 };
 
-/// Limit on rounds, since new processes appear for as long as the machine runs; those of a fork storm are stopped within a few
-/// rounds.
+/// Limit on rounds, since new processes appear all the time. Those of a fork storm are stopped within a few rounds.
 const ROUNDS: u32 = 50;
 
-/// Stops what looks like a member of a tree that is being frozen, and returns the processes that it stopped.
+/// Stops processes that look like members of a tree that is being frozen, and returns them.
 pub(super) fn stop_on_sight(context: &EndContext<'_>, trees: &[TreeRun]) -> Vec<Pinned> {
     let evidence = LiveEvidence::of(context, trees);
     let mut seen = spared(context, trees);
@@ -44,7 +43,7 @@ pub(super) fn stop_on_sight(context: &EndContext<'_>, trees: &[TreeRun]) -> Vec<
     stopped
 }
 
-/// Resumes processes that the scan has not found to be members that are to be ended.
+/// Resumes processes that, according to the scan, are not to be ended.
 pub(super) fn resume(trees: &[TreeRun], stopped: Vec<Pinned>) {
     for pinned in stopped {
         let is_ours = trees.iter().any(|tree| {
@@ -60,7 +59,7 @@ pub(super) fn resume(trees: &[TreeRun], stopped: Vec<Pinned>) {
     }
 }
 
-/// Returns the PIDs that are certainly not to be stopped, or are known already.
+/// Returns the PIDs of processes that certainly must not be stopped, or are already known.
 fn spared(context: &EndContext<'_>, trees: &[TreeRun]) -> HashSet<Pid> {
     let mut spared: HashSet<Pid> = context.untouchable().collect();
     for tree in trees {
@@ -70,7 +69,7 @@ fn spared(context: &EndContext<'_>, trees: &[TreeRun]) -> HashSet<Pid> {
     spared
 }
 
-/// Evidence that leads to unknown members of all trees that are being frozen; each process is read once, however many trees there are.
+/// The evidence for unknown members of all trees that are being frozen. Each process is read once, however many trees there are.
 struct LiveEvidence {
     /// Sessions and process groups that a verified member pins.
     sessions: HashSet<u32>,
@@ -89,7 +88,7 @@ impl LiveEvidence {
         if self.sessions.contains(&stat.session) || self.sessions.contains(&stat.group) {
             return true;
         }
-        // A process that was forked before all of the roots carries none of their tokens.
+        // A process that was forked before all roots did not inherit any of their tokens.
         if !self.tokens.values().any(|owner| owner.may_have_passed_on(stat.start_tick)) {
             return false;
         }
@@ -118,7 +117,7 @@ fn pinned_session(context: &EndContext<'_>, tree: &TreeRun) -> Option<Pid> {
 fn stop_if_linked(context: &EndContext<'_>, evidence: &LiveEvidence, pid: Pid) -> Option<Pinned> {
     let began = this_tick();
     let stat = context.proc.stat(pid).ok()??;
-    // A process with a terminal may be a person's, and is left to the scan.
+    // A person may be using a process with a terminal, so that is left to the scan.
     if stat.is_kernel_thread() || stat.is_zombie() || stat.is_stopped() || stat.terminal != 0 {
         return None;
     }
@@ -126,7 +125,7 @@ fn stop_if_linked(context: &EndContext<'_>, evidence: &LiveEvidence, pid: Pid) -
         return None;
     }
     let pinned = Pinned::open(context.proc, context.observer.scope, pid).ok()??;
-    // The PID may have been reused since then, and within a tick the start time does not show it.
+    // The PID may have been reused since then, which the start time does not show within one tick.
     let is_linked = || evidence.links(context, &pinned.stat);
     let same = pinned.stat.start_tick == stat.start_tick
         && (stat.start_tick < began || is_linked() && pinned.has_its_pid());

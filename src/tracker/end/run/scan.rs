@@ -1,4 +1,4 @@
-//! One scan of `/proc`, which determines the processes that belong to the trees now.
+//! Scans `/proc`, and determines the processes that belong to the trees now.
 
 use std::{
     cell::LazyCell,
@@ -37,11 +37,11 @@ use crate::{
 
 /// Pause between two reads of a process that is calling exec.
 const EXEC_PAUSE: Duration = Duration::from_micros(200);
-/// Limit on waiting for such processes in one scan: another scan follows.
+/// Limit on waiting for such processes in one scan, which is followed by another one.
 const EXEC_TAKES: Duration = Duration::from_millis(10);
 
 /// Adds every new member that a snapshot shows to its tree and records it; returns the snapshot, and whether any member was new.
-/// Fails where a process could not be read, or pinned, for lack of a descriptor; processes that were found are members
+/// Fails if a process could not be read, or pinned for lack of a descriptor; the processes that were found become members
 /// regardless.
 pub(super) fn scan(
     context: &EndContext<'_>,
@@ -56,8 +56,8 @@ pub(super) fn scan(
     let (mut any, mut pinned_all) = (false, Ok(()));
     for tree in trees {
         let mut facts = facts(context, &snapshot, tree, &mut holders);
-        // Listed after the snapshot: a process in both lists has held its PID all the time in between.
-        let in_task_cgroup = tree.list_leaf(context, &snapshot)?;
+        // Listed after the snapshot, so that a PID in both is the same process in both.
+        let in_task_cgroup = tree.list_task_cgroup(context, &snapshot)?;
         facts.task_cgroup.clone_from(&in_task_cgroup.pids);
         let is_unlisted = |pid: &&Pid| snapshot.get(**pid).is_none();
         tree.unlisted = in_task_cgroup.pids.iter().filter(is_unlisted).copied().collect();
@@ -77,7 +77,7 @@ pub(super) fn scan(
                 pinned_all = pinned_all.and(add(context, &snapshot, tree, cache, new));
             }
         }
-        // What is left running is recorded with the end, and not before.
+        // Processes that are left running are recorded only with the end.
         let first = tree.members.len();
         for (pid, evidence) in found.members {
             if !tree.knows(pid, evidence) {
@@ -88,7 +88,7 @@ pub(super) fn scan(
         }
         tree.suspects = found.suspects;
         any |= tree.members.len() > first || tree.vanished;
-        tree.mark_leaf(&in_task_cgroup, &found.exempt);
+        tree.mark_task_cgroup(&in_task_cgroup, &found.exempt);
         record(tree, first, recorder);
     }
     pinned_all.map(|()| (snapshot, any))
@@ -105,7 +105,7 @@ fn decide_tree<'a>(
     if names.iter().all(|names| names.is_empty()) {
         return decide(system, facts, None);
     }
-    // Decided once for each program: a process that has got its SIGTERM does not become exempt when it runs another one.
+    // Decided once for each process, so that one that was sent SIGTERM does not become exempt when it runs another program.
     let judged = &mut tree.judged;
     let mut protects = |stat: &Stat| {
         let known = judged.entry((stat.pid, stat.start_tick));
@@ -115,7 +115,7 @@ fn decide_tree<'a>(
 }
 
 impl TreeRun {
-    /// Returns the root's token, where it has one, with what says who may have inherited it.
+    /// Returns the root's token, if it has one, with the data that determines which processes may have inherited it.
     pub(super) fn token_owner(&self) -> Option<(Uuid, TokenOwner)> {
         let (uid, start_tick) = (self.root.uid, self.root.identity.start_tick);
         Some((self.root.token?, TokenOwner { uid, start_tick }))
@@ -128,7 +128,7 @@ impl TreeRun {
         true
     }
 
-    /// Returns whether a member is known. Current evidence says more than that it once belonged to its root.
+    /// Returns whether a member is known. Current evidence replaces evidence that was only recorded.
     fn knows(&mut self, pid: Pid, evidence: Evidence) -> bool {
         let Some(&index) = self.pids.get(&pid) else { return false };
         let member = &mut self.members[index];
@@ -150,7 +150,7 @@ fn record(tree: &mut TreeRun, first: usize, recorder: &mut Recorder<'_>) {
     }
 }
 
-/// Returns what is known of a tree in this snapshot, besides its task cgroup.
+/// Returns the facts of a tree in this snapshot, except for its task cgroup.
 fn facts(
     context: &EndContext<'_>,
     snapshot: &Snapshot,
@@ -176,7 +176,7 @@ fn facts(
     tree.had_keeper |= facts.keeper.is_some();
     for member in &tree.members {
         let pid = member.pid();
-        // Only a process that still holds its PID now, after the snapshot, held it while the snapshot was taken.
+        // Only a process that still has its PID now, after the snapshot, certainly had it while the snapshot was taken.
         let is_it = |stat: &Stat| stat.start_tick == member.info.identity.start_tick;
         if !snapshot.get(pid).is_some_and(is_it)
             || !member.pinned.as_ref().is_some_and(Pinned::has_its_pid)
@@ -200,8 +200,8 @@ fn facts(
     facts
 }
 
-/// Reads the environments of processes that are in no tree yet, where some tree has a token. Returns also whether a process
-/// kept calling exec, so that its tokens are unknown.
+/// Reads the environments of processes that are in no tree yet, if some tree has a token. Also returns whether a process kept
+/// calling exec, so that its tokens are unknown.
 fn token_holders_of(
     context: &EndContext<'_>,
     snapshot: &Snapshot,
@@ -216,12 +216,12 @@ fn token_holders_of(
     Ok((found, reader.undetermined))
 }
 
-/// Reads each process's tokens once in a call, except for processes that show none.
+/// Reads the tokens of each process once in a call, except for processes that show none.
 struct CachedReader<'a, 'w> {
     context: &'a EndContext<'w>,
     cache: &'a mut TokenCache,
     patience: Instant,
-    /// A process kept calling exec, so that its tokens are unknown.
+    /// Whether a process kept calling exec, so that its tokens are unknown.
     undetermined: bool,
 }
 
@@ -247,16 +247,15 @@ impl TokenReader for CachedReader<'_, '_> {
     }
 }
 
-/// Returns the tokens that a process carries. A process that has left the session and is calling exec shows none for a moment:
-/// of 120 daemons that a short-lived root left, one to nine were missed. `None` for a process that is still calling it when
-/// `patience` is over.
+/// Returns the tokens that a process carries. Returns `None` for a process that is still calling exec when `patience` is over: it
+/// shows no tokens for a moment, so that without waiting one to nine of 120 daemons that a short-lived root left were missed.
 fn tokens(context: &EndContext<'_>, pid: Pid, patience: Instant) -> Result<Option<Vec<Uuid>>> {
     loop {
         if let Some(tokens) = context.proc.tokens_shown(pid)? {
             return Ok(Some(tokens));
         }
         if !context.proc.is_in_exec(pid) {
-            // It may have completed exec between the two reads.
+            // The exec may have completed between the two reads.
             return Ok(Some(context.proc.tokens_shown(pid)?.unwrap_or_default()));
         }
         if Instant::now() >= patience {
@@ -275,7 +274,7 @@ fn add(
     (pid, evidence, descends, spared): (Pid, Evidence, bool, Option<Spared>),
 ) -> Result<()> {
     let Some(seen) = snapshot.get(pid) else { return Ok(()) };
-    // Any other error leaves it out of this round; the next scan finds it again.
+    // On any other error it is left out of this round; the next scan finds it again.
     let holds = |pid: Pid| {
         let member = tree.pids.get(&pid).and_then(|&index| tree.members[index].pinned.as_ref());
         member.is_some_and(Pinned::has_its_pid)
@@ -283,9 +282,9 @@ fn add(
     let scope = context.observer.scope;
     let pinned = pin(context.proc, scope, snapshot, seen, &tree.root, evidence, holds)?;
     let Some(pinned) = pinned.filter(|pinned| !pinned.is_dead().unwrap_or(true)) else {
-        // The tokens of the former process say nothing about a process that may have its PID now.
+        // The PID may belong to another process now, with other tokens.
         cache.0.remove(&(pid, seen.start_tick));
-        // It may have started another process first, which this scan did not see.
+        // It may have started another process that this scan did not see.
         tree.vanished |= !seen.is_zombie();
         return Ok(());
     };
@@ -293,7 +292,7 @@ fn add(
     info.command = command_of(context.proc, pid, tree.root.arguments);
     let mut member = Member::new(info, Some(pinned));
     if !context.may_try(pid) {
-        // It belongs to the tree for certain, so it is reported as a survivor.
+        // It certainly belongs to the tree, so it is reported as a survivor.
         member.refuse(not_ours(pid));
     }
     member.is_suspect = spared.as_ref().is_some_and(|spared| !spared.is_member);
@@ -302,8 +301,8 @@ fn add(
     }
     member.descends = descends;
     if tree.stage.is_killing() {
-        // Stopped before it is recorded: the next fork comes sooner than a commit. A process that turns out not to be a member
-        // gets SIGCONT.
+        // It is stopped before it is recorded, since it may fork faster than a commit takes. A process that turns out not to be a
+        // member gets SIGCONT.
         member.signal(Signal::STOP);
     }
     tree.push(member);

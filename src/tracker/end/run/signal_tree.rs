@@ -13,13 +13,13 @@ use crate::{
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
-/// A tree in which processes appear during each scan is scanned this often.
+/// Limit on scans of a tree in which processes appear during each scan.
 const SCANS: u32 = 10;
 
-/// Sends the signal once to each member that an end would signal now, the root first, and returns how many got it. All members are
-/// found before the first of them gets it: what a program starts in response to it gets none.
+/// Sends the signal once to each member that an end would signal now, the root first, and returns how many got it. All members
+/// are determined before the first of them gets it, so processes that a program starts in response do not.
 ///
-/// Fails where `/proc` cannot be read, and, after all others were signalled, where a member may not be signalled.
+/// Fails if `/proc` cannot be read and, after all others were signalled, if a member may not be signalled.
 pub(in crate::tracker) fn signal_tree(
     context: &EndContext<'_>,
     tree: TreeTarget,
@@ -34,7 +34,7 @@ pub(in crate::tracker) fn signal_tree(
 }
 
 impl Run<'_, '_> {
-    /// Scans until no process appears during a scan, with an action after each.
+    /// Scans until no process appears during a scan, and calls `after_each` after each scan.
     pub(super) fn scan_until_still(&mut self, mut after_each: impl FnMut(&mut Self)) -> Result<()> {
         for _ in 0..SCANS {
             let before = self.context.proc.last_allocated();

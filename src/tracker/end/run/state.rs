@@ -1,4 +1,4 @@
-//! The trees that are to be ended, and how far each has come.
+//! The trees that are to be ended, and the state of each.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// What a call acts for, and which processes it must not signal.
+/// The context of an end: for whom it acts, and which processes it must not signal.
 #[derive(Clone)]
 pub(in crate::tracker) struct EndContext<'a> {
     pub(in crate::tracker) proc: &'a Proc,
@@ -40,8 +40,8 @@ pub(in crate::tracker) struct EndContext<'a> {
 }
 
 impl EndContext<'_> {
-    /// Returns the processes that no end may touch: the acting process and its ancestors, other instances, and what these are
-    /// responsible for.
+    /// Returns the processes that no end may touch: the acting process and its ancestors, other instances, and the processes that
+    /// these are responsible for.
     pub(super) fn untouchable(&self) -> impl Iterator<Item = Pid> + '_ {
         self.ancestors.iter().copied().chain([self.own]).chain(self.foreign_processes())
     }
@@ -50,9 +50,9 @@ impl EndContext<'_> {
         self.foreign.iter().flat_map(|it| it.processes.iter().copied().chain([it.instance]))
     }
 
-    /// Whether a process may be signalled. Where root acts for a user, a row may name any process, and only a process that is
-    /// that user's in every respect could be signalled by the user as well; where the caller does not have root's privileges,
-    /// the kernel decides.
+    /// Returns whether signalling a process may be attempted. If root acts for a user, a row may name any process, so only a
+    /// process that belongs to that user in every respect, and that the user could signal as well, is signalled. If the caller
+    /// does not have root's privileges, the kernel decides.
     pub(super) fn may_try(&self, pid: Pid) -> bool {
         let is_users = || {
             let status = self.proc.status(pid).ok().flatten();
@@ -66,14 +66,14 @@ pub(super) fn not_ours(pid: Pid) -> Error {
     Error::new(Kind::Denied, format!("process {pid} does not belong to the ledger's user"))
 }
 
-/// What of a tree is left running on purpose, besides the names that the context protects.
+/// The processes of a tree that are left running on purpose, besides those whose names the context protects.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct Exemptions {
-    /// Everything except the root: its job keeps its strays.
+    /// Whether everything except the root is left, because its job keeps its strays.
     pub(in crate::tracker) all: bool,
     /// Names of programs that the job protects.
     pub(in crate::tracker) names: Arc<[String]>,
-    /// What was left of this tree before: it has its own row, and no instance is responsible for it.
+    /// Processes of this tree that were left before: they have their own rows, and no instance is responsible for them.
     pub(in crate::tracker) before: Vec<Identity>,
 }
 
@@ -81,9 +81,9 @@ pub(in crate::tracker) struct Exemptions {
 #[derive(Clone, Debug)]
 pub(in crate::tracker) struct TreeTarget {
     pub(in crate::tracker) root: Root,
-    /// A pidfd that is already held; it belongs to the root for certain.
+    /// A pidfd of the root that is already held.
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
-    /// Descendants that were found before, with their rows; a row that could not be written is missing.
+    /// Descendants that were found before, with their rows; `None` for a row that could not be written.
     pub(in crate::tracker) recorded: Vec<(Option<ProcessId>, Identity)>,
     pub(in crate::tracker) exemptions: Exemptions,
 }
@@ -95,49 +95,50 @@ pub(super) struct TreeRun {
     pub(super) members: Vec<Member>,
     pub(super) pids: HashMap<Pid, usize>,
     pub(super) suspects: BTreeMap<Pid, SuspectReason>,
-    /// The root existed when its end began, alive or as a zombie.
+    /// Whether the root existed when its end began, alive or as a zombie.
     pub(super) was_there: bool,
-    /// Its pidfd was held: it belongs to the acting instance.
+    /// Whether its pidfd was already held, so that it belongs to the acting instance.
     pub(super) is_held: bool,
-    /// A keeper of the tree was seen.
+    /// Whether a keeper of the tree was seen.
     pub(super) had_keeper: bool,
-    /// The v2 cgroup that the root was in, and its ancestors, where it belongs to another instance.
+    /// The v2 cgroup of the root, if it belongs to another instance.
     pub(super) cgroup: Option<PathBuf>,
     pub(super) ancestors: Vec<Pid>,
-    /// The root's task cgroup, where it has one and it is the recorded one.
+    /// The root's task cgroup, if it has one and it is the recorded one.
     pub(super) task_cgroup: Option<TaskCgroup>,
     /// Why the task cgroup could not be opened.
     pub(super) task_cgroup_error: Option<String>,
-    /// A scan has shown which processes are in it.
+    /// Whether a scan has shown which processes are in it.
     pub(super) task_cgroup_is_known: bool,
-    /// The last scan could not list all of it, or found a process for which it cannot be determined whether it is in it.
+    /// Whether the last scan could not list all of it, or could not determine for some process whether it is in it.
     pub(super) task_cgroup_has_gaps: bool,
-    /// A part of it cannot be read for lack of permission.
+    /// Whether a part of it cannot be read for lack of permission.
     pub(super) task_cgroup_is_closed: bool,
-    /// How often it was killed because of what cannot be seen in it.
+    /// How often it was killed because of processes in it that cannot be seen.
     pub(super) unseen_kills: u32,
-    /// The task cgroup contains a process that must be left running: its members are ended one by one (invariant 13).
+    /// Whether the task cgroup contains a process that must be left running, so that its members are ended one by one (invariant
+    /// 13).
     pub(super) task_cgroup_is_shared: bool,
     pub(super) unknown: Vec<LeftRunning>,
-    /// PIDs that were in its task cgroup after the last snapshot was taken, and are not in that snapshot.
+    /// PIDs that were in its task cgroup after the last snapshot was taken, but are not in that snapshot.
     pub(super) unlisted: Vec<Pid>,
-    /// The last scan saw a member that was gone before it could be pinned.
+    /// Whether the last scan found a member that was gone before it could be pinned.
     pub(super) vanished: bool,
-    /// How it is asked to end.
+    /// The steps by which it is asked to end.
     pub(super) steps: Vec<Step>,
     pub(super) stage: Stage,
-    /// Since when nothing is left to do for it, where the scans since then have not shown that these were all.
+    /// Since when nothing is left to do for it, while scans have not shown yet that these were all members.
     pub(super) closing: Option<Instant>,
     pub(super) exemptions: Exemptions,
-    /// The keeper of the tree, while it lives.
+    /// The keeper of the tree, while it is alive.
     pub(super) keeper: Option<Pinned>,
-    /// What scans have exempted.
+    /// Processes that scans have exempted.
     pub(super) exempt_before: HashSet<Pid>,
-    /// Children of the keeper that the last scan has exempted: they belong to another task, or to another instance.
+    /// Children of the keeper that the last scan exempted, since they belong to another task or instance.
     pub(super) exempted: HashSet<Pid>,
     /// Programs that were matched against protected names, with the result for each.
     pub(super) judged: HashMap<(Pid, u64), Option<Named>>,
-    /// A process exists that was left before.
+    /// Whether a process exists that was left before.
     pub(super) left_before: bool,
 }
 
@@ -147,7 +148,7 @@ impl TreeRun {
         Self::seen(context, tree, None)
     }
 
-    /// Does the same; a root whose pidfd is held is not read again where the snapshot shows it.
+    /// Does the same, but a root whose pidfd is held is not read again if the snapshot shows it.
     pub(super) fn seen(
         context: &EndContext<'_>,
         tree: TreeTarget,
@@ -214,7 +215,7 @@ impl TreeRun {
         let (pinned, dead) = match probe {
             Probe::Alive(pinned) => {
                 if let Some(why) = spared(context, pinned.pid(), {
-                    // A recorded descendant without a live root is no more certain than one below its root.
+                    // A recorded descendant without a live root is no more certain than a descendant of a root.
                     evidence == Evidence::Recorded || self.root.origin == Origin::Descendant
                 }) {
                     self.unknown.push(LeftRunning { row, why, is_exempt: true });
@@ -230,7 +231,7 @@ impl TreeRun {
             }
         };
         let is_root = evidence == Evidence::Root;
-        // The command of a root is recorded; reading each anew would take as long as requesting its end.
+        // The command of a root is recorded; reading it again would take as long as requesting its end.
         let recorded = if is_root { self.root.command.to_vec() } else { Vec::new() };
         let mut info = match &pinned {
             Some(pinned) => ProcessInfo::observed(context.proc, pinned, &self.root, evidence),
@@ -260,12 +261,12 @@ impl TreeRun {
         self.members.push(member);
     }
 
-    /// Whether a member is left that may still end.
+    /// Returns whether a member is left that may still end.
     pub(super) fn is_pending(&self) -> bool {
         self.members.iter().any(Member::can_be_ended)
     }
 
-    /// Whether the last grace is over, a member was not killed yet, and rounds are left to do so.
+    /// Returns whether the last grace is over, a member was not killed yet, and rounds are left.
     pub(super) fn must_be_killed(&self) -> bool {
         self.stage.may_kill() && self.has_unkilled()
     }
@@ -274,7 +275,7 @@ impl TreeRun {
         self.members.iter().any(|member| member.can_be_ended() && !member.is_dying())
     }
 
-    /// Whether something is left to do for it: to request an end, to wait or to kill.
+    /// Returns whether there is something left to do: request an end, wait or kill.
     pub(super) fn goes_on(&self) -> bool {
         match self.stage {
             Stage::Asking { .. } => self.is_pending(),
@@ -283,24 +284,24 @@ impl TreeRun {
         }
     }
 
-    /// Whether it is asked to end, and a member may still do so.
+    /// Returns whether it is being asked to end, and a member may still end.
     pub(super) fn is_in_grace(&self) -> bool {
         matches!(self.stage, Stage::Asking { .. }) && self.is_pending()
     }
 
-    /// Interrupts its end, unless its grace is over.
+    /// Interrupts its end, unless the grace is over.
     pub(super) fn interrupt(&mut self) {
         if self.is_in_grace() {
             self.stage = Stage::Interrupted;
         }
     }
 
-    /// Members that live and are not left running on purpose.
+    /// Returns the members that are alive and are not left running on purpose.
     pub(super) fn alive(&mut self) -> impl Iterator<Item = &mut Member> {
         self.members.iter_mut().filter(|member| member.is_alive() && member.spared().is_none())
     }
 
-    /// Returns what became of it. `unseen`: why the last scan failed, so that it is unknown whether these were all.
+    /// Returns its outcome. `unseen` is why the last scan failed, so that it is unknown whether these were all members.
     pub(super) fn finish(
         self,
         context: &EndContext<'_>,
@@ -326,7 +327,7 @@ impl TreeRun {
     }
 }
 
-/// Looks up a root whose pidfd is held.
+/// Looks up a root whose pidfd is already held.
 fn probe_held(
     context: &EndContext<'_>,
     identity: &Identity,
@@ -335,7 +336,7 @@ fn probe_held(
 ) -> Probe {
     let shown = snapshot.and_then(|snapshot| snapshot.get(identity.pid));
     match shown.and_then(|stat| Pinned::held(Arc::clone(&fd), *identity, stat)) {
-        // Alive after the snapshot was taken: it had its PID then.
+        // It was alive after the snapshot was taken, so it had its PID then.
         Some(pinned) if matches!(pinned.is_dead(), Ok(false)) => Probe::Alive(pinned),
         _ => Pinned::verify(context.proc, context.observer.scope, identity, fd)
             .unwrap_or_else(Probe::Unknown),
@@ -359,7 +360,7 @@ pub(super) fn open_task_cgroup(
     }
 }
 
-/// Returns suspects with what is reported of them.
+/// Returns suspects with the data that is reported about them.
 pub(super) fn suspected(
     context: &EndContext<'_>,
     suspects: BTreeMap<Pid, SuspectReason>,
@@ -377,10 +378,9 @@ pub(super) fn suspected(
     suspects.into_iter().filter_map(described).collect()
 }
 
-/// Returns why a recorded process is left running, whatever its row says: the acting process and its ancestors, by any rule
-/// (invariant 13); and, where a row of an earlier pass is the only evidence that links it to the root, another live instance or
-/// a process that such an instance is responsible for (invariant 7). A scan finds the latter again if it really runs below the
-/// root.
+/// Returns why a recorded process is left running, whatever its row says. This applies to the acting process and its ancestors
+/// (invariant 13) and, if a row of an earlier pass is the only evidence that links it to the root, to another live instance or a
+/// process of one (invariant 7). A scan finds the latter again if it is really below the root.
 fn spared(context: &EndContext<'_>, pid: Pid, recorded: bool) -> Option<Error> {
     let left = |what: &str| {
         Some(Error::new(Kind::Unknown, format!("process {pid} is {what}: left running")))
@@ -394,6 +394,6 @@ fn spared(context: &EndContext<'_>, pid: Pid, recorded: bool) -> Option<Error> {
     None
 }
 
-/// Tokens that were read in this call. An empty result is not cached, since a process in exec shows no environment.
+/// Tokens that were read in this call. Empty results are not cached, since a process in exec shows no environment.
 #[derive(Debug, Default)]
 pub(super) struct TokenCache(pub(super) HashMap<(Pid, u64), Vec<Uuid>>);

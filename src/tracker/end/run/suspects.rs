@@ -1,17 +1,17 @@
-//! Processes that may belong to a tree and cannot be identified: they are reported with it, and left running.
+//! Finds processes that may belong to a tree but cannot be identified. They are reported with it, and left running.
 //!
-//! Where a session alone contains a tree, a daemon that has left it and lost its parents is recognized by its token. A process
-//! that is not dumpable (prctl(2), `PR_SET_DUMPABLE`; ssh-agent, set-uid programs, a program whose file may not be read) shows
-//! its environment only with `CAP_SYS_PTRACE`, and may be such a daemon. Most of them on a machine are not. So only those are
-//! suspects that
+//! If a session alone contains a tree, a daemon that has left it and lost its parents is recognized by its token. A process that
+//! is not dumpable (prctl(2), `PR_SET_DUMPABLE`; ssh-agent, set-uid programs, a program whose file may not be read) shows its
+//! environment only with `CAP_SYS_PTRACE`, and may be such a daemon. Most such processes on a machine are not. So suspects are
+//! only those that
 //!
 //! - were adopted: their parent is PID 1, or an ancestor of the root or of the acting process;
 //! - are no older than the root, and in another session than their parent;
-//! - have the uid of the root's row as real, effective or saved one, or any where that is root;
-//! - are in the cgroup of the root, or below it, where that could be read: what a service manager has started is not;
+//! - have the uid of the root's row as their real, effective or saved uid, or any uid if that of the row is root;
+//! - are in the cgroup of the root, or below it, if that could be read: processes that a service manager started are not;
 //! - are neither in a tree of this call nor in the ledger.
 //!
-//! A tree with a task cgroup or a living keeper has none.
+//! A tree with a task cgroup or a live keeper has no suspects.
 
 use std::collections::HashSet;
 
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Adds processes that may belong to the trees and cannot be read; each process to one tree, the first.
+/// Adds processes that may belong to the trees and cannot be read, each to the first such tree.
 pub(super) fn find(context: &EndContext<'_>, trees: &mut [TreeRun], snapshot: &Snapshot) {
     let members: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     for tree in trees.iter_mut() {
@@ -55,13 +55,13 @@ pub(super) fn find(context: &EndContext<'_>, trees: &mut [TreeRun], snapshot: &S
 }
 
 impl TreeRun {
-    /// Whether a process of it may be outside of what contains it.
+    /// Returns whether a process of the tree may have left its containment.
     fn is_loosely_held(&self) -> bool {
         let token = self.root.token.is_some();
         token
             && match self.root.containment {
                 Containment::Session => true,
-                // A keeper lives as long as the root does: where the root was there without one, the keeper was killed.
+                // A keeper lives as long as the root. If the root was there without its keeper, the keeper was killed.
                 Containment::Keeper => self.was_there && !self.had_keeper,
                 Containment::Cgroup | Containment::None => false,
             }
@@ -76,12 +76,12 @@ impl TreeRun {
         if self.root.uid != 0 && !uids.contains(&self.root.uid) {
             return false;
         }
-        // A child of ours is in our cgroup; the cgroup of another instance's child was read when the child was pinned.
+        // A child of ours is in our cgroup; that of another instance's child was read when the child was pinned.
         let own = || context.proc.cgroup(context.own).ok().flatten();
         let roots = self.cgroup.clone().or_else(|| if self.is_held { own() } else { None });
         match (roots, context.proc.cgroup(stat.pid)) {
             (Some(roots), Ok(Some(at))) => at.starts_with(roots),
-            // Where one of them is unknown, the process stays a suspect.
+            // If one of them is unknown, the process stays a suspect.
             _ => true,
         }
     }

@@ -1,7 +1,8 @@
 //! Suspends all members of a tree, without ending it, and resumes them.
 //!
-//! It is suspended as a tree is frozen before it is killed: its task cgroup is frozen, and each member that is not in it gets
-//! SIGSTOP, until a scan shows no new one. A process that was forked meanwhile is found by the next scan, or stopped on sight.
+//! A tree is suspended in the same way as it is frozen before it is killed: its task cgroup is frozen, and each member that is
+//! not in it gets SIGSTOP, until a scan shows no new member. A process that is forked meanwhile is found by the next scan, or
+//! stopped on sight.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -19,7 +20,7 @@ use crate::{
 
 /// Suspends each member that an end would signal now, and returns how many there are.
 ///
-/// Fails where not all of them can be suspended; then those that were are resumed.
+/// Fails if not all of them can be suspended; then those that were suspended are resumed.
 pub(in crate::tracker) fn suspend_tree(
     context: &EndContext<'_>,
     tree: TreeTarget,
@@ -55,7 +56,7 @@ pub(in crate::tracker) fn suspend_tree(
 
 /// Resumes each member, however it was stopped, and returns how many there are.
 ///
-/// Fails where `/proc` cannot be read, and, after all others were resumed, where a member may not be signalled.
+/// Fails if `/proc` cannot be read and, after all others were resumed, if a member may not be signalled.
 pub(in crate::tracker) fn resume_tree(context: &EndContext<'_>, tree: TreeTarget) -> Result<usize> {
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
     let trees = vec![TreeRun::new(context, tree)];
@@ -65,7 +66,7 @@ pub(in crate::tracker) fn resume_tree(context: &EndContext<'_>, tree: TreeTarget
 }
 
 impl Run<'_, '_> {
-    /// Thaws the task cgroups, and continues each member that has not been continued yet.
+    /// Thaws the task cgroups, and continues each member that was not continued yet.
     fn resume(&mut self) {
         for tree in &mut self.trees {
             tree.thaw();

@@ -1,13 +1,13 @@
-//! Ends by task cgroup: one write stops or kills all processes in it, including those that are being forked.
+//! Ends trees by their task cgroups: one write stops or kills all processes in a cgroup, including those that are being forked.
 //!
-//! It is used only where all processes in the task cgroup are to be ended. Where the acting process, an ancestor of it, or
-//! another live instance is in the cgroup, as after a task has restarted its host (invariant 13), or a protected program is,
-//! members are ended one by one.
+//! This is done only if all processes in the task cgroup are to be ended. If the cgroup contains a protected program, the acting
+//! process, an ancestor of it, or another live instance, as after a task has restarted its host (invariant 13), members are ended
+//! one by one.
 //!
 //! A list of members is not conclusive: a task may nest cgroups that cannot be listed, or move between cgroups while they are
-//! listed. Whether a task cgroup contains any living process is what the kernel reports as `populated` in its `cgroup.events`.
-//! Where it contains more than the known members, the cgroup of each process is read; what is still not found is killed through
-//! the task cgroup, and where that is not allowed, it is a survivor.
+//! listed. The kernel reports whether a task cgroup contains any live process, as `populated` in its `cgroup.events`. If it
+//! contains more than the known members, the cgroup of each process is read. Processes that are still not found are killed
+//! through the task cgroup; if that is not allowed, they are survivors.
 
 use std::time::{Duration, Instant};
 
@@ -27,12 +27,12 @@ use crate::{
     tracker::membership::task_cgroup::{InTaskCgroup, list},
 };
 
-/// Limit on kills of what cannot be seen. `cgroup.kill` hits all processes at once; the second kill is for what was moved in
-/// meanwhile.
+/// Limit on kills of processes that cannot be seen. `cgroup.kill` kills all processes at once; the second kill is for those that
+/// were moved into the cgroup meanwhile.
 const UNSEEN_KILLS: u32 = 2;
 
 impl TreeRun {
-    /// Returns the task cgroup, where all processes in it may be ended at once: only where a scan has shown which these are.
+    /// Returns the task cgroup if all processes in it may be ended at once, which requires that a scan has shown which these are.
     fn task_cgroup_of_its_own(&self) -> Option<&TaskCgroup> {
         self.task_cgroup
             .as_ref()
@@ -40,13 +40,13 @@ impl TreeRun {
     }
 
     /// Lists the processes that are in the task cgroup now.
-    pub(super) fn list_leaf(
+    pub(super) fn list_task_cgroup(
         &mut self,
         context: &EndContext<'_>,
         snapshot: &Snapshot,
     ) -> Result<InTaskCgroup> {
         let Some(task_cgroup) = &self.task_cgroup else { return Ok(InTaskCgroup::default()) };
-        // A shared cgroup cannot be ended as a whole, so no process in it may be missed.
+        // A shared cgroup cannot be ended as a whole, so none of its processes may be missed.
         let found = list(
             context.proc,
             snapshot,
@@ -58,9 +58,9 @@ impl TreeRun {
         Ok(found)
     }
 
-    /// Restores access to what a task has closed: its cgroup, those nested in it, or the instance cgroup. Returns whether there
-    /// was any.
-    pub(super) fn open_up_leaf(&mut self, context: &EndContext<'_>) -> bool {
+    /// Restores access to cgroups that a task has closed: its own, those nested in it, or the instance cgroup. Returns whether
+    /// there were any.
+    pub(super) fn open_up_task_cgroup(&mut self, context: &EndContext<'_>) -> bool {
         if self.task_cgroup_error.is_some()
             && let Some(Cgroup { path, .. }) = &self.root.cgroup
             && let Some(instance_cgroup) = path.parent()
@@ -78,7 +78,7 @@ impl TreeRun {
         true
     }
 
-    /// Whether the kernel reports more processes in the task cgroup than are known.
+    /// Returns whether the kernel reports more processes in the task cgroup than are known.
     pub(super) fn hides(&self) -> bool {
         if self.task_cgroup_error.is_some() {
             return true;
@@ -92,8 +92,8 @@ impl TreeRun {
         !is_accounted_for || self.task_cgroup_has_gaps
     }
 
-    /// Kills what is in the task cgroup and cannot be seen, unless it contains a process that is to be left running. Returns
-    /// whether that was tried.
+    /// Kills the processes in the task cgroup that cannot be seen, unless it contains a process that must be left running.
+    /// Returns whether that was attempted.
     fn kill_unseen(&mut self, context: &EndContext<'_>) -> bool {
         if self.unseen_kills >= UNSEEN_KILLS || !self.hides() || self.may_hold_what_is_left(context)
         {
@@ -119,7 +119,7 @@ impl TreeRun {
         }
     }
 
-    /// Whether the unseen processes in the task cgroup may include some that are left on purpose, as far as is known.
+    /// Returns whether the unseen processes in the task cgroup may include some that are left on purpose, as far as is known.
     fn may_hold_what_is_left(&self, context: &EndContext<'_>) -> bool {
         let is_there = |identity| {
             let probe = Pinned::probe(context.proc, context.observer.scope, identity);
@@ -130,7 +130,7 @@ impl TreeRun {
             || self.exemptions.before.iter().any(is_there)
     }
 
-    /// Returns what is left in the task cgroup and cannot be seen, in one line that says what to do.
+    /// Describes the processes that are left in the task cgroup and cannot be seen, and what to do, in one line.
     pub(super) fn outlived(&self) -> Option<String> {
         if let Some(error) = &self.task_cgroup_error {
             return Some(format!("{error}: restore its owner's access to it"));
@@ -148,8 +148,8 @@ impl TreeRun {
         })
     }
 
-    /// Marks the members that are in the task cgroup: those that `cgroup.kill` reaches.
-    pub(super) fn mark_leaf(&mut self, in_task_cgroup: &InTaskCgroup, exempt: &Exempt<'_>) {
+    /// Marks the members that are in the task cgroup, which `cgroup.kill` reaches.
+    pub(super) fn mark_task_cgroup(&mut self, in_task_cgroup: &InTaskCgroup, exempt: &Exempt<'_>) {
         let mut in_it = in_task_cgroup.pids.iter().chain(&in_task_cgroup.doubtful);
         let shared = self.has_protected() || in_it.any(|pid| exempt.contains(*pid));
         self.task_cgroup_is_shared = shared;
@@ -161,17 +161,17 @@ impl TreeRun {
         }
     }
 
-    /// Thaws what an earlier attempt, whose host died during it, has left frozen, or what a task has frozen itself: a frozen
-    /// process cannot respond to SIGTERM.
+    /// Thaws processes that an earlier attempt left frozen because its host died, or that a task froze itself: a frozen process
+    /// cannot respond to SIGTERM.
     pub(super) fn thaw_all(&self) {
         if let Some(task_cgroup) = &self.task_cgroup {
             task_cgroup.thaw();
         }
     }
 
-    /// Thaws what we have frozen.
+    /// Thaws the processes that we froze.
     pub(super) fn thaw(&self) {
-        // Done whether it is shared or not: only this program freezes it, and processes that must be left running must not stay
+        // Done even if the cgroup is shared: only this program freezes it, and processes that are left running must not stay
         // frozen.
         if let Some(task_cgroup) = &self.task_cgroup {
             let _ = task_cgroup.freeze(false);
@@ -181,7 +181,7 @@ impl TreeRun {
     /// Stops all members, so that none can fork any more.
     pub(super) fn stop(&mut self) {
         if self.task_cgroup_is_shared {
-            // A process that is to be left running was found only after it was frozen.
+            // A process that must be left running was found only after the cgroup was frozen.
             self.thaw();
         }
         let frozen = self
@@ -192,7 +192,7 @@ impl TreeRun {
         }
     }
 
-    /// Whether no member can fork any more, according to the last snapshot.
+    /// Returns whether no member can fork any more, according to the last snapshot.
     pub(super) fn is_still(&self, last: &Snapshot) -> bool {
         let task_cgroup_is_still = self.task_cgroup_of_its_own().is_none_or(TaskCgroup::is_frozen);
         self.members.iter().filter(|member| member.can_be_ended()).all(|member| {
@@ -203,7 +203,7 @@ impl TreeRun {
         })
     }
 
-    /// Kills all members; those in the task cgroup through it, including what they are forking.
+    /// Kills all members; those in the task cgroup through the cgroup, including processes that are being forked.
     pub(super) fn kill(&mut self) {
         let killed =
             self.task_cgroup_of_its_own().is_some_and(|task_cgroup| match task_cgroup.kill() {
@@ -220,12 +220,12 @@ impl TreeRun {
                 member.signal(Signal::KILL);
             }
         }
-        // SIGKILL ends frozen processes; but one that survives in the kernel must not stay frozen when it wakes.
+        // SIGKILL ends frozen processes, but a process that is stuck in the kernel must not stay frozen when it wakes.
         self.thaw();
     }
 
     /// Removes the task cgroup once all members are dead.
-    pub(super) fn remove_leaf(&self) {
+    pub(super) fn remove_task_cgroup(&self) {
         if let Some(task_cgroup) =
             self.task_cgroup.as_ref().filter(|_| !self.members.iter().any(Member::is_alive))
         {
@@ -234,8 +234,8 @@ impl TreeRun {
     }
 }
 
-/// Kills through their task cgroups what cannot be seen, and waits until these are empty, at most `limit`. Returns whether any
-/// kill was tried.
+/// Kills processes that cannot be seen through their task cgroups, and waits until these are empty, at most `limit`. Returns
+/// whether any kill was attempted.
 pub(super) fn kill_unseen(
     context: &EndContext<'_>,
     trees: &mut [TreeRun],
@@ -251,8 +251,8 @@ pub(super) fn kill_unseen(
     struck.contains(&true)
 }
 
-/// Whether a task cgroup contains neither the acting process, nor an ancestor of it, nor another live instance or one of its
-/// processes.
+/// Returns whether a task cgroup contains neither the acting process, nor an ancestor of it, nor another live instance or one of
+/// its processes.
 fn is_free_of_others(context: &EndContext<'_>, task_cgroup: &TaskCgroup) -> bool {
     let Ok(paths) = Paths::read() else { return false };
     context

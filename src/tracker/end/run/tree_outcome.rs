@@ -11,38 +11,39 @@ use crate::{
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
-/// What became of a tree.
+/// The outcome of a tree.
 #[derive(Debug)]
 pub(in crate::tracker) struct TreeOutcome {
     pub(in crate::tracker) root: Root,
-    /// The root first, where it was checked.
+    /// The root first, if it was checked.
     pub(in crate::tracker) members: Vec<MemberOutcome>,
-    /// Processes that may belong to it, and were left running.
+    /// Processes that may belong to it and were left running.
     pub(in crate::tracker) suspects: Vec<Suspected>,
     /// The root or recorded descendants that were left running, since they are exempt or could not be checked.
     pub(in crate::tracker) unknown: Vec<LeftRunning>,
-    /// Why it is unknown whether these were all: the root's row must stay, since it leads to the others.
+    /// Why it is unknown whether these were all members; then the root's row must stay, since it leads to the others.
     pub(in crate::tracker) unseen: Option<String>,
-    /// What still lives in the root's task cgroup and is not a known member: a survivor, to which the root's row leads.
+    /// A description of live processes in the root's task cgroup that are not known members: survivors, to which the root's row
+    /// leads.
     pub(in crate::tracker) outlived: Option<String>,
-    /// Interrupted in its grace: what lives was asked to end, and is left as it is.
+    /// Whether it was interrupted during its grace: live members were asked to end, and are left as they are.
     pub(in crate::tracker) interrupted: bool,
 }
 
 /// A root or a recorded descendant that was left running.
 #[derive(Debug)]
 pub(in crate::tracker) struct LeftRunning {
-    /// Its row, where it has one.
+    /// Its row, if it has one.
     pub(in crate::tracker) row: Option<ProcessId>,
     pub(in crate::tracker) why: Error,
-    /// It is the acting process, an ancestor of it, or the responsibility of another instance. Otherwise it could not be checked.
+    /// Whether it is the acting process, an ancestor of it, or belongs to another instance. Otherwise it could not be checked.
     pub(in crate::tracker) is_exempt: bool,
 }
 
-/// What became of one member.
+/// The outcome of one member.
 #[derive(Debug)]
 pub(in crate::tracker) struct MemberOutcome {
-    /// Its row, where it has one.
+    /// Its row, if it has one.
     pub(in crate::tracker) row: Option<ProcessId>,
     pub(in crate::tracker) is_root: bool,
     pub(in crate::tracker) info: ProcessInfo,
@@ -51,32 +52,31 @@ pub(in crate::tracker) struct MemberOutcome {
     pub(in crate::tracker) core_dumped: bool,
     /// The stop signal that it was sent last, by this process or by a keeper.
     pub(in crate::tracker) stop_signal: Option<i32>,
-    /// Its pidfd, where it is a zombie of this process.
+    /// Its pidfd, if it is a zombie of this process.
     pub(in crate::tracker) own_child: Option<Arc<PidFd>>,
-    /// The rule by which another process, a keeper, has ended it: the rule of the call does not apply.
+    /// The rule by which a keeper ended it; then the rule of the call does not apply.
     pub(in crate::tracker) rule: Option<RuleKey>,
-    /// When that happened.
+    /// When the keeper ended it.
     pub(in crate::tracker) at: Option<Millis>,
 }
 
 impl MemberOutcome {
-    /// Returns the stop signal that ended it; `None` where something else did, or that is not known.
+    /// Returns the stop signal that ended it; `None` if something else did, or if that is not known.
     pub(in crate::tracker) fn ended_by(&self) -> Option<i32> {
         self.stop_signal.filter(|_| matches!(self.fate, Fate::Terminated(_)))
     }
 }
 
-/// How an end has come out for one member.
+/// The result of an end for one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum Fate {
     /// It was dead before the first signal.
     Gone,
-    /// It ended after a request to end, this long after the first signal, where that is known.
+    /// It ended after a request to end, this long after the first signal, if known.
     Terminated(Option<Duration>),
-    /// It ended after SIGKILL, this long after the first signal, where that is known.
+    /// It ended after SIGKILL, this long after the first signal, if known.
     Killed(Option<Duration>),
-    /// It is alive, for the reason that `why` gives with what to do. Where `kill_pending`, SIGKILL was sent and takes effect,
-    /// however long that takes.
+    /// It is alive; `why` has the reason and what to do. If `kill_pending`, SIGKILL was sent and will take effect eventually.
     Survived { why: String, kill_pending: bool },
     /// It was left running on purpose.
     Spared(SpareReason),
@@ -115,12 +115,12 @@ pub(in crate::tracker) struct Suspected {
     pub(in crate::tracker) command: Vec<String>,
 }
 
-/// A tree as one scan shows it: what an end would find, and what a dead root left.
+/// A tree as one scan shows it: the members that an end would find, or that a dead root left.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Preview {
-    /// A member was seen that could not be pinned because it has just died, or a process appeared during the scan.
+    /// Whether a member was seen that could not be pinned because it had just died, or a process appeared during the scan.
     pub(in crate::tracker) missed: bool,
-    /// Something lives in the root's task cgroup that cannot be seen.
+    /// Whether the root's task cgroup contains live processes that cannot be seen.
     pub(in crate::tracker) hides: bool,
     pub(in crate::tracker) members: Vec<Seen>,
     pub(in crate::tracker) suspects: Vec<Suspected>,
@@ -130,7 +130,7 @@ pub(in crate::tracker) struct Preview {
 /// A member as one scan shows it.
 #[derive(Debug)]
 pub(in crate::tracker) struct Seen {
-    /// Its row, where it is recorded.
+    /// Its row, if it is recorded.
     pub(in crate::tracker) row: Option<ProcessId>,
     pub(in crate::tracker) is_root: bool,
     pub(in crate::tracker) alive: bool,

@@ -1,19 +1,19 @@
-//! Reports deaths of members by epoll: checking each of thousands of processes takes longer than they take to die.
+//! Reports deaths of members by epoll, since checking each of thousands of processes takes longer than they take to die.
 
 use std::time::Duration;
 
 use super::{member::Member, state::TreeRun};
 use crate::sys::epoll::Readiness;
 
-/// After the first death of a turn, how long to wait, for each living member, for further deaths: a turn visits all trees.
+/// How long to wait for further deaths after the first one of a turn, for each live member, since a turn visits all trees.
 const EACH: Duration = Duration::from_micros(1);
 /// Upper limit on that wait.
 const TOGETHER: Duration = Duration::from_millis(4);
 /// With fewer living members than this, each death is reported on its own.
 const MANY: u32 = 64;
 
-/// Watches members, identified by the indexes of tree and member. Where a tree is removed, and others move, it must be
-/// restarted.
+/// Watches members, which are identified by the indexes of tree and member. It must be restarted when a tree is removed and
+/// others move.
 #[derive(Debug)]
 pub(super) struct Deaths(Option<Readiness>);
 
@@ -22,7 +22,7 @@ impl Deaths {
         Self(Readiness::new().ok())
     }
 
-    /// Starts over with trees whose indexes have changed.
+    /// Restarts with trees whose indexes have changed.
     pub(super) fn restart(trees: &mut [TreeRun]) -> Self {
         for member in trees.iter_mut().flat_map(|tree| &mut tree.members) {
             member.watched = false;
@@ -30,7 +30,7 @@ impl Deaths {
         Self::new()
     }
 
-    /// Waits until some of them die, at most `limit`, and marks those. `None` where not all of them can be watched: then
+    /// Waits until some members die, at most `limit`, and marks those. Returns `None` if not all of them can be watched: then
     /// nothing is known about the others, and no wait took place.
     pub(super) fn wait(&self, trees: &mut [TreeRun], limit: Duration) -> Option<bool> {
         let readiness = self.0.as_ref()?;
@@ -59,7 +59,7 @@ impl Deaths {
     }
 }
 
-/// Adds a member that is not watched yet. Its death is reported once.
+/// Adds a member that is not watched yet; its death is reported once.
 fn watch(readiness: &Readiness, member: &mut Member, (tree, number): (usize, usize)) -> Option<()> {
     if member.watched {
         return Some(());
@@ -76,7 +76,7 @@ fn turn(readiness: &Readiness, trees: &mut [TreeRun], limit: Duration) -> Option
     for key in readiness.wait(limit).ok()? {
         let (tree, number) = (key >> 32, key & u64::from(u32::MAX));
         let tree = trees.get_mut(usize::try_from(tree).ok()?)?;
-        // The kernel has polled it for this report.
+        // The kernel reported its death, so it need not be polled.
         any |= tree.members.get_mut(usize::try_from(number).ok()?)?.note_death();
     }
     Some(any)
