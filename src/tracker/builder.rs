@@ -1,4 +1,4 @@
-//! Opens a ledger, in the order of the former implementation: set up, load, clean up, monitor, begin.
+//! Opens a ledger, in the order of the former implementation: set up, load, clean up, start monitoring.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ pub const ECOSYSTEM_MANAGER_NAME: &str = "resource-claude-code";
 const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// Time between SIGTERM and SIGKILL: a program that flushes for a second is not cut off.
 const GRACE: Duration = Duration::from_secs(5);
-/// The same in the former implementation.
+/// The same time in the former implementation.
 const ECOSYSTEM_MANAGER_GRACE: Duration = Duration::from_millis(100);
 /// A process younger than this may be about to be registered.
 pub const DEFAULT_MIN_AGE: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ pub struct Builder {
 }
 
 impl Tracker {
-    /// Begins to open the ledger at `path`, which is created if it does not exist.
+    /// Returns options for opening the ledger at `path`, which is created if it does not exist.
     pub fn builder(path: impl Into<PathBuf>) -> Builder {
         Builder {
             path: path.into(),
@@ -158,9 +158,9 @@ impl Builder {
     /// Sets the containment of the trees of spawned programs; by default the value of the environment variable
     /// `PROCLEDGER_CONTAINMENT` (`auto`, `cgroup`, `keeper`, `session`), else [`ContainmentMode::Auto`].
     ///
-    /// A cgroup v2 of its own holds every process that a program starts, whichever session it is in. A session loses a daemon
-    /// that leaves it, clears its environment and loses its parent before a health pass has seen it. Each row records its
-    /// containment.
+    /// Its own cgroup v2 contains every process that a program starts, whichever session that is in. With a session alone, a
+    /// daemon is lost if it leaves the session, clears its environment and loses its parent before a health pass has recorded it.
+    /// Each row records its containment.
     pub fn containment(mut self, mode: ContainmentMode) -> Self {
         self.options.containment = Some(mode);
         self
@@ -188,13 +188,13 @@ impl Builder {
         self
     }
 
-    /// Trusts all users that own this folder, or can write it, not to replace the ledger by another file. By default the
+    /// Trusts all users that own this folder, or can write to it, not to replace the ledger by another file. By default the
     /// environment variable `PROCLEDGER_TRUST_FOLDER` names the folder (not under `AT_SECURE`); otherwise no folder is trusted.
     ///
-    /// Intended for a volume of a container whose mode lets more users write than exist in the container, such as an `emptyDir`
-    /// with mode 0777. An empty path trusts no folder, whatever the environment says. The trust covers this one folder alone,
-    /// not those above or below it, and applies only if the folder is on the ledger's path. The ledger's file must still belong
-    /// to the acting user and be writable only by that user. The setting has no effect if root opens another user's ledger.
+    /// Intended for a container's volume that more users may write to than exist in the container, such as an `emptyDir` with
+    /// mode 0777. An empty path trusts no folder, whatever the environment says. The trust covers this one folder alone, not
+    /// those above or below it, and applies only if the folder is on the ledger's path. The ledger's file must still belong to
+    /// the acting user and be writable only by that user. The setting has no effect if root opens another user's ledger.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -237,13 +237,13 @@ impl Builder {
     /// The protection applies in every case: when a root ended by itself, when a tree is terminated, at shutdown, to the
     /// orphans of a dead instance, and in the name match.
     ///
-    /// The name is compared with the base name of the executable, of `argv[0]`, and of the script where `argv[0]` is an
-    /// interpreter; never with text in a command line. A task's own root is never protected, and neither is a process that it
-    /// has forked and that still runs the same program: a request to end a task is honored, whatever its program is called. A
-    /// process that has just been forked has the name of its parent until it calls exec, and is not protected before that.
+    /// The name is compared with the base name of the executable, of `argv[0]`, and of the script if `argv[0]` is an interpreter;
+    /// never with other text in a command line. A task's root is never protected, and neither is a process that it forked and
+    /// that still runs the same program: a request to end a task is honored, whatever its program is called. A new process has
+    /// the name of its parent until it calls exec, and is not protected before that.
     ///
-    /// Processes that are left running are recorded with the rule and the evidence: as a leak with the outcome `kept`, and a
-    /// row that ended as `released`. From then on no instance is responsible for it, and no later pass ends it.
+    /// Processes that are left running are recorded with the rule and the evidence: each as a leak with the outcome `kept`, and a
+    /// row that ended as `released`. From then on no instance is responsible for them, and no later pass ends them.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -257,7 +257,7 @@ impl Builder {
         self
     }
 
-    /// Adds each of these names, as [`protect`](Self::protect) does.
+    /// Protects programs with any of these names; see [`protect`](Self::protect).
     pub fn protected_names<I: IntoIterator<Item = S>, S: Into<String>>(mut self, names: I) -> Self {
         self.options.protected.extend(names.into_iter().map(Into::into));
         self
@@ -275,7 +275,7 @@ impl Builder {
     }
 
     /// Limits the size of the ledger, in bytes, at least 1 MiB; unlimited by default. The monitor deletes the oldest history,
-    /// however young it is, until the rest fits. The WAL (a few MiB) and the rows that are always kept, as for
+    /// however recent, until the rest fits. The WAL (a few MiB) and the rows that are always kept, as for
     /// [`keep_history`](Self::keep_history), do not count.
     pub fn limit_size(mut self, bytes: u64) -> Self {
         self.options.limit_size = Some(bytes);
@@ -290,16 +290,16 @@ impl Builder {
         self
     }
 
-    /// Names the process on whose behalf this host runs its tasks. Once that process has ended, the tasks are orphans. The host
-    /// has to call [`Tracker::end_orphaned`], which ends them.
+    /// Sets the process on whose behalf this host runs its tasks. Once that process has ended, the tasks are orphans. The host
+    /// must then call [`Tracker::end_orphaned`], which ends them.
     pub fn caller(mut self, caller: Caller) -> Self {
         self.options.caller = Some(caller);
         self
     }
 
-    /// Reaps every child of this process that ends, not only those that tasks have left. This is meant for a host that starts
-    /// no process by other means, such as `procledger run`: as PID 1, or as a subreaper, it acts as an init. It checks every
-    /// 100 ms while tasks run, and otherwise in health passes.
+    /// Reaps every child of this process that ends, not only children that tasks have left. This is meant for a host that starts
+    /// no process by other means, such as `procledger run`: as PID 1, or as a subreaper, it acts as an init. It checks every 100
+    /// ms while tasks run, and otherwise in health passes.
     pub fn reap_all(mut self, on: bool) -> Self {
         self.options.reap_all = on;
         self
@@ -307,8 +307,8 @@ impl Builder {
 
     /// Sets how many connections may read the ledger at the same time; 4 by default. They are opened when they are needed.
     ///
-    /// With 0, reads take turns with writes on one connection, and no thread is started that opens others: for a host with
-    /// a task or two, such as `procledger run`. A long query then delays a spawn.
+    /// With 0, reads and writes share one connection, and the thread that opens connections is not started. This is meant for a
+    /// host with a task or two, such as `procledger run`: a long query then delays a spawn.
     pub fn readers(mut self, count: u32) -> Self {
         self.options.readers = count;
         self
@@ -319,11 +319,11 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Each error names the path, and nothing on the disk is changed: a missing folder; a folder that others can write, a
+    /// Each error names the path, and nothing on the disk is changed: a missing folder; a folder that others can write to, or a
     /// ledger of another user ([`is_denied`](Error::is_denied)); a file that is not a ledger
-    /// ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer version ([`is_newer`](Error::is_newer)); a network
-    /// file system; a missing `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)); a
-    /// containment that was requested and is not available.
+    /// ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer version ([`is_newer`](Error::is_newer)); a network file
+    /// system; a missing `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)); a requested
+    /// containment that is not available.
     pub fn open(self) -> Result<Tracker> {
         check_options(&self.options)?;
         if let Some(export) = &self.options.export {
@@ -344,10 +344,10 @@ impl Builder {
 fn check_options(options: &Options) -> Result<()> {
     if options.program.is_empty() {
         return Err(Error::invalid(
-            "the program's name is empty: give the name of the embedding program",
+            "the program's name is empty: pass the name of the embedding program",
         ));
     }
-    // Before there is an instance: it depends on the environment.
+    // Checked before there is an instance, since it depends on the environment.
     options.containment_mode()?;
     check_names("orphan", &options.orphan_names)?;
     check_names("protected", &options.protected)?;
@@ -357,12 +357,12 @@ fn check_options(options: &Options) -> Result<()> {
         )));
     }
     if options.health_interval.is_zero() {
-        return Err(Error::invalid("the health interval is zero: give a time greater than zero"));
+        return Err(Error::invalid("the health interval is zero: set a time greater than zero"));
     }
     Ok(())
 }
 
-/// Completes the opening; returns what was found of dead instances.
+/// Completes the opening; returns the report on processes of dead instances.
 fn begin(core: &Arc<Core>) -> Result<Report> {
     core.cgroups.check(core.options.containment_mode()?)?;
     core.keepers.find(&core.options)?;
@@ -378,8 +378,8 @@ fn begin(core: &Arc<Core>) -> Result<Report> {
 
 fn clean_up(core: &Arc<Core>) -> Result<Report> {
     let mut report = Report::default();
-    // Before the name match, which would end the same processes without knowing their tasks. Rows that the ledger has itself
-    // are not judged by the list: the orphan pass handles them.
+    // Done before the name match, which would end the same processes without knowing their tasks. Processes that have rows are
+    // not judged by the list: the orphan pass handles them.
     if let Some(path) = &core.options.export {
         match import::import(core, path) {
             Ok(imported) => report.absorb(imported),

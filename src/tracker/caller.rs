@@ -1,8 +1,8 @@
 //! The process on whose behalf a host runs its tasks, and what happens to a task when that process ends.
 //!
-//! A host that is only an intermediary, such as `procledger run` below an agent, outlives the crash of its caller, and its
-//! tasks with it. The caller is pinned by a pidfd, so that its end is detected whichever process is its parent, and so that
-//! PID reuse cannot hide it. It is also named in the host's lock file: another instance can find out that the caller has ended
+//! A host that is only an intermediary, such as `procledger run` below an agent, survives the crash of its caller, and so do its
+//! tasks. The caller is pinned by a pidfd, so that its end is detected whichever process is its parent, and so that PID reuse
+//! cannot hide it. Its identity is also in the host's lock file, so that another instance can detect that the caller has ended
 //! even while the host itself is stopped.
 
 use std::{
@@ -18,7 +18,7 @@ use crate::{
     sys::{PidFd, Pinned, Proc, current_pid_scope, lock_note::NotedCaller},
 };
 
-/// Longest command of a caller in a rule, in characters.
+/// Maximum length of a caller's command in a rule, in characters.
 const COMMAND_LIMIT: usize = 120;
 
 /// The process for which a host runs its tasks, pinned by a pidfd; see [`Builder::caller`](crate::Builder::caller).
@@ -48,13 +48,13 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Pins the process that has this PID now. With `start_tick`, field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), it must be
-    /// the process that was started then, so that PID reuse before this call is detected as well.
+    /// Pins the process that has this PID now. With `start_tick`, field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), the process
+    /// must have been started in that tick, so that PID reuse before this call is detected as well.
     ///
     /// # Errors
     ///
     /// [`is_gone`](Error::is_gone) if the process has ended, or its PID was reused; invalid input for the PID of this process;
-    /// [`is_unknown`](Error::is_unknown) where `/proc` does not show the process.
+    /// [`is_unknown`](Error::is_unknown) if `/proc` does not show the process.
     pub fn pin(pid: u32, start_tick: Option<u64>) -> Result<Self> {
         let pid = Pid::new(pid.into()).ok_or_else(|| Error::invalid("no process has PID 0"))?;
         if pid.get() == std::process::id() {
@@ -65,7 +65,7 @@ impl Caller {
         let pinned = Pinned::open(&proc, current_pid_scope()?, pid)?;
         let pinned = pinned.ok_or_else(|| gone("does not exist"))?;
         if start_tick.is_some_and(|tick| tick != pinned.identity.start_tick) {
-            return Err(gone("is another one than was meant: its PID was reused"));
+            return Err(gone("is not the intended one: its PID was reused"));
         }
         let command = proc.command(pid)?.unwrap_or_default();
         // The arguments of a dead process are empty, so the check comes last.
@@ -79,16 +79,16 @@ impl Caller {
     /// Pins the parent of this process.
     ///
     /// A parent that ended before this call cannot be pinned, since the parent of an orphan is its reaper. If the reaper is the
-    /// init of the machine, or the parent ends during this call, that is an error. Below a subreaper, or the init of a
-    /// container, it is not detected; there the caller should pass its own PID to [`pin`](Self::pin).
+    /// init of the machine, or the parent ends during this call, that is an error. Below a subreaper, or the init of a container,
+    /// this is not detected; there the caller should pass its own PID to [`pin`](Self::pin).
     ///
     /// # Errors
     ///
-    /// [`is_gone`](Error::is_gone) if the parent has ended; [`is_unknown`](Error::is_unknown) if it is outside of this PID
+    /// [`is_gone`](Error::is_gone) if the parent has ended; [`is_unknown`](Error::is_unknown) if it is outside this PID
     /// namespace.
     pub fn parent() -> Result<Self> {
         let parent = rustix::process::getppid().ok_or_else(|| {
-            let why = "the parent of this process is outside of its PID namespace";
+            let why = "the parent of this process is outside its PID namespace";
             Error::new(Kind::Unknown, why)
         })?;
         let gone = || Error::new(Kind::Gone, "the parent of this process has ended already");
@@ -102,7 +102,7 @@ impl Caller {
         caller
     }
 
-    /// Returns whether it has ended; a zombie has.
+    /// Returns whether the caller has ended. A zombie counts as ended.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl Caller {
         self.pidfd.is_dead()
     }
 
-    /// Returns what is noted of it in the host's lock file.
+    /// Returns the data of the caller for the host's lock file.
     pub(in crate::tracker) fn note(&self) -> NotedCaller {
         let Identity { pid, start_tick, pidfd_inode, .. } = self.identity;
         NotedCaller { pid, start_tick, pidfd_inode, command: self.command.clone() }
@@ -124,14 +124,14 @@ impl AsFd for Caller {
     }
 }
 
-/// Its PID and its command, in which secrets are masked.
+/// Formats the PID and the command, in which secrets are masked.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.note().fmt(f)
     }
 }
 
-/// Returns the command in one line of limited length, with secrets masked; the name of a process that has no arguments.
+/// Returns the command in one line of limited length, with secrets masked, or the name of a process that has no arguments.
 fn printable(command: &[Vec<u8>], comm: &[u8]) -> String {
     let command = command.iter().map(|word| String::from_utf8_lossy(word).into_owned());
     let mut text = mask_command(&command.collect::<Vec<_>>()).join(" ");

@@ -1,4 +1,4 @@
-//! [`Tracker`]: each operation in a few lines; the work is done in the other modules of the tracker.
+//! [`Tracker`]: each operation in a few lines. The work is done in the other modules of the tracker.
 
 use std::{
     os::fd::OwnedFd,
@@ -24,7 +24,7 @@ use crate::{
     model::{EndPlan, Metrics, Report},
 };
 
-/// A handle on an open ledger, which starts programs, watches them and ends them.
+/// A handle to an open ledger, which starts programs, watches them and ends them.
 ///
 /// Clones share one instance; it is `Send` and `Sync`. Dropping the last clone shuts the instance down, as
 /// [`shutdown`](Tracker::shutdown) does.
@@ -73,7 +73,7 @@ impl Drop for Inner {
 }
 
 impl Tracker {
-    /// Returns the handle on a tracker once `begin` has completed its opening, with what that has found of dead instances. From
+    /// Returns the handle to a tracker once `begin` has completed its opening and returned the report on dead instances. From
     /// here on a failure shuts the instance down.
     pub(super) fn opened(
         core: Arc<Core>,
@@ -84,13 +84,13 @@ impl Tracker {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Returns what the tracker consists of, unless it is closed.
+    /// Returns the components of the tracker, unless it is closed.
     fn usable(&self) -> Result<&Arc<Core>> {
         self.inner.core.instance.check_usable()?;
         Ok(&self.inner.core)
     }
 
-    /// Returns what `open` found of dead instances, and what it did about it.
+    /// Returns which processes of dead instances `open` found, and what it did about them.
     pub fn startup_report(&self) -> &Report {
         &self.inner.startup
     }
@@ -100,8 +100,8 @@ impl Tracker {
         self.inner.core.store.path()
     }
 
-    /// Subscribes to what the ledger records from now on: ends, survivors and leaks, of this and of every other instance. The
-    /// subscription ends when this tracker has shut down.
+    /// Subscribes to the events that the ledger records from now on: ends, survivors and leaks, of this and of every other
+    /// instance. The subscription ends when this tracker has shut down.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl Tracker {
         spawn::spawn(&self.inner.core, job)
     }
 
-    /// Starts a program, waits for it and returns all of its output, as [`std::process::Command::output`]: standard output and
+    /// Starts a program, waits for it and returns all of its output, like [`std::process::Command::output`]: standard output and
     /// standard error are piped and standard input is `/dev/null`, unless the job sets something else.
     ///
     /// To limit the time, set [`Job::max_runtime`]; to limit the number of bytes, see [`Process::communicate`].
@@ -163,17 +163,17 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// As [`spawn`](Tracker::spawn) and [`Process::wait_with_output`].
+    /// As for [`spawn`](Tracker::spawn) and [`Process::wait_with_output`].
     pub fn output(&self, job: Job) -> Result<Output> {
         self.spawn(job.with_output())?.wait_with_output()
     }
 
-    /// Starts a program, with inherited standard descriptors unless the job sets others, and waits for it, as
+    /// Starts a program, with inherited standard descriptors unless the job sets others, and waits for it, like
     /// [`std::process::Command::status`].
     ///
     /// # Errors
     ///
-    /// As [`spawn`](Tracker::spawn) and [`Process::wait`].
+    /// As for [`spawn`](Tracker::spawn) and [`Process::wait`].
     pub fn status(&self, job: Job) -> Result<Exit> {
         self.spawn(job)?.wait()
     }
@@ -181,7 +181,7 @@ impl Tracker {
     /// Tracks a process that the caller started by other means. It is ended with this tracker, like a spawned process. Only the
     /// process itself and its descendants belong to its tree, since its session and its cgroup belong to its starter.
     ///
-    /// The handle waits for it, signals it and ends it like the handle of a spawned program. The status of a process that is
+    /// The handle can wait for it, signal it and end it, like the handle of a spawned program. The status of a process that is
     /// not a child of the host can be observed only from Linux 6.15 on; the status of a child is left to its starter.
     ///
     /// Between its start and this call the process is not tracked: prefer [`spawn`](Tracker::spawn), which has no such gap.
@@ -200,7 +200,8 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// - invalid input: a bad task id; pid 0, 1 or negative; our own pid or an ancestor's; a kernel thread;
+    /// - invalid input: an invalid task id; a pid that is 0, 1 or negative; the pid of this process or of an ancestor; a kernel
+    ///   thread;
     /// - [`is_gone`](crate::Error::is_gone): no such process, or it is dead already;
     /// - [`is_denied`](crate::Error::is_denied): it belongs to a uid other than the ledger's;
     /// - [`is_already_running`](crate::Error::is_already_running): the task has a live process;
@@ -209,8 +210,8 @@ impl Tracker {
         register::register(&self.inner.core, task_id.into(), pid.into())
     }
 
-    /// Returns another handle on a task that this instance runs; `None` if it runs no such task, or if the task has ended and
-    /// its end is recorded. If a task has several roots, the handle is on the one that was started last.
+    /// Returns another handle to a task that this instance runs; `None` if it runs no such task, or if the task has ended and its
+    /// end is recorded. If a task has several roots, the handle refers to the one that was started last.
     ///
     /// The handle has no pipes, and dropping it ends nothing, whatever the job says. Several threads can wait for one program,
     /// each with its own handle.
@@ -221,43 +222,38 @@ impl Tracker {
     /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
     /// use procledger::{EndReason, Job};
     ///
-    /// let mut process = tracker.spawn(Job::new("task-42", "sleep").arg("3600"))?;
-    /// let waiter = tracker.get("task-42")?.expect("it runs");
-    /// let waiter = std::thread::spawn(move || { let mut waiter = waiter; waiter.wait() });
-    /// tracker.kill(&["task-42"], "the operator")?;
-    /// let exit = waiter.join().unwrap()?;
-    /// assert_eq!(exit.reason, EndReason::Killed);
-    /// assert_eq!(exit.requested_by.as_deref(), Some("the operator"));
-    /// assert_eq!(process.wait()?, exit);
-    /// // Also when it has ended.
-    /// assert_eq!(tracker.wait("task-42")?.reason, EndReason::Killed);
+    /// let mut process = tracker.spawn(Job::new("task-42", "sleep").arg("3600"))?; let waiter =
+    /// tracker.get("task-42")?.expect("it runs"); let waiter = std::thread::spawn(move || { let mut waiter = waiter;
+    /// waiter.wait() }); tracker.kill(&["task-42"], "the operator")?; let exit = waiter.join().unwrap()?; assert_eq!(exit.reason,
+    /// EndReason::Killed); assert_eq!(exit.requested_by.as_deref(), Some("the operator")); assert_eq!(process.wait()?, exit); //
+    /// This also works after it has ended. assert_eq!(tracker.wait("task-42")?.reason, EndReason::Killed);
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// Invalid input for a bad task id; if there is no descriptor left for another pidfd.
+    /// Invalid input for an invalid task id; if there is no descriptor left for another pidfd.
     pub fn get(&self, task_id: &str) -> Result<Option<Process>> {
         by_task::get(self.usable()?, task_id)
     }
 
-    /// Waits until a task that this instance runs has ended, as [`Process::wait`]. If the task has ended already, returns how
+    /// Waits until a task that this instance runs has ended, like [`Process::wait`]. If the task has ended already, returns how
     /// it last ended.
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](crate::Error::is_not_found) if this instance has never run the task, or its row was pruned; otherwise
-    /// as [`Process::wait`].
+    /// [`is_not_found`](crate::Error::is_not_found) if this instance has never run the task, or its row was pruned; otherwise as
+    /// for [`Process::wait`].
     pub fn wait(&self, task_id: &str) -> Result<Exit> {
         by_task::wait(self.usable()?, task_id)
     }
 
-    /// Stops tracking a task: its process runs on, and no instance is responsible for it any more. Returns `false` if the task
-    /// is not tracked.
+    /// Stops tracking a task: its process continues to run, and no instance is responsible for it any more. Returns `false` if
+    /// the task is not tracked.
     ///
     /// # Errors
     ///
-    /// Invalid input for a bad task id; when the ledger cannot be written.
+    /// Invalid input for an invalid task id; if the ledger cannot be written.
     pub fn unregister(&self, task_id: &str) -> Result<bool> {
         register::unregister(self.usable()?, task_id)
     }
@@ -273,8 +269,8 @@ impl Tracker {
         self.terminate_with(task_id, &EndPlan::new())
     }
 
-    /// Ends the whole tree of a task of this instance, as [`terminate`](Self::terminate), with `plan` instead of the job's
-    /// settings: another grace, other signals, the root first or not. A tree that is already being ended is not affected by
+    /// Ends the whole tree of a task of this instance, like [`terminate`](Self::terminate), but the settings of `plan` replace
+    /// the job's: another grace, other signals, the root first or not. A tree that is already being ended is not affected by
     /// `plan`.
     ///
     /// ```
@@ -294,7 +290,7 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// As [`terminate`](Self::terminate); invalid input, as [`kill_with`](Self::kill_with).
+    /// As for [`terminate`](Self::terminate); invalid input, as for [`kill_with`](Self::kill_with).
     pub fn terminate_with(&self, task_id: &str, plan: &EndPlan) -> Result<Report> {
         terminate::terminate(self.usable()?, task_id, plan)
     }
@@ -313,11 +309,11 @@ impl Tracker {
         self.kill_with(task_ids, asked_by, &EndPlan::new())
     }
 
-    /// Does the same with what `plan` sets in place of what the tasks say: another grace, other signals, the root first or not.
+    /// Does the same, but the settings of `plan` replace the tasks' own: another grace, other signals, the root first or not.
     ///
     /// # Errors
     ///
-    /// As [`kill`](Self::kill); invalid input for a plan that does not pass [`EndPlan::check`].
+    /// As for [`kill`](Self::kill); invalid input for a plan that does not pass [`EndPlan::check`].
     pub fn kill_with(&self, task_ids: &[&str], asked_by: &str, plan: &EndPlan) -> Result<Report> {
         terminate::kill(self.usable()?, task_ids, asked_by, plan)
     }
@@ -337,41 +333,41 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read or written.
+    /// If the ledger cannot be read or written.
     pub fn kill_all(&self, asked_by: &str) -> Result<Report> {
         self.kill_all_with(asked_by, &EndPlan::new())
     }
 
-    /// Does the same with what `plan` sets in place of what the tasks say: another grace, other signals, the root first or not.
+    /// Does the same, but the settings of `plan` replace the tasks' own: another grace, other signals, the root first or not.
     ///
     /// # Errors
     ///
-    /// As [`kill_all`](Self::kill_all); invalid input for a plan that does not pass [`EndPlan::check`].
+    /// As for [`kill_all`](Self::kill_all); invalid input for a plan that does not pass [`EndPlan::check`].
     pub fn kill_all_with(&self, asked_by: &str, plan: &EndPlan) -> Result<Report> {
         terminate::kill_all(self.usable()?, asked_by, plan)
     }
 
-    /// Interrupts each [`kill`](Self::kill) of this tracker that waits in a grace period, now and in future: it releases its
-    /// claims and returns, and processes that have not ended by then run on. A tree whose grace period is over is ended
+    /// Interrupts every [`kill`](Self::kill) of this tracker that is waiting in a grace period, now or later: it releases its
+    /// claims and returns, and processes that have not ended by then continue to run. A tree whose grace period is over is ended
     /// regardless.
     ///
-    /// This is meant for a command that a signal asks to stop. Without it, the row would say `ending` until the next instance
-    /// that acts takes over the claim of the dead one.
+    /// This is meant for a command that is stopped by a signal. Without it, the rows would stay `ending` until the next instance
+    /// that acts takes over the claims of the dead command.
     pub fn interrupt_kills(&self) {
         self.inner.core.kills_interrupted.store(true, Ordering::Release);
     }
 
-    /// Returns the rule by which a running task is an orphan, if it is one: the [caller](crate::Builder::caller) of the host that owns
-    /// it has ended.
+    /// Returns the rule by which a running task is an orphan, if it is one because the [caller](crate::Builder::caller) of its
+    /// host has ended.
     ///
     /// # Errors
     ///
-    /// Invalid input for a bad task id; if the ledger cannot be read.
+    /// Invalid input for an invalid task id; if the ledger cannot be read.
     pub fn orphaned(&self, task_id: &str) -> Result<Option<String>> {
         Ok(orphaned::orphaned(&self.inner.core, task_id)?.map(|rule| rule.to_string()))
     }
 
-    /// Ends a task whose [caller](crate::Builder::caller) has ended: the whole tree, as [`terminate`](Self::terminate) does, and
+    /// Ends the whole tree of a task whose [caller](crate::Builder::caller) has ended, like [`terminate`](Self::terminate), and
     /// records its processes as orphans.
     ///
     /// A task of another instance is taken over, even if that instance has begun to end it: call this only if that instance
@@ -384,12 +380,12 @@ impl Tracker {
         orphaned::end_orphaned(self.usable()?, task_id)
     }
 
-    /// Closes the rows of a task whose processes cannot be checked from here, or are gone; returns how many.
+    /// Closes the rows of a task whose processes cannot be checked from here, or are gone; returns the number of rows.
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](crate::Error::is_not_found) when the task has no live row; [`is_busy`](crate::Error::is_busy) if its
-    /// process, or a process that it has left, is known to be alive: forgetting it would leak it.
+    /// [`is_not_found`](crate::Error::is_not_found) if the task has no live row; [`is_busy`](crate::Error::is_busy) if its
+    /// process, or a process that it left, is known to be alive: closing the row would leak it.
     pub fn forget(&self, task_id: &str, asked_by: &str) -> Result<u64> {
         forget::forget(self.usable()?, task_id, asked_by)
     }
@@ -408,8 +404,8 @@ impl Tracker {
         health::health_pass(self.usable()?)
     }
 
-    /// Ends what dead instances left, and the processes that match the configured names; returns when each is gone or has
-    /// survived.
+    /// Ends the processes that dead instances left, and the processes that match the configured names; returns when each is gone
+    /// or has survived.
     ///
     /// [`open`](crate::Builder::open) does this by itself.
     ///
@@ -447,7 +443,7 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// If the ledger cannot be written; what was deleted until then stays deleted.
+    /// If the ledger cannot be written; rows that were deleted before the error stay deleted.
     pub fn prune(
         &self,
         older_than: Duration,
@@ -456,15 +452,15 @@ impl Tracker {
         retention::prune(self.usable()?, older_than, &mut progress)
     }
 
-    /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or its other end is closed.
-    /// `on_report` gets the report of every pass that found something.
+    /// Watches the ledger, and ends the processes of other instances as soon as those die, until `stop` becomes readable or its
+    /// other end is closed. `on_report` gets the report of every pass that found something.
     ///
     /// New instances are noticed by inotify(7). If no inotify instance or watch is available, the ledger's folder is listed
     /// each second, which is logged once.
     ///
     /// # Errors
     ///
-    /// As [`watch_cycles`](Self::watch_cycles).
+    /// As for [`watch_cycles`](Self::watch_cycles).
     pub fn watch(&self, stop: OwnedFd, mut on_report: impl FnMut(&Report)) -> Result<()> {
         self.watch_cycles(stop, watch::CHECK_AGAIN, |cycle| {
             if let Some(report) = cycle.report {
@@ -473,8 +469,8 @@ impl Tracker {
         })
     }
 
-    /// Watches as [`watch`](Self::watch), and calls `on_cycle` before each pass and after each cycle, at least every `interval`
-    /// or every 5 s, whichever is less. A program that has to prove that the watch is alive does so in `on_cycle`.
+    /// Watches like [`watch`](Self::watch), and calls `on_cycle` before each pass and after each cycle, at least every `interval`
+    /// or every 5 s, whichever is less. A program that must report that the watch is alive does so in `on_cycle`.
     ///
     /// # Errors
     ///
@@ -489,16 +485,16 @@ impl Tracker {
         watch::watch_cycles(self.usable()?, stop, interval, on_cycle)
     }
 
-    /// Watches as [`watch_cycles`](Self::watch_cycles), without an inotify instance of its own, for a program that watches the
-    /// folders of many ledgers with a single instance.
+    /// Watches like [`watch_cycles`](Self::watch_cycles), but without an inotify instance of its own: for a program that watches
+    /// the folders of many ledgers with a single inotify instance.
     ///
     /// `names` is a pipe with the names of files that were created or removed in the ledger's folder, each terminated by a NUL
     /// byte. An empty name means that names may be missing, and causes the folder to be listed. The pipe is set non-blocking.
-    /// Once its other end is closed, the folder is watched as by [`watch_cycles`](Self::watch_cycles).
+    /// Once its other end is closed, the folder is watched as in [`watch_cycles`](Self::watch_cycles).
     ///
     /// # Errors
     ///
-    /// As [`watch_cycles`](Self::watch_cycles), and if `names` cannot be set non-blocking.
+    /// As for [`watch_cycles`](Self::watch_cycles), and if `names` cannot be set non-blocking.
     pub fn watch_named(
         &self,
         names: OwnedFd,
@@ -509,7 +505,7 @@ impl Tracker {
         watch::watch_named(self.usable()?, names, stop, interval, on_cycle)
     }
 
-    /// Returns what this tracker has counted since it was opened.
+    /// Returns the counts of this tracker since it was opened.
     ///
     /// All values except the survivors are read from memory; the survivors are counted by one query over the live rows of the
     /// ledger.
@@ -536,8 +532,8 @@ impl Tracker {
         self.inner.core.registry.len()
     }
 
-    /// Returns how many of this instance's processes are not watched by the monitor because half of the descriptor limit is
-    /// used up. The health pass notices their ends.
+    /// Returns how many of this instance's processes are not watched by the monitor because half of the descriptor limit is used
+    /// up. The health pass detects their ends.
     pub fn unwatched(&self) -> usize {
         self.inner.core.registry.unwatched()
     }
@@ -552,12 +548,12 @@ impl Tracker {
         self.inner.core.instance.is_clean()
     }
 
-    /// Writes all changes of which the export has been notified so far, and waits for this for at most `timeout`.
+    /// Waits until all changes so far are written to the export, at most `timeout`.
     ///
     /// # Errors
     ///
     /// [`is_busy`](crate::Error::is_busy) if the time is up, or another instance writes the export;
-    /// [`is_not_found`](crate::Error::is_not_found) when there is no export.
+    /// [`is_not_found`](crate::Error::is_not_found) if there is no export.
     pub fn flush_export(&self, timeout: Duration) -> Result<()> {
         self.inner.core.export.flush(timeout)
     }

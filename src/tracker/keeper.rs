@@ -1,13 +1,13 @@
 //! The main function of a keeper, and the loop in which it waits for its host, its program and their descendants.
 //!
-//! It starts the program behind the same gate as a host does, but asks the host to commit the row. Then it reaps every process
-//! that is reparented to it, and reports the program's end to the host.
+//! It starts the program through the same gate as a host, but the host commits the row. Then it reaps every process that is
+//! reparented to it, and reports the program's end to the host.
 //!
 //! When the host is gone it ends all processes below it, by the same procedure as a tracker, and leaves a record of them beside
-//! the ledger. It spares a host of the same ledger that one of the tree's processes has started and that has been reparented to
-//! the keeper (invariant 13): while such a host, which is recognized by the signed lock that it holds, is below the keeper,
-//! being below the keeper proves nothing, and only processes that belong to the tree by other evidence are ended. The new host
-//! is responsible for the rest; it reaps the rows of the old one.
+//! the ledger. It spares a host of the same ledger that one of the tree's processes started and that was reparented to the keeper
+//! (invariant 13). Such a host is recognized by the signed lock that it holds. While it is below the keeper, being below the
+//! keeper proves nothing, and only processes that belong to the tree by other evidence are ended. The new host is responsible for
+//! the rest, and reaps the rows of the old one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,15 +45,15 @@ use crate::{
 
 /// Exit code of a keeper that was not started by a host.
 const USAGE: u8 = 2;
-/// How often a tree that continues to fork is ended; from the second time on without a grace.
+/// How often ending a tree that keeps forking is attempted; from the second attempt on without a grace.
 const ROUNDS: u32 = 20;
 
-/// Keeps one program until nothing is left below this process: the whole of the keeper's `main`.
+/// Runs a keeper: keeps one program until no process is left below this one. This is the whole `main` of a keeper.
 pub fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not read when a host has started us: our output is /dev/null then.
+            // If a host has started us, this is not read, since our output is /dev/null.
             eprintln!("procledger-keeper: {error}");
             ExitCode::from(USAGE)
         }
@@ -66,9 +66,9 @@ fn serve() -> Result<()> {
     let own = own_identity(&proc, scope)?;
     let keeper = Keeper { server, proc, scope, own };
     if let Some(program) = keeper.start(command) {
-        // The thread that asked the host has ended: libc does not need its internal signals any more.
+        // The thread that waited for the host has ended, so libc no longer needs its internal signals.
         block_all_signals();
-        // Do not hold on to the folder that the host was in.
+        // Do not keep the host's working directory in use.
         let _ = std::env::set_current_dir("/");
         keeper.watch(&program);
     }
@@ -90,7 +90,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the program if the host commits its row; `None` if it did not run, and the host knows why.
+    /// Starts the program if the host commits its row; `None` if it did not run, of which the host knows the reason.
     fn start(&self, command: Command) -> Option<Identity> {
         let (message, program) = match spawn(command, |child| self.ask_host(child)) {
             Ok(spawned) => (FromKeeper::Started, Some(spawned.committed)),
@@ -99,12 +99,12 @@ impl Keeper {
                 (FromKeeper::Failed { step: refusal.step, errno }, None)
             }
         };
-        // A host that does not receive this is gone: the watch notices that.
+        // A host that does not receive this is gone, which the watch detects.
         let _ = self.server.transport.send_to_host(message, &[], GATE_LIMIT);
         program
     }
 
-    /// Asks the host about the child at the gate.
+    /// Reports the child at the gate to the host, and waits until the host has committed its row.
     fn ask_host(&self, child: &GatedChild) -> Result<Identity> {
         let lost = || Error::new(Kind::NotStarted, "the child was killed before it ran");
         let pinned = Pinned::identify(&self.proc, self.scope, child.pid, Arc::clone(&child.pidfd))?
@@ -114,7 +114,7 @@ impl Keeper {
         loop {
             match self.server.wait() {
                 Wake::Word(FromHost::Go) => return Ok(pinned.identity),
-                // Only the child itself can have ended, and the code that created it detects that.
+                // Only the child itself can have ended, which the code that created it detects.
                 Wake::Children => {}
                 Wake::Word(FromHost::Refuse | FromHost::Leave) | Wake::HostGone => {
                     return Err(Error::new(Kind::NotStarted, "the host refused"));
@@ -123,7 +123,8 @@ impl Keeper {
         }
     }
 
-    /// Reaps, reports the program's end, and exits when nothing is left below, or when its host asks it to or is gone.
+    /// Reaps children and reports the program's end. Returns when no process is left below, or when the host requests it or is
+    /// gone.
     fn watch(&self, program: &Identity) {
         let mut status = None;
         loop {
@@ -160,7 +161,7 @@ impl Keeper {
     }
 
     /// Ends the processes below, and leaves a record of them beside the ledger. Those that cannot be ended are left to the next
-    /// opener.
+    /// instance.
     fn end(&self, program: &Identity, mut status: Option<ExitStatus>) {
         ignore_dead_children();
         while let Reaped::Dead(pid, death) = reap_one() {
@@ -188,7 +189,7 @@ impl Keeper {
                 HashMap::new()
             });
             let members = || ends.iter().flat_map(|end| &end.members);
-            // Once for each: in the next round it is gone.
+            // Logged once for each: in the next round it is gone.
             for member in members().filter(|member| logged.remove(&member.info.identity)) {
                 let (outcome, died_after) = (member.fate.outcome(), member.fate.died_after());
                 let (status, stop_signal) = (member.status, member.ended_by());
@@ -202,7 +203,7 @@ impl Keeper {
             let left: HashSet<Pid> =
                 members().filter(stays).map(|member| member.info.identity.pid).collect();
             let own = self.own.pid;
-            // With a host below, being below this process proves nothing.
+            // While a host is below, being below this process proves nothing.
             let is_done = !context.foreign.is_empty()
                 || self.proc.has_other_children(own, |pid| left.contains(&pid)) != Some(true);
             if is_done {
@@ -231,7 +232,7 @@ impl Keeper {
         }
     }
 
-    /// The tree begins with the children of this very process.
+    /// Returns the tree, which begins with the children of this process.
     fn tree(&self, program: &Identity) -> TreeTarget {
         let SpawnRequest { params, attributes, .. } = &self.server.request;
         let root = Root {
@@ -244,7 +245,7 @@ impl Keeper {
             cgroup: None,
             keeper: Some(self.own),
             origin: Origin::Spawned,
-            // Every member is below this process: no other process can belong to the tree.
+            // All members are below this process, so no other process can belong to the tree.
             containment: Containment::None,
             limits: Limits::with_grace(params.grace),
             end_plan: params.end_plan.clone(),
@@ -254,7 +255,7 @@ impl Keeper {
         TreeTarget { root, pidfd: None, recorded: Vec::new(), exemptions: Exemptions::default() }
     }
 
-    /// Returns the program, while it is alive.
+    /// Returns the program while it is alive.
     fn describe_root(&self, program: &Identity) -> Option<ProcessInfo> {
         let stat = self.proc.stat(program.pid).ok()??;
         Some(ProcessInfo {
@@ -264,7 +265,7 @@ impl Keeper {
             age: age(stat.start_tick),
             rss: stat.rss_bytes,
             cpu: cpu_time(&stat),
-            // Its row has the command.
+            // The command is in its row.
             command: Vec::new(),
         })
     }

@@ -1,17 +1,17 @@
 //! The tracker: the operations of an open ledger.
 //!
 //! - [`runtime`]: components, each of which owns its data and depends on no other module here;
-//! - [`options`] and [`core`]: the options, and what ties the components together;
+//! - [`options`] and [`core`]: the options, and the combination of the components;
 //! - [`caller`]: the process on whose behalf a host runs its tasks;
-//! - [`start`]: how a process comes under the tracker;
+//! - [`start`]: starting and registering processes;
 //! - [`handle`]: waiting for a process and reading its output;
 //! - [`membership`]: which processes belong to a tree;
 //! - [`end`]: ending trees, and what follows when a root exits;
 //! - [`passes`]: health, orphans, retention, and reaping for other instances;
 //! - [`inspect`]: reading without changing anything;
-//! - [`monitor`]: the thread that learns of deaths and runs the passes that are due;
-//! - [`facade`]: [`Tracker`], with each verb in a few lines;
-//! - [`builder`]: how a ledger is opened;
+//! - [`monitor`]: the thread that detects deaths and runs the passes that are due;
+//! - [`facade`]: [`Tracker`], with each operation in a few lines;
+//! - [`builder`]: opening a ledger;
 //! - [`keeper`]: the `main` of a keeper.
 
 mod builder;

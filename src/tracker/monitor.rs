@@ -1,7 +1,7 @@
-//! The monitor's thread: it learns of deaths, and runs the passes that are due.
+//! The monitor's thread, which detects deaths and runs the passes that are due.
 //!
-//! It waits neither for a grace nor for a pass: limits are enforced by [`background`](super::end::background), and a health pass has a thread of its
-//! own.
+//! It waits neither for a grace nor for a pass: [`background`](super::end::background) ends trees that exceeded a limit, and a
+//! health pass has its own thread.
 
 use std::{
     sync::Arc,
@@ -28,7 +28,8 @@ pub(in crate::tracker) fn start(core: &Arc<Core>) -> Result<()> {
         .map_err(|error| Error::os("failed to start the monitor thread", error))
 }
 
-/// Runs however the thread ends: from then on it no longer counts as running, and waiters settle ends themselves.
+/// A guard that is dropped however the thread ends: from then on the thread does not count as running, and waiters settle ends
+/// themselves.
 struct Running<'a>(&'a Core);
 
 impl Drop for Running<'_> {
@@ -47,7 +48,7 @@ fn run(core: &Arc<Core>) {
     let mut found = Vec::with_capacity(EVENTS);
     while core.passes.is_monitoring() {
         let due = schedule.due(core);
-        // A death that is there without waiting has happened since the last check; one that ends the wait happens now.
+        // A death that is reported without waiting happened after the last check; a death that ends the wait happens now.
         let (mut since, now) = (looked, Instant::now());
         match core.registry.deaths.wait(&mut found, Duration::ZERO) {
             0 => {
@@ -66,7 +67,7 @@ fn run(core: &Arc<Core>) {
     }
 }
 
-/// Settles processes that have died, none of them earlier than `since`.
+/// Settles processes that died at `since` or later.
 fn settle_dead(core: &Arc<Core>, found: &[Death], since: Instant) {
     let mut dead: Vec<Dead> = Vec::with_capacity(found.len());
     for death in found {

@@ -13,15 +13,12 @@ use crate::{
     sys::keeper::is_secure,
 };
 
-/// Lets operators choose the containment without a change of the program.
+/// The environment variable with which operators choose the containment without changing the program.
 const CONTAINMENT_VARIABLE: &str = "PROCLEDGER_CONTAINMENT";
 
 /// The options of a tracker.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent switches, each with a setter of its own"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, each with its own setter")]
 pub(in crate::tracker) struct Options {
     pub(in crate::tracker) program: String,
     pub(in crate::tracker) export: Option<PathBuf>,
@@ -32,11 +29,11 @@ pub(in crate::tracker) struct Options {
     pub(in crate::tracker) grace: Duration,
     pub(in crate::tracker) monitor: bool,
     pub(in crate::tracker) reap_on_open: bool,
-    /// `None`: as the environment variable says, else `Auto`.
+    /// `None` for the value of the environment variable, or else `Auto`.
     pub(in crate::tracker) containment: Option<ContainmentMode>,
-    /// The folder in which the instance cgroup is created; detected automatically otherwise.
+    /// The folder in which the instance cgroup is created; `None` to detect one.
     pub(in crate::tracker) cgroup: Option<PathBuf>,
-    /// The executable to use as keeper; looked up otherwise.
+    /// The executable to use as the keeper; `None` to search for one.
     pub(in crate::tracker) keeper: Option<PathBuf>,
     pub(in crate::tracker) record_arguments: bool,
     pub(in crate::tracker) keep_history: Duration,
@@ -44,11 +41,11 @@ pub(in crate::tracker) struct Options {
     /// A folder whose writers are trusted not to replace the ledger.
     pub(in crate::tracker) trust_folder: Option<PathBuf>,
     pub(in crate::tracker) upgrade: Upgrade,
-    /// Connections that read beside the one that writes.
+    /// The number of connections that read, besides the one that writes.
     pub(in crate::tracker) readers: u32,
     /// The process on whose behalf this host runs its tasks.
     pub(in crate::tracker) caller: Option<Caller>,
-    /// Whether zombies that belong to no task are reaped, too.
+    /// Whether zombies that belong to no task are reaped as well.
     pub(in crate::tracker) reap_all: bool,
 }
 
@@ -76,10 +73,11 @@ impl Options {
     }
 }
 
-/// Environment variable with which operators trust a folder without a change of the program.
+/// The environment variable with which operators trust a folder without changing the program.
 const TRUST_VARIABLE: &str = "PROCLEDGER_TRUST_FOLDER";
 
-/// Does the same for an optional folder. An empty path names no folder, whatever the environment says.
+/// Returns the trusted folder: `named`, or else that of the environment. An empty path trusts no folder, whatever the environment
+/// says.
 pub(super) fn trusted_or_by_environment(named: Option<&Path>) -> Option<PathBuf> {
     let folder = named.map(Path::to_owned).or_else(trusted_by_environment);
     folder.filter(|folder| !folder.as_os_str().is_empty())

@@ -34,7 +34,7 @@ pub(crate) fn bases() -> Result<Vec<PathBuf>> {
     let read = |path: &str| {
         std::fs::read(path).map_err(|error| Error::os(format!("failed to read `{path}`"), error))
     };
-    let none = |what: &str| Error::new(Kind::Unsupported, format!("no cgroup v2 leaf: {what}"));
+    let none = |what: &str| Error::new(Kind::Unsupported, format!("no usable cgroup v2: {what}"));
     let mounts = mounts(&read("/proc/self/mountinfo")?);
     if mounts.is_empty() {
         return Err(none("no cgroup2 file system is mounted"));
@@ -57,9 +57,9 @@ pub(crate) fn bases() -> Result<Vec<PathBuf>> {
 /// Returns the folder above the outermost instance cgroup, if instance and task cgroups are nested too deeply: a host that its
 /// own task restarts again and again must not be nested deeper each time.
 fn outermost(folder: &Path) -> Option<PathBuf> {
-    let branches = folder.ancestors().filter(|ancestor| is_instance_cgroup(ancestor));
-    let outermost = branches.enumerate().skip(NESTING).last();
-    outermost.and_then(|(_, branch)| branch.parent()).map(Path::to_owned)
+    let instances = folder.ancestors().filter(|ancestor| is_instance_cgroup(ancestor));
+    let outermost = instances.enumerate().skip(NESTING).last();
+    outermost.and_then(|(_, instance)| instance.parent()).map(Path::to_owned)
 }
 
 fn is_instance_cgroup(folder: &Path) -> bool {

@@ -25,7 +25,7 @@ use crate::{
         },
         membership::{foreign_roots::may_be_responsible, recorded_keeper::recorded_keeper},
         options::trusted_or_by_environment,
-        passes::name_match::{Search, answered_for, leave},
+        passes::name_match::{Search, accounted_for, leave},
         runtime::{
             liveness::{Liveness, LivenessCheck, orphan_rule},
             tracked::Root,
@@ -47,7 +47,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Ledger {
     store: Store,
-    /// Names that a dry run protects.
+    /// The names of programs that a dry run protects.
     protected: Vec<String>,
 }
 
@@ -61,13 +61,14 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](Error::is_not_found) if there is none at `path`; otherwise as [`Builder::open`](crate::Builder::open).
+    /// [`is_not_found`](Error::is_not_found) if there is none at `path`; otherwise as for
+    /// [`Builder::open`](crate::Builder::open).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Self { store: Store::open_read_only(path.as_ref())?, protected: Vec::new() })
     }
 
-    /// Migrates an existing ledger to the current schema, as opening it with [`Builder::open`](crate::Builder::open) does.
-    /// Returns whether there was anything to do.
+    /// Migrates an existing ledger to the current schema, like [`Builder::open`](crate::Builder::open). Returns whether there was
+    /// anything to do.
     ///
     /// A ledger that is opened for reading, or with [`Builder::migrate(false)`](crate::Builder::migrate), is used as it is.
     ///
@@ -82,12 +83,13 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](Error::is_not_found) if there is none at `path`; otherwise as [`Builder::open`](crate::Builder::open).
+    /// [`is_not_found`](Error::is_not_found) if there is none at `path`; otherwise as for
+    /// [`Builder::open`](crate::Builder::open).
     pub fn migrate(path: impl AsRef<Path>) -> Result<bool> {
         Self::migrate_trusting(path, None)
     }
 
-    /// Migrates as [`migrate`](Self::migrate), with a trusted folder: see
+    /// Migrates like [`migrate`](Self::migrate), with a trusted folder: see
     /// [`Builder::trust_folder`](crate::Builder::trust_folder).
     ///
     /// # Errors
@@ -97,8 +99,8 @@ impl Ledger {
         Store::migrate(path.as_ref(), trusted_or_by_environment(trust_folder).as_deref())
     }
 
-    /// Returns the random UUID of the ledger, 32 hex digits; `None` before it was migrated to schema 4. A copy has the same
-    /// one.
+    /// Returns the random UUID of the ledger, in 32 hex digits; `None` before it was migrated to schema 4. A copy has the same
+    /// UUID.
     ///
     /// # Errors
     ///
@@ -107,8 +109,8 @@ impl Ledger {
         self.store.uuid()
     }
 
-    /// Adds names that [`plan_reap`](Self::plan_reap) protects, as
-    /// [`Builder::protect`](crate::Builder::protect) does for a pass that acts.
+    /// Adds names that [`plan_reap`](Self::plan_reap) protects, like [`Builder::protect`](crate::Builder::protect) for a real
+    /// pass.
     #[must_use]
     pub fn protected_names<I: IntoIterator<Item = S>, S: Into<String>>(mut self, names: I) -> Self {
         self.protected.extend(names.into_iter().map(Into::into));
@@ -130,7 +132,7 @@ impl Ledger {
         self.store.live()
     }
 
-    /// Returns those of the [`processes`](Self::processes) that are roots.
+    /// Returns the [`processes`](Self::processes) that are roots.
     ///
     /// # Errors
     ///
@@ -167,7 +169,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// Invalid input for a bad task id; if the ledger cannot be read.
+    /// Invalid input for an invalid task id; if the ledger cannot be read.
     pub fn history(&self, query: Query) -> Result<Vec<ProcessRecord>> {
         let task = query.task_id.map(TaskId::new).transpose()?;
         self.store.history(task.as_ref(), query.since.map(Millis::from), query.limit)
@@ -177,13 +179,13 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// Invalid input for a bad task id; if the ledger cannot be read.
+    /// Invalid input for an invalid task id; if the ledger cannot be read.
     pub fn leaks(&self, query: Query) -> Result<Vec<LeakRecord>> {
         let task = query.task_id.map(TaskId::new).transpose()?;
         self.store.leaks(task.as_ref(), query.since.map(Millis::from), query.limit)
     }
 
-    /// Returns the leaks that were found since a time, counted by hour, day, task, rule or program.
+    /// Returns the number of leaks that were found since the given time, by hour, day, task, rule or program.
     ///
     /// # Errors
     ///
@@ -196,11 +198,11 @@ impl Ledger {
         self.store.leak_groups(since.map(Millis::from), by)
     }
 
-    /// Returns how many of the trees with leaks since a time were held together by their session alone.
+    /// Returns how many of the trees with leaks since the given time were contained only by their session.
     ///
     /// For these trees it cannot be verified that the list of leaks is complete: a process that left the session, cleared its
-    /// environment and lost its parent before a pass saw it is not in any list. With a task cgroup or a keeper there is no such
-    /// uncertainty.
+    /// environment and lost its parent before a pass recorded it is not in any list. With a task cgroup or a keeper there is no
+    /// such uncertainty.
     ///
     /// # Errors
     ///
@@ -219,7 +221,7 @@ impl Ledger {
         self.store.leak_report(since.map(Millis::from), limit)
     }
 
-    /// Returns how many passes of each kind were made since a time, which shows whether leaks were searched for at all.
+    /// Returns how many passes of each kind were made since the given time, which shows whether leaks were searched for at all.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -248,7 +250,7 @@ impl Ledger {
         self.store.last_passes()
     }
 
-    /// Returns the passes since a time, newest first, at most `limit`.
+    /// Returns the passes since the given time, newest first, at most `limit`.
     ///
     /// # Errors
     ///
@@ -287,12 +289,12 @@ impl Ledger {
             planned.extend(trees);
             report.endings.extend(left);
         }
-        // As one call ends them: a process that several of them lead to is in one tree.
+        // Previewed together, as a real pass ends them, so that a process to which several of them lead is in one tree.
         let targets = planned.iter().map(|tree| tree.target.clone()).collect();
         for (tree, seen) in planned.iter().zip(previews(&context, targets)?) {
             report.absorb(plan_tree(&self.store, tree, seen));
         }
-        let answered_for = answered_for(&self.store, observer.scope, &dead)?;
+        let accounted_for = accounted_for(&self.store, observer.scope, &dead)?;
         let search = Search {
             proc: &proc,
             observer,
@@ -301,9 +303,9 @@ impl Ledger {
             names: orphan_names,
             protected,
             min_age,
-            answered_for,
+            accounted_for,
         };
-        // A process that is ended as an orphan is gone before the name match.
+        // A process that is ended as an orphan would be gone before the name match.
         let ended = report.endings.iter().map(|ending| ending.pid).collect();
         report.absorb(plan_matches(&context, &search, &ended)?);
         Ok(report)
@@ -442,7 +444,7 @@ pub fn plan_name_match(
         names: orphan_names,
         protected,
         min_age,
-        answered_for: HashSet::new(),
+        accounted_for: HashSet::new(),
     };
     plan_matches(&context, &search, &HashSet::new())
 }
@@ -510,17 +512,17 @@ fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview) -> Report {
     report
 }
 
-/// What dead instances left, as [`Ledger::orphans`] finds them.
+/// The processes that dead instances left, as found by [`Ledger::orphans`].
 #[derive(Default)]
 struct Orphans {
     by_instance: Vec<(DeadInstance, Vec<ProcessRecord>)>,
-    /// Processes that other instances are responsible for.
+    /// Processes for which other instances are responsible.
     foreign: Vec<Foreign>,
     /// Processes of instances that cannot be judged.
     unchecked: Vec<Suspect>,
 }
 
-/// Plans what the name match would end, each match with its descendants, except for what is already planned.
+/// Plans what the name match would end, each match with its descendants, except for processes whose end is already planned.
 fn plan_matches(
     context: &EndContext<'_>,
     search: &Search<'_>,

@@ -1,4 +1,4 @@
-//! Metrics: what this tracker has counted, and what a ledger has recorded of all instances.
+//! Collects metrics: the counts of this tracker, and the figures of a ledger for all instances.
 
 use std::{path::Path, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Returns what a tracker has counted since it was opened.
+/// Returns the counts of a tracker since it was opened.
 pub(in crate::tracker) fn of_tracker(core: &Core) -> Metrics {
     Metrics {
         executing_count: core.registry.len() as u64,
@@ -29,7 +29,7 @@ pub(in crate::tracker) fn of_tracker(core: &Core) -> Metrics {
 }
 
 impl Ledger {
-    /// Returns what the ledger has recorded of all instances; ends, leaks and passes cover the time `window` back from now.
+    /// Returns the figures of the ledger, for all instances. Ends, leaks and passes cover the time `window` back from now.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
     Ok((count, orphans))
 }
 
-/// Adds the reasons that did not occur, with a count of 0: in metrics, a missing value would mean that nothing is known.
+/// Adds the reasons that did not occur, with a count of 0: in metrics, a missing value would mean an unknown one.
 fn every_reason(found: &[EndCount]) -> Vec<EndCount> {
     let count = |&reason: &EndReason| {
         let found = found.iter().find(|end| end.reason == reason);
@@ -116,8 +116,8 @@ fn passes(kind: PassKind, counts: &LedgerCounts, last: &[PassRecord]) -> LedgerP
     }
 }
 
-/// Returns the size of a file; 0 for one that does not exist: without a WAL there is nothing in it. The file is only stat'ed by
-/// name, never opened: closing a descriptor of it would drop the locks that SQLite holds.
+/// Returns the size of a file; 0 if it does not exist, like a WAL without content. The file is only stat'ed by name, never
+/// opened, since closing a descriptor of it would drop the locks that SQLite holds.
 fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |found| found.len())
 }

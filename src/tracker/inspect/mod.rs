@@ -1,11 +1,11 @@
 //! Read-only views that change nothing.
 //!
 //! - [`doctor`]: problems of a ledger or a machine;
-//! - [`ledger`]: what is recorded;
-//! - `metrics`: numbers;
+//! - [`ledger`]: the recorded data;
+//! - `metrics`: figures;
 //! - [`orphan_scan`]: processes that look orphaned, without a ledger;
-//! - [`subscription`]: ends, survivors and leaks as they are recorded, noticed by [`writes`];
-//! - [`trees`]: the same, joined with the processes as they are now;
+//! - [`subscription`]: ends, survivors and leaks as they are recorded, which [`writes`] detects;
+//! - [`trees`]: the recorded data, joined with the processes as they are now;
 //! - [`wait`]: waiting for the end of a process of any instance.
 
 pub(super) mod doctor;

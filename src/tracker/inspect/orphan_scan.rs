@@ -1,7 +1,7 @@
 //! Finds processes that look orphaned, on a machine where no ledger has recorded them.
 //!
-//! Nothing is opened for writing and nothing is signalled. Of the ledgers only those are read that a live instance has open, as
-//! the lock files that it holds show: what such an instance tracks is not listed.
+//! Nothing is opened for writing and nothing is signalled. Only ledgers that a live instance has open, according to the lock
+//! files that it holds, are read: processes that such an instance tracks are not listed.
 
 use std::{
     cmp::Reverse,
@@ -35,14 +35,14 @@ use crate::{
 const OWN_PROGRAMS: [&[u8]; 2] = [b"procledger", b"procledger-keeper"];
 /// The variable in which `procledger run` passes on the path of its ledger.
 const LEDGER_VARIABLE: &str = "PROCLEDGER_LEDGER";
-/// Exists where systemd is the init (`sd_booted(3)`).
+/// A folder that exists if systemd is the init (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
 
-/// Returns processes of this user that look orphaned: adopted by another process than the one that started them, without a
-/// controlling terminal, not in a service of systemd's, and not tracked by a live instance of a ledger.
+/// Returns processes of this user that look orphaned: adopted by a process other than the one that started them, without a
+/// controlling terminal, not in a systemd service, and not tracked by a live instance of a ledger.
 ///
-/// Needs no ledger, and changes nothing. Whether a process is of use is for a person to decide: a daemon that was started by
-/// hand looks the same.
+/// This needs no ledger, and changes nothing. A person must decide whether a process is still needed: a daemon that was started
+/// by hand looks the same.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -82,7 +82,7 @@ pub fn scan_orphans(min_age: Duration) -> Result<OrphanScan> {
             Verdict::Orphan(why) => found.push((stat, why)),
         }
     }
-    // One that is below another one is in that one's tree.
+    // An orphan below another one is in the tree of that one.
     let roots: HashSet<Pid> = found.iter().map(|(stat, _)| stat.pid).collect();
     let is_root = |stat: &Stat| {
         !machine.snapshot.ancestors(stat.pid).iter().any(|above| roots.contains(above))
@@ -96,7 +96,7 @@ pub fn scan_orphans(min_age: Duration) -> Result<OrphanScan> {
 
 enum Verdict {
     Unremarkable,
-    /// It looks orphaned, and is left out; counted there.
+    /// It looks orphaned, but is left out; with the count to increment.
     LeftOut(fn(&mut OrphansLeftOut) -> &mut u64),
     Orphan(String),
 }
@@ -107,9 +107,9 @@ struct Machine {
     uid: u32,
     /// The scanning process and its ancestors.
     lineage: HashSet<Pid>,
-    /// What live instances track, and the programs of this crate.
+    /// Processes that live instances track, and the programs of this crate.
     tracked: HashSet<Pid>,
-    /// The unit of systemd's that the scanning process is in.
+    /// The systemd unit that the scanning process is in.
     unit: Option<std::ffi::OsString>,
     min_age: Duration,
 }
@@ -149,15 +149,15 @@ impl Machine {
         adopted(&self.snapshot, stat, parent, &name)
     }
 
-    /// Reports whether it belongs to a service of systemd's. In the service that this process runs in, that is true of the main
-    /// process alone: what the others have left is the very thing to find.
+    /// Reports whether a process belongs to a systemd service. In the service of this process itself only the main process
+    /// counts: processes that others in it have left are what is searched for.
     fn is_in_a_service(&self, pid: Pid) -> bool {
         let unit = self.proc.systemd_unit(pid);
         let Some(name) = unit.as_ref().and_then(|unit| unit.to_str()) else { return false };
         if unit == self.unit {
             return self.proc.is_started_by_systemd(pid);
         }
-        // The manager of a user is a service, and what it contains besides scopes and services is no service.
+        // The manager of a user is a service, but other units in it, except scopes and services, are none.
         name == "init.scope" || name.ends_with(".service") && !name.starts_with("user@")
     }
 
@@ -207,8 +207,8 @@ impl Machine {
     }
 }
 
-/// Returns the live hosts of ledgers, the programs of this crate, all that runs below these, and what the ledgers say that live
-/// instances track.
+/// Returns the live hosts of ledgers, the programs of this crate, the descendants of both, and the processes that live instances
+/// track according to their ledgers.
 fn tracked(
     proc: &Proc,
     here: PidScope,
@@ -232,8 +232,10 @@ fn tracked(
     for ledger in ledgers {
         match tracked_by(proc, here, &ledger) {
             Ok(found) => tracked.extend(found),
-            Err(error) => errors
-                .push(format!("what the ledger {} tracks is unknown: {error}", ledger.display())),
+            Err(error) => errors.push(format!(
+                "the processes that the ledger {} tracks are unknown: {error}",
+                ledger.display()
+            )),
         }
     }
     tracked

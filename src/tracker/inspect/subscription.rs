@@ -1,8 +1,8 @@
-//! [`Subscription`]: what a ledger records, as it is recorded.
+//! [`Subscription`]: the events of a ledger as they are recorded.
 //!
-//! The ledger itself is the queue: a subscriber keeps its position and what it has read but not returned, at most some
-//! thousand records, and the numbers of the rows that are open. No writer knows of it or waits for it, and a subscriber that
-//! does not read costs nothing.
+//! The ledger itself is the queue: a subscriber keeps its position, records that were read but not returned yet, at most some
+//! thousand, and the numbers of the open rows. No writer knows of it or waits for it, and a subscriber that does not read costs
+//! nothing.
 
 use std::{
     collections::VecDeque,
@@ -24,12 +24,12 @@ use crate::{
     tracker::core::Core,
 };
 
-/// Ends, survivors and leaks, from the moment of [`Tracker::subscribe`](crate::Tracker::subscribe) or [`Ledger::subscribe`] on,
-/// whichever instance or pass has recorded them.
+/// Ends, survivors and leaks, from the call of [`Tracker::subscribe`](crate::Tracker::subscribe) or [`Ledger::subscribe`] on,
+/// whichever instance or pass recorded them.
 ///
 /// As an iterator it waits for the next event. Each event is returned once, in the order of the ledger's transactions. Events
 /// that were committed since the last check are returned as ends, then survivors, then leaks, each by row number. A commit is
-/// noticed by inotify(7) about 5 ms later; without inotify, within 100 ms.
+/// detected by inotify(7) about 5 ms later; without inotify, within 100 ms.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -55,14 +55,14 @@ pub struct Subscription {
     /// The tracker with which it ends.
     tracker: Option<Arc<Core>>,
     position: Position,
-    /// Read, and not returned yet.
+    /// Events that were read and not returned yet.
     events: VecDeque<LedgerEvent>,
     writes: Option<Writes>,
-    /// How long the last look at the ledger took, which grows with the number of live rows.
+    /// How long the last query of the ledger took, which grows with the number of live rows.
     took: Duration,
 }
 
-/// The share of the time that looks at a busy ledger take is at most one in this many.
+/// Queries of a busy ledger take at most one part in this many of the time.
 const SHARE: u32 = 10;
 
 /// The result of polling the ledger.
@@ -70,12 +70,12 @@ const SHARE: u32 = 10;
 pub(in crate::tracker) enum Poll {
     Events,
     Nothing,
-    /// Nothing, and the tracker was shut down before.
+    /// There is no event, and the tracker was shut down before.
     End,
 }
 
 impl Ledger {
-    /// Subscribes to what this ledger records from now on. The subscription never ends by itself.
+    /// Subscribes to the events that this ledger records from now on. The subscription never ends by itself.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl Ledger {
 
 impl Subscription {
     pub(in crate::tracker) fn new(store: Store, tracker: Option<Arc<Core>>) -> Result<Self> {
-        // Before the position is read, so that no write is missed.
+        // Created before the position is read, so that no write is missed.
         let writes = Writes::of(&store);
         let position = store.position()?;
         Ok(Self { store, tracker, position, events: VecDeque::new(), writes, took: Duration::ZERO })
@@ -97,7 +97,7 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// If the ledger cannot be read. The next call tries again, and nothing is lost.
+    /// If the ledger cannot be read. The next call retries, and nothing is lost.
     pub fn try_next(&mut self) -> Result<Option<LedgerEvent>> {
         self.poll()?;
         Ok(self.events.pop_front())
@@ -122,10 +122,10 @@ impl Subscription {
         }
     }
 
-    /// Reads what has been recorded, unless something that was read before is left.
+    /// Reads new events, unless events that were read before are left.
     pub(in crate::tracker) fn poll(&mut self) -> Result<Poll> {
         if self.events.is_empty() {
-            // Before the ledger is read: what a shutdown records comes before it is complete.
+            // Checked before the ledger is read, since a shutdown records everything before it is complete.
             let is_over = self.tracker.as_ref().is_some_and(|core| core.instance.is_shut_down());
             let began = Instant::now();
             self.events = self.store.changes(&mut self.position)?.into();
@@ -137,7 +137,7 @@ impl Subscription {
         Ok(Poll::Events)
     }
 
-    /// Waits until the ledger is written, at most `limit`, or until it is time to look again.
+    /// Waits until the ledger is written, at most `limit`, or until it is time to check again.
     fn wait(&self, limit: Duration) -> Result<()> {
         let Some(writes) = &self.writes else {
             std::thread::sleep(UNWATCHED.min(limit));
@@ -159,7 +159,7 @@ impl Subscription {
         }
     }
 
-    /// Returns how long to wait after a write before the next look.
+    /// Returns how long to wait after a write before the next query.
     pub(in crate::tracker) fn pause(&self) -> Duration {
         SETTLES.max(self.took * SHARE)
     }
@@ -171,7 +171,7 @@ impl Subscription {
         self.events.pop_front()
     }
 
-    /// Takes what notices writes, for a waiter of another kind.
+    /// Removes and returns the detector of writes, for a waiter of another kind.
     pub(in crate::tracker) fn take_writes(&mut self) -> Option<Writes> {
         self.writes.take()
     }

@@ -1,9 +1,9 @@
 //! Determines which processes belong to each tracked root now, without touching any of them.
 //!
 //! Rows are read first, then `/proc` once, then each recorded identity is verified: a process that still has its recorded
-//! identity had its PID while the snapshot was taken. Meanwhile no transaction is held, no instance is created, and no process
-//! is signalled. What cannot be seen from here (another machine or PID namespace, a hidden `/proc`) is reported as the ledger
-//! has it.
+//! identity had its PID while the snapshot was taken. No transaction is held meanwhile, no instance is created, and no process is
+//! signalled. Processes that cannot be seen from here (another machine or PID namespace, a hidden `/proc`) are reported as
+//! recorded in the ledger.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -67,7 +67,7 @@ impl Ledger {
         forest(self.store(), |_| true)
     }
 
-    /// Returns the same for one task; empty if nothing of the task is open.
+    /// Returns the same for one task; empty if the task has no live process.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Ledger {
     }
 }
 
-/// A root, and the rows that passes recorded below it.
+/// A root, and the rows of descendants that passes recorded.
 struct Rows<'a> {
     root: &'a ProcessRecord,
     below: Vec<&'a ProcessRecord>,
@@ -102,7 +102,7 @@ fn forest(store: &Store, wanted: impl Fn(&ProcessRecord) -> bool) -> Result<Vec<
     }))
 }
 
-/// Assigns descendants to their root; one whose root has ended stands alone.
+/// Assigns descendants to their root; a descendant whose root has ended is a separate tree.
 fn group(rows: &[ProcessRecord]) -> Vec<Rows<'_>> {
     let roots: HashSet<ProcessId> =
         rows.iter().filter(|row| row.spec.root.is_none()).map(|row| row.id).collect();
@@ -131,10 +131,10 @@ impl Machine {
         Ok(Self { proc, observer: Observer { scope: here, uid: store.owner_uid() }, snapshot })
     }
 
-    /// Returns the machine as each of the owners of trees acts on it.
+    /// Returns the machine from the point of view of each owner of trees.
     ///
-    /// A tree is shown as its owner would end it: the owner with its ancestors is no member, nor is what other instances are
-    /// responsible for, nor what was registered with the owner as a task of its own.
+    /// A tree is shown as its owner would end it: the owner and its ancestors are no members, nor are processes for which other
+    /// instances are responsible, or that were registered with the owner as separate tasks.
     fn systems(
         &self,
         store: &Store,
@@ -168,7 +168,7 @@ impl Machine {
         Ok(owners.into_iter().map(system).collect())
     }
 
-    /// Returns which owners are alive and which are dead; those of which that is unknown are left out.
+    /// Returns which owners are alive and which are dead; those for which this is unknown are left out.
     fn owners(&self, store: &Store) -> Result<HashMap<InstanceId, bool>> {
         let all = store.instances_to_check()?;
         let liveness = LivenessCheck::new(store, &self.proc, self.observer.scope);
@@ -289,8 +289,8 @@ impl Machine {
     }
 }
 
-/// Returns each member with the member below which it stands, in the order of a drawing of the tree from top to bottom. A
-/// member whose parent is not a member stands directly below the root.
+/// Returns each member with the member below which it is placed, in the order in which the tree is drawn from top to bottom. A
+/// member whose parent is not a member is placed directly below the root.
 pub(super) fn below(top: Pid, stats: Vec<&Stat>) -> Vec<(&Stat, Pid)> {
     let pids: HashSet<Pid> = stats.iter().map(|stat| stat.pid).collect();
     let mut children: BTreeMap<Pid, Vec<&Stat>> = BTreeMap::new();
@@ -315,7 +315,7 @@ pub(super) fn below(top: Pid, stats: Vec<&Stat>) -> Vec<(&Stat, Pid)> {
     found
 }
 
-/// Builds a member from its line of `stat`; without one it is gone.
+/// Builds a member from its `stat`; without one it is gone.
 fn member(pid: Pid, evidence: Evidence, stat: Option<&Stat>) -> TreeMember {
     TreeMember {
         process: None,
@@ -334,7 +334,7 @@ fn member(pid: Pid, evidence: Evidence, stat: Option<&Stat>) -> TreeMember {
     }
 }
 
-/// Returns a tree as the ledger has it.
+/// Returns a tree as recorded in the ledger.
 fn recorded(rows: &Rows<'_>, obstacle: &str) -> TreeRecord {
     let now = Millis::now();
     let Rows { root, below } = rows;

@@ -1,7 +1,8 @@
 //! Waits for the end of a process of any instance, without being its parent and without changing anything.
 //!
-//! The process is pinned by a pidfd, and the files of the ledger are watched by inotify(7): its row may be closed while it runs
-//! on, and its end is recorded by another process. Both wake the waiter; without inotify the row is read ten times a second.
+//! The process is pinned by a pidfd, and the files of the ledger are watched by inotify(7): another process records the end, and
+//! may close the row while the process is still running. Both wake the waiter; without inotify the row is read ten times a
+//! second.
 
 use std::{
     os::fd::AsFd,
@@ -22,15 +23,15 @@ use crate::{
     tracker::runtime::liveness::{Liveness, LivenessCheck},
 };
 
-/// How long after the death of a process whose owner is dead, too, its end may be recorded by an instance that cleans up.
+/// How long to wait for an instance that cleans up to record the end of a dead process whose owner is dead as well.
 const RECORDED_WITHIN: Duration = Duration::from_secs(2);
 
 impl Ledger {
-    /// Waits until a process has ended and its end is recorded, and returns its record then; `None` if that has not happened
-    /// within `timeout`.
+    /// Waits until a process has ended and its end is recorded, and returns its record; `None` if that does not happen within
+    /// `timeout`.
     ///
-    /// Any process may wait, whichever instance started the program. While the owner of a process is dead and the process
-    /// lives, this waits on: the process may survive, or be ended as an orphan.
+    /// Any process may wait, whichever instance started the program. If the owner of a process is dead and the process is alive,
+    /// this continues to wait: the process may survive, or be ended as an orphan.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -54,7 +55,7 @@ impl Ledger {
         let store = self.store();
         let proc = Proc::open()?;
         let here = current_pid_scope()?;
-        // Before the row is read, so that no change is missed.
+        // Created before the row is read, so that no change is missed.
         let writes = Writes::of(store);
         let mut pinned = None;
         let mut unrecorded = None;

@@ -1,7 +1,7 @@
 //! Detects that a ledger was written, by inotify(7) on its folder.
 //!
-//! SQLite writes each commit to the WAL by pwrite(2). The index of the WAL, by which readers find the commit, is written a
-//! moment later: a reader that is woken waits for [`SETTLES`] first.
+//! SQLite writes each commit to the WAL by pwrite(2). The index of the WAL, by which readers find the commit, is written a moment
+//! later, so a reader that is woken first waits for [`SETTLES`].
 
 use std::{
     os::{
@@ -18,21 +18,21 @@ use crate::{
 
 /// Pause after a write, so that a busy ledger is not read for each of its transactions.
 pub(in crate::tracker) const SETTLES: Duration = Duration::from_millis(5);
-/// Interval of looks at the ledger without inotify.
+/// Interval of queries of the ledger without inotify.
 pub(in crate::tracker) const UNWATCHED: Duration = Duration::from_millis(100);
-/// The same with inotify, which some file systems do not support for the changes of other machines.
+/// The same with inotify, which on some file systems does not report the changes of other machines.
 pub(in crate::tracker) const WATCHED: Duration = Duration::from_secs(5);
 
-/// Notices writes to the files of a ledger, by any process.
+/// Detects writes to the files of a ledger by any process.
 #[derive(Debug)]
 pub(in crate::tracker) struct Writes {
     folder: FolderWatch,
-    /// The beginning of the names of these files.
+    /// The prefix of the names of these files.
     name: Vec<u8>,
 }
 
 impl Writes {
-    /// Returns `None` where inotify is not available.
+    /// Starts watching; returns `None` if inotify is not available.
     pub(super) fn of(store: &Store) -> Option<Self> {
         let path = store.path();
         let _acting = store.act_as_owner().ok()?;
@@ -40,7 +40,8 @@ impl Writes {
         Some(Self { folder, name: path.file_name()?.as_bytes().to_vec() })
     }
 
-    /// Reads the events that have arrived, and returns whether one of them was of a file of the ledger, or may have been.
+    /// Reads the events that have arrived, and returns whether one of them concerned, or may have concerned, a file of the
+    /// ledger.
     pub(in crate::tracker) fn take(&self) -> bool {
         let mut is_of_ledger = false;
         self.folder.read(|_, name| {

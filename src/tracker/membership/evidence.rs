@@ -1,9 +1,9 @@
-//! Evidence that links a process to a root, and pinning of what a scan has found.
+//! Determines the evidence that links a process to a root, and pins processes that a scan has found.
 //!
-//! A scan names processes by their PIDs, and a PID may be reused before its pidfd is opened. For a process that is not recorded
-//! yet there is no inode to compare, and the start tick is conclusive only for a process that was started in a tick before the
-//! scan. Where it was started within the 10 ms before, the evidence that links it to its tree is read once more when it is
-//! pinned: what is read then, while it holds its PID, is its own.
+//! A scan identifies processes by their PIDs, and a PID may be reused before its pidfd is opened. For a process that is not
+//! recorded yet there is no inode to compare, and the start tick is conclusive only if it is a tick before that of the scan.
+//! Otherwise the evidence that links the process to its tree is read again once it is pinned: while it has its PID, the evidence
+//! is its own.
 
 use std::collections::HashSet;
 
@@ -21,8 +21,8 @@ use crate::{
     tracker::runtime::tracked::Root,
 };
 
-/// Pins the process that a snapshot has shown as a member; `None` where it is gone, or where its evidence cannot be found
-/// again: the next scan finds it then, if it is still a member. Fails where there is no descriptor to pin it with.
+/// Pins a process that a snapshot showed as a member; `None` if it is gone, or if its evidence is not found again. If it is still
+/// a member, the next scan finds it. Fails if there is no descriptor to pin it with.
 ///
 /// `holds` returns whether a member with this PID is pinned and still has it.
 pub(in crate::tracker) fn pin(
@@ -41,15 +41,14 @@ pub(in crate::tracker) fn pin(
     Ok(linked.then_some(pinned))
 }
 
-/// What links the process that has a PID now to any of some roots.
+/// The evidence that links the process with a PID to any of some roots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum OwnEvidence {
-    /// No evidence of its own: this does not cover a process that is below a member by its parent alone, nor one in a task
-    /// cgroup.
+    /// It has no evidence of its own. Its parent and its task cgroup are not considered.
     None,
     /// Its session, its process group, or its token.
     Certain,
-    /// It cannot be determined: the process is calling exec, or may not be read, or no descriptor is left.
+    /// The evidence cannot be determined: the process is calling exec, or may not be read, or no descriptor is left.
     Indeterminate,
 }
 
@@ -68,7 +67,7 @@ impl RootEvidence {
     }
 }
 
-/// Reads this process alone, however many the roots are.
+/// Determines the evidence of a process. Reads only this process, however many roots there are.
 pub(in crate::tracker) fn own_evidence(
     proc: &Proc,
     evidence: &RootEvidence,
@@ -83,7 +82,8 @@ pub(in crate::tracker) fn own_evidence(
         return OwnEvidence::None;
     }
     if stat.is_zombie() {
-        // A first thread that has exited looks the same; another thread may take over its PID by exec before it is examined.
+        // A process whose first thread has exited looks the same; another thread may take over the PID by exec before it is
+        // examined.
         let dead = PidFd::open(pid).and_then(|fd| fd.map_or(Ok(true), |fd| fd.is_dead()));
         return if dead.unwrap_or(false) { OwnEvidence::None } else { OwnEvidence::Indeterminate };
     }
@@ -98,7 +98,7 @@ pub(in crate::tracker) fn own_evidence(
             OwnEvidence::Certain
         }
         Ok(Some(_)) => OwnEvidence::None,
-        // Gone meanwhile; or in exec, or another user's, or no descriptor is left.
+        // It is gone meanwhile, or in exec, or another user's, or no descriptor is left.
         Ok(None) | Err(_) if matches!(proc.stat(pid), Ok(None)) => OwnEvidence::None,
         Ok(None) | Err(_) => OwnEvidence::Indeterminate,
     }
@@ -112,12 +112,12 @@ fn is_linked(
     evidence: Evidence,
     holds: impl Fn(Pid) -> bool,
 ) -> bool {
-    // A session that was created below the root is entered by inheritance alone. One with the process's own PID proves nothing:
-    // a daemon that reused the PID has it as well.
+    // A session can be entered only by inheritance. But a session with the process's own PID proves nothing, since a daemon that
+    // reused the PID may have created it.
     let in_same_session =
         root.session.is_some() && now.session == seen.session && now.session != now.pid.get();
     match evidence {
-        // Identified by their whole identity, or by the time of their fork.
+        // These are identified by their whole identity, or by the time of their fork.
         Evidence::Root | Evidence::Recorded | Evidence::ForkEvent => true,
         Evidence::TaskCgroup => root
             .cgroup
@@ -129,7 +129,7 @@ fn is_linked(
         Evidence::ChildOf(parent) => {
             in_same_session || (now.parent == parent.get() && holds(parent))
         }
-        // It is evidence of a death, and links no process.
+        // This is evidence of a death, which links no process.
         Evidence::OomKills(_) => false,
         Evidence::Keeper => in_same_session || now.parent == seen.parent,
         Evidence::Token => root.token.is_some_and(|token| {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inherited_session_links_an_orphan_but_a_session_of_its_own_does_not() {
+    fn an_inherited_session_links_an_orphan_but_its_own_session_does_not() {
         let child = Evidence::ChildOf(pid(11));
         let (seen, orphaned) = (stat(20, 11, 15), stat(20, 1, 15));
         assert!(linked(&seen, &orphaned, &root(Some(10)), child, false));

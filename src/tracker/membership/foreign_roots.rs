@@ -1,6 +1,6 @@
-//! Which processes other instances are responsible for, according to the ledger.
+//! Determines for which processes other instances are responsible, according to the ledger.
 //!
-//! An instance counts unless it is known to be dead: where that cannot be determined, its processes are left to it as well.
+//! An instance counts unless it is known to be dead: if that cannot be determined, its processes are left to it as well.
 
 use crate::{
     error::Result,
@@ -21,7 +21,7 @@ pub(in crate::tracker) fn may_be_responsible(
     life: &Liveness,
     here: PidScope,
 ) -> bool {
-    // A PID that belonged to a dead instance may have been reused by the tree itself.
+    // The PID of a dead instance may have been reused by a process of the tree itself.
     instance.stopped_at.is_none()
         && instance.identity.scope == here
         && !matches!(life, Liveness::Dead(_))
@@ -42,8 +42,8 @@ pub(in crate::tracker) fn responsible_instances(
     Ok(responsible.cloned().collect())
 }
 
-/// Returns what other instances are responsible for, and the processes that were registered with this one: a process that
-/// another process started is a task of its own, whatever its parent is. `targets`: the rows that are to be ended.
+/// Returns the processes for which other instances are responsible, and those that were registered with this one: a registered
+/// process is a separate task, whatever its parent is. `targets` are the rows that are to be ended.
 pub(in crate::tracker) fn foreign_roots(
     core: &Core,
     targets: &[ProcessId],

@@ -1,7 +1,8 @@
-//! The facts about trees that are not being ended, collected once for all of them: for the health pass, the memory limits, `tree`
+//! Collects the facts about trees that are not being ended, once for all of them: for the health pass, the memory limits, `tree`
 //! and `ps`.
 //!
-//! An end collects its own ([`crate::tracker::end::run`]): it holds pidfds, and collects again while processes are dying.
+//! An end collects its own facts ([`crate::tracker::end::run`]): it holds pidfds, and collects them again while processes are
+//! dying.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -30,7 +31,7 @@ use crate::{
     },
 };
 
-/// A root with the descendants that passes have recorded, each of which was found alive after the snapshot was taken.
+/// A root with recorded descendants, each of which was found alive after the snapshot was taken.
 #[derive(Debug)]
 pub(in crate::tracker) struct RecordedTree<'a> {
     pub(in crate::tracker) root: &'a ProcessRecord,
@@ -49,8 +50,8 @@ pub(in crate::tracker) struct Observation<'a> {
 }
 
 impl<'a> Observation<'a> {
-    /// Collects the facts about `trees`. Environments are read only for the tokens of roots that are `searched`, and not those of
-    /// processes to be skipped, which are in some tree by other evidence.
+    /// Collects the facts about `trees`. Environments are read only for the tokens of roots that are `searched`. Those of skipped
+    /// processes, which are in some tree by other evidence, are not read.
     pub(in crate::tracker) fn new(
         (store, proc, observer): (&Store, &'a Proc, Observer),
         snapshot: &'a Snapshot,
@@ -78,8 +79,8 @@ impl<'a> Observation<'a> {
         })
     }
 
-    /// Returns the facts about one of the trees. `is_there`: its root is alive, or a zombie, and had its PID while the snapshot
-    /// was taken.
+    /// Returns the facts about one of the trees. `is_there` says whether its root is alive or a zombie, and had its PID while the
+    /// snapshot was taken.
     pub(in crate::tracker) fn facts(&self, root: &ProcessRecord, is_there: bool) -> TreeFacts {
         let of_token = |token: Uuid| self.holders.of_user.get(&token).cloned();
         let of_others = |token: Uuid| self.holders.of_others.get(&token).cloned();
@@ -102,8 +103,8 @@ impl<'a> Observation<'a> {
         }
     }
 
-    /// Returns the processes in the root's task cgroup. Listed after the snapshot: a PID in both is the same process in both. If
-    /// the cgroup cannot be read, the other evidence remains.
+    /// Returns the processes in the root's task cgroup, listed after the snapshot, so that a PID in both is the same process in
+    /// both. If the cgroup cannot be read, only the other evidence counts.
     fn in_task_cgroup(&self, root: &ProcessRecord) -> HashSet<Pid> {
         let record = root.spec.cgroup.as_ref();
         let task_cgroup =
@@ -115,7 +116,7 @@ impl<'a> Observation<'a> {
     }
 }
 
-/// Returns the keeper of a recorded root, where it has one that lives and held its PID while the snapshot was taken.
+/// Returns the keeper of a recorded root, if it is alive and had its PID while the snapshot was taken.
 fn keeper(
     store: &Store,
     proc: &Proc,
@@ -129,8 +130,8 @@ fn keeper(
     verified(proc, observer, &keeper, root.spec.uid).map(|pinned| pinned.pid())
 }
 
-/// Returns what was left running of each tree before. Nothing was left of a tree that no attempt was made to end: then the ledger is
-/// not queried.
+/// Returns the processes of each tree that were left running before. If no attempt was made to end a tree, there are none, and
+/// the ledger is not queried.
 fn left_before(
     store: &Store,
     roots: &[&ProcessRecord],
@@ -155,7 +156,7 @@ fn left_before(
     Ok(left)
 }
 
-/// Reads what may be read: a process whose environment is closed, or which is calling exec, shows no token.
+/// Reads tokens where possible: a process whose environment may not be read, or that is calling exec, shows none.
 struct Readable<'a>(&'a Proc);
 
 impl TokenReader for Readable<'_> {

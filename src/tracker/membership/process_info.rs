@@ -1,5 +1,4 @@
-//! What was observed of a process that belongs to a tree: the same facts from the scan that finds it to the row, the leak and
-//! the report.
+//! The observed facts of a process that belongs to a tree, from the scan that finds it to the row, the leak and the report.
 
 use std::time::Duration;
 
@@ -21,18 +20,18 @@ pub(crate) struct ProcessInfo {
     pub(crate) identity: Identity,
     /// The evidence that links it to the root.
     pub(crate) evidence: Evidence,
-    /// Program and arguments, with secrets masked; empty where they could not be read.
+    /// Program and arguments, with secrets masked; empty if they could not be read.
     pub(crate) command: Vec<String>,
     /// Resident bytes.
     pub(crate) rss: u64,
     pub(crate) cpu: Duration,
     pub(crate) age: Duration,
-    /// The root's, where its own could not be read.
+    /// Its uid, or the root's if its own could not be read.
     pub(crate) uid: u32,
 }
 
 impl ProcessInfo {
-    /// Returns what `/proc` shows of a process, besides its command.
+    /// Returns the facts that `/proc` shows of a process, without its command.
     pub(in crate::tracker) fn observed(
         proc: &Proc,
         pinned: &Pinned,
@@ -51,7 +50,7 @@ impl ProcessInfo {
         }
     }
 
-    /// Returns what is known of a recorded process that is gone.
+    /// Returns the known facts of a recorded process that is gone.
     pub(in crate::tracker) fn gone(identity: Identity, root: &Root, evidence: Evidence) -> Self {
         Self {
             identity,
@@ -64,7 +63,7 @@ impl ProcessInfo {
         }
     }
 
-    /// Returns its row below `root`, claimed by `owner` from the start.
+    /// Returns a row for the process below `root`, claimed by `owner` from the start.
     pub(in crate::tracker) fn new_row(&self, owner: InstanceId, root: &Root) -> NewProcess {
         let limits = Limits::with_grace(root.limits.grace);
         NewProcess {
@@ -85,8 +84,7 @@ impl ProcessInfo {
     }
 }
 
-/// Returns the program, and its arguments where they may be recorded, with secrets masked; a zombie or a kernel thread has
-/// none.
+/// Returns the program and, if they may be recorded, its arguments, with secrets masked; a zombie or a kernel thread has none.
 pub(in crate::tracker) fn command_of(proc: &Proc, pid: Pid, arguments: bool) -> Vec<String> {
     let command = proc.command(pid).ok().flatten().unwrap_or_default();
     let recorded = if arguments { command.len() } else { 1 };

@@ -11,9 +11,9 @@ use crate::{
     tracker::core::Core,
 };
 
-/// Returns the keeper, pinned, if it lives: the very process that was recorded, with the user of its program, or with the
-/// ledger's owner, where a host of root's has started the program as another user. `None` also where the observer may not
-/// touch that user's processes: where root acts for a user, a forged row must not lead to a process of root.
+/// Returns the keeper, pinned, if it is alive and is the recorded process. Its user must be that of its program or, if a host of
+/// root started the program as another user, the ledger's owner. Also returns `None` if the observer may not touch that user's
+/// processes: if root acts for a user, a forged row must not lead to a process of root.
 pub(in crate::tracker) fn verified(
     proc: &Proc,
     observer: Observer,
@@ -25,16 +25,16 @@ pub(in crate::tracker) fn verified(
     }
     let Probe::Alive(pinned) = Pinned::probe(proc, observer.scope, keeper) else { return None };
     let status = proc.status(pinned.pid()).ok().flatten()?;
-    // Without pidfs, a PID that is reused within a tick looks the same.
+    // Without pidfs, a process that reuses the PID within a tick looks the same.
     let only = status.only_uid().filter(|only| [uid, observer.uid].contains(only));
     (only.is_some() && pinned.has_its_pid()).then_some(pinned)
 }
 
-/// Returns the keeper of a row from an older version, which recorded that there is one but not which.
+/// Returns the keeper of a row from an older version, which recorded that there is a keeper but not which.
 ///
-/// Between a host and a program under a keeper there is that keeper and nothing else. When it dies, the program is reparented
-/// to a subreaper that is an ancestor of the host, or to the host, or to PID 1: each of them is older than the host or is the
-/// host itself. So a parent of the program that was started after the host is the keeper.
+/// The keeper is the parent of its program and a child of the host. When it dies, the program is reparented to the host, to a
+/// subreaper above the host, or to PID 1, none of which was started after the host. So a parent of the program that was started
+/// after the host is the keeper.
 fn of_older_row(
     proc: &Proc,
     here: PidScope,
@@ -68,7 +68,7 @@ pub(in crate::tracker) fn recorded_keeper(
     of_older_row(proc, here, row, host_started)
 }
 
-/// Returns the same for a row of this tracker's ledger.
+/// Returns the identity of the keeper of a row in this tracker's ledger.
 pub(in crate::tracker) fn keeper_of_row(core: &Core, row: &ProcessRecord) -> Option<Identity> {
     recorded_keeper(&core.store, &core.proc, core.pid_scope(), row)
 }

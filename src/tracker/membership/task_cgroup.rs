@@ -1,4 +1,4 @@
-//! Which processes are in a task cgroup.
+//! Determines which processes are in a task cgroup.
 
 use std::collections::HashSet;
 
@@ -18,16 +18,16 @@ pub(in crate::tracker) struct InTaskCgroup {
     pub(in crate::tracker) pids: HashSet<Pid>,
     /// Processes for which it cannot be determined whether they are in it.
     pub(in crate::tracker) doubtful: HashSet<Pid>,
-    /// Some could not be listed, or are in another PID namespace.
+    /// Whether some could not be listed, or are in another PID namespace.
     pub(in crate::tracker) has_gaps: bool,
-    /// A part of it cannot be read for lack of permission.
+    /// Whether a part of it cannot be read for lack of permission.
     pub(in crate::tracker) is_closed: bool,
 }
 
-/// Lists the processes in a task cgroup; where not all can be listed, or where `search` is set, by reading the cgroup of each
-/// process of the snapshot.
+/// Lists the processes in a task cgroup. If not all can be listed, or if `search` is set, reads the cgroup of each process of the
+/// snapshot.
 ///
-/// Must be called after the snapshot was taken: then a PID in both is the same process in both.
+/// Must be called after the snapshot was taken, so that a PID in both is the same process in both.
 pub(in crate::tracker) fn list(
     proc: &Proc,
     snapshot: &Snapshot,

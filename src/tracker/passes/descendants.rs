@@ -1,9 +1,9 @@
-//! Records the processes that belong to living roots, with memory and CPU time, and checks them against their limits.
+//! Records the processes that belong to live roots, with memory and CPU time, and checks their trees against their limits.
 //!
 //! Members are found as an end would find them: below the root, in its session, below a recorded descendant. Environments are
-//! read for the token only where a memory limit needs it, and only those of processes that are younger than the root and not
-//! known to belong to a tree: some 10 µs for each. Members that are found are recorded, so that they are known the next time,
-//! and after a crash.
+//! read for the token only if a memory limit requires it, and only those of processes that are younger than the root and not
+//! known to belong to a tree: some 10 µs for each. Members that are found are recorded, so that they are known the next time, and
+//! after a crash.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -44,10 +44,10 @@ use crate::{
     },
 };
 
-/// A row of ours with its process, alive.
+/// A row of ours with its live process.
 pub(in crate::tracker) type Living = (ProcessRecord, Pinned);
 
-/// All living rows of ours, in one snapshot.
+/// All our rows with live processes, in one snapshot.
 pub(in crate::tracker) struct SeenTrees<'a> {
     snapshot: &'a Snapshot,
     system: System<'a>,
@@ -56,8 +56,8 @@ pub(in crate::tracker) struct SeenTrees<'a> {
     known: HashSet<(Pid, u64)>,
 }
 
-/// Records the members of each living root; returns the trees that have passed a limit or had survived, and whether all was
-/// recorded.
+/// Records the members of each live root; returns the trees that have exceeded a limit or had survived, and whether everything
+/// was recorded.
 ///
 /// The caller has verified that the roots were alive after `snapshot` was taken: they had their PIDs then.
 pub(in crate::tracker) fn record_members(
@@ -70,7 +70,7 @@ pub(in crate::tracker) fn record_members(
     }
     let seen_trees = match seen_trees(core, snapshot, alive) {
         Ok(seen_trees) => seen_trees,
-        // It is unknown which processes belong to other instances: none is recorded as ours.
+        // It is unknown which processes belong to other instances, so none is recorded as ours.
         Err(error) => return (Vec::new(), Err(error)),
     };
     let mut sightings = Vec::new();
@@ -101,7 +101,7 @@ pub(in crate::tracker) fn record_members(
     (due, written)
 }
 
-/// Returns why a tree of ours is to be ended now; its age is checked before its memory.
+/// Returns why a tree of ours must be ended now; its age is checked before its memory.
 fn why_due(
     core: &Core,
     row: &ProcessRecord,
@@ -127,7 +127,7 @@ fn why_due(
     })
 }
 
-/// Returns our rows whose processes are alive, as the snapshot shows them.
+/// Returns our rows whose processes are alive, as shown by the snapshot.
 pub(in crate::tracker) fn living(
     core: &Core,
     rows: Vec<ProcessRecord>,
@@ -187,8 +187,7 @@ pub(in crate::tracker) fn below<'s>(
     let protects: Option<Protects<'_>> =
         if names.iter().all(|names| names.is_empty()) { None } else { Some(&mut protects) };
     let found = decide(&seen_trees.system, &facts, protects);
-    // A process that must not be touched, such as another user's program that a task has started, is in no sum and gets no
-    // row.
+    // A process that must not be touched, such as another user's program that a task started, does not count and gets no row.
     let (owner, proc) = (core.instance.observer.uid, &core.proc);
     let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
     let others = found.members.into_iter();
@@ -196,7 +195,7 @@ pub(in crate::tracker) fn below<'s>(
     others.filter_map(|(pid, evidence)| Some((seen_trees.snapshot.get(pid)?, evidence))).collect()
 }
 
-/// Returns rows for members that have none yet, so that one that later leaves the session and wipes its environment is
+/// Returns rows for members that have none yet, so that a member that later leaves the session and clears its environment is
 /// known.
 fn new_rows(
     core: &Core,
@@ -232,13 +231,13 @@ pub(in crate::tracker) fn new_row(
     Some(NewProcess { claimed: false, allow_survivor: true, ..new })
 }
 
-/// Returns whether a row lacks this information: usually it has it, and then the ledger is not queried.
+/// Returns whether a row lacks this information. Usually it does not, and the ledger is not queried.
 fn is_news(row: &ProcessRecord, sighting: &Sighting) -> bool {
     sighting.rss > row.peak_rss.unwrap_or(0)
         || row.cpu.unwrap_or_default().abs_diff(sighting.cpu) >= CPU_STEP
 }
 
-/// Returns whether it was to be ended, but could not be identified with certainty: nothing was sent to it.
+/// Returns whether a process was to be ended, but was not signalled since it could not be identified with certainty.
 fn could_not_be_judged(row: &ProcessRecord) -> bool {
     row.life.state() == State::Running && row.last_error.is_some() && !row.spec.limits.survive
 }

@@ -1,17 +1,16 @@
-//! Uses fork events of the kernel to find the descendants of a root that is held by its session only.
+//! Uses fork events of the kernel to find the descendants of a root that only its session contains.
 //!
-//! A daemon that forks twice, leaves the session and wipes its environment between two health passes cannot be attributed once
-//! its parents are gone. Where the kernel reports forks ([`crate::sys::proc_events`]), a thread notes the processes that are
-//! forked below our roots, and records those that a moment later are still alive and hidden: a hidden process has left the
-//! session, and carries no token that an end will count, that is, one that can be read in a process of the row's UID. A process
-//! that is not hidden is found without a row, also after a crash; it is checked again when it calls exec or setsid or changes
-//! its UID, and, outside of the session, each second: no event reports that it became undumpable, or overwrote its environment.
+//! A daemon that forks twice, leaves the session and clears its environment between two health passes cannot be attributed to its
+//! root once its parents are gone. If the kernel reports forks ([`crate::sys::proc_events`]), a thread notes the processes that
+//! are forked below our roots, and records those that are still alive and hidden a moment later. A process is hidden if it has
+//! left the session and carries no token that an end would count: one that can be read, in a process of the row's UID. A process
+//! that is not hidden is found without a row, even after a crash. It is checked again when it calls exec or setsid or changes its
+//! UID and, outside the session, each second, since no event reports that it became undumpable or overwrote its environment.
 //!
-//! The thread listens only while there is such a root, and some seconds longer: each fork on the machine costs it a moment. No
-//! spawn depends on it. Nothing relies on it: where events are lost, or were reported before it listened, a health pass finds
-//! what it can.
+//! The thread listens only while there is such a root, and some seconds longer, since it has to handle each fork on the machine.
+//! Nothing relies on it: if events are lost, or happened before it listened, a health pass finds what it can.
 //!
-//! A PID from an event is recorded only for a process that was started when the event says, and whose PID is pinned.
+//! A process is recorded only if it was started at the time of the event, and its PID is pinned.
 
 use std::{
     collections::HashSet,
@@ -42,22 +41,25 @@ use crate::{
     },
 };
 
-/// When most helpers of a build or a shell are gone, which then are never recorded; and how often a process is checked that only
-/// its token links to its root: no event reports that it became undumpable, or overwrote its environment.
+/// `check`: after this time most helpers of a build or a shell are gone, and need not be recorded. `watch`: how often a process
+/// is checked that only its token links to its root, since no event reports that it became undumpable or overwrote its
+/// environment.
 const DELAYS: Delays = Delays { check: Duration::from_millis(50), watch: Duration::from_secs(1) };
-/// A root is ours as soon as its gate has opened; the descendants of another child of ours are forgotten after this time.
+/// A child of ours becomes a root when its gate opens. The descendants of other children are forgotten after this time.
 const BECOMES_A_ROOT: Duration = Duration::from_secs(5);
-/// Minimum time between two scans because of lost events: a machine that forks faster than we read must not keep us scanning.
+/// Minimum time between two scans because of lost events, so that a machine that forks faster than we read does not keep us
+/// scanning.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
-/// Events that are read in one turn, before processes that are due are checked.
+/// Maximum number of events that are read before processes that are due are checked.
 const TURN: usize = 4096;
-/// How long events are collected after the first one: a program is at least four, and each would wake the thread. A fraction of
-/// [`Delays::check`], and short enough that the socket's buffer has room for what happens meanwhile.
+/// How long events are collected after the first one: a program causes at least four, each of which would wake the thread. This
+/// is a fraction of [`Delays::check`], and short enough that the socket's buffer has room for the events meanwhile.
 const COLLECT: Duration = Duration::from_millis(5);
-/// The kernel notes a start, then reports it; a parent that loses its processor in between reports it later.
+/// The kernel determines the start time of a process, then reports the fork; if the parent loses its processor in between, the
+/// report is late by up to this time.
 const REPORTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Begins to listen, if that is of use.
+/// Starts listening, if there is a root that needs it.
 pub(in crate::tracker) fn listen_for_forks(core: &Arc<Core>) {
     if core.options.monitor {
         let theirs = Arc::clone(core);
@@ -92,7 +94,7 @@ fn run(core: &Arc<Core>) {
     };
     core.fork_listener.listens();
     let forks = Forks::new(core.own_pid(), DELAYS);
-    // A root that was there before we listened may have forked already.
+    // A root that was started before we listened may have forked already.
     let lost = has_session_roots(core);
     let mut listener = Listener { core, connector, forks, lost, looked: None };
     if let Err(error) = listener.listen() {
@@ -107,7 +109,7 @@ struct Listener<'a> {
     core: &'a Arc<Core>,
     connector: Connector,
     forks: Forks,
-    /// A process may have been forked without being noted.
+    /// Whether a process may have been forked without being noted.
     lost: bool,
     looked: Option<Instant>,
 }
@@ -160,15 +162,14 @@ impl Listener<'_> {
         Ok(())
     }
 
-    /// Finds processes whose events were lost, as far as a health pass finds them; then processes that have a row are noted
-    /// again.
+    /// Finds processes whose events were lost, as far as a health pass can find them; then notes processes that have a row again.
     fn rescan_if_lost(&mut self) {
         let soon = self.looked.is_some_and(|looked| looked.elapsed() < BETWEEN_LOOKS);
         if !self.lost || soon {
             return;
         }
         self.lost = false;
-        // If this thread waited for a grace, it would lose more events.
+        // Waiting for a grace, this thread would lose more events.
         let looked = health::health_pass_without_waiting(self.core);
         let looked = looked.and_then(|()| self.note_recorded());
         if let Err(error) = looked {
@@ -180,7 +181,7 @@ impl Listener<'_> {
     fn note_recorded(&mut self) -> Result<()> {
         let rows = self.core.store.live_of(self.core.instance.id)?;
         let forked = |row: &ProcessRecord| {
-            // The end of the tick in which it was started.
+            // The end of the tick in which the process was started.
             let at = started(row.spec.identity.start_tick) + TICK;
             let at = at.saturating_sub(boot_minus_monotonic());
             let pid = row.pid();
@@ -238,7 +239,7 @@ impl Listener<'_> {
         if found.is_empty() { Ok(()) } else { self.record(&found) }
     }
 
-    /// Returns the evidence by which an end would find it: the check here is the same as in its scan.
+    /// Returns the evidence by which an end would find the process, with the same check as in its scan.
     fn own_evidence(&self, root: &Tracked, pinned: &Pinned) -> OwnEvidence {
         let (root, pid) = (&root.root, pinned.identity.pid);
         if root.session.map(Pid::get) == Some(pinned.stat.session) {
@@ -252,7 +253,7 @@ impl Listener<'_> {
         if counts { OwnEvidence::Token } else { OwnEvidence::None }
     }
 
-    /// Returns the root that it is below, once that is a root.
+    /// Returns the root above the process, once that child of ours is a root.
     fn root(&self, noted: &ForkedDescendant) -> Option<Arc<Tracked>> {
         let root = self.core.registry.find(|entry| {
             let identity = entry.root.identity;
@@ -263,7 +264,7 @@ impl Listener<'_> {
 
     fn record(&self, found: &[(Arc<Tracked>, Pinned)]) -> Result<()> {
         let core = self.core;
-        // A health pass would record the same.
+        // A health pass could record the same processes.
         let _pass = core.passes.begin_pass();
         let rows = core.store.live_of(core.instance.id)?;
         let known: HashSet<(Pid, u64)> =
@@ -286,7 +287,7 @@ impl Listener<'_> {
         Ok(())
     }
 
-    /// Returns whether a process below this root may be protected: to check that takes a scan of the whole tree, which is left
+    /// Returns whether a process below this root may be protected. Checking that requires a scan of the whole tree, which is left
     /// to the health pass.
     fn protects(&self, entry: &Tracked) -> bool {
         !(self.core.options.protected.is_empty() && entry.strays.protected.is_empty())
@@ -297,22 +298,22 @@ impl Listener<'_> {
     }
 }
 
-/// The evidence of a process itself that it belongs to its root, apart from its parents.
+/// The evidence in a process itself that it belongs to its root, apart from its parents.
 enum OwnEvidence {
     Session,
-    /// For as long as the token can be read, and the process has the root's UID.
+    /// Its token, as long as that can be read and the process has the root's UID.
     Token,
     None,
 }
 
-/// Returns whether the process that was started at this tick is the one that was reported at this time with the same PID. A
-/// process that has the PID now and had been started by then had the PID then; one that got the PID later was started later.
+/// Returns whether the process with this start tick is the one that was reported at this time with the same PID. If the process
+/// that has the PID now was started by then, it had the PID then; a process that reused the PID was started later.
 fn was_started_at(start_tick: u64, at: u64) -> bool {
     let reported = Duration::from_nanos(at) + boot_minus_monotonic();
     reported.checked_sub(started(start_tick)).is_some_and(|after| after < REPORTED_WITHIN)
 }
 
-/// On the boot clock.
+/// Returns the start time on the boot clock.
 fn started(start_tick: u64) -> Duration {
     Duration::from_millis(start_tick.saturating_mul(1000 / TICKS_PER_SECOND))
 }

@@ -1,8 +1,8 @@
-//! The health pass: checks whether the recorded processes are still alive.
+//! The health pass: checks whether recorded processes are still alive.
 //!
-//! The kernel notifies the monitor of a death within a millisecond; this pass is the safety net. It also records the
-//! descendants of each root, with memory and CPU time, enforces limits, retries survivors, and writes what could not be written
-//! before. The processes to be ended are ended after its scan, so that a long grace delays no other pass.
+//! The kernel notifies the monitor of a death within a millisecond; this pass is the safety net. It also records the descendants
+//! of each root, with memory and CPU time, enforces limits, retries survivors, and makes writes that failed before. Processes are
+//! ended only after its scan, so that a long grace delays no other pass.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -48,13 +48,13 @@ use crate::{
     },
 };
 
-/// Apart from its grace, ending a tree takes seconds at most; a pass waits no longer for one that is stuck.
+/// How long a pass waits for the ends of trees besides their grace; ending a tree takes seconds at most, unless it is stuck.
 const ENDS_LIMIT: Duration = Duration::from_secs(30);
 
 /// A health pass that is due while the previous one is still running is retried after this time.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The health pass on its timer, on a thread of its own, since it may wait for another pass, for a grace, or for the ledger.
+/// The periodic health pass, which runs on a separate thread, since it may wait for another pass, for a grace, or for the ledger.
 pub(super) struct HealthPass {
     next: Instant,
     interval: Duration,
@@ -88,29 +88,29 @@ impl Pass for HealthPass {
     }
 }
 
-/// A scan of the recorded processes, with what it has found so far.
+/// A scan of the recorded processes, with its results so far.
 struct Scan<'a> {
     core: &'a Arc<Core>,
     /// Instances that are dead.
     dead_instances: HashSet<InstanceId>,
     report: Report,
-    // Of our own rows:
+    // The following are about our own rows.
     alive: Vec<(ProcessRecord, Pinned)>,
     dead: Vec<Dead>,
-    /// Ours, alive, and not being ended by any thread since an attempt to end them failed.
+    /// Processes that are alive and that no thread is ending, although an earlier attempt to end them failed.
     left: Vec<ProcessRecord>,
-    /// Processes left by roots of ours whose end was not noticed, claimed.
+    /// Claimed rows of processes left by roots of ours whose ends were not detected.
     strays: Vec<ProcessRecord>,
-    /// Those roots: they are released when these processes have ended.
+    /// Those roots, which are released when these processes have ended.
     unheld: Vec<Arc<Tracked>>,
 }
 
-/// What a pass has found that is to be ended, with its report so far.
+/// The results of a scan: processes to be ended, and the report so far.
 struct Found {
     report: Report,
-    /// Trees of ours that have passed a limit, or had survived.
+    /// Trees of ours that have exceeded a limit, or had survived.
     due: Vec<(Arc<Tracked>, Cause)>,
-    /// Claimed rows that lead to processes that were left, each with the kind of end it counts as.
+    /// Claimed rows that lead to processes that were left, each with the cause of its end.
     left: Vec<(Cause, ProcessRecord)>,
     /// Roots to be released when those processes have ended.
     unheld: Vec<Arc<Tracked>>,
@@ -147,16 +147,16 @@ pub(in crate::tracker) fn health_pass(core: &Arc<Core>) -> Result<Report> {
     let pass = PassRun::begin(PassKind::Health);
     // 1. One pass at a time scans.
     let Found { mut report, due, left, unheld } = scan_rows(core)?;
-    // 2. What takes a grace delays neither another pass nor a kill.
+    // 2. Ends, which take a grace, delay neither another pass nor a kill.
     let awaited = end_due_trees(core, due);
     report.absorb(try_again(core, left, &unheld));
     report.absorb(awaited.report());
-    // 3. The record contains the outcomes.
+    // 3. The record of the pass contains the outcomes.
     report.add_error(record_health_pass(core, &pass, &report));
     Ok(report)
 }
 
-/// Does the same on a thread that must not wait for the grace of a tree: trees are ended on another thread.
+/// Does the same for a thread that must not wait for the grace of a tree: trees are ended on another thread.
 pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Result<()> {
     let pass = PassRun::begin(PassKind::Health);
     let Found { report, due, left, unheld } = scan_rows(core)?;
@@ -168,7 +168,7 @@ pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Resul
             let _ = try_again(&theirs, left, &unheld);
         });
     }
-    // Logged as well: this pass has no caller that reads its report.
+    // Errors are logged, since no caller reads the report of this pass.
     let _ = record_health_pass(core, &pass, &report);
     Ok(())
 }
@@ -185,7 +185,7 @@ fn scan_rows(core: &Arc<Core>) -> Result<Found> {
     scan.report.add_error(dead.and_then(|dead| core.store.give_back(core.instance.id, &dead)));
     let failed = |_: &_| core.counters().pass_failed(PassKind::Health);
     let rows = core.store.live().inspect_err(failed).inspect_err(|_| save_lost_wal(core))?;
-    // Before any process is found alive: one that is alive afterwards had its PID while this snapshot was taken.
+    // Taken before processes are checked: a process that is alive afterwards had its PID while the snapshot was taken.
     let snapshot = core.proc.snapshot();
     let held = held_pidfds::held_alive(core, &rows);
     let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
@@ -223,7 +223,7 @@ fn scan_rows(core: &Arc<Core>) -> Result<Found> {
     Ok(scan.finish(due))
 }
 
-/// Returns why the pass could not be recorded, if so.
+/// Records the pass; returns the error if that fails.
 fn record_health_pass(core: &Core, pass: &PassRun, report: &Report) -> Result<()> {
     let recorded = core.store.record_pass(core.instance.id, &pass.record(report));
     if let Err(error) = &recorded {
@@ -235,7 +235,7 @@ fn record_health_pass(core: &Core, pass: &PassRun, report: &Report) -> Result<()
     recorded
 }
 
-/// Saves a lost WAL, where that is the reason that the ledger can neither be read nor written.
+/// Saves a lost WAL, if that is why the ledger can neither be read nor written.
 fn save_lost_wal(core: &Core) {
     if let Err(error) = core.store.save_lost_wal() {
         tracing::error!("{error}");
@@ -267,7 +267,7 @@ impl<'a> Scan<'a> {
         scan
     }
 
-    /// `held`: it was already found alive by its pidfd.
+    /// Checks a row of ours. `held`: its process was already found alive by its pidfd.
     fn check_own(&mut self, row: ProcessRecord, held: Option<Pinned>) {
         let core = self.core;
         let probe = held.map_or_else(
@@ -287,7 +287,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Settles a root that we hold with its status; a row without an entry is closed, unless an entry is about to be created.
+    /// Settles a tracked root with its status; a row without an entry is closed, unless an entry is about to be created.
     fn found_dead(&mut self, row: ProcessRecord, pinned: Option<Pinned>) {
         let core = self.core;
         if let Some(entry) = core.registry.get(row.id) {
@@ -316,17 +316,17 @@ impl<'a> Scan<'a> {
                     core.zombies.unreaped.extend(pinned.map(Pinned::into_fd));
                 }
             }
-            // Its row may be the only lead to the processes it left.
+            // Its row may be the only record that leads to the processes that it left.
             Err(error) => self.suspect(row, &error.to_string()),
         }
     }
 
-    /// A root of ours that we hold no pidfd of, reaped by another process: its status is lost, its end is not.
+    /// Handles a root of ours without a held pidfd that another process has reaped: its status is lost, but its end is recorded.
     fn found_reaped(&mut self, row: ProcessRecord, entry: Arc<Tracked>) {
         let core = self.core;
         match left_behind::has_left_something(core, &row) {
             Ok(true) if !entry.strays.keep => {
-                // Its row leads to the processes it left, and is closed together with them.
+                // Its row leads to the processes that it left, and is closed together with them.
                 match core.store.claim(&[row.id], core.instance.id, Some(core.instance.id), None) {
                     Ok(claimed) => self.strays.extend(claimed),
                     Err(error) => self.report.errors.push(error.to_string()),
@@ -344,7 +344,7 @@ impl<'a> Scan<'a> {
         match Pinned::probe(&core.proc, core.pid_scope(), &row.spec.identity) {
             Probe::Alive(_) => return,
             Probe::Unknown(error) => return self.suspect(row, &error.to_string()),
-            // A child that an exec left to this process: the orphan pass records how it ended.
+            // A child that a former image left to this process; the orphan pass records how it ended.
             Probe::Zombie(pinned) if matches!(pinned.fd().child_status(false), Ok(Some(_))) => {
                 return;
             }
@@ -353,15 +353,15 @@ impl<'a> Scan<'a> {
         if !self.dead_instances.contains(&row.owner) || row.life.state() == State::Ending {
             return;
         }
-        if keeper_end_logs::has_account(core, &row) {
-            let why = "its keeper ends the processes it left: `procledger reap` records that";
+        if keeper_end_logs::has_end_log(core, &row) {
+            let why = "its keeper ends the processes that it left: `procledger reap` records that";
             return self.suspect(row, why);
         }
         match left_behind::has_left_something(core, &row) {
             Ok(false) => {}
             Ok(true) => {
                 let why =
-                    "it is gone, but processes it left are alive: `procledger reap` ends them";
+                    "it is gone, but processes that it left are alive: `procledger reap` ends them";
                 return self.suspect(row, why);
             }
             Err(error) => return self.suspect(row, &error.to_string()),
@@ -379,7 +379,7 @@ impl<'a> Scan<'a> {
         });
     }
 
-    /// Claims what is to be retried. `due`: trees that have passed a limit, or had survived.
+    /// Claims the rows that are to be retried. `due` are trees that have exceeded a limit, or had survived.
     fn finish(mut self, due: Vec<(Arc<Tracked>, Cause)>) -> Found {
         let claimed = claim_left(self.core, &self.left);
         let mut left = claimed.unwrap_or_else(|error| {
@@ -391,8 +391,8 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Returns whether a live row of ours has no entry by which it would be ended, and was to be ended before: an orphan or a
-/// stray that survived, or whose claim was given back.
+/// Returns whether a live row of ours was to be ended before, but has no entry by which it would be: an orphan or a stray that
+/// survived, or whose claim was given back.
 fn is_left(core: &Core, row: &ProcessRecord) -> bool {
     let tried = row.life.state() == State::Survived
         || (row.life.state() == State::Running && row.last_error.is_some());
@@ -403,7 +403,7 @@ fn is_left(core: &Core, row: &ProcessRecord) -> bool {
     tried && !held
 }
 
-/// Claims such rows, so that they are retried once (invariant 12), each with its earlier kind of end.
+/// Claims such rows, so that they are retried once (invariant 12), each with its earlier cause.
 fn claim_left(core: &Core, left: &[ProcessRecord]) -> Result<Vec<(Cause, ProcessRecord)>> {
     if left.is_empty() {
         return Ok(Vec::new());
@@ -443,7 +443,7 @@ fn try_again(core: &Core, left: Vec<(Cause, ProcessRecord)>, unheld: &[Arc<Track
     report
 }
 
-/// Releases processes that have died while another instance ended their rows, in case the monitor has missed it.
+/// Releases processes that died while another instance ended their rows, in case the monitor missed that.
 fn settle_unlisted(core: &Arc<Core>, listed: &HashSet<ProcessId>) {
     let unlisted =
         core.registry.all().into_iter().filter(|entry| !listed.contains(&entry.root.row));
@@ -461,7 +461,7 @@ fn settle_found(core: &Arc<Core>, dead: &[Dead]) -> Vec<Ending> {
     let ending = |(entry, _): &Dead| {
         let root = &entry.root;
         if root.origin == crate::model::Origin::Spawned {
-            // For the others settling logs it.
+            // For the others the end is logged when it is settled.
             log_dead(root.identity.pid, &task_text(root.task.as_ref()));
         }
         Ending {
@@ -481,20 +481,20 @@ fn settle_found(core: &Arc<Core>, dead: &[Dead]) -> Vec<Ending> {
     endings
 }
 
-/// Ends roots of ours on another thread, all together, each for its own cause.
+/// Ends roots of ours in the background, all together, each with its own cause.
 fn end_due_trees(core: &Arc<Core>, due: Vec<(Arc<Tracked>, Cause)>) -> Awaited {
     let grace = due.iter().map(|(entry, _)| entry.root.asking_time()).max().unwrap_or_default();
     let (answer, answers) = channel();
     let count = due.len();
     let due = due.into_iter();
     let due = due.map(|(entry, cause)| Due { entry, cause, answer: Some(answer.clone()) });
-    background::end_aside(core, due.collect());
+    background::end_in_background(core, due.collect());
     drop(answer);
     Awaited { answers, count, deadline: Instant::now() + grace + ENDS_LIMIT }
 }
 
-/// Notes when a process that a health pass finds dead was last alive: at the previous pass, or at its start if it began
-/// after that.
+/// Notes when a process that a health pass found dead was last known to be alive: at the previous pass, or at its start if that
+/// was later.
 fn note_last_seen(core: &Core, entry: &Tracked) {
     let age = entry.root.age();
     let since = core.counters().since_last_began(PassKind::Health).unwrap_or(age).min(age);

@@ -1,4 +1,4 @@
-//! Our rows whose processes are alive, by the pidfds that are held.
+//! Determines which of our processes are alive, by the pidfds that are held.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::{
     tracker::core::Core,
 };
 
-/// Returns our rows whose processes are alive, by the pidfds that are held: one system call for all of them.
+/// Returns our rows whose processes are alive, by the pidfds that are held, in a few system calls.
 pub(in crate::tracker) fn held_alive(
     core: &Core,
     rows: &[ProcessRecord],
@@ -22,7 +22,7 @@ pub(in crate::tracker) fn held_alive(
     all.filter_map(|(held, dead)| (!dead).then_some(held)).collect()
 }
 
-/// A process that is alive, as shown by the snapshot, which was taken before that was checked.
+/// Returns a live process with its `stat` in the snapshot, which was taken before it was found alive.
 pub(in crate::tracker) fn seen_alive(
     row: &ProcessRecord,
     fd: &Arc<PidFd>,

@@ -1,8 +1,8 @@
 //! Imports the JSON file of the former implementation.
 //!
-//! The file contains neither a start tick nor a boot id, so an entry is ended only if everything agrees: the process started
-//! when the file says, within two seconds; its name is a configured one; no exemption of the name match applies; and its parent
-//! is one that adopts orphans. Any other process is reported and left alone.
+//! The file contains neither a start tick nor a boot id, so an entry is ended only if everything agrees: the process started at
+//! the time in the file, within two seconds; its name is configured; no exemption of the name match applies; and its parent
+//! adopts orphans. Any other process is reported and left running.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The file's times are in whole seconds, and are written after the start.
+/// The times in the file are in whole seconds, and were determined after the start.
 const START_TOLERANCE: Duration = Duration::from_secs(2);
 
 pub(in crate::tracker) fn import(core: &Arc<Core>, path: &Path) -> Result<Report> {
@@ -68,8 +68,8 @@ fn import_entries(core: &Arc<Core>, path: &Path, entries: Vec<LegacyEntry>) -> R
     let mut settled = Vec::new();
     for entry in new {
         report.checked += 1;
-        // Most entries of a long list are gone: to determine what other instances are responsible for takes longer than to
-        // see that.
+        // Checked first, since most entries of a long list are gone, and determining the processes of other instances takes
+        // longer.
         if core.proc.stat(entry.pid)?.is_none() {
             continue;
         }

@@ -1,20 +1,20 @@
-//! Limits on the memory of trees, checked about each second.
+//! Enforces limits on the memory of trees, which are checked about each second.
 //!
-//! While a tree has such a limit, a dedicated thread checks it; without one there is no thread and no timer. A check goes from
-//! cheap to exact measurements:
+//! While a tree has such a limit, a dedicated thread checks it; without one there is no thread and no timer. A check proceeds
+//! from cheap to exact measurements:
 //!
-//! 1. Each second: the resident memory and swap of the members that are known by cheap means (the processes in the task cgroup, else
-//!    those below the root and below members that a scan has found). These sums are too high, never too low.
-//! 2. Where that comes near the limit, and each five seconds: the members by a scan of all processes, as an end finds them.
-//!    This finds the members that have lost their parent.
-//! 3. Where the sum is over the limit: the proportional values of the members, which count shared pages once. Only these end a
-//!    tree.
+//! 1. Each second: the resident memory and swap of the members that can be found cheaply (the processes in the task cgroup, or
+//!    else those below the root and below members that a scan has found). Shared memory makes these sums too high.
+//! 2. If that comes near the limit, and each five seconds: the members according to a scan of all processes, as an end finds
+//!    them, including those that have lost their parent.
+//! 3. If the sum is over the limit: the proportional values of the members, which count shared pages once. A tree is ended only
+//!    because of these.
 //!
-//! The pause after a check is at least twenty times the processor time that the check took. The elapsed time does not count: on
-//! a busy machine limits must not be checked less often.
+//! The pause after a check is at least twenty times the processor time that the check took. The elapsed time does not count, so
+//! that limits are not checked less often on a busy machine.
 //!
-//! Where the proportional value of a member cannot be read, its anonymous memory and its swap count: its shared memory is left
-//! out. A member that this instance may not signal does not count at all: the limit could not free its memory.
+//! If the proportional value of a member cannot be read, its anonymous memory and its swap count, without its shared memory. A
+//! member that this instance may not signal does not count at all, since ending the tree could not free its memory.
 //!
 //! In a task cgroup that has a memory controller the kernel enforces the limit as well, at once (`memory.max`, see
 //! [`crate::tracker::runtime::cgroups`]).
@@ -45,19 +45,19 @@ use crate::{
 
 /// Time between two checks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A thread that could not be started is tried again after this time.
+/// Time after which starting the thread is retried.
 const RETRY: Duration = Duration::from_secs(5);
-/// Time between two scans of all processes, where no tree comes near its limit.
+/// Time between two scans of all processes while no tree comes near its limit.
 const FULL_INTERVAL: Duration = Duration::from_secs(5);
-/// Checks take a twentieth of one processor; twice that, where a scan of all processes uses another thread.
+/// Checks use at most one part in this many of a processor; twice that if a scan of all processes uses another thread.
 const SHARE: u32 = 20;
-/// Maximum number of members of a tree that are followed by cheap means; a larger tree is scanned as a whole.
+/// Maximum number of members of a tree that are searched for cheaply; a larger tree is found by a scan.
 const MEMBERS: usize = 4096;
 
-/// Starts the thread that checks memory limits, when there is a limit. Without a monitor there is none: then health passes,
-/// called by the host, check them.
+/// Starts the thread that checks memory limits once there is a limit. Without a monitor there is no such thread; then health
+/// passes, called by the host, check the limits.
 pub(super) struct MemoryLimits {
-    /// Where the thread could not be started, the next attempt is made then.
+    /// The earliest time for another attempt after the thread could not be started.
     not_before: Instant,
 }
 
@@ -108,10 +108,10 @@ fn members_of(core: &Core, entries: &[Arc<Tracked>]) -> Result<HashMap<ProcessId
     Ok(members.collect())
 }
 
-/// State that the thread keeps from one check to the next.
+/// The state that the thread keeps between checks.
 #[derive(Default)]
 struct MemoryChecks {
-    /// Members that the last scan of all processes has found.
+    /// Members that the last scan of all processes found.
     known: HashMap<ProcessId, Vec<Member>>,
     last_full: Option<Instant>,
 }
@@ -153,10 +153,10 @@ impl MemoryChecks {
             let cause = Cause { reason: EndReason::MaxRss, leak: None, rule };
             Some(Due { entry, cause, answer: None })
         });
-        background::end_aside(core, due.collect());
+        background::end_in_background(core, due.collect());
     }
 
-    /// Checks by cheap means; never `false` if the memory they find is near the limit.
+    /// Makes the cheap check; returns `true` if a tree may be near its limit.
     fn may_be_near(&self, core: &Core, entry: &Tracked, limit: u64) -> bool {
         let root = entry.root.identity.pid;
         let in_task_cgroup = || {
@@ -176,7 +176,7 @@ impl MemoryChecks {
         if let Some(pids) = in_task_cgroup() {
             return pids.into_iter().any(add);
         }
-        // A PID that was reused since makes the sum too high at most.
+        // A PID that was reused since then can only make the sum too high.
         let known = self.known.get(&entry.root.row).into_iter().flatten().map(|(pid, _)| *pid);
         let mut open: Vec<Pid> = known.chain([root]).collect();
         let mut seen: HashSet<Pid> = open.iter().copied().collect();

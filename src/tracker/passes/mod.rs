@@ -1,4 +1,4 @@
-//! Passes: the checks that are repeated, and what they share.
+//! Passes: the periodic checks, and the code that they share.
 //!
 //! - [`adopted_zombies`]: checks for zombies that tasks leave;
 //! - [`descendants`]: the members of each tree, recorded with memory and CPU time;
@@ -9,12 +9,12 @@
 //! - [`memory_limits`]: limits on the memory of trees;
 //! - [`name_match`]: unregistered processes with a configured name;
 //! - [`orphans`]: processes that dead instances left;
-//! - [`pass`]: the one shape of a pass;
+//! - [`pass`]: the trait of passes;
 //! - [`pending_ends`]: checks of pending ends;
 //! - [`retention`]: deleting old history, and the size of the ledger;
 //! - [`run_time`]: limits on the run time of trees;
 //! - [`schedule`]: when passes are due;
-//! - [`tree_memory`]: how much memory a tree takes;
+//! - [`tree_memory`]: the memory that a tree uses;
 //! - [`watch`]: reaping for other instances;
 //! - [`watch_folder`]: changes beside a ledger.
 

@@ -1,4 +1,4 @@
-//! Name match: finds what the `pgrep -f` of the former implementation did, without the unrelated processes.
+//! Name match: finds the processes that `pgrep -f` found in the former implementation, without unrelated ones.
 //!
 //! Only configured names are searched for, and only unregistered processes are examined. Exempt are the acting process with its
 //! ancestors and descendants, processes of other UIDs, processes that an instance of a ledger is responsible for and their
@@ -36,22 +36,22 @@ use crate::{
     },
 };
 
-/// The wall clock may have been set since a process was left: one that was left before it began is another process.
+/// Tolerance for changes of the wall clock when comparing the time at which a process was left with its start.
 const CLOCK_SLACK: Duration = Duration::from_hours(24);
 
-/// What a name match searches for, and on whose behalf.
+/// The parameters of a name match, and the observer on whose behalf it is made.
 #[derive(Debug)]
 pub(in crate::tracker) struct Search<'a> {
     pub(in crate::tracker) proc: &'a Proc,
     pub(in crate::tracker) observer: Observer,
     pub(in crate::tracker) own: Pid,
-    /// `None` where there is no ledger.
+    /// `None` if there is no ledger.
     pub(in crate::tracker) store: Option<&'a Store>,
     pub(in crate::tracker) names: &'a [String],
     pub(in crate::tracker) protected: &'a [String],
     pub(in crate::tracker) min_age: Duration,
-    /// Instances that are alive and processes that the ledger has: they and their descendants are exempt.
-    pub(in crate::tracker) answered_for: HashSet<Pid>,
+    /// Live instances, and processes that are in the ledger. They and their descendants are exempt.
+    pub(in crate::tracker) accounted_for: HashSet<Pid>,
 }
 
 /// A process that was judged by its name.
@@ -66,12 +66,12 @@ pub(in crate::tracker) struct Match {
 impl Search<'_> {
     /// Returns every process that matches a name and is a leak or a suspect.
     ///
-    /// A process below a leak is ended with it, and is not a match of its own: a shell and its subshells have the same name.
+    /// A process below a leak is ended with it, and is not a separate match: a shell and its subshells have the same name.
     pub(in crate::tracker) fn run(&self) -> Result<Vec<Match>> {
         if self.names.is_empty() {
             return Ok(Vec::new());
         }
-        // A process with a name must have the name's text somewhere. Usually none has, and then nothing else is read.
+        // A process that matches must contain the name somewhere. Usually none does, and nothing else is read.
         let names: Vec<&[u8]> = self.names.iter().map(String::as_bytes).collect();
         let candidates: HashSet<Pid> = self.proc.mentioning(&names)?.into_iter().collect();
         if candidates.is_empty() {
@@ -115,7 +115,7 @@ impl Search<'_> {
     /// Returns which processes are exempt because of their relatives, and why.
     fn exempt(&self, snapshot: &Snapshot) -> HashMap<Pid, &'static str> {
         let mut exempt = HashMap::new();
-        for &pid in &self.answered_for {
+        for &pid in &self.accounted_for {
             exempt.insert(pid, "the ledger tracks it");
             let below = "it runs below a process that the ledger tracks";
             exempt.extend(snapshot.below(pid).into_iter().map(|pid| (pid, below)));
@@ -148,7 +148,7 @@ impl Search<'_> {
         Some(Match {
             pid: stat.pid,
             start_tick: stat.start_tick,
-            // Matched by its real arguments, reported with the secrets in them masked.
+            // Matched by its real arguments, but reported with secrets masked.
             command: mask_command(&program.argv.iter().map(text).collect::<Vec<_>>()),
             judgement: judge(&matched, &about, self.min_age),
         })
@@ -156,9 +156,9 @@ impl Search<'_> {
 
     /// Returns why a process is exempt from a name match, apart from its relatives.
     ///
-    /// Unlike in a tree, a name match of root too examines root's processes alone: another user's processes are that user's
-    /// responsibility, and a set-uid program belongs to the user that started it. A token means that some tracker is
-    /// responsible for it, or was: its own ledger decides.
+    /// Unlike for trees, a name match of root examines only root's processes: another user's processes are that user's
+    /// responsibility, and a set-uid program belongs to the user that started it. A token means that some tracker is, or was,
+    /// responsible for the process, so that tracker's ledger decides.
     fn exempt_by_itself(&self, pid: Pid) -> Option<String> {
         let Some(status) = self.proc.status(pid).ok().flatten() else {
             return Some("its owner cannot be determined".into());
@@ -170,7 +170,7 @@ impl Search<'_> {
             return Some(format!("it belongs to uid {uid}"));
         }
         if status.is_in_nested_namespace() {
-            return Some("it runs in a PID namespace of its own, such as a container".into());
+            return Some("it runs in its own PID namespace, such as a container".into());
         }
         match self.proc.tokens(pid) {
             None => Some("its environment cannot be read".into()),
@@ -179,7 +179,8 @@ impl Search<'_> {
         }
     }
 
-    /// A process that a task was allowed to keep is not a leak, whatever its name, and even if its environment has been wiped.
+    /// Returns whether a process is exempt because a task was allowed to keep it: that is not a leak, whatever its name, and even
+    /// if its environment was cleared.
     fn exempt_by_ledger(&self, stat: &Stat) -> Option<String> {
         let store = self.store?;
         let since = Millis::now().minus(age(stat.start_tick) + CLOCK_SLACK);
@@ -194,13 +195,14 @@ impl Search<'_> {
         }
     }
 
-    /// A program that has a protected name as well is reported: the two options contradict each other.
+    /// Returns why a match is doubtful: a program that also has a protected name is only reported, since the two options
+    /// contradict each other.
     fn doubt(&self, pid: Pid, program: &Program) -> Option<String> {
         if let Some(other) = matched(program, self.protected) {
             return Some(SpareReason::Protected(other.named).to_string());
         }
         let is_service = self.proc.is_started_by_systemd(pid);
-        is_service.then(|| "systemd started it as a service of its own".into())
+        is_service.then(|| "systemd started it as a service".into())
     }
 
     fn parent(&self, snapshot: &Snapshot, stat: &Stat) -> Parent {
@@ -214,7 +216,7 @@ impl Search<'_> {
         Parent::Alive(parent.pid, String::from_utf8_lossy(name).into_owned())
     }
 
-    /// Pins a match, if it still is the one that was found and still a leak: a process may have become another program.
+    /// Pins a match, if it is still the process that was found and still a leak: it may have executed another program.
     fn pin(&self, found: &Match) -> Result<Option<Pinned>> {
         let Some(pinned) = Pinned::open(self.proc, self.observer.scope, found.pid)? else {
             return Ok(None);
@@ -226,7 +228,7 @@ impl Search<'_> {
         Ok((same && pinned.stat.start_tick == found.start_tick).then_some(pinned))
     }
 
-    /// Returns the row that a match would get.
+    /// Returns the row for a match.
     fn row(
         &self,
         owner: InstanceId,
@@ -273,12 +275,11 @@ pub(in crate::tracker) fn search<'a>(
         names,
         protected: &core.options.protected,
         min_age,
-        answered_for: answered_for(&core.store, core.pid_scope(), &HashSet::new())?,
+        accounted_for: accounted_for(&core.store, core.pid_scope(), &HashSet::new())?,
     })
 }
 
-/// Ends the processes that match a configured name, as part of an orphan pass; returns what is to be written and
-/// reported.
+/// Ends the processes that match a configured name, as part of an orphan pass; returns the results to write and to report.
 pub(in crate::tracker) fn end_matches(core: &Arc<Core>) -> Conclusion {
     if core.options.orphan_names.is_empty() {
         return Conclusion::default();
@@ -344,9 +345,9 @@ pub(in crate::tracker) fn leave(found: Match) -> Report {
     report
 }
 
-/// Returns the processes that the ledger knows: instances that have not stopped and are not `dead`, and live rows of any state.
-/// PIDs of another PID scope mean nothing here: PID 1 of a container would exempt everything.
-pub(in crate::tracker) fn answered_for(
+/// Returns the processes in the ledger: instances that have not stopped and are not `dead`, and live rows of any state. Those of
+/// another PID scope are left out, since their PIDs are meaningless here: PID 1 of a container would exempt everything.
+pub(in crate::tracker) fn accounted_for(
     store: &Store,
     here: PidScope,
     dead: &HashSet<InstanceId>,

@@ -1,7 +1,7 @@
-//! The orphan pass: finds and ends what dead instances left.
+//! The orphan pass: finds and ends the processes that dead instances left.
 //!
-//! One transaction marks the dead instances and takes over their rows, so two hosts that restart at once never both act; the
-//! ends follow outside of any transaction; a second transaction records the outcome for each.
+//! One transaction marks the dead instances and takes over their rows, so that two hosts that restart at once never both act. The
+//! processes are ended outside any transaction, and a second transaction records the outcomes.
 
 use std::{
     collections::HashSet,
@@ -34,7 +34,8 @@ use crate::{
     },
 };
 
-/// How long `open` waits for another reaper that is at work: longer than any grace cap and kill limit together.
+/// How long `open` waits for another reaper that is ending processes: longer than the cap of a grace and the limit of a kill
+/// together.
 const OTHER_REAPER_LIMIT: Duration = Duration::from_secs(10);
 const OTHER_REAPER_PAUSE: Duration = Duration::from_millis(10);
 
@@ -65,7 +66,7 @@ fn orphan_pass(core: &Arc<Core>) -> Result<Report> {
 fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
     let pass = PassRun::begin(PassKind::Orphan);
     let (dead, mut report) = find_dead(core)?;
-    // Rows of instances that cannot be judged as dead, but that have no claims any more.
+    // For rows of instances whose death cannot be determined, but whose claims are void.
     report.add_error(foreign_claims::give_dead_claims_back(core, &dead));
     let uid_limit = (core.instance.observer.uid != 0).then_some(core.instance.observer.uid);
     let claim = core.store.claim_orphans(
@@ -126,7 +127,7 @@ fn find_dead(core: &Core) -> Result<(Vec<DeadInstance>, Report)> {
     Ok((dead, report))
 }
 
-/// Reports what an instance that cannot be judged has left; it is left alone.
+/// Reports the processes that an instance that cannot be judged left. They are left running.
 fn report_unknown(core: &Core, instance: &InstanceRecord, why: &str) -> Report {
     let rows = core.store.live_of(instance.id).unwrap_or_default();
     let checked = rows.len() as u64;
@@ -142,7 +143,7 @@ fn report_unknown(core: &Core, instance: &InstanceRecord, why: &str) -> Report {
     Report { checked, suspects: rows.into_iter().map(suspect).collect(), ..Report::default() }
 }
 
-/// The line of the former implementation; the path is the export's where there is one, as there.
+/// Logs the line of the former implementation, with the path of the export if there is one.
 fn log_loaded(core: &Core, claim: &OrphanClaim) {
     let loaded = claim.claimed.len() + claim.adopted.len() + claim.gone.len();
     if loaded > 0 {
@@ -175,10 +176,9 @@ fn gone(record: &ProcessRecord, rule: RuleKey, evidence: &str) -> Ending {
     }
 }
 
-/// Adopts what a former run of this program left on purpose.
+/// Adopts processes that a former run of this program left on purpose.
 ///
-/// If the root is gone, the processes it left are ended like any strays; returns what is to be written and
-/// reported.
+/// If a root is gone, the processes that it left are ended like any strays; returns the results to write and to report.
 fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
     let mut report = Report::default();
     let mut gone = HashSet::new();
@@ -187,7 +187,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
             Probe::Alive(pinned) => {
                 report.checked += 1;
                 report.adopted += 1;
-                // Left by an exec of this program, or adopted through the kernel: its status is reported to us.
+                // Left by a former image of this process, or adopted through the kernel, so its status is reported to us.
                 let child = record.spec.origin == Origin::Spawned
                     && pinned.stat.parent == core.own_pid().get();
                 let tracking = Tracking { child, ..Tracking::default() };
@@ -196,7 +196,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
             Probe::Zombie(_) | Probe::Gone => {
                 gone.insert(record.id);
             }
-            // It stays ours in the ledger; the health pass checks it again.
+            // It stays ours in the ledger, and the health pass checks it again.
             Probe::Unknown(error) => report.errors.push(error.to_string()),
         }
     }
@@ -215,7 +215,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
     all
 }
 
-/// Records a row of ours, or of a dead instance, whose process is gone: not a leak, and how it ended is unknown.
+/// Records that the process of a row of ours, or of a dead instance, is gone: it is not a leak, and how it ended is unknown.
 pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord) -> Report {
     let end = End::unobserved(EndReason::Gone, Millis::now());
     let state =
@@ -232,8 +232,8 @@ pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord) -> Re
     report
 }
 
-/// Waits for rows that another reaper took over and is still ending: clean before new (invariant 8). Returns whether one of
-/// those reapers has died meanwhile, or why that is unknown.
+/// Waits for rows that another reaper took over and is still ending, since nothing is started before they have ended (invariant
+/// 8). Returns whether one of those reapers has died meanwhile, or why that is unknown.
 fn other_reaper_has_died(core: &Core, deadline: Instant) -> Result<bool, String> {
     loop {
         let live = core.store.live_ending_by_others(core.instance.id);
@@ -256,7 +256,7 @@ fn other_reaper_has_died(core: &Core, deadline: Instant) -> Result<bool, String>
     }
 }
 
-/// The line of the former implementation.
+/// Logs the line of the former implementation.
 fn log_cleaned(report: &Report) {
     let killed = report.count(Outcome::Term) + report.count(Outcome::Kill);
     if killed > 0 {

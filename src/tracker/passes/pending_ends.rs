@@ -11,7 +11,7 @@ use crate::tracker::{
     end::{exit_statuses::STATUS_PAUSE, foreign_claims::CLAIM_PAUSE, settle},
 };
 
-/// Pause between two queries for a status that is late: querying one process costs a system call or two.
+/// Pause between two queries for a late status; querying one process takes a system call or two.
 const LATE_PAUSE: Duration = Duration::from_millis(250);
 
 /// Checks pending ends while there are any.

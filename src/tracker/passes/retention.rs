@@ -1,9 +1,9 @@
 //! Deletes old history, and limits the size of the ledger.
 //!
-//! After each health pass the monitor checks whether there is anything to do: history older than is to be kept, a ledger larger
-//! than its limit, or a WAL that a reader had held. If so, a thread does it, and ends: at most one at a time, in steps that
-//! hold the write lock for a few milliseconds, with three times as long between them. A host that dies in between loses one
-//! step at most; nothing refers to what is half done.
+//! After each health pass the monitor checks whether there is anything to do: history that is too old, a ledger larger than its
+//! limit, or a WAL that a reader had held. If so, a thread does the work and exits. There is at most one such thread; it works in
+//! steps that hold the write lock for a few milliseconds, with pauses three times as long. A host that dies in between loses one
+//! step at most, and no incomplete state is left.
 
 use std::{
     sync::Arc,
@@ -21,28 +21,28 @@ use crate::{
     tracker::core::Core,
 };
 
-/// How long history is kept by default: 90 days.
+/// The default time for which history is kept: 90 days.
 pub const DEFAULT_KEEP_HISTORY: Duration = Duration::from_hours(24 * 90);
-/// An empty ledger with its indexes takes about 150 KiB.
+/// The smallest size limit; an empty ledger with its indexes takes about 150 KiB.
 pub(in crate::tracker) const SMALLEST_LIMIT: u64 = 1 << 20;
-/// Steps between two checkpoints: what they write fits the WAL's limit.
+/// Number of steps between two checkpoints, so that their writes fit the limit of the WAL.
 const STEPS: u32 = 32;
 
-/// What a prune did.
+/// The result of a prune.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    /// Processes, passes and instances that were deleted; leaks go with their process and are not counted.
+    /// The number of processes, passes and instances that were deleted; leaks are deleted with their process and do not count.
     pub rows: u64,
-    /// Bytes by which the ledger has shrunk.
+    /// The number of bytes by which the ledger has shrunk.
     pub bytes: u64,
 }
 
 /// Progress of a prune.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PruneProgress {
-    /// Rows deleted so far.
+    /// The number of rows deleted so far.
     pub rows: u64,
-    /// Rows that were old enough when it began; a few of them may have to stay.
+    /// The number of rows that were old enough at the start; a few of them may have to stay.
     pub expected: u64,
 }
 
@@ -61,11 +61,11 @@ pub(in crate::tracker) fn prune(
     work.finish()
 }
 
-/// Delay of the first check of the history, so that hosts which live for less than an interval also keep the ledger small; it
-/// is not made at once, when a host has more urgent work.
+/// Delay of the first check of the history. Hosts that live for less than an interval must keep the ledger small as well, but at
+/// the start a host has more urgent work.
 const FIRST_CHECK: Duration = Duration::from_secs(1);
 
-/// The first check of the history; the others follow the health passes.
+/// The first check of the history; later checks follow the health passes.
 pub(super) struct FirstMaintenance {
     due: Option<Instant>,
 }
@@ -87,7 +87,7 @@ impl Pass for FirstMaintenance {
     }
 }
 
-/// Starts what there is to do, and never waits for it.
+/// Starts the maintenance that is due, without waiting for it.
 pub(in crate::tracker) fn maintain(core: &Arc<Core>) {
     let is_needed =
         core.maintenance.is_time() || is_too_large(core) || core.store.wal_is_too_large();
@@ -153,7 +153,7 @@ impl<'a> PruneRun<'a> {
         })
     }
 
-    /// Deletes rows that ended before this time; returns their number.
+    /// Deletes rows that ended before this time; returns the number of rows.
     fn prune(
         &mut self,
         before: Millis,
@@ -174,8 +174,8 @@ impl<'a> PruneRun<'a> {
         Ok(self.deleted - at_first)
     }
 
-    /// Deletes the oldest history until the rest fits, whether a fleet has it or not: an outage of the fleet must not fill the
-    /// disk of its hosts.
+    /// Deletes the oldest history until the rest fits, whether or not a fleet has it: an outage of the fleet must not fill the
+    /// disks of its hosts.
     fn fit(&mut self, limit: u64) -> Result<()> {
         let mut last = None;
         while (self.go_on)() && self.connection.store().size()?.used > limit {
@@ -185,7 +185,7 @@ impl<'a> PruneRun<'a> {
             if self.prune(before, Unshipped::Delete, &mut |_| {})? == 0 && before >= now {
                 let used = self.connection.store().size()?.used;
                 tracing::warn!(
-                    "the ledger holds {used} bytes, its limit is {limit}: the rest cannot be deleted"
+                    "the ledger has {used} bytes, its limit is {limit}: the rest cannot be deleted"
                 );
                 return Ok(());
             }
@@ -209,14 +209,13 @@ impl<'a> PruneRun<'a> {
         Ok(Pruned { rows: self.deleted, bytes: self.bytes_before.saturating_sub(total) })
     }
 
-    /// Leaves the ledger to other writers for a while. The WAL is written back now and then, so that a spawn does not have to
-    /// do it.
+    /// Leaves the ledger to other writers for a while. Writes the WAL back from time to time, so that a spawn does not have to.
     fn rest(&mut self, pause: Duration) -> Result<()> {
         self.steps += 1;
         if self.steps.is_multiple_of(STEPS) {
             match self.connection.checkpoint(false) {
                 Ok(_) => {}
-                // Another process is just doing it.
+                // Another process is writing it back.
                 Err(error) if Error::is_busy(&error) => {}
                 Err(error) => return Err(error),
             }

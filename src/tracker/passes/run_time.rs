@@ -1,4 +1,4 @@
-//! Limits on the run time of trees.
+//! Enforces limits on the run time of trees.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Ends processes that have run too long, on another thread: the next death must not wait for a grace.
+/// Ends processes that have run too long, in the background, since the handling of the next death must not wait for a grace.
 pub(super) struct RunTimeLimits;
 
 impl Pass for RunTimeLimits {
@@ -31,6 +31,6 @@ impl Pass for RunTimeLimits {
             let cause = Cause { reason: EndReason::MaxRuntime, leak: None, rule };
             Some(Due { entry, cause, answer: None })
         });
-        background::end_aside(core, due.collect());
+        background::end_in_background(core, due.collect());
     }
 }

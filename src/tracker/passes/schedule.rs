@@ -1,4 +1,4 @@
-//! When passes are due, and the one loop that runs them: [`crate::tracker::monitor`].
+//! Determines when passes are due. The loop that runs them is in [`crate::tracker::monitor`].
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,12 +8,12 @@ use super::{
 };
 use crate::tracker::{core::Core, options::Options};
 
-/// The passes that the monitor runs, in the order in which those that are due at once are run.
+/// The passes that the monitor runs. Those that are due at the same time run in this order.
 pub(in crate::tracker) struct Schedule(Vec<Box<dyn Pass>>);
 
-/// When each pass of a schedule is due.
+/// The times when the passes of a schedule are due.
 pub(in crate::tracker) struct Due {
-    /// The earliest of them.
+    /// The earliest of the times.
     pub(in crate::tracker) next: Instant,
     each: Vec<Option<Instant>>,
 }
@@ -33,7 +33,7 @@ impl Schedule {
 
     pub(in crate::tracker) fn due(&self, core: &Core) -> Due {
         let each: Vec<Option<Instant>> = self.0.iter().map(|pass| pass.due(core)).collect();
-        // The health pass is always due at some time.
+        // There is always one, since the health pass is always due at some time.
         let next = each.iter().flatten().min().copied().unwrap_or_else(Instant::now);
         Due { next, each }
     }

@@ -1,11 +1,11 @@
-//! How much memory the members of a tree take.
+//! Determines how much memory the members of a tree use.
 
 use crate::{identity::Pid, policy::limits::TreeMemory, tracker::core::Core};
 
 /// A member of a tree: its PID and start tick.
 pub(in crate::tracker) type Member = (Pid, u64);
 
-/// Returns how much memory some members take: the proportional values only where the cheap ones are over the limit.
+/// Returns how much memory some members use; the proportional values only if the cheap ones are over the limit.
 pub(in crate::tracker) fn tree_memory(core: &Core, limit: u64, members: &[Member]) -> TreeMemory {
     let mut memory = TreeMemory::default();
     for (pid, _) in members {
@@ -23,7 +23,7 @@ pub(in crate::tracker) fn tree_memory(core: &Core, limit: u64, members: &[Member
 
 fn proportional(core: &Core, (pid, start_tick): Member) -> u64 {
     let read = core.proc.proportional(pid);
-    // Checked afterwards: a process that has its PID and its tick now had them while it was read.
+    // Checked afterwards: a process that has the PID and the start tick now had them while it was read.
     let same = core.proc.stat(pid).is_ok_and(|stat| {
         stat.is_some_and(|stat| stat.start_tick == start_tick && !stat.is_zombie())
     });
@@ -34,7 +34,7 @@ fn proportional(core: &Core, (pid, start_tick): Member) -> u64 {
     if let Ok(Some(bytes)) = read {
         return bytes;
     }
-    // Not dumpable, or a kernel without it.
+    // The process is not dumpable, or the kernel has no proportional values.
     let memory = core.proc.memory(pid).ok().flatten().unwrap_or_default();
     memory.anonymous.saturating_add(memory.swapped)
 }

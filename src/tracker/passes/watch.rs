@@ -1,8 +1,8 @@
-//! Reaps for other instances as soon as they die.
+//! Ends the processes of other instances as soon as those die.
 //!
-//! Their deaths are reported by the kernel, through one pidfd each. A new instance that has opened the ledger is noticed in the
-//! ledger's folder ([`Folder`]), since each instance creates a lock file beside the ledger; so is an exec that has replaced an
-//! instance, since it closes that file. An instance of another PID namespace has no pidfd here: it is checked at intervals.
+//! The kernel reports their deaths through a pidfd for each. A new instance is detected in the ledger's folder ([`Folder`]),
+//! since each instance creates a lock file beside the ledger; so is an exec that ends an instance, since it closes that file. An
+//! instance of another PID namespace has no pidfd here, and is checked at intervals.
 
 use std::{
     collections::HashMap,
@@ -35,26 +35,26 @@ use crate::{
     },
 };
 
-/// Interval of checks for what the kernel does not report.
+/// Interval of checks for changes that the kernel does not report.
 pub(in crate::tracker) const CHECK_AGAIN: Duration = Duration::from_secs(5);
 /// Interval at which the folder is listed while there is no inotify.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
-/// Interval of checks for what is about to happen and is not reported by the kernel, for as long as [`CHECK_AGAIN`].
+/// Interval of checks for a change that is expected soon and that the kernel does not report, for at most [`CHECK_AGAIN`].
 const CHECK_SOON: Duration = Duration::from_millis(5);
 
-/// One cycle of a watch: it has checked all instances, and done what was to be done.
+/// One cycle of a watch, in which it has checked all instances and made the necessary pass.
 #[derive(Clone, Copy, Debug)]
 pub struct WatchCycle<'a> {
-    /// Living instances whose deaths the kernel will report.
+    /// The number of live instances whose deaths the kernel will report.
     pub watched: usize,
-    /// What a pass found, if one was needed and found something.
+    /// The report of a pass, if one was needed and found something.
     pub report: Option<&'a Report>,
-    /// An orphan pass is about to run, which may take as long as the graces of the trees that it ends. The cycle itself follows,
-    /// with the report.
+    /// Whether an orphan pass is about to run, which may take as long as the graces of the trees that it ends. Another cycle,
+    /// with the report, follows.
     pub begins_pass: bool,
 }
 
-/// Reaps for other instances; see [`Tracker::watch_cycles`](crate::Tracker::watch_cycles).
+/// Watches other instances; see [`Tracker::watch_cycles`](crate::Tracker::watch_cycles).
 pub(in crate::tracker) fn watch_cycles(
     core: &Arc<Core>,
     stop: OwnedFd,
@@ -106,7 +106,7 @@ fn watch_by(
         }
     }
 }
-/// Returns what an orphan pass found, if there is an instance to reap for.
+/// Runs an orphan pass if there is an instance that needs one; returns its report.
 fn pass_where_needed(core: &Arc<Core>, begins: impl FnOnce()) -> Option<Report> {
     let needed = needs_a_pass(core).unwrap_or_else(|error| {
         tracing::error!("failed to judge the instances: {error}; retrying");
@@ -125,7 +125,8 @@ fn pass_where_needed(core: &Arc<Core>, begins: impl FnOnce()) -> Option<Report> 
     }
 }
 
-/// An open ledger stays usable when its name is removed; programs that open the path later open another ledger.
+/// Fails if the ledger was removed or replaced. An open ledger stays usable without its name, but programs that open the path
+/// later open another ledger.
 fn check_is_there(core: &Core) -> Result<()> {
     let path = core.store.path();
     match std::fs::metadata(path) {
@@ -161,29 +162,30 @@ struct Watching<'a> {
     core: &'a Core,
     folder: Folder,
     others: HashMap<InstanceId, Arc<PidFd>>,
-    /// Lock files whose instances are not in the ledger yet, and when they were seen: the file is created before the row.
+    /// Lock files whose instances are not in the ledger yet, with the time when they were seen: the file is created before the
+    /// row.
     expected: HashMap<OsString, Instant>,
-    /// Instances that have died and are not judged dead yet, and when they died: a gated child has a copy of its host's lock
-    /// until PDEATHSIG strikes.
+    /// Instances that have died but do not count as dead yet, with the time of their death: a gated child has a copy of its
+    /// host's lock until it dies by PDEATHSIG.
     undecided: HashMap<InstanceId, Instant>,
 }
 
 impl<'a> Watching<'a> {
     fn new(core: &'a Core, mut folder: Folder) -> Self {
-        // An instance that is about to enter the ledger may have created its file before the first listing.
+        // An instance that is about to be recorded may have created its file before the first listing.
         let expected = folder.list().into_iter().map(|name| (name, Instant::now())).collect();
         let (others, undecided) = (HashMap::new(), HashMap::new());
         Self { core, folder, others, expected, undecided }
     }
 
-    /// Opens a pidfd for each living instance that has none yet.
+    /// Opens a pidfd for each live instance that has none yet.
     fn refresh(&mut self) -> Result<()> {
         let core = self.core;
         self.folder.refresh();
         if self.folder.is_listed() {
             self.list();
         }
-        // From then on the checks at intervals find it, if it ever appears.
+        // After that time, the checks at intervals find the instance if it ever appears.
         self.expected.retain(|_, seen| seen.elapsed() < CHECK_AGAIN);
         let instances = core.store.instances_to_check()?;
         let open = |id| instances.iter().any(|it| it.id == id && it.stopped_at.is_none());
@@ -238,7 +240,7 @@ impl<'a> Watching<'a> {
     fn poll(&self, stop: &OwnedFd, limit: Duration) -> Result<Ready> {
         let (ids, pidfds): (Vec<InstanceId>, Vec<&Arc<PidFd>>) =
             self.others.iter().map(|(id, fd)| (*id, fd)).unzip();
-        // If there is no event source for the folder, `stop` takes its place.
+        // If there is no event source for the folder, `stop` is polled in its place.
         let folder = self.folder.fd();
         let mut fds = vec![
             PollFd::new(stop, PollFlags::IN),
@@ -259,7 +261,7 @@ impl<'a> Watching<'a> {
         })
     }
 
-    /// Notes which lock files are new; returns whether there was a change that concerns the ledger.
+    /// Notes new lock files; returns whether there was a change that concerns the ledger.
     fn read_folder(&mut self) -> bool {
         let changes = self.folder.changes();
         for change in &changes {
@@ -268,9 +270,9 @@ impl<'a> Watching<'a> {
                     self.expected.insert(name.clone(), Instant::now());
                 }
                 Change::LockRemoved(name) => drop(self.expected.remove(name)),
-                // An exec closes the lock of the image that it replaces; no death is reported for it.
+                // An exec closes the lock of the image that it replaces, without a death.
                 Change::LockClosed => {}
-                // Names may have been lost with it.
+                // Names may have been lost.
                 Change::Other => self.list(),
             }
         }
@@ -278,7 +280,7 @@ impl<'a> Watching<'a> {
     }
 }
 
-/// A pass is made for instances that died, or stopped and left something: not for every file in the folder.
+/// Returns whether an instance died, or stopped and left processes. Other files in the folder need no pass.
 fn needs_a_pass(core: &Core) -> Result<bool> {
     Ok(other_instances::check_others(&core.store, &core.proc, &core.instance)?.iter().any(
         |(instance, life)| {

@@ -1,8 +1,8 @@
 //! Detects changes beside a ledger: from inotify(7), from a program that watches folders for many ledgers, or by listing.
 //!
 //! inotify instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default, and `max_user_watches`), and
-//! other programs of the same user may have taken all of them. A watch does not fail for that: it lists the folder each second
-//! instead, logs that once, and returns to inotify when it is available again.
+//! other programs of the same user may have taken all of them. A watch does not fail because of that: it lists the folder each
+//! second instead, logs that once, and returns to inotify when it is available again.
 
 use std::{
     collections::HashSet,
@@ -24,7 +24,7 @@ use crate::{
 
 /// Interval at which inotify is retried while it is not available.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// No file name is longer (`NAME_MAX` in `linux/limits.h`): a longer one is not a name.
+/// Maximum length of a file name (`NAME_MAX` in `linux/limits.h`).
 const LONGEST_NAME: usize = 255;
 
 /// A change in the folder.
@@ -44,9 +44,9 @@ pub(in crate::tracker) enum Change {
 enum Source {
     /// Our own instance, and the folder (device, inode) that it watches.
     Inotify { watch: FolderWatch, of: Option<(u64, u64)> },
-    /// Names, each terminated by a NUL, from a program that has the instance.
+    /// Names, each terminated by a NUL, from a program that has an inotify instance.
     Names { pipe: OwnedFd, rest: Vec<u8> },
-    /// None is available.
+    /// No event source is available.
     Listed { tried: Instant },
 }
 
@@ -60,7 +60,7 @@ pub(in crate::tracker) struct Folder {
 }
 
 impl Folder {
-    /// Watches the folder by an inotify instance of its own, if one is available.
+    /// Watches the folder with a new inotify instance, if one is available.
     pub(in crate::tracker) fn watched(ledger: &Path) -> Self {
         let source = inotify_on(ledger).unwrap_or_else(|error| {
             warn(ledger, error);
@@ -69,7 +69,7 @@ impl Folder {
         Self { ledger: ledger.to_owned(), source, locks: HashSet::new() }
     }
 
-    /// Reads the names of changed files from a pipe, each terminated by a NUL; an empty one means that names may be missing.
+    /// Reads the names of changed files from a pipe, each terminated by a NUL; an empty name means that names may be missing.
     pub(in crate::tracker) fn reported(ledger: &Path, pipe: OwnedFd) -> Self {
         let source = Source::Names { pipe, rest: Vec::new() };
         Self { ledger: ledger.to_owned(), source, locks: HashSet::new() }
@@ -84,13 +84,13 @@ impl Folder {
         }
     }
 
-    /// Returns whether the folder has to be listed, because no events are reported.
+    /// Returns whether the folder must be listed, because no events are reported.
     pub(in crate::tracker) fn is_listed(&self) -> bool {
         matches!(self.source, Source::Listed { .. })
     }
 
-    /// Returns to inotify if it is available by now, and follows the folder's name to another folder. Called before the checks:
-    /// a change after a check is reported.
+    /// Returns to inotify if it is available by now, and follows the folder's name to another folder. Must be called before the
+    /// checks, so that changes after a check are reported.
     pub(in crate::tracker) fn refresh(&mut self) {
         let is_due = match &self.source {
             Source::Inotify { of, .. } => *of != id_of(folder_of(&self.ledger)),
@@ -118,7 +118,7 @@ impl Folder {
         };
     }
 
-    /// Returns lock files that were not there at the last listing.
+    /// Returns lock files that did not exist at the last listing.
     pub(in crate::tracker) fn list(&mut self) -> Vec<OsString> {
         let Ok(entries) = std::fs::read_dir(folder_of(&self.ledger)) else { return Vec::new() };
         let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
@@ -129,7 +129,7 @@ impl Folder {
         new
     }
 
-    /// Returns what has changed, without waiting. Files that do not concern the ledger, such as an export, are left out.
+    /// Returns the changes, without waiting. Files that do not concern the ledger, such as an export, are left out.
     pub(in crate::tracker) fn changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut ended = false;
@@ -156,7 +156,7 @@ impl Folder {
             Source::Listed { .. } => {}
         }
         if ended {
-            // Its other end is closed: from now on the folder has to be checked here.
+            // The other end is closed: from now on the folder must be watched here.
             self.source = Source::Listed { tried: Instant::now() };
         }
         for change in &changes {
@@ -175,11 +175,11 @@ fn change(ledger: &Path, name: &OsStr, is_made: bool) -> Option<Change> {
         let name = name.to_owned();
         return Some(if is_made { Change::LockMade(name) } else { Change::LockRemoved(name) });
     }
-    // An event without a name is about the folder, or events were lost.
+    // An event without a name concerns the folder, or means that events were lost.
     (name.is_empty() || ledger.file_name() == Some(name)).then_some(Change::Other)
 }
 
-/// Reads what a pipe has, without waiting; returns `true` once its other end is closed.
+/// Reads names from a pipe, without waiting; returns `true` once its other end is closed.
 fn read_names(pipe: &OwnedFd, rest: &mut Vec<u8>, mut take: impl FnMut(&OsStr)) -> bool {
     let mut buffer = [0; 4096];
     loop {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_was_removed_and_made_again_is_watched_again() {
+    fn a_folder_that_was_removed_and_created_again_is_watched_again() {
         let (folder, _) = place();
         let inner = folder.path().join("inner");
         let ledger = inner.join("x.db");
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_finds_each_lock_once_also_one_that_goes_and_comes() {
+    fn a_listing_finds_each_lock_once_even_if_it_is_created_again() {
         let (_folder, ledger) = place();
         let made = lock(&ledger, "a");
         let mut watched = Folder::watched(&ledger);

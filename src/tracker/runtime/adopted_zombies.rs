@@ -1,4 +1,4 @@
-//! What is known of zombies that tasks may leave to this process; see [`crate::tracker::end::adopted_zombies`].
+//! The known facts about zombies that tasks may leave to this process; see [`crate::tracker::end::adopted_zombies`].
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -14,20 +14,20 @@ use crate::{
     sys::PidFd,
 };
 
-/// For this long after a root has ended the checks go on; after that the health pass does them.
+/// How long checks continue after a root has ended; after that the health pass makes them.
 const LINGER: Duration = Duration::from_secs(10);
 /// Maximum number of ended roots that are remembered.
 const REMEMBERED: usize = 1024;
 
-/// What is known of zombies, kept from one scan to the next.
+/// The known facts about zombies, kept between scans.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Zombies {
-    /// Children whose ends are recorded, and that are not reaped yet. Extended by ends, taken after each record and by passes.
+    /// Children whose ends are recorded, but that are not reaped yet. Extended by ends, taken after each record and by passes.
     pub(in crate::tracker) unreaped: SharedList<Arc<PidFd>>,
     /// Roots that have ended. Written by the thread that releases a root, read by scans.
     ended: Mutex<Ended>,
-    /// Zombies that the ledger does not know, by PID and start tick, so that it is not queried for them again. Written and read
-    /// by scans.
+    /// Zombies that are not in the ledger, by PID and start tick, so that it is not queried for them again. Written and read by
+    /// scans.
     unknown: Mutex<HashSet<(Pid, u64)>>,
 }
 
@@ -38,7 +38,7 @@ struct Ended {
     last: Option<Instant>,
 }
 
-/// A root that zombies may come from.
+/// A root from which zombies may come.
 #[derive(Clone, Debug)]
 pub(in crate::tracker) struct Owner {
     pub(in crate::tracker) row: ProcessId,
@@ -46,10 +46,10 @@ pub(in crate::tracker) struct Owner {
     pub(in crate::tracker) session: Option<Pid>,
     /// The name of its cgroup, which is unique.
     pub(in crate::tracker) task_cgroup: Option<OsString>,
-    /// For a root that has ended: processes started before this tick were started while the root had its PID. `None`: whether
-    /// the root still has its PID is checked.
+    /// For a root that has ended: the tick before which processes were started while the root had its PID. `None` if it must be
+    /// checked whether the root still has its PID.
     pub(in crate::tracker) until: Option<u64>,
-    /// It had a keeper that the former image of this process had started.
+    /// Whether it had a keeper that a former image of this process started.
     pub(in crate::tracker) keeper: bool,
 }
 
@@ -78,7 +78,7 @@ impl Zombies {
         lock(&self.ended).last.is_some_and(|last| last.elapsed() < LINGER)
     }
 
-    /// Returns whether a keeper that the former image of this process had started is still to be reaped.
+    /// Returns whether a keeper that a former image of this process started is still to be reaped.
     pub(in crate::tracker) fn expect_keeper(&self) -> bool {
         lock(&self.ended).roots.iter().any(|owner| owner.keeper)
     }
@@ -106,14 +106,14 @@ impl Zombies {
         ended.roots.push_back(owner);
     }
 
-    /// Forgets the unknown zombies that are not in `seen`; returns whether any of `seen` is not one of the others.
+    /// Forgets the unknown zombies that are not in `seen`; returns whether `seen` contains any others.
     pub(in crate::tracker) fn has_new(&self, seen: &HashSet<(Pid, u64)>) -> bool {
         let mut unknown = lock(&self.unknown);
         unknown.retain(|zombie| seen.contains(zombie));
         seen.iter().any(|zombie| !unknown.contains(zombie))
     }
 
-    /// Notes that the ledger does not know a zombie.
+    /// Notes that a zombie is not in the ledger.
     pub(in crate::tracker) fn add_unknown(&self, zombie: (Pid, u64)) {
         lock(&self.unknown).insert(zombie);
     }

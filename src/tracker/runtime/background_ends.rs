@@ -11,7 +11,7 @@ use crate::model::Report;
 /// Maximum number of threads that end trees.
 const WORKERS: usize = 4;
 
-/// A tree that is to be ended, and why.
+/// A tree that is to be ended, with the cause.
 #[derive(Debug)]
 pub(in crate::tracker) struct Due {
     pub(in crate::tracker) entry: Arc<Tracked>,
@@ -20,7 +20,7 @@ pub(in crate::tracker) struct Due {
     pub(in crate::tracker) answer: Option<Sender<Report>>,
 }
 
-/// Trees that wait to be ended, and how many threads are working on it. Extended by any thread, taken by the workers.
+/// The trees that wait to be ended, and the number of threads that end trees. Extended by any thread, taken by the workers.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct BackgroundEnds(Mutex<Queue>);
 
@@ -28,12 +28,12 @@ pub(in crate::tracker) struct BackgroundEnds(Mutex<Queue>);
 struct Queue {
     waiting: VecDeque<Due>,
     workers: usize,
-    /// Workers that are killing, and accept nothing meanwhile.
+    /// The number of workers that are killing, and accept no trees meanwhile.
     killing: usize,
 }
 
 impl BackgroundEnds {
-    /// Adds trees; returns whether the caller has to start a worker, which is counted from now on.
+    /// Adds trees; returns whether the caller must start a worker, which is counted from now on.
     pub(in crate::tracker) fn add(&self, due: Vec<Due>) -> bool {
         let mut queue = lock(&self.0);
         queue.waiting.extend(due);
@@ -42,7 +42,7 @@ impl BackgroundEnds {
         needed
     }
 
-    /// Takes what is queued, at most `room`. `None` where nothing is and the worker is idle: then it is no longer counted.
+    /// Takes at most `room` trees. Returns `None` if there are none and the worker is idle; it is then no longer counted.
     pub(in crate::tracker) fn take(&self, is_idle: bool, room: usize) -> Option<Vec<Due>> {
         let mut queue = lock(&self.0);
         if queue.waiting.is_empty() && is_idle {

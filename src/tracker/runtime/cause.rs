@@ -6,7 +6,7 @@ use crate::model::{EndReason, LeakKind, Rule, RuleKey};
 #[derive(Clone, Debug)]
 pub(in crate::tracker) struct Cause {
     pub(in crate::tracker) reason: EndReason,
-    /// The kind of leak that their members count as, if they do.
+    /// The kind of leak as which their members count, if they do.
     pub(in crate::tracker) leak: Option<LeakKind>,
     pub(in crate::tracker) rule: Rule,
 }

@@ -2,11 +2,11 @@
 //!
 //! An instance has one instance cgroup in the v2 hierarchy, created at its first spawn, and in it a task cgroup for each root.
 //! The instance cgroup is recorded before it is created, and the inode of a task cgroup is in the row that is committed before
-//! its program runs. So whatever a crash leaves can be found: task cgroups by their rows, and those without a row, which are
+//! its program runs. So cgroups that a crash leaves can be found: task cgroups by their rows, and those without a row, which are
 //! empty, by the instance cgroup.
 //!
-//! A task cgroup is removed when its tree has ended. What is still in it then was left on purpose; the shutdown retries, and so
-//! does the orphan pass of another instance when this one is dead.
+//! A task cgroup is removed when its tree has ended. Processes that are still in it then were left on purpose; the shutdown
+//! retries the removal, and so does the orphan pass of another instance when this one is dead.
 
 use std::{
     path::{Path, PathBuf},
@@ -37,7 +37,7 @@ pub(in crate::tracker) struct Cgroups {
     scope: PidScope,
     /// The user that must own a task cgroup.
     owner: u32,
-    /// The folder in which to create it; detected automatically otherwise.
+    /// The folder in which to create it; `None` to detect one.
     base: Option<PathBuf>,
     /// Searched for once, at the first spawn, by the thread that spawns; taken by the shutdown. The lock is held while the
     /// ledger is written and the cgroup is created.
@@ -50,7 +50,7 @@ pub(in crate::tracker) struct Cgroups {
 #[derive(Clone, Debug)]
 enum Found {
     Created(Arc<InstanceCgroup>),
-    /// None is available, and why.
+    /// None is available, with the reason.
     None(Arc<str>),
 }
 
@@ -87,7 +87,7 @@ impl Cgroups {
         }
     }
 
-    /// Fails where the requested containment is not available.
+    /// Fails if the requested containment is not available.
     pub(in crate::tracker) fn check(&self, mode: ContainmentMode) -> Result<()> {
         match mode {
             // The keeper is searched for, and tested, later.
@@ -96,7 +96,7 @@ impl Cgroups {
         }
     }
 
-    /// Creates a task cgroup for a new root, with its memory limit; `None` where the root does without.
+    /// Creates a task cgroup for a new root, with its memory limit; `None` if the root gets none.
     pub(in crate::tracker) fn create_task_cgroup(
         &self,
         mode: ContainmentMode,
@@ -111,7 +111,7 @@ impl Cgroups {
             self.instance_cgroup().map_err(|e| e.with_context("the program was not started"))?;
         let created = found.available().and_then(|instance| {
             let task_cgroup = instance.task_cgroup().inspect_err(|error| {
-                tracing::warn!("{error}: the task gets no cgroup of its own");
+                tracing::warn!("{error}: the task gets no cgroup");
             })?;
             if let Some(bytes) = max_rss.filter(|_| instance.enable_memory()) {
                 task_cgroup.limit_memory(bytes);
@@ -133,8 +133,7 @@ impl Cgroups {
         }
     }
 
-    /// Stops using task cgroups, since a child could not be put into the one that was created for it, though another could
-    /// before.
+    /// Stops using task cgroups, since a child could not be put into its task cgroup, although another one could before.
     pub(in crate::tracker) fn give_up(&self, task_cgroup: Option<&Cgroup>) {
         let Some(task_cgroup) = task_cgroup else { return };
         self.remove_task_cgroup(Some(task_cgroup));
@@ -142,14 +141,14 @@ impl Cgroups {
         let why = "moving a process into it was refused".into();
         if let Some(Found::Created(created)) = lock(&self.instance_cgroup).replace(Found::None(why))
         {
-            // Task cgroups that are in use keep it in place; the orphan pass of a later instance removes it then.
+            // This fails while task cgroups are in use; then the orphan pass of a later instance removes it.
             created.remove();
         }
     }
 
-    /// Returns this instance's cgroup, which is created at the first call.
+    /// Returns this instance's cgroup, which is created by the first call.
     ///
-    /// Fails where the ledger cannot be written: then a program could not be recorded either, and the next call tries again.
+    /// Fails if the ledger cannot be written: then a program could not be recorded either. The next call retries.
     fn instance_cgroup(&self) -> Result<Found> {
         let mut found = lock(&self.instance_cgroup);
         if let Some(found) = &*found {
@@ -158,7 +157,7 @@ impl Cgroups {
         Ok(found.insert(self.find_instance_cgroup()?).clone())
     }
 
-    /// Creates the instance cgroup in the first base in which one can be created and joined. Fails where the ledger cannot be
+    /// Creates the instance cgroup in the first base in which one can be created and joined. Fails if the ledger cannot be
     /// written.
     fn find_instance_cgroup(&self) -> Result<Found> {
         let bases = match &self.base {
@@ -189,7 +188,7 @@ impl Cgroups {
             return Ok(Err(Error::invalid(what)));
         };
         match self.store.plan_cgroup(self.instance, text) {
-            // The ledger is of a schema without cgroups.
+            // The ledger has a schema without cgroups.
             Err(error) if error.kind() == Kind::Unsupported => return Ok(Err(error)),
             planned => planned?,
         }
@@ -202,13 +201,13 @@ impl Cgroups {
             created.remove();
         }
         if made.is_err() || confirmed.is_err() {
-            // If the record stays, the next orphan pass looks it up and finds the cgroup absent.
+            // If the record stays, the next orphan pass finds that the cgroup does not exist.
             let _ = self.store.forget_cgroup(self.instance);
         }
         confirmed.map(|()| made)
     }
 
-    /// Opens the task cgroup of a root; `None` where it has none, or it is gone.
+    /// Opens the task cgroup of a root; `None` if it has none, or if it is gone.
     pub(in crate::tracker) fn open_task_cgroup(
         &self,
         record: Option<&Cgroup>,
@@ -216,7 +215,7 @@ impl Cgroups {
         record.map_or(Ok(None), |record| TaskCgroup::open(record, self.owner))
     }
 
-    /// Returns why the kernel killed a root for lack of memory; `None` where that was not the reason.
+    /// Returns the rule and evidence if the kernel killed a root for lack of memory; `None` otherwise.
     pub(in crate::tracker) fn oom_because(
         &self,
         root: &Root,
@@ -232,7 +231,7 @@ impl Cgroups {
         Some(Justification::new(&rule, Evidence::OomKills(kills)))
     }
 
-    /// Removes the task cgroup of a tree that has ended; later, where a process is still in it.
+    /// Removes the task cgroup of a tree that has ended; later if a process is still in it.
     pub(in crate::tracker) fn remove_task_cgroup(&self, record: Option<&Cgroup>) {
         let Some(record) = record else { return };
         if !self.is_removed(record) {
@@ -265,7 +264,7 @@ impl Cgroups {
         self.unremoved.extend(left.into_iter().filter(|record| !self.is_removed(record)));
     }
 
-    /// Removes the task cgroups that stopped instances have left, with their instance cgroups.
+    /// Removes the task cgroups that stopped instances left, with their instance cgroups.
     pub(in crate::tracker) fn remove_those_of_others(&self) {
         let left = match self.store.cgroups_left(&self.scope) {
             Ok(left) => left,
@@ -281,7 +280,7 @@ impl Cgroups {
                         tracing::warn!("failed to record that a cgroup is removed: {error}");
                     }
                 }
-                // They contain a survivor, or what a task may leave behind.
+                // They contain a survivor, or processes that a task may leave behind.
                 Ok(task_cgroups) => {
                     tracing::debug!("{} task cgroups of `{path}` are in use", task_cgroups.len());
                 }

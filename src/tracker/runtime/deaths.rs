@@ -1,4 +1,4 @@
-//! Learns of deaths from the kernel: an epoll instance with the pidfds of all tracked processes and their keepers.
+//! Detects deaths by an epoll instance with the pidfds of all tracked processes and their keepers.
 
 use std::{os::fd::BorrowedFd, time::Duration};
 
@@ -9,14 +9,14 @@ use crate::{
     sys::epoll::{Readiness, Wake},
 };
 
-/// Pause after an error of the wait itself, which is not expected to persist: prevents a busy loop.
+/// Pause after an error of the wait itself, to prevent a busy loop; such an error is not expected to persist.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
-/// The key of the descriptor that wakes the waiter; rows count from 1.
+/// The key of the descriptor that wakes the waiter; row numbers begin with 1.
 const WAKE: u64 = 0;
-/// Marks the key of a keeper, beside the row of its program; rows never reach this bit.
+/// Marks the key of a keeper, with the row number of its program; row numbers never reach this bit.
 const KEEPER: u64 = 1 << 63;
 
-/// What a wait has reported.
+/// A death that a wait has reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum Death {
     /// The process of this row.
@@ -25,8 +25,8 @@ pub(in crate::tracker) enum Death {
     OfKeeper(ProcessId),
 }
 
-/// The descriptors whose deaths are reported, each once: its death is handled, and the process is released. Threads that track
-/// and release processes change it, the monitor waits on it.
+/// The descriptors of the processes whose deaths are reported, each once. Threads that track and release processes change the
+/// set, the monitor waits on it.
 #[derive(Debug)]
 pub(in crate::tracker) struct Deaths {
     readiness: Readiness,
@@ -64,22 +64,22 @@ impl Deaths {
         }
     }
 
-    /// Reports a death again that was reported before, and ignored.
+    /// Makes a death that was reported before and ignored be reported again.
     pub(in crate::tracker) fn rearm(&self, entry: &Tracked) {
         if let Some(fd) = &entry.pidfd {
             let _ = self.readiness.rearm(fd.as_ref(), entry.root.row.0.cast_unsigned());
         }
     }
 
-    /// Stops watching a process. Its keeper is not watched any more once its descriptor is closed.
+    /// Stops watching a process. Its keeper is watched until its descriptor is closed.
     pub(in crate::tracker) fn unwatch(&self, entry: &Tracked) {
         if let Some(fd) = &entry.pidfd {
             let _ = self.readiness.remove(fd.as_ref());
         }
     }
 
-    /// Waits until something dies or [`Self::wake`] is called, at most `limit`, and replaces `found` by what has died; returns
-    /// how many descriptors were ready.
+    /// Waits until a process dies or [`Self::wake`] is called, at most `limit`, and replaces `found` by the deaths; returns how
+    /// many descriptors were ready.
     pub(in crate::tracker) fn wait(&self, found: &mut Vec<Death>, limit: Duration) -> usize {
         found.clear();
         let ready = self.readiness.wait(limit).unwrap_or_else(|error| {

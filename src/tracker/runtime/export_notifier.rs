@@ -13,13 +13,13 @@ use crate::{
     store::Store,
 };
 
-/// The export, where there is one. Set when the tracker is opened, taken by the shutdown, read by every thread that changes the
+/// The export, if there is one. Set when the tracker is opened, taken by the shutdown, read by every thread that changes the
 /// ledger.
 #[derive(Default)]
 pub(in crate::tracker) struct ExportNotifier(Mutex<Option<Arc<Exporter>>>);
 
 impl ExportNotifier {
-    /// Starts the export. One that cannot be written is an error in the log and in `doctor`; tracking goes on.
+    /// Starts the export. If it cannot be written, that is an error in the log and in `doctor`, and tracking goes on.
     pub(in crate::tracker) fn start(&self, path: PathBuf, store: &Store) {
         let counters = Arc::clone(store.counters());
         let exporter = store.export_reader().and_then(|mut rows| {
@@ -43,7 +43,7 @@ impl ExportNotifier {
 
     /// Waits until all changes so far are written.
     pub(in crate::tracker) fn flush(&self, timeout: Duration) -> Result<()> {
-        // Not while holding the lock: spawns take it to notify the exporter.
+        // The lock is not held meanwhile, since spawns take it to notify the exporter.
         let exporter = lock(&self.0).clone();
         match exporter {
             Some(exporter) => exporter.flush(timeout),
@@ -55,8 +55,8 @@ impl ExportNotifier {
         lock(&self.0).as_ref().and_then(|exporter| exporter.last_error())
     }
 
-    /// Ends the export and removes its file. A thread that is flushing the export keeps it, and the file: the next instance
-    /// replaces that file.
+    /// Ends the export and removes its file. If a thread is flushing the export, both stay, and the next instance replaces the
+    /// file.
     pub(in crate::tracker) fn finish(&self) -> Result<()> {
         let exporter = lock(&self.0).take();
         exporter.and_then(Arc::into_inner).map_or(Ok(()), Exporter::finish)

@@ -1,4 +1,4 @@
-//! Whether a thread listens for fork events.
+//! The state of the thread that listens for fork events.
 
 use std::{
     io,
@@ -13,17 +13,17 @@ use crate::{
     sys::epoll::Wake,
 };
 
-/// It goes on listening for this long after the last spawn, so that it need not start again for each of several successive
+/// How long it continues to listen after the last spawn, so that it need not be started again for each of several successive
 /// roots.
 pub(in crate::tracker) const LINGER: Duration = Duration::from_secs(10);
-/// A spawn waits no longer than this for the listener.
+/// The maximum time for which a spawn waits for the listener.
 const BEGINS_WITHIN: Duration = Duration::from_millis(100);
 
 /// State of the thread that listens. Written by spawns, which start it, and by the thread itself.
 #[derive(Debug)]
 pub(in crate::tracker) struct ForkListener {
     state: Mutex<State>,
-    /// The thread listens, or has found that it cannot.
+    /// Signalled when the thread listens, or has found that it cannot.
     begun: Condvar,
     wake: Wake,
 }
@@ -31,9 +31,9 @@ pub(in crate::tracker) struct ForkListener {
 #[derive(Debug, Default)]
 struct State {
     running: bool,
-    /// Forks are reported from now on.
+    /// Whether forks are reported now.
     listens: bool,
-    /// The kernel does not report forks; tried once.
+    /// Whether the kernel does not report forks, which is tried once.
     refused: bool,
     /// When a root was last about to start.
     wanted: Option<Instant>,
@@ -46,8 +46,8 @@ impl ForkListener {
         Ok(Self { state: Mutex::default(), begun: Condvar::new(), wake })
     }
 
-    /// Begins to listen, on a thread that `start` starts. The first spawn waits for it, usually a millisecond: a program may hide
-    /// faster than a thread starts.
+    /// Makes a thread listen, which `start` starts. The first spawn waits for it, usually for a millisecond, since a program may
+    /// hide before the thread has started.
     pub(in crate::tracker) fn want(&self, start: impl FnOnce() -> io::Result<()>) {
         let mut state = lock(&self.state);
         state.wanted = Some(Instant::now());
@@ -73,7 +73,7 @@ impl ForkListener {
         self.begun.notify_all();
     }
 
-    /// Notes that the kernel does not report forks, or does not any more.
+    /// Notes that the kernel does not, or no longer, report forks.
     pub(in crate::tracker) fn refuse(&self) {
         let mut state = lock(&self.state);
         (state.running, state.listens, state.refused) = (false, false, true);
@@ -81,8 +81,8 @@ impl ForkListener {
         self.begun.notify_all();
     }
 
-    /// Returns whether the thread is to end, since no root `is_needed` for and none was about to start for a while: then it is
-    /// no longer counted as running.
+    /// Returns whether the thread must end, because no root needs it and none was about to start for a while; then it no longer
+    /// counts as running.
     pub(in crate::tracker) fn ends_unless(&self, is_needed: impl FnOnce() -> bool) -> bool {
         let mut state = lock(&self.state);
         let is_wanted = state.wanted.is_some_and(|wanted| wanted.elapsed() < LINGER);
@@ -92,7 +92,7 @@ impl ForkListener {
         ends
     }
 
-    /// Makes the thread check whether it is to end.
+    /// Makes the thread check whether it must end.
     pub(in crate::tracker) fn wake(&self) {
         self.wake.wake();
     }

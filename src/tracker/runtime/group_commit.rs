@@ -36,7 +36,7 @@ pub(in crate::tracker) struct GroupCommit {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// A leader is committing.
+    /// Whether a leader is committing.
     busy: bool,
     /// Waiting callers, in the order of their arrival.
     waiting: Vec<Arc<Waiter>>,
@@ -46,7 +46,7 @@ struct Queue {
 struct Waiter {
     /// Taken by the leader that commits it.
     new: Mutex<Option<NewProcess>>,
-    /// The gate at which its child waits; `None`: it waits elsewhere.
+    /// The gate at which its child waits; `None` if the child waits elsewhere.
     gate: Option<Arc<Gate>>,
     answer: Mutex<Answer>,
     answered: Condvar,
@@ -55,7 +55,7 @@ struct Waiter {
 #[derive(Debug, Default)]
 struct Answer {
     result: Option<CommitResult>,
-    /// The caller sleeps until there is a result.
+    /// Whether the caller sleeps until there is a result.
     is_awaited: bool,
 }
 
@@ -63,7 +63,7 @@ struct Answer {
 #[derive(Debug)]
 enum CommitResult {
     Committed(Result<Committed>),
-    /// The former leader is done, and this caller is the first in the queue: it becomes the leader.
+    /// The former leader is done, and this caller is the first in the queue, so it becomes the leader.
     YouLead,
 }
 
@@ -102,7 +102,7 @@ impl GroupCommit {
     }
 }
 
-/// The leader. However it ends, all callers of its batch get an answer, and the next one becomes the leader.
+/// The leader. However its commit ends, all callers of its batch get an answer, and the next caller becomes the leader.
 struct Leader<'a> {
     group: &'a GroupCommit,
     batch: RefCell<Vec<Arc<Waiter>>>,
@@ -129,7 +129,7 @@ impl Leader<'_> {
         }
     }
 
-    /// Takes the rows of the batch, and of the callers that have come while this one waited to write.
+    /// Takes the rows of the batch, including those of callers that arrived while this one waited to write.
     fn take_rows(&self) -> Vec<(Arc<Waiter>, NewProcess)> {
         let mut batch = self.batch.borrow_mut();
         batch.append(&mut lock(&self.group.queue).waiting);

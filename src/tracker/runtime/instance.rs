@@ -1,4 +1,4 @@
-//! This instance: its row in the ledger, its identity, its lock, and how far it has come.
+//! This instance: its row in the ledger, its identity, its lock, and its phase.
 
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
@@ -24,7 +24,7 @@ pub(in crate::tracker) struct Instance {
     pub(in crate::tracker) identity: Identity,
     /// Where this process runs, and the user for whom it acts.
     pub(in crate::tracker) observer: Observer,
-    /// Tokens of the trackers of other ledgers below which this process runs; our programs inherit them.
+    /// Tokens of the trees of other ledgers to which this process belongs; our programs inherit them.
     pub(in crate::tracker) outer_tokens: Vec<String>,
     /// Written by the orphan pass and by the shutdown, read by every operation.
     phase: Mutex<Phase>,
@@ -35,10 +35,10 @@ pub(in crate::tracker) struct Instance {
     _open_here: OpenHere,
 }
 
-/// How far an instance has come.
+/// The phase of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// What dead instances left may still run: nothing is spawned (invariant 8).
+    /// Processes that dead instances left may still be running, so nothing is spawned (invariant 8).
     Opened,
     /// The orphan pass has run.
     Clean,
@@ -47,7 +47,7 @@ enum Phase {
 }
 
 impl Instance {
-    /// Enters a new instance into the ledger.
+    /// Records a new instance in the ledger.
     pub(in crate::tracker) fn enter(
         store: &Store,
         proc: &Proc,
@@ -71,7 +71,7 @@ impl Instance {
             tracing::debug!("{error}: other instances will not recognize an exec of this program");
         }
         let open_here = OpenHere::new(lock_path);
-        // 3. The row.
+        // 3. The row is written.
         let new = NewInstance {
             program: options.program.clone(),
             identity,
@@ -88,7 +88,7 @@ impl Instance {
                 return Err(error);
             }
         };
-        // 4. Without the signature a keeper above this process takes it for a program of its task.
+        // 4. The lock is signed. Without the signature a keeper above this process takes it for a program of its task.
         if let Err(error) = lock.sign(&identity) {
             tracing::warn!("{error}");
         }
@@ -112,8 +112,8 @@ impl Instance {
         self.observer.scope
     }
 
-    /// Returns whether this is a forked child of the process that opened the tracker; the tracker's threads are missing there,
-    /// so it refuses to work.
+    /// Returns whether this is a forked child of the process that opened the tracker. There the tracker's threads are missing, so
+    /// it cannot be used.
     pub(in crate::tracker) fn is_forked(&self) -> bool {
         std::process::id() != self.identity.pid.get()
     }
@@ -160,8 +160,8 @@ impl Instance {
         };
     }
 
-    /// Closes the tracker for every new operation; `false` where it is closed already, and in a forked child, which has a copy
-    /// of everything and owns none of it.
+    /// Closes the tracker for new operations. Returns `false` if it is already closed, and in a forked child, which has a copy of
+    /// everything and owns none of it.
     pub(in crate::tracker) fn close(&self) -> bool {
         if self.is_forked() {
             return false;
@@ -176,7 +176,7 @@ impl Instance {
         true
     }
 
-    /// Begins to spawn or register: a shutdown waits until the guard is dropped.
+    /// Begins a spawn or a registration: a shutdown waits until the guard is dropped.
     pub(in crate::tracker) fn begin_spawn(&self) -> Result<RwLockReadGuard<'_, ()>> {
         self.check_usable()?;
         let spawning = self.spawning.read().unwrap_or_else(PoisonError::into_inner);
@@ -184,7 +184,7 @@ impl Instance {
         Ok(spawning)
     }
 
-    /// Returns whether a process may be being spawned now.
+    /// Returns whether a spawn may be in progress.
     pub(in crate::tracker) fn is_spawning(&self) -> bool {
         matches!(self.spawning.try_write(), Err(TryLockError::WouldBlock))
     }
@@ -212,8 +212,8 @@ impl Instance {
         lock(&self.lock).is_none()
     }
 
-    /// Releases the lock and removes its file, once the stop is recorded: otherwise the next instance has to find this one
-    /// dead.
+    /// Releases the lock. Removes its file only if the stop is recorded; otherwise the next instance must be able to find this
+    /// one dead.
     pub(in crate::tracker) fn release_lock(&self, store: &Store, stop_is_recorded: bool) {
         let held = lock(&self.lock).take();
         if stop_is_recorded && let (Some(held), Ok(_acting)) = (held, store.act_as_owner()) {
@@ -222,8 +222,8 @@ impl Instance {
     }
 }
 
-/// Returns the tokens that this process inherited: those of its own ledger are dropped, since a task that restarts its host
-/// must not make the new host a member of the old tree; those of other ledgers are passed on.
+/// Returns the inherited tokens of other ledgers, which are passed on. Those of this ledger are dropped, since a task that
+/// restarts its host must not make the new host a member of the old tree.
 fn outer_tokens(known: impl Fn(&Uuid) -> Result<bool>) -> Result<Vec<String>> {
     let Some(list) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(Vec::new()) };
     let mut outer = Vec::new();

@@ -1,17 +1,17 @@
-//! Which processes a keeper has ended, in a file beside the ledger: for the next opener, which records it.
+//! The file beside the ledger in which a keeper lists the processes that it has ended, for the next instance, which records them.
 //!
-//! A keeper that ends a tree has no host any more and reads no ledger. It lists each member in this file before it signals it,
+//! A keeper that ends a tree has no host any more and reads no ledger. It lists each member in this file before signalling it,
 //! and adds the outcome when that is known. The instance that settles the root's row reads the file, records each member as a
 //! leak with its evidence, and removes the file once that is committed.
 //!
-//! The file is a list of entries, each with its length and a checksum, and is only ever appended to. If the keeper is killed,
-//! or the disk is full, the entries before that point are complete and count; everything from the first incomplete one on is
-//! ignored. The file is not synced: after a power cut there is nothing left to record.
+//! The file is a list of entries, each with its length and a checksum, and is only ever appended to. If the keeper is killed, or
+//! the disk is full, the entries before that point are complete and count; everything from the first incomplete one on is
+//! ignored. The file is not synced: after a power cut there is nothing to record.
 //!
-//! - created with `O_EXCL`, mode 0600, named by the token of its tree, which is random;
-//! - read only where it is a regular file with one name, owned by the ledger's owner, not writable by others, and not larger
-//!   than [`FILE_LIMIT`];
-//! - data: a process that it lists is verified by its whole identity like any recorded one.
+//! - It is created with `O_EXCL` and mode 0600, and its name contains the token of its tree, which is random.
+//! - It is read only if it is a regular file with one name, owned by the ledger's owner, not writable by others, and not larger
+//!   than [`FILE_LIMIT`].
+//! - Its content is data: a process that it lists is verified by its whole identity, like any recorded process.
 
 use std::{
     fs::File,
@@ -41,17 +41,18 @@ use crate::{
 
 /// Version of the format. A file of another version is left alone.
 const VERSION: u64 = 2;
-/// Some 100,000 members. A larger tree is ended all the same; the members beyond the limit are not listed.
+/// Maximum size of the file, for some 100,000 members. A larger tree is ended nevertheless, but members beyond the limit are not
+/// listed.
 pub(crate) const FILE_LIMIT: u64 = 16 << 20;
-/// Arguments of a command beyond this length are left out.
+/// Maximum length of a command; arguments beyond it are left out.
 const COMMAND_LIMIT: usize = 4 << 10;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// A member of a tree that a keeper has ended.
+/// A member of a tree that a keeper ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Logged {
     pub(crate) info: ProcessInfo,
-    /// `None` where the keeper was killed, or could not write, before the outcome was known.
+    /// `None` if the keeper was killed, or could not write, before the outcome was known.
     pub(crate) fate: Option<Fate>,
 }
 
@@ -61,18 +62,18 @@ pub(crate) struct Fate {
     pub(crate) outcome: Outcome,
     pub(crate) status: ExitStatus,
     pub(crate) died_after: Option<Duration>,
-    /// The stop signal that ended it, where one did.
+    /// The stop signal that ended it, if one did.
     pub(crate) stop_signal: Option<i32>,
 }
 
-/// The file, as far as it is complete.
+/// The content of the file, as far as it is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndLog {
     /// When the keeper began.
     pub(crate) began: Millis,
-    /// How the root had ended before that, where it had.
+    /// How the root had ended before that, if it had.
     pub(crate) root_status: Option<ExitStatus>,
-    /// The root first, where it was alive.
+    /// The root first, if it was alive.
     pub(crate) members: Vec<Logged>,
 }
 
@@ -100,7 +101,7 @@ pub(crate) fn token_of_end_log(ledger: &Path, name: &str) -> Option<Uuid> {
     Uuid::try_parse(token).ok().filter(|_| token.len() == 32)
 }
 
-/// The keeper's end of the file. A failure stops the writing and nothing else: the tree is ended with or without it.
+/// Writes the file. A failure stops only the writing: the tree is ended with or without the file.
 #[derive(Debug)]
 pub(crate) struct EndLogWriter {
     file: Option<File>,
@@ -180,7 +181,7 @@ const HEADER: u8 = 1;
 const MEMBER: u8 = 2;
 const FATE: u8 = 3;
 
-/// Reads the file that the keeper of a tree has left; `None` where there is none. `scope`: where its host ran.
+/// Reads the file that the keeper of a tree left; `None` if there is none. `scope` is that of its host.
 ///
 /// # Errors
 ///
@@ -197,7 +198,7 @@ pub(crate) fn read_end_log(
             format!("the keeper's record `{}` is not used: {why}", path.display()),
         )
     };
-    // A FIFO that another user has put there must not block this process.
+    // A FIFO that another user put there must not block this process.
     let file = match open_as_is(path, OFlags::RDONLY) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
@@ -226,11 +227,11 @@ pub(crate) fn read_end_log(
         Some(log) => Ok(Some(log)),
         // The keeper was killed, or the disk was full, before its first entry was complete.
         None if bytes.len() < SMALLEST => Ok(None),
-        None => Err(refused("it is of another version, or damaged")),
+        None => Err(refused("it is from another version, or damaged")),
     }
 }
 
-/// A header entry with no status.
+/// The size of a header entry without a status.
 const SMALLEST: usize = 8 + 1 + 8 + 16 + 8 + 1 + 8;
 
 /// Removes the file. A missing file is not a failure.
@@ -339,7 +340,7 @@ fn take_status(body: &mut &[u8]) -> Option<ExitStatus> {
     }
 }
 
-/// Milliseconds.
+/// Writes a time span in milliseconds.
 fn put_span(body: &mut Vec<u8>, span: Duration) {
     put_number(body, u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
 }
@@ -363,7 +364,7 @@ fn put_optional<T>(body: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut V
     }
 }
 
-/// The outer `None`: it is malformed.
+/// Returns an optional value; the outer `None` means that it is malformed.
 #[expect(clippy::option_option, reason = "the parser's own answer, around an optional value")]
 fn take_optional<T>(
     body: &mut &[u8],
@@ -376,7 +377,7 @@ fn take_optional<T>(
     }
 }
 
-/// FNV-1a: detects a torn write, and guards against nothing else.
+/// Returns a checksum (FNV-1a), which only has to detect a torn write.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -509,7 +510,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn noise_is_never_taken_for_a_member(noise: Vec<u8>, at in any::<prop::sample::Index>()) {
+        fn noise_is_never_parsed_as_a_member(noise: Vec<u8>, at in any::<prop::sample::Index>()) {
             let folder = tempfile::tempdir().expect("a folder");
             let (path, log) = written(folder.path());
             let mut bytes = std::fs::read(&path).expect("read");

@@ -1,4 +1,4 @@
-//! The host's handle on a keeper.
+//! The host's handle to a keeper.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -8,12 +8,12 @@ use std::{
 
 use crate::sys::{Death, keeper::KeeperClient};
 
-/// A keeper, until the host parts with it. Taken by the thread that releases the program; read by any thread that waits for
-/// the program.
+/// A keeper, until the host dismisses it. Taken by the thread that releases the program; read by any thread that waits for the
+/// program.
 #[derive(Debug)]
 pub(in crate::tracker) struct KeeperHandle(Mutex<State>);
 
-/// What a keeper has reported of its program's end.
+/// The report of a keeper on its program's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum KeeperReport {
     Ended(Death),
@@ -45,13 +45,13 @@ impl KeeperHandle {
         if state.reported.is_none()
             && let Some(client) = &state.client
         {
-            // The keeper reports it as soon as it is scheduled and could reap the program. Its last message may still be in the
-            // socket.
+            // The keeper reports the end as soon as it is scheduled and has reaped the program. Its last message may still be in
+            // the socket.
             let dead = client.is_dead();
             let limit = deadline.saturating_duration_since(Instant::now());
             state.reported = client.death(if dead { Duration::ZERO } else { limit });
             if state.reported.is_none() && !dead {
-                // The program may have stopped its keeper before it ended; nothing else would resume that.
+                // The program may have stopped its keeper before it ended, and nothing else would resume the keeper.
                 state.client.iter().for_each(KeeperClient::resume);
                 return KeeperReport::NotYet;
             }
@@ -63,7 +63,7 @@ impl KeeperHandle {
         self.state().client.take()
     }
 
-    /// Notes that a keeper exited before the host parted with it: `true` once.
+    /// Notes that a keeper exited before the host dismissed it; returns `true` once.
     pub(in crate::tracker) fn has_gone(&self) -> bool {
         let mut state = self.state();
         let Some(client) = state.client.take_if(|client| client.is_dead()) else { return false };

@@ -1,14 +1,14 @@
 //! Determines whether an instance is dead.
 //!
-//! Two facts must agree: its lock is free, and its identity is gone. The kernel drops the lock at death, whatever caused it and
-//! across namespaces; the identity remains valid even if the lock file was deleted. A row that came with a copy of the ledger
-//! proves nothing: its instance may still run beside the original.
+//! Two facts must agree: its lock is free, and its identity is gone. The kernel releases the lock at death, whatever the cause,
+//! and across namespaces; the identity remains valid even if the lock file was deleted. A row in a copy of the ledger proves
+//! nothing, since its instance may still be running with the original.
 //!
-//! execve(2) ends an instance as surely as a death does and keeps its identity. In that case a third fact decides, which the
-//! instance wrote to its lock file: the image that its process ran.
+//! execve(2) ends an instance just like a death, but keeps its identity. In that case a third fact decides, which the instance
+//! wrote to its lock file: the program image that its process ran.
 //!
-//! The identity of an instance in another PID namespace cannot be checked. Such an instance is dead, with all processes that it
-//! left, once no process is in that namespace any more.
+//! The identity of an instance in another PID namespace cannot be checked. Such an instance is dead, with all its processes, once
+//! no process is in that namespace any more.
 
 use std::{
     cell::OnceCell,
@@ -31,14 +31,14 @@ use crate::{
     },
 };
 
-/// What is known of an instance.
+/// Whether an instance is alive.
 #[derive(Debug)]
 pub(in crate::tracker) enum Liveness {
     /// It is alive, or nothing proves that it is not.
     Alive,
     /// It is dead, or has stopped.
     Dead(DeadInstance),
-    /// It cannot be determined from here. Contains the reason.
+    /// This cannot be determined from here. With the reason.
     Unknown(String),
 }
 
@@ -51,7 +51,7 @@ pub(in crate::tracker) fn lock_state(
     probe(&lock_path(store, instance), store.owner_uid())
 }
 
-/// Returns the rule by which the processes of an instance that is over are orphans.
+/// Returns the rule by which the processes of a dead or replaced instance are orphans.
 pub(in crate::tracker) fn orphan_rule(replaced: bool) -> RuleKey {
     if replaced { RuleKey::InstanceReplaced } else { RuleKey::InstanceDead }
 }
@@ -61,7 +61,7 @@ pub(in crate::tracker) struct LivenessCheck<'a> {
     store: &'a Store,
     proc: &'a Proc,
     here: PidScope,
-    /// Read once, and only if an instance ran in another PID namespace.
+    /// Scanned once, and only if an instance ran in another PID namespace.
     namespaces: OnceCell<Result<Namespaces>>,
 }
 
@@ -83,7 +83,7 @@ impl<'a> LivenessCheck<'a> {
         let reach = self.here.reach(&instance.identity.scope);
         let is_copy = instance.ledger_file != self.store.file();
         let lock = match lock_state(self.store, instance) {
-            // Even then the instance is over if its process runs another program.
+            // Even then the instance is dead if its process has executed another program.
             Ok(LockState::Held) if reach != Reach::Here || is_copy => return Liveness::Alive,
             Ok(state) => state,
             Err(error) => return Liveness::Unknown(error.to_string()),
@@ -92,9 +92,7 @@ impl<'a> LivenessCheck<'a> {
             return dead(StopHow::Rebooted, Some(EndReason::Rebooted));
         }
         if is_copy {
-            return Liveness::Unknown(
-                "its rows came with a copy of the ledger that it opened".into(),
-            );
+            return Liveness::Unknown("this ledger is a copy of the one that it opened".into());
         }
         if reach == Reach::Elsewhere {
             return match self.check_elsewhere(instance, lock, all) {
@@ -106,7 +104,7 @@ impl<'a> LivenessCheck<'a> {
             };
         }
         if lock != LockState::Held && instance.stopped_at.is_some() {
-            // It recorded that it stopped; the processes it left are orphans.
+            // It recorded that it stopped; the processes that it left are orphans.
             return dead(StopHow::Clean, None);
         }
         match Pinned::probe(self.proc, self.here, &instance.identity) {
@@ -122,7 +120,7 @@ impl<'a> LivenessCheck<'a> {
         read_note_of(self.store, instance)
     }
 
-    /// Returns whether everything in the PID namespace of an instance with a free lock is gone; the error is why that is
+    /// Returns whether all processes in the PID namespace of an instance with a free lock are gone; the error is why that is
     /// unknown.
     fn check_elsewhere(
         &self,
@@ -146,8 +144,8 @@ impl<'a> LivenessCheck<'a> {
                 Err(error) => Err(format!("{}: {error}", unknown())),
             };
         }
-        // 2. pid_namespaces(7): when the first process of a namespace ends, all others in it are killed. So the first one is
-        //    the one to check: this instance, or another one of this ledger that was the first process when this one opened it.
+        // 2. pid_namespaces(7): when the first process of a namespace ends, all others in it are killed. So the first process is
+        //    checked: this instance, or another one of this ledger that was the first process when this one opened it.
         let is_first = |it: &InstanceRecord| it.identity.pid.get() == 1 && it.stopped_at.is_none();
         if is_first(instance) {
             return if lock == LockState::Free { Ok(()) } else { Err(unknown()) };
@@ -168,10 +166,10 @@ impl<'a> LivenessCheck<'a> {
         }
     }
 
-    /// Checks an instance whose process is alive: whether it still runs the image that opened the ledger.
+    /// Checks an instance whose process is alive: whether that still runs the image that opened the ledger.
     ///
-    /// Its lock alone does not decide. It is dropped at exec, but also where a descriptor is closed by mistake; and after an
-    /// exec it is still held by a child that the former image had forked.
+    /// Its lock alone does not decide: it is released at exec, but also if a descriptor is closed by mistake; and after an exec a
+    /// child that the former image forked still holds it.
     fn check_living(&self, instance: &InstanceRecord, lock: LockState) -> Liveness {
         let pid = instance.identity.pid;
         let path = lock_path(self.store, instance);
@@ -187,7 +185,7 @@ impl<'a> LivenessCheck<'a> {
         let now = self.proc.image(pid);
         if let (Some(recorded), Ok(Some(now))) = (recorded, &now)
             && recorded != *now
-            // The PID still belonged to it when the image was read.
+            // The PID still belonged to the instance when the image was read.
             && matches!(
                 Pinned::probe(self.proc, self.here, &instance.identity),
                 Probe::Alive(_)
@@ -195,7 +193,7 @@ impl<'a> LivenessCheck<'a> {
         {
             return replaced();
         }
-        // No tracker of this image has it, and no other copy of this library in this process has it.
+        // Neither a tracker of this image nor another copy of this library in this process has the lock.
         if is_own
             && path
                 .file_name()
@@ -210,10 +208,10 @@ impl<'a> LivenessCheck<'a> {
                 Liveness::Unknown("its process is alive, but does not hold its lock".into())
             }
             (LockState::Free, _, Err(error)) => Liveness::Unknown(format!(
-                "its process is alive, but does not hold its lock; whether it runs another program by now is unknown: {error}"
+                "its process is alive, but does not hold its lock; whether it has executed another program is unknown: {error}"
             )),
             (LockState::Free, ..) => Liveness::Unknown(
-                "its process is alive, but does not hold its lock; whether it runs another program by now is unknown".into(),
+                "its process is alive, but does not hold its lock; whether it has executed another program is unknown".into(),
             ),
         }
     }
@@ -249,7 +247,7 @@ fn read_note_of(store: &Store, instance: &InstanceRecord) -> Option<Note> {
     read_note(&lock_path(store, instance), store.owner_uid())
 }
 
-/// Returns the process on whose behalf an instance acts, as its lock file names it.
+/// Returns the process on whose behalf an instance acts, according to its lock file.
 pub(in crate::tracker) fn noted_caller(
     store: &Store,
     instance: &InstanceRecord,
@@ -257,7 +255,7 @@ pub(in crate::tracker) fn noted_caller(
     read_note_of(store, instance)?.caller
 }
 
-/// Returns the note that is written to the lock file of a new instance.
+/// Returns the note for the lock file of a new instance.
 pub(in crate::tracker) fn note_of(
     proc: &Proc,
     scope: PidScope,
@@ -296,7 +294,7 @@ pub(in crate::tracker) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(&lock_prefix(ledger)))
 }
 
-/// Returns the ledger that a lock file with a name as [`new_lock_name`] makes it belongs to.
+/// Returns the ledger to which a lock file belongs, whose name [`new_lock_name`] generated.
 pub(in crate::tracker) fn ledger_of_lock(lock: &Path) -> Option<PathBuf> {
     let name = lock.file_name()?.to_str()?;
     let (ledger, _) = name.rsplit_once("-instance-")?;
@@ -304,7 +302,7 @@ pub(in crate::tracker) fn ledger_of_lock(lock: &Path) -> Option<PathBuf> {
     is_made_lock_name(&ledger, name).then_some(ledger)
 }
 
-/// Returns whether it is exactly a name as [`new_lock_name`] makes it.
+/// Returns whether a name is exactly of the form that [`new_lock_name`] generates.
 pub(in crate::tracker) fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
     let random =
         name.strip_prefix(&lock_prefix(ledger)).and_then(|rest| rest.strip_suffix(".lock"));

@@ -1,4 +1,4 @@
-//! When the ledger's history is checked again.
+//! Schedules the checks of the ledger's history.
 
 use std::{
     sync::{
@@ -23,12 +23,12 @@ impl Maintenance {
         lock(&self.next).is_none_or(|next| next <= Instant::now())
     }
 
-    /// Reserves the work; `false` while a thread is at it.
+    /// Reserves the work; returns `false` while a thread is doing it.
     pub(in crate::tracker) fn begin(&self) -> bool {
         !self.busy.swap(true, Ordering::AcqRel)
     }
 
-    /// Notes that the work is done, and when the next check is due; `None` where it could not begin.
+    /// Notes that the work is done, and when the next check is due; `None` if it could not begin.
     pub(in crate::tracker) fn end(&self, next: Option<Instant>) {
         if next.is_some() {
             *lock(&self.next) = next;

@@ -1,4 +1,4 @@
-//! Whether a thread checks memory limits, and its sleep between two checks.
+//! The state of the thread that checks memory limits, and its sleep between checks.
 
 use std::{
     sync::{Condvar, Mutex, PoisonError},
@@ -19,12 +19,12 @@ impl MemoryWatch {
         *lock(&self.running)
     }
 
-    /// Reserves the thread's start; `false` while it runs.
+    /// Reserves the start of the thread; returns `false` while it is running.
     pub(in crate::tracker) fn begin(&self) -> bool {
         !std::mem::replace(&mut *lock(&self.running), true)
     }
 
-    /// Returns whether the thread `is_needed`; if not, it counts as gone.
+    /// Returns whether the thread is needed; if not, it no longer counts as running.
     pub(in crate::tracker) fn goes_on(&self, is_needed: impl FnOnce() -> bool) -> bool {
         let mut running = lock(&self.running);
         *running = is_needed();

@@ -1,29 +1,29 @@
-//! Components: what an open tracker keeps while it runs. Each owns its data, and depends on none of the modules that act on it.
+//! Components of an open tracker. Each owns its data, and depends on none of the modules that act on it.
 //!
 //! - [`adopted_zombies`]: zombies that tasks may leave to this process;
 //! - [`background_ends`]: the queue of trees that are ended in the background;
 //! - [`cause`]: why trees are ended;
 //! - [`cgroups`]: the cgroup of an instance, and the task cgroups in it;
-//! - [`deaths`]: learning of deaths from the kernel;
+//! - [`deaths`]: detecting deaths;
 //! - [`export_notifier`]: the export, which is notified of changes;
-//! - [`fork_listener`]: whether a thread listens for fork events;
+//! - [`fork_listener`]: the state of the thread that listens for fork events;
 //! - [`group_commit`]: one transaction for the rows of spawns that wait together;
-//! - [`instance`]: this instance: its row, identity and lock, and how far it has come;
-//! - [`keeper_end_log`]: processes that a keeper has ended, in a file for the next opener;
-//! - [`keeper_handle`]: the host's handle on a keeper while its program runs;
+//! - [`instance`]: this instance: its row, identity, lock and phase;
+//! - [`keeper_end_log`]: processes that a keeper ended, in a file for the next instance;
+//! - [`keeper_handle`]: the host's handle to a keeper while its program runs;
 //! - [`keepers`]: the keeper that an instance uses;
 //! - [`liveness`]: whether an instance is alive;
 //! - [`lock`]: locking a mutex;
-//! - [`maintenance`]: when the ledger's history is checked again;
+//! - [`maintenance`]: scheduling the checks of the ledger's history;
 //! - [`memory_watch`]: the thread that checks memory limits;
 //! - [`other_instances`]: the other instances of the ledger;
-//! - [`pass_run`]: a pass under way;
+//! - [`pass_run`]: a pass in progress;
 //! - [`pass_state`]: whether the monitor runs, and which passes are running;
-//! - [`pending_writes`]: what could not be recorded yet;
-//! - [`registry`]: the processes that this instance is responsible for;
+//! - [`pending_writes`]: ends that could not be recorded yet;
+//! - [`registry`]: the processes for which this instance is responsible;
 //! - [`shared_list`]: a list that threads share;
 //! - [`threads`]: the threads that a shutdown joins;
-//! - [`tracked`]: what is kept in memory for each process;
+//! - [`tracked`]: the data in memory for each process;
 //! - [`unrecorded_ends`]: ends that could not be written, kept in a file when the host ends.
 
 pub(super) mod adopted_zombies;

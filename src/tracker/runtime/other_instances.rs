@@ -1,4 +1,4 @@
-//! The other instances of the ledger, checked one by one.
+//! Checks the other instances of the ledger.
 
 use std::{
     collections::HashSet,
@@ -17,8 +17,8 @@ use crate::{
     sys::{Pinned, Probe, Proc, file_lock::discard},
 };
 
-/// How long to wait for the lock of a dead host: a child at its gate holds a copy of it until PDEATHSIG strikes, which takes
-/// microseconds, and tens of milliseconds on an overloaded machine.
+/// How long to wait for the lock of a dead host: a child at its gate holds a copy of it until it dies by PDEATHSIG, which takes
+/// microseconds, or tens of milliseconds on an overloaded machine.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
@@ -36,9 +36,9 @@ pub(in crate::tracker) fn check_others(
     Ok(checked.collect())
 }
 
-/// Checks every other instance as [`check_others`] does, once the locks of those that have just died are free.
+/// Checks every other instance like [`check_others`], but first waits until the locks of instances that have just died are free.
 ///
-/// A lock that is held for longer is not held by a child at a gate. Its instance is left alone and reported.
+/// A lock that is held for longer is not held by a child at a gate. Its instance is not touched, but reported.
 pub(in crate::tracker) fn check_others_at_rest(
     store: &Store,
     proc: &Proc,
@@ -52,7 +52,7 @@ pub(in crate::tracker) fn check_others_at_rest(
             if matches!(life, Liveness::Alive) && is_gone(proc, own.pid_scope(), instance) {
                 lingers = true;
                 *life = Liveness::Unknown(
-                    "its process is gone, but its lock is still held, for example by a process that it has forked".into(),
+                    "its process is gone, but its lock is still held, for example by a process that it forked".into(),
                 );
             }
         }
@@ -63,8 +63,8 @@ pub(in crate::tracker) fn check_others_at_rest(
     }
 }
 
-/// Removes lock files by which no instance is checked any more and that no process holds: those of instances that died
-/// before they were recorded, and those whose reaper died before it had removed them.
+/// Removes lock files that are no longer needed and that no process holds: those of instances that died before they were
+/// recorded, and those whose reaper died before removing them.
 pub(in crate::tracker) fn remove_stale_locks(store: &Store) {
     let ledger = store.path();
     let Ok(_acting) = store.act_as_owner() else { return };

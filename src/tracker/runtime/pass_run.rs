@@ -1,10 +1,10 @@
-//! A pass under way.
+//! A pass in progress.
 
 use std::time::{Duration, Instant};
 
 use crate::model::{Millis, PassKind, PassRecord, Report};
 
-/// A pass under way.
+/// A pass in progress.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::tracker) struct PassRun {
     pub(in crate::tracker) kind: PassKind,
@@ -17,7 +17,7 @@ impl PassRun {
         Self { kind, started_at: Millis::now(), began: Instant::now() }
     }
 
-    /// Returns its row, filled in from `report`.
+    /// Returns its record, with the figures of `report`.
     pub(in crate::tracker) fn record(&self, report: &Report) -> PassRecord {
         let duration: Duration = self.began.elapsed();
         PassRecord {

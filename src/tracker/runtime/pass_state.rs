@@ -10,17 +10,17 @@ use super::lock::lock;
 /// The state of the monitor and of the passes.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct PassState {
-    /// The monitor runs, and was not asked to stop. Set when it is started, cleared when it ends and by the shutdown; read by
-    /// every thread that could leave something to it.
+    /// Whether the monitor is running and was not asked to stop. Set when it is started, cleared when it ends and by the
+    /// shutdown; read by every thread that could leave work to it.
     monitoring: AtomicBool,
     /// Held by the pass, or the `kill`, that is running.
     pass: Mutex<()>,
-    /// The monitor has started a health pass that is still running. Set by the monitor, cleared by the pass.
+    /// Whether the monitor has started a health pass that is still running. Set by the monitor, cleared by the pass.
     health: Arc<AtomicBool>,
 }
 
 impl PassState {
-    /// Returns whether the monitor runs, and was not asked to stop.
+    /// Returns whether the monitor is running and was not asked to stop.
     pub(in crate::tracker) fn is_monitoring(&self) -> bool {
         self.monitoring.load(Ordering::Acquire)
     }
@@ -29,7 +29,7 @@ impl PassState {
         self.monitoring.store(on, Ordering::Release);
     }
 
-    /// Waits until no other pass is running, and keeps others from running until the guard is dropped.
+    /// Waits until no other pass is running, and prevents others from running until the guard is dropped.
     pub(in crate::tracker) fn begin_pass(&self) -> MutexGuard<'_, ()> {
         lock(&self.pass)
     }
@@ -41,7 +41,7 @@ impl PassState {
     }
 }
 
-/// A health pass that the monitor has started; the next one can begin once it is dropped.
+/// A health pass that the monitor has started; the next one can begin once this is dropped.
 #[derive(Debug)]
 pub(in crate::tracker) struct RunningHealthPass(Arc<AtomicBool>);
 

@@ -1,4 +1,4 @@
-//! What could not be recorded yet: ends that could not be written, and ends of which something is still missing.
+//! Ends that could not be recorded yet, because they could not be written or are still incomplete.
 
 use std::{sync::Arc, time::Instant};
 
@@ -11,7 +11,7 @@ use crate::{
     sys::PidFd,
 };
 
-/// A dead process whose status is not available yet, and since when that has been the case.
+/// A dead process whose status is not available yet, with the time since when it is dead.
 pub(in crate::tracker) type Waiting = (Dead, Instant);
 
 /// A dead process whose end is recorded, but which is not reaped yet or whose status is unknown.
@@ -22,8 +22,8 @@ pub(in crate::tracker) struct Unfinished {
     pub(in crate::tracker) since: Instant,
 }
 
-/// What could not be recorded yet. Written by whichever thread records an end; taken by the monitor, by health passes and by
-/// the shutdown, which put back what has to wait on.
+/// Ends that could not be recorded yet. Written by whichever thread records an end; taken by the monitor, by health passes and by
+/// the shutdown, which put back those that must wait longer.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct PendingWrites {
     /// Ends of roots that could not be written yet (invariant 10).
@@ -32,7 +32,7 @@ pub(in crate::tracker) struct PendingWrites {
     pub(in crate::tracker) settled: SharedList<Settled>,
     /// Dead processes whose ends are not recorded yet, since their statuses are not available yet.
     pub(in crate::tracker) statuses: SharedList<Waiting>,
-    /// Dead processes whose ends are recorded, and whose statuses, or zombies, are not available yet.
+    /// Dead processes whose ends are recorded, but whose status is not available yet, or that cannot be reaped yet.
     pub(in crate::tracker) unfinished: SharedList<Unfinished>,
     /// Dead roots of ours that another instance was ending when they died.
     pub(in crate::tracker) claimed: SharedList<Dead>,

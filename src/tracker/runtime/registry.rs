@@ -1,4 +1,4 @@
-//! The processes that this instance is responsible for.
+//! The processes for which this instance is responsible.
 
 use std::{
     collections::HashMap,
@@ -21,18 +21,18 @@ use crate::{
     sys::{PidFd, fd_table::descriptor_limit},
 };
 
-/// The processes that this instance is responsible for, with the descriptors that are held for them.
+/// The processes for which this instance is responsible, with the descriptors that are held for them.
 #[derive(Debug)]
 pub(in crate::tracker) struct Registry {
     pub(in crate::tracker) deaths: Deaths,
-    /// Written by spawns and adoptions, and by whichever thread records an end; read by all.
+    /// Written by spawns and adoptions, and by whichever thread records an end; read by all threads.
     entries: Mutex<HashMap<ProcessId, Arc<Tracked>>>,
-    /// How many of them have a maximum run time: as a rule none, and then none of them is examined.
+    /// How many of them have a maximum run time. Usually none has, and none is examined.
     deadlines: AtomicUsize,
     /// How many of them have a memory limit.
     memory_limits: AtomicUsize,
     descriptors: AtomicUsize,
-    /// Half of the descriptor limit: the rest is the host's.
+    /// Half of the descriptor limit; the rest is for the host.
     descriptor_limit: usize,
 }
 
@@ -48,7 +48,7 @@ impl Registry {
         })
     }
 
-    /// Begins to track a process: from now on its death is noticed.
+    /// Starts tracking a process: from now on its death is detected.
     pub(in crate::tracker) fn track(
         &self,
         root: Root,
@@ -69,7 +69,7 @@ impl Registry {
             self.memory_limits.fetch_add(1, Ordering::AcqRel);
         }
         if limits.max_runtime.is_some() || limits.max_rss.is_some() {
-            // The monitor calculates anew when it has to act.
+            // The monitor determines anew when it must act next.
             self.deaths.wake();
         }
         entry
@@ -91,7 +91,7 @@ impl Registry {
         Some(entry)
     }
 
-    /// Gives up the right to end a process that is still alive. A death that was reported meanwhile, and ignored, is reported
+    /// Gives up the right to end a process that is still alive. A death that was reported and ignored meanwhile is reported
     /// again.
     pub(in crate::tracker) fn give_up(&self, entry: &Tracked) {
         entry.give_up();
@@ -123,7 +123,7 @@ impl Registry {
         lock(&self.entries).values().filter(|entry| entry.pidfd.is_none()).count()
     }
 
-    /// Returns the registered processes, except those of `targets`: each is a task of its own, whatever its parent is.
+    /// Returns the registered processes, except those of `targets`: each is a separate task, whatever its parent is.
     pub(in crate::tracker) fn registered_except(&self, targets: &[ProcessId]) -> Vec<Pid> {
         let entries = lock(&self.entries);
         let registered = entries.values().filter(|entry| !entry.child);
@@ -136,7 +136,7 @@ impl Registry {
         self.descriptors.load(Ordering::Relaxed) + KEEPER_DESCRIPTORS <= self.descriptor_limit
     }
 
-    /// Returns the processes with a maximum run time whose ends are not under way yet.
+    /// Returns the processes with a maximum run time that are not being ended yet.
     pub(in crate::tracker) fn with_deadline(&self) -> Vec<Arc<Tracked>> {
         if self.deadlines.load(Ordering::Acquire) == 0 {
             return Vec::new();
@@ -151,7 +151,7 @@ impl Registry {
         self.memory_limits.load(Ordering::Acquire) > 0
     }
 
-    /// Returns the processes with a memory limit whose ends are not under way yet.
+    /// Returns the processes with a memory limit that are not being ended yet.
     pub(in crate::tracker) fn with_memory_limit(&self) -> Vec<Arc<Tracked>> {
         if !self.has_memory_limit() {
             return Vec::new();

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::lock::lock;
 
-/// A list that threads share. Its lock is held within a method only, so it is taken last whatever else is locked.
+/// A list that threads share. Its lock is held only within a method, so it is always the last one that is taken.
 #[derive(Debug)]
 pub(in crate::tracker) struct SharedList<T>(Mutex<Vec<T>>);
 
@@ -25,7 +25,7 @@ impl<T> SharedList<T> {
         lock(&self.0).append(&mut items);
     }
 
-    /// Empties it, and returns what was in it.
+    /// Removes and returns all items.
     pub(in crate::tracker) fn take(&self) -> Vec<T> {
         std::mem::take(&mut lock(&self.0))
     }
@@ -34,7 +34,7 @@ impl<T> SharedList<T> {
         lock(&self.0).is_empty()
     }
 
-    /// Returns what `pick` returns for each item.
+    /// Returns the result of `pick` for each item.
     pub(in crate::tracker) fn map<U>(&self, pick: impl Fn(&T) -> U) -> Vec<U> {
         lock(&self.0).iter().map(pick).collect()
     }

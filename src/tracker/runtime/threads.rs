@@ -15,7 +15,7 @@ use crate::sys::without_signals;
 pub(in crate::tracker) struct Threads(Mutex<Vec<JoinHandle<()>>>);
 
 impl Threads {
-    /// Starts a thread that takes no signals of the host.
+    /// Starts a thread that receives no signals of the host.
     pub(in crate::tracker) fn start(
         &self,
         name: &str,
@@ -28,7 +28,7 @@ impl Threads {
         Ok(())
     }
 
-    /// Runs `work` on a thread of its own; on the calling thread where none can be created.
+    /// Runs `work` on a new thread, or on the calling thread if none can be created.
     pub(in crate::tracker) fn run(&self, name: &str, work: impl FnOnce() + Send + 'static) {
         let slot = Arc::new(Mutex::new(Some(work)));
         let theirs = Arc::clone(&slot);
@@ -53,7 +53,7 @@ impl Threads {
                 return;
             }
             for thread in threads {
-                // The last handle may be dropped by one of our own threads.
+                // One of our own threads may drop the last handle.
                 if thread.thread().id() != std::thread::current().id() {
                     let _ = thread.join();
                 }

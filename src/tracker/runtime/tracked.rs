@@ -1,4 +1,4 @@
-//! What a tracker keeps in memory for each process that it is responsible for.
+//! The data that a tracker keeps in memory for each of its processes.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -19,11 +19,11 @@ use crate::{
     sys::{PidFd, Pinned, Probe, Proc, boot_minus_monotonic},
 };
 
-/// A process that is not our child is reaped by its parent; the kernel reports its status only after that. A batch of ends
-/// waits this long for the status before the rows say `unobserved`.
+/// How long a batch of ends waits for the status of a process that is not our child, which the kernel reports only after its
+/// parent has reaped it. After that the row says `unobserved`.
 pub(in crate::tracker) const REAPED_BY_PARENT: Duration = Duration::from_millis(20);
 
-/// A recorded root, with what ending and waiting need.
+/// A recorded root, with the data for ending it and waiting for it.
 #[derive(Clone, Debug)]
 pub(in crate::tracker) struct Root {
     pub(in crate::tracker) row: ProcessId,
@@ -33,7 +33,7 @@ pub(in crate::tracker) struct Root {
     pub(in crate::tracker) uid: u32,
     pub(in crate::tracker) session: Option<Pid>,
     pub(in crate::tracker) cgroup: Option<Cgroup>,
-    /// The containment of its tree, where that is a keeper.
+    /// The keeper that contains its tree, if one does.
     pub(in crate::tracker) keeper: Option<Identity>,
     pub(in crate::tracker) origin: Origin,
     pub(in crate::tracker) containment: Containment,
@@ -44,8 +44,8 @@ pub(in crate::tracker) struct Root {
     pub(in crate::tracker) arguments: bool,
 }
 
-/// Program and arguments in one piece, each terminated by NUL, which no argument can contain: as many of these are in memory as
-/// there are tracked processes.
+/// Program and arguments in one allocation, each terminated by NUL, which no argument can contain. There is one in memory for
+/// each tracked process.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct CompactCommand(Box<str>);
 
@@ -61,13 +61,13 @@ impl CompactCommand {
 }
 
 impl Root {
-    /// Returns how long it has run, measured in start ticks: setting the wall clock must not end a process. The result is a
-    /// tick less than what the kernel reports, so that a limit never strikes early.
+    /// Returns how long it has run, measured in start ticks, since setting the wall clock must not end a process. The result is a
+    /// tick less than the time since the start tick, so that a limit never applies early.
     pub(in crate::tracker) fn age(&self) -> Duration {
         crate::sys::proc::age(self.identity.start_tick).saturating_sub(crate::sys::proc::TICK)
     }
 
-    /// Returns how long its tree may be asked to end before it is killed.
+    /// Returns the time between the first signal to its tree and SIGKILL.
     pub(in crate::tracker) fn asking_time(&self) -> Duration {
         self.end_plan.asking_time(self.limits.grace)
     }
@@ -99,7 +99,7 @@ impl Root {
 }
 
 /// Returns whether the arguments of a recorded root's descendants may be recorded. A row does not show whether its root had no
-/// arguments or whether they must not be disclosed, so a row without arguments is treated as the latter.
+/// arguments or whether they must not be disclosed; a row without arguments is treated as the latter.
 pub(in crate::tracker) fn may_record_arguments(command: &[String]) -> bool {
     command.len() != 1
 }
@@ -110,56 +110,56 @@ impl From<&ProcessRecord> for Root {
     }
 }
 
-/// What a root may leave behind.
+/// The processes that a root may leave behind.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct Strays {
-    /// All of it, when the root ends by itself.
+    /// Whether all processes are left if the root ends by itself.
     pub(in crate::tracker) keep: bool,
-    /// Programs of these names, with their descendants, whenever the tree is ended.
+    /// Programs with these names, with their descendants, are left whenever the tree is ended.
     pub(in crate::tracker) protected: Arc<[String]>,
 }
 
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "facts that come true one after the other")]
+#[expect(clippy::struct_excessive_bools, reason = "facts that become true one after the other")]
 struct Progress {
     status: Option<ExitStatus>,
-    /// A thread is recording its end, or ending it: no other thread may start to.
+    /// Whether a thread is recording its end, or ending it; no other thread may start to.
     busy: bool,
-    /// Its end is in the ledger.
+    /// Whether its end is in the ledger.
     recorded: bool,
-    /// An attempt to end it was given up: the next attempt is made by the health pass.
+    /// Whether an attempt to end it was given up; the health pass makes the next one.
     given_up: bool,
-    /// The processes it left have been handled as well: no thread is at work on the tree any more.
+    /// Whether the processes that it left have been handled as well, so that no thread is handling the tree any more.
     over: bool,
-    /// It is known to be dead, though its status may not be known yet.
+    /// Whether it is known to be dead, even if its status is not known yet.
     dead: bool,
-    /// Its end was recorded before its status was known: the row gets the status later.
+    /// Whether its end was recorded before its status was known, so that the row gets the status later.
     lacks_status: bool,
-    /// This instance has suspended its tree.
+    /// Whether this instance has suspended its tree.
     suspended: bool,
-    /// It has dumped its core.
+    /// Whether it dumped core.
     dumped_core: bool,
-    /// Its end was recorded by this instance, as one by itself.
+    /// Whether this instance recorded that it ended by itself.
     by_itself: bool,
-    /// Why it is being ended, by the last attempt that has begun.
+    /// Why it is being ended, according to the last attempt.
     ending: Option<Box<(EndReason, Rule)>>,
-    /// Why it was ended, where that could not be recorded with the attempt.
+    /// Why it was ended, if that could not be recorded with the attempt.
     cause: Option<Box<(EndReason, Option<Justification>)>>,
-    /// How many threads wait for a change.
+    /// How many threads are waiting for a change.
     waiting: u32,
 }
 
-/// How a process came to this tracker, and how the processes it leaves are to be treated.
+/// How a process came to this tracker, and how the processes that it leaves are treated.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Tracking {
-    /// This tracker had it created, so its status is reported to us.
+    /// Whether this tracker created it, so that its status is reported to us.
     pub(in crate::tracker) child: bool,
     pub(in crate::tracker) strays: Strays,
     /// The keeper that created it.
     pub(in crate::tracker) keeper: Option<KeeperHandle>,
 }
 
-/// Descriptors that a process with a keeper takes: its own pidfd, the keeper's, and the socket.
+/// The number of descriptors for a process with a keeper: its own pidfd, the keeper's, and the socket.
 pub(in crate::tracker) const KEEPER_DESCRIPTORS: usize = 3;
 
 impl Tracking {
@@ -171,23 +171,23 @@ impl Tracking {
 /// A dead process, with the pidfd that reported its death.
 pub(in crate::tracker) type Dead = (Arc<Tracked>, Arc<PidFd>);
 
-/// A process that this instance is responsible for.
+/// A process for which this instance is responsible.
 #[derive(Debug)]
 pub(in crate::tracker) struct Tracked {
     pub(in crate::tracker) root: Root,
     pub(in crate::tracker) child: bool,
     pub(in crate::tracker) strays: Strays,
     pub(in crate::tracker) keeper: Option<Box<KeeperHandle>>,
-    /// `None` beyond the share of the descriptor limit: then the health pass covers the process.
+    /// `None` beyond the share of the descriptor limit; then the health pass covers the process.
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
     /// How long the machine had been suspended since boot when tracking began.
     suspended_before: Duration,
     /// When it was last known to be alive; set by the thread that finds it dead, read when its end is recorded.
     pub(in crate::tracker) died_since: OnceLock<Instant>,
-    /// Written by the thread that has reserved its end, and by those that learn its status; read by all.
+    /// Written by the thread that has reserved its end, and by those that determine its status; read by all threads.
     progress: Mutex<Progress>,
     changed: Condvar,
-    /// The same for futures: notified when its end is in the ledger.
+    /// Notifies futures when its end is in the ledger.
     #[cfg(feature = "tokio")]
     written: tokio::sync::Notify,
 }
@@ -218,12 +218,13 @@ impl Tracked {
         if self.keeper.is_some() { KEEPER_DESCRIPTORS } else { 1 }
     }
 
-    /// Returns how long it has run, as its limit counts: without the time that the machine was suspended since tracking began.
+    /// Returns how long it has run, as counted for its limit: without the time for which the machine was suspended since tracking
+    /// began.
     pub(in crate::tracker) fn run_time(&self) -> Duration {
         limits::run_time(self.root.age(), self.suspended_before, boot_minus_monotonic())
     }
 
-    /// Returns the pidfd that is held; beyond the descriptor limit a new one, while the process still has its PID.
+    /// Returns the held pidfd or, beyond the descriptor limit, a new one if the process still has its PID.
     pub(in crate::tracker) fn open_pidfd(
         &self,
         proc: &Proc,
@@ -235,8 +236,8 @@ impl Tracked {
         })
     }
 
-    /// Logs that its keeper was killed while the process is alive. The process continues: its end is detected by its pidfd, and
-    /// its strays by session, token and recorded descendants.
+    /// Logs that its keeper was killed while the process is alive. The process continues to run: its end is detected by its
+    /// pidfd, and its strays are found by session, token and recorded descendants.
     pub(in crate::tracker) fn notice_keeper(&self) {
         if !self.keeper.as_deref().is_some_and(KeeperHandle::has_gone) {
             return;
@@ -244,7 +245,7 @@ impl Tracked {
         let lives = self.pidfd.as_ref().is_some_and(|fd| !fd.is_dead().unwrap_or(true));
         if lives && !self.is_being_ended() {
             tracing::error!(
-                "the keeper of process {} for task {} was killed: the process continues, and is held by its session, its \
+                "the keeper of process {} for task {} was killed: the process continues, and is contained by its session, its \
                  token and recorded descendants only",
                 self.root.identity.pid,
                 task_text(self.root.task.as_ref()),
@@ -256,8 +257,8 @@ impl Tracked {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the threads that wait for a change, where there are any: thousands may end at once, and as a rule none is waited
-    /// for.
+    /// Wakes the threads that wait for a change, if there are any: thousands of processes may end at once, and usually no thread
+    /// waits for them.
     fn notify(&self, progress: MutexGuard<'_, Progress>) {
         let is_awaited = progress.waiting > 0;
         drop(progress);
@@ -270,7 +271,7 @@ impl Tracked {
         self.progress().status
     }
 
-    /// Reserves the right to record or cause its end; `false` where another thread has it.
+    /// Reserves the right to record or cause its end; returns `false` if another thread has it.
     pub(in crate::tracker) fn begin(&self) -> bool {
         let mut progress = self.progress();
         let free = !progress.busy && !progress.recorded;
@@ -312,12 +313,12 @@ impl Tracked {
         self.progress().lacks_status
     }
 
-    /// Notes that its status has reached its row, or never will.
+    /// Notes that its status is in its row, or never will be.
     pub(in crate::tracker) fn has_noted_status(&self) {
         self.progress().lacks_status = false;
     }
 
-    /// Returns whether it has been released: no thread is at work on its tree any more.
+    /// Returns whether it was released: no thread is handling its tree any more.
     pub(in crate::tracker) fn is_over(&self) -> bool {
         self.progress().over
     }
@@ -335,7 +336,7 @@ impl Tracked {
         self.progress().recorded
     }
 
-    /// Notes that its end is in the ledger, as one by itself.
+    /// Notes that the ledger has its end, and that it ended by itself.
     pub(in crate::tracker) fn mark_recorded_by_itself(&self) {
         self.progress().by_itself = true;
         self.mark_recorded();
@@ -359,7 +360,7 @@ impl Tracked {
         self.progress().dumped_core
     }
 
-    /// Remembers why it is being ended, for those that wait for it before that is recorded.
+    /// Remembers why it is being ended, for threads that wait for it before that is recorded.
     pub(in crate::tracker) fn set_ending(&self, cause: &Cause) {
         self.progress().ending = Some(Box::new((cause.reason, cause.rule.clone())));
     }
@@ -373,32 +374,32 @@ impl Tracked {
     #[cfg(feature = "tokio")]
     pub(in crate::tracker) async fn recorded(&self) {
         let mut written = std::pin::pin!(self.written.notified());
-        // Registered before the check: a notification between the two must not be missed.
+        // Registered before the check, so that no notification between the two is missed.
         written.as_mut().enable();
         if !self.is_recorded() {
             written.await;
         }
     }
 
-    /// Notes that no thread is at work on its tree any more.
+    /// Notes that no thread is handling its tree any more.
     pub(in crate::tracker) fn mark_over(&self) {
         let mut progress = self.progress();
         progress.over = true;
         self.notify(progress);
     }
 
-    /// Remembers why it has ended, for the thread that records its end later; `None` where it is about to be recorded.
+    /// Remembers why it ended, for the thread that records its end later; `None` if that is about to be recorded.
     pub(in crate::tracker) fn set_cause(&self, cause: Option<(EndReason, Option<Justification>)>) {
         self.progress().cause = cause.map(Box::new);
     }
 
-    /// Returns why it has ended, where that is known and could not be recorded.
+    /// Returns why it ended, if that is known and could not be recorded.
     pub(in crate::tracker) fn cause(&self) -> Option<(EndReason, Option<Justification>)> {
         self.progress().cause.as_deref().cloned()
     }
 
-    /// Returns whether a thread is recording its end, or ending it, or has done so, or has failed to: its deadline does not
-    /// apply any more.
+    /// Returns whether a thread is recording its end, or ending it, or has done so, or has failed to, so that its deadline no
+    /// longer applies.
     pub(in crate::tracker) fn is_being_ended(&self) -> bool {
         let progress = self.progress();
         progress.busy || progress.recorded || progress.given_up
@@ -409,7 +410,7 @@ impl Tracked {
         self.wait_for(deadline, |progress| progress.recorded)
     }
 
-    /// Waits until no thread is at work on its tree any more; at most until `deadline`.
+    /// Waits until no thread is handling its tree any more; at most until `deadline`.
     pub(in crate::tracker) fn wait_over(&self, deadline: Instant) -> bool {
         self.wait_for(deadline, |progress| progress.over || !(progress.busy || progress.recorded))
     }
@@ -429,10 +430,10 @@ impl Tracked {
         true
     }
 
-    /// Reads the status of the dead process and publishes it; the zombie stays, and pins PID and session.
+    /// Reads the status of the dead process and publishes it. The zombie stays, and pins the PID and the session.
     ///
-    /// A status that another process still holds back, such as a tracer or the keeper, is waited for until `deadline`, and so
-    /// is the status of a process that is not our child, which its parent must reap first.
+    /// Until `deadline` it waits for a status that a tracer or the keeper still holds back, and for the status of a process that
+    /// is not our child, which its parent must reap first.
     pub(in crate::tracker) fn learn_status(
         &self,
         pidfd: &PidFd,
@@ -448,7 +449,7 @@ impl Tracked {
             }
             Some(KeeperReport::NotYet) => StatusReading::NotYet,
             None if self.child => child_status(pidfd),
-            // A keeper that was killed reports nothing; then its program is the child of another process.
+            // A keeper that was killed reports nothing. Then its program is the child of another process.
             Some(KeeperReport::Gone) | None => unrelated_status(pidfd, deadline),
         };
         if let StatusReading::Status(status) = reading {
@@ -465,24 +466,24 @@ impl Tracked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum StatusReading {
     Status(ExitStatus),
-    /// It will be available: a tracer still holds the process, or the keeper has not been scheduled.
+    /// It will become available: a tracer still holds the process, or the keeper has not been scheduled yet.
     NotYet,
-    /// Its parent, which is not this process, has not reaped it, and may never do so.
+    /// Its parent, which is not this process, has not reaped it and may never do so.
     Unreaped,
 }
 
-/// Returns whether the kernel may have dumped the core of a process that this signal has ended (signal(7)).
+/// Returns whether the kernel may have dumped the core of a process that this signal ended (signal(7)).
 fn may_dump_core(signal: i32) -> bool {
     !matches!(signal, libc::SIGTERM | libc::SIGKILL | libc::SIGINT | libc::SIGHUP)
 }
 
-/// While a tracer has not released a dead child, waitid(2) reports nothing for it (ptrace(2)). That differs from the case in
-/// which another process or thread has taken the status: then there is no such child.
+/// Returns the status of a dead child. While a tracer has not released it, waitid(2) reports nothing (ptrace(2)); if another
+/// process or thread has taken the status, it reports that there is no such child.
 fn child_status(pidfd: &PidFd) -> StatusReading {
     match pidfd.child_status(false) {
         Ok(Some(status)) => StatusReading::Status(status),
         Ok(None) => StatusReading::NotYet,
-        // The host reaped it, or ignores SIGCHLD: an exit code may be lost, correctness is not.
+        // The host reaped it, or ignores SIGCHLD: only the exit code may be lost.
         Err(_) => StatusReading::Status(pidfd.exit_info().unwrap_or(ExitStatus::Unobserved)),
     }
 }

@@ -1,8 +1,8 @@
-//! Ends that could not be written before the host stopped: kept in a file beside the ledger, for the next opener.
+//! Saves ends that could not be written before the host stopped in a file beside the ledger, for the next instance.
 //!
-//! The file is `LEDGER-ends-HEX.json`, where HEX is that of the instance's lock. The rows say `running` until an instance that
-//! reaps opens the ledger: its orphan pass ends them (and whatever is left of their trees), then adds from the file how and
-//! when they ended, in one transaction; the file is removed after that. A file with errors changes nothing, and is logged.
+//! The file is `LEDGER-ends-HEX.json`, with the same HEX as in the name of the instance's lock. The rows stay `running` until an
+//! instance that reaps opens the ledger. Its orphan pass ends them (and the remaining members of their trees), then adds from the
+//! file how and when they ended, in one transaction, and removes the file. A malformed file changes nothing, and is logged.
 
 use std::path::PathBuf;
 
@@ -71,7 +71,7 @@ impl From<&LateEnd> for SavedEnd {
 }
 
 impl SavedEnd {
-    /// Returns `None` for values that this program never writes.
+    /// Parses an end; `None` for values that this program never writes.
     fn parse(self) -> Option<LateEnd> {
         let status = match (self.exit_code, self.exit_signal) {
             (Some(code @ 0..=255), None) => ExitStatus::Exited(code),
@@ -99,7 +99,7 @@ impl SavedEnd {
     }
 }
 
-/// At the end of a host: saves the ends that could not be written, and logs that, with `why`.
+/// Saves the ends that could not be written when the host stops, and logs that, with `why`.
 pub(in crate::tracker) fn save_unrecorded_ends(
     store: &Store,
     pending: &PendingWrites,
@@ -133,8 +133,7 @@ pub(in crate::tracker) fn save_unrecorded_ends(
     }
 }
 
-/// Returns the ends that wait in memory, joined with what the ledger has of them; it can be read while it cannot be
-/// written.
+/// Returns the ends that wait in memory, joined with their rows; the ledger can be read even if it cannot be written.
 fn unrecorded_ends(store: &Store, pending: &PendingWrites) -> Vec<LateEnd> {
     let roots = pending.roots.map(|root| (root.process, root.end.clone()));
     let settled = pending.settled.map(|settled| match &settled.verdict {
@@ -158,7 +157,7 @@ fn saved_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
     Ok(store.beside(&format!("{INFIX}{random}.json")))
 }
 
-/// After an orphan pass: adds the ends that former hosts have saved.
+/// Adds the ends that former hosts have saved, after an orphan pass.
 pub(in crate::tracker) fn import_unrecorded_ends(store: &Store) {
     let ledger = store.path();
     let prefix = format!("{}{INFIX}", ledger.file_name().unwrap_or_default().to_string_lossy());
@@ -187,7 +186,7 @@ pub(in crate::tracker) fn import_unrecorded_ends(store: &Store) {
     }
 }
 
-/// Returns whether the file has to stay.
+/// Imports a file; returns whether it must stay.
 fn import_file(store: &Store, path: &std::path::Path, lock_name: &str) -> Result<bool> {
     let Some(bytes) = spool::read(path, store.owner_uid(), LIMIT_BYTES)? else {
         return Ok(true);
@@ -206,5 +205,5 @@ fn import_file(store: &Store, path: &std::path::Path, lock_name: &str) -> Result
     Ok(waits)
 }
 
-/// The part between the ledger's name and the instance's part.
+/// The part of the file name between the name of the ledger and the part of the instance.
 const INFIX: &str = "-ends-";

@@ -36,8 +36,9 @@ fn findings(keeper: Option<&Path>) -> (Value, Value) {
 }
 
 fn check() {
-    let has_leaves =
-        |containment: &Value| containment["detail"].to_string().contains("cgroup leaves");
+    let has_leaves = |containment: &Value| {
+        containment["detail"].to_string().contains("task cgroups can be created")
+    };
 
     let (containment, keeper) = findings(Some(Path::new(KEEPER)));
     assert!(keeper["detail"].to_string().contains("of this version"), "{keeper}");

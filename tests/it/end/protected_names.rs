@@ -214,7 +214,7 @@ fn a_name_with_a_folder_is_refused_before_anything_happens() {
     let error = error.expect_err("refused").to_string();
     assert_eq!(
         error,
-        "the protected name \"/usr/bin/tmux\" is not a file name: give one without folders"
+        "the protected name \"/usr/bin/tmux\" is not a file name: use a name without folders"
     );
     assert!(!place.ledger().exists());
     for command in ["run", "reap", "watch", "kill"] {

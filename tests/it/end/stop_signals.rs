@@ -359,7 +359,7 @@ fn bad_stop_signals_are_refused_before_anything_runs() {
         (job().stop_signals([(libc::SIGKILL, second)]), "SIGKILL is not a stop signal"),
         (job().stop_signals([(libc::SIGSTOP, second)]), "SIGSTOP is not a stop signal"),
         (job().stop_signals([(libc::SIGTERM, second); 9]), "9 stop signals are too many"),
-        (job().stop_signals([(libc::SIGTERM, Duration::MAX)]), "longer than a day"),
+        (job().stop_signals([(libc::SIGTERM, Duration::MAX)]), "more than a day"),
     ] {
         let error = tracker.spawn(job).expect_err(why);
         assert!(error.is_invalid_input() && error.to_string().contains(why), "{error}");

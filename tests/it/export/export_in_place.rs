@@ -302,7 +302,7 @@ fn in_a_folder_that_cannot_be_written_only_a_file_of_ours_is_written() {
             is_followed(&place, &export);
             let (level, detail, advice) = doctor(&place, &export);
             assert_eq!(level, "warning", "{detail}");
-            assert_eq!(advice, "let its owner write the folder");
+            assert_eq!(advice, "let its owner write to the folder");
         } else {
             let log = place.path().join("log");
             let mut host =

@@ -29,18 +29,18 @@ use crate::{
 use finding::finding;
 pub use finding::{Finding, Level};
 
-/// If the newest health pass is older than this while a process runs, no instance makes passes: four intervals of the former
-/// implementation.
+/// If the newest health pass is older than this while a process is running, no instance is making passes. Four intervals of the
+/// former implementation.
 const PASS_IS_LATE: std::time::Duration = std::time::Duration::from_mins(2);
 
-/// The WAL may take 4 MiB, a checkpoint and an export some more.
+/// Free space below which a warning is reported: the WAL may take 4 MiB, a checkpoint and an export some more.
 const SPACE_IS_SHORT: u64 = 16 << 20;
 
 /// Advice for a damaged ledger.
 const RESTORE: &str =
     "restore a backup made by `.backup`, or save what can be read with `sqlite3 LEDGER .recover`";
 
-/// Returns an error with its cause, which often shows what to do: the errno, or what SQLite found.
+/// Returns an error with its cause, such as the errno or the message of SQLite, which often shows what to do.
 fn whole(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
@@ -48,13 +48,13 @@ fn whole(error: &Error) -> String {
     }
 }
 
-/// Checks ledger, machine, rows and, if one is named, the JSON export. It opens read-only, and never fails: a check that is not
-/// possible is a finding. For a moment it creates files of its own beside the ledger and the export.
+/// Checks ledger, machine, rows and, if one is given, the JSON export. It opens the ledger read-only, and never fails: a check
+/// that is not possible is a finding. It temporarily creates files beside the ledger and the export.
 pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
     diagnose_trusting(ledger, export, None)
 }
 
-/// Checks as [`diagnose`], with a trusted folder: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+/// Checks like [`diagnose`], with a trusted folder: see [`Builder::trust_folder`](crate::Builder::trust_folder).
 pub fn diagnose_trusting(
     ledger: &Path,
     export: Option<&Path>,
@@ -92,7 +92,7 @@ pub fn diagnose_trusting(
             } else if error.is_not_a_ledger() && std::error::Error::source(&error).is_some() {
                 RESTORE
             } else {
-                // Only damage that SQLite has found does not say what to do.
+                // All messages except those about damage found by SQLite say what to do.
                 "see the message"
             };
             let level = if error.is_not_found() { Level::Warning } else { Level::Problem };
@@ -110,8 +110,8 @@ pub fn diagnose_trusting(
     findings
 }
 
-/// Checks whether the ledger may be opened for writing; if not, reports which folder is the obstacle, why, and what to do. A
-/// ledger of another user can be read all the same.
+/// Checks whether the ledger may be opened for writing; if not, reports which folder is the obstacle, why, and what to do.
+/// Another user's ledger can be read nevertheless.
 fn trust(ledger: &Path, trust_folder: Option<&Path>) -> Option<Finding> {
     use std::os::unix::fs::MetadataExt;
     let own = rustix::process::geteuid();
@@ -187,18 +187,18 @@ fn machine(findings: &mut Vec<Finding>) {
 }
 
 /// Reports the containment that `auto` would choose for a new tree, and the keeper, with one advice for both. The check creates
-/// no cgroup, so whether joining one works is not known before a spawn; the keeper is started once, to read its version.
+/// no cgroup, so only a spawn can determine whether joining one works; the keeper is started once, to read its version.
 fn containment(findings: &mut Vec<Finding>) {
-    let leaves = cgroup::prospect();
+    let base = cgroup::prospect();
     let keeper = Binary::found().and_then(|found| {
         let tried = found.as_ref().map_or(Ok(()), try_keeper);
         tried.map(|()| found)
     });
-    let has_leaves = matches!(leaves, Ok(Some(_)));
+    let has_task_cgroups = matches!(base, Ok(Some(_)));
     let has_keeper = matches!(keeper, Ok(Some(_)));
-    findings.push(match &leaves {
+    findings.push(match &base {
         Ok(Some(base)) => {
-            let detail = format!("cgroup leaves can be created below `{}`", base.display());
+            let detail = format!("task cgroups can be created below `{}`", base.display());
             finding("containment", Level::Ok, detail, "")
         }
         _ if has_keeper => finding("containment", Level::Ok, "a keeper for each program", ""),
@@ -207,41 +207,45 @@ fn containment(findings: &mut Vec<Finding>) {
     });
     findings.push(match keeper {
         Ok(Some(binary)) => {
-            let use_ =
-                if has_leaves { ": not needed while cgroup leaves can be created" } else { "" };
+            let use_ = if has_task_cgroups {
+                ": not needed while task cgroups can be created"
+            } else {
+                ""
+            };
             let detail = format!("`{}` is of this version{use_}", binary.path().display());
             finding("keeper", Level::Ok, detail, "")
         }
         Ok(None) => {
             let detail = "there is no `procledger-keeper` beside this program or on PATH";
-            let level = if has_leaves { Level::Ok } else { Level::Warning };
-            // If it matters, the line above has the advice.
+            let level = if has_task_cgroups { Level::Ok } else { Level::Warning };
+            // If it is needed, the line above has the advice.
             finding("keeper", level, detail, "")
         }
         Err(error) => {
-            let level = if has_leaves { Level::Ok } else { Level::Warning };
+            let level = if has_task_cgroups { Level::Ok } else { Level::Warning };
             let advice = "install the `procledger-keeper` of this version beside the program";
             finding("keeper", level, whole(&error), advice)
         }
     });
 }
 
-/// `is_unusable`: there is a keeper, and its own line has the advice.
+/// Returns the finding for trees that only a session contains. `is_unusable`: there is a keeper that cannot be used, and its own
+/// line has the advice.
 fn sessions_only(why: &str, is_unusable: bool) -> Finding {
-    let advice = "a daemon that leaves its session and wipes its environment is found only if a pass has recorded it: \
+    let advice = "a daemon that leaves its session and clears its environment is found only if a pass has recorded it: \
                   install `procledger-keeper` beside the program, or delegate a cgroup v2 subtree (`Delegate=yes` in a \
                   systemd unit)";
     let advice = if is_unusable { "" } else { advice };
     finding("containment", Level::Warning, format!("sessions only: {why}"), advice)
 }
 
-/// Checked by listening for a moment.
+/// Checks fork events by listening for a moment.
 fn forks() -> Finding {
     match proc_events::Connector::open() {
         Ok(_) => finding(
             "forks",
             Level::Ok,
-            "the kernel reports them: in session mode, a process that hides from a live host is recorded at once",
+            "the kernel reports them: in session mode, a process that hides while its host is alive is recorded at once",
             "",
         ),
         Err(error) => finding(
@@ -341,9 +345,9 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
     });
 }
 
-/// Reports a ledger that has a second name. Each name has its own `-wal` and locks, so that writers by both damage the ledger
-/// (<https://www.sqlite.org/howtocorrupt.html>, section 2.5). It is a warning only: a host that always uses one name is safe,
-/// and a backup by hard links must not stop it.
+/// Reports a ledger that has a second name. Each name has its own `-wal` and locks, so writing by both names damages the ledger
+/// (<https://www.sqlite.org/howtocorrupt.html>, section 2.5). This is only a warning: a host that always uses one name is safe,
+/// and a backup made of hard links must not stop it.
 fn second_name(ledger: &Path) -> Option<Finding> {
     use std::os::unix::fs::MetadataExt;
     let links = std::fs::metadata(ledger).map_or(1, |found| found.nlink());
@@ -355,7 +359,7 @@ fn second_name(ledger: &Path) -> Option<Finding> {
     } else if filesystem::is_mount_point(ledger) {
         (
             "the file of the ledger is mounted alone".to_owned(),
-            "its `-wal` and locks lie in another folder than those of its first name: mount the folder",
+            "its `-wal` and locks are in another folder than those of its first name: mount the folder",
         )
     } else {
         return None;
@@ -363,7 +367,7 @@ fn second_name(ledger: &Path) -> Option<Finding> {
     Some(finding("name", Level::Warning, detail, advice))
 }
 
-/// An older schema is not a fault: it lets an older program continue to use its ledger.
+/// Reports the schema. An older one is no problem: it lets an older program continue to use its ledger.
 fn schema(store: &Store) -> Finding {
     let (has, latest) = (store.schema(), Schema::latest());
     let (what, advice) = match has.cmp(&latest) {
@@ -381,7 +385,7 @@ fn schema(store: &Store) -> Finding {
     finding("schema", Level::Ok, detail, advice)
 }
 
-/// Reports which ledger it is, even after it was moved.
+/// Reports the UUID, which identifies the ledger even after it was moved.
 fn uuid(store: &Store) -> Finding {
     match store.uuid() {
         Ok(Some(uuid)) => finding("uuid", Level::Ok, uuid, ""),
@@ -390,7 +394,7 @@ fn uuid(store: &Store) -> Finding {
     }
 }
 
-/// Nothing can be started while the disk is full.
+/// Reports free space: no program can be started while the disk is full.
 fn space(store: &Store) -> Finding {
     const MIB: u64 = 1 << 20;
     let free = match store.free_bytes() {
@@ -405,7 +409,7 @@ fn space(store: &Store) -> Finding {
     let advice = if level == Level::Ok {
         ""
     } else {
-        "nothing can be started without free space: free some"
+        "no program can be started without free space: free some"
     };
     finding("space", level, format!("{} MiB are free", free / MIB), advice)
 }
@@ -478,14 +482,14 @@ fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
             "last pass",
             Level::Warning,
             detail,
-            "processes run, but no health pass is made: check whether the host is stuck, or runs without the monitor",
+            "processes are running, but no health pass is made: check whether the host is stuck, or runs without the monitor",
         )
     } else {
         finding("last pass", Level::Ok, detail, "")
     })
 }
 
-/// Does what an exporter does, short of changing the list: `owner` is the owner of the ledger, and of the list.
+/// Tests an export without changing the list. `owner` is the owner of the ledger and of the list.
 fn export_state(path: &Path, owner: u32) -> Finding {
     let shown = path.display();
     let there = std::fs::symlink_metadata(path).ok();
@@ -507,7 +511,7 @@ fn export_state(path: &Path, owner: u32) -> Finding {
             "export",
             Level::Warning,
             format!(
-                "`{shown}` is a mount point: it is written in place (tested by opening it, without writing), and a reader may see a part of a list"
+                "`{shown}` is a mount point: it is written in place (tested by opening it, without writing), and a reader may see a partial list"
             ),
             "mount its folder instead of the file, or let readers take flock(2) with LOCK_SH",
         ),
@@ -515,9 +519,9 @@ fn export_state(path: &Path, owner: u32) -> Finding {
             "export",
             Level::Warning,
             format!(
-                "no file can be renamed to `{shown}`: it is written in place (tested by opening it, without writing), and a reader may see a part of a list"
+                "no file can be renamed to `{shown}`: it is written in place (tested by opening it, without writing), and a reader may see a partial list"
             ),
-            "let its owner write the folder",
+            "let its owner write to the folder",
         ),
         // The message contains the advice; a second one might contradict it.
         Ok(Prospect::Fails(error)) | Err(error) => {

@@ -1,4 +1,4 @@
-//! What `doctor` reports about shipments to fleets: one line for each fleet, and none without a fleet.
+//! Reports on shipments to fleets: one line for each fleet, and none without a fleet.
 
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use crate::{
     store::Store,
 };
 
-/// A shipper sends a batch every 30 seconds by default, and after an outage tries again every five minutes.
+/// Age of an acknowledgement from which on it is late: a shipper sends a batch every 30 seconds by default, and after an outage
+/// retries every five minutes.
 const LATE: Duration = Duration::from_hours(24);
 
-/// Reports when each fleet has last acknowledged a batch of this ledger.
+/// Reports when each fleet last acknowledged a batch of this ledger.
 pub(super) fn states(store: &Store, now: Millis) -> Result<Vec<Finding>> {
     Ok(store.shipments()?.iter().map(|shipment| state(shipment, now)).collect())
 }
@@ -28,7 +29,7 @@ fn state(shipment: &Shipment, now: Millis) -> Finding {
     let advice = "check `procledger ship` and the fleet's database; to give up this fleet, delete its row of the table \
                   `shipment`";
     if silence >= *give_up {
-        let detail = format!("{detail}; what it does not have is pruned as any other history");
+        let detail = format!("{detail}; what it does not have is pruned like any other history");
         finding("shipment", Level::Warning, detail, advice)
     } else if silence >= LATE {
         let detail = format!("{detail}; what it does not have is not pruned");

@@ -1,4 +1,4 @@
-//! What `doctor` reports about the WAL, and about the processes that keep it from being emptied.
+//! Reports on the WAL, and on processes that keep it from being emptied.
 
 use super::finding::{Finding, Level};
 use crate::{
