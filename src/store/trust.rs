@@ -89,8 +89,8 @@ pub(super) struct Found {
 }
 
 impl Located {
-    /// Resolves `path`, in order to write to the ledger; fails if it cannot be a ledger, whoever owns it. This and everything
-    /// that follows must be called with the file access rights of `policy.account`.
+    /// Resolves `path`, in order to write to the ledger; fails if it cannot be a ledger, regardless of its owner. This and
+    /// everything that follows must be called with the file access rights of `policy.account`.
     pub(super) fn at(path: &Path, policy: &TrustPolicy) -> Result<Self> {
         look(path, policy, &policy.trust)
     }

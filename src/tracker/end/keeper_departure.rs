@@ -41,8 +41,8 @@ fn send_away(client: KeeperClient) {
 /// Dismisses the keeper of a program that has ended, or is no longer ours. With `leave`, the processes below it are left running.
 ///
 /// A keeper exits by itself when no process is left below it. Otherwise this host ends the processes that it finds, then waits
-/// for the keeper to end the others. If processes are spared on purpose, such as those of another task, the keeper is told to
-/// leave them: a keeper never ends processes that its living host has decided to spare.
+/// for the keeper to end the others. If processes are spared on purpose, such as those of another task, the keeper is instructed
+/// to leave them: a keeper never ends processes that its living host has decided to spare.
 pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Tracked>, leave: bool) {
     reap_departing(core);
     let Some(client) = entry.keeper.as_deref().and_then(KeeperHandle::take) else { return };
