@@ -13,15 +13,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The kind of an [`Error`]; queried through its predicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The caller's input cannot be right, whatever the state of the machine.
+    /// The caller's input is invalid, regardless of the state of the machine.
     InvalidInput,
     /// The process no longer exists.
     Gone,
-    /// The kernel, or a trust rule, forbids it.
+    /// The kernel, or a trust rule, forbids the action.
     Denied,
-    /// It is held elsewhere; trying again may help.
+    /// The resource is held elsewhere; trying again may help.
     Busy,
-    /// It cannot be determined from here; nothing was done.
+    /// The state cannot be determined from here; nothing was done.
     Unknown,
     /// The task is already running.
     AlreadyRunning,
@@ -109,7 +109,7 @@ impl Error {
         self.kind
     }
 
-    /// Returns whether the input cannot be right: an empty task id, pid 0, an unknown unit.
+    /// Returns whether the input is invalid: an empty task id, pid 0, an unknown unit.
     pub fn is_invalid_input(&self) -> bool {
         self.kind == Kind::InvalidInput
     }
@@ -119,17 +119,17 @@ impl Error {
         self.kind == Kind::Gone
     }
 
-    /// Returns whether a permission is missing, or a trust rule forbids it.
+    /// Returns whether a permission is missing, or a trust rule forbids the action.
     pub fn is_denied(&self) -> bool {
         self.kind == Kind::Denied
     }
 
-    /// Returns whether it is held elsewhere for now; trying again may help.
+    /// Returns whether the resource is held elsewhere for now; trying again may help.
     pub fn is_busy(&self) -> bool {
         self.kind == Kind::Busy
     }
 
-    /// Returns whether it could not be determined; nothing was done.
+    /// Returns whether the state could not be determined; nothing was done.
     pub fn is_unknown(&self) -> bool {
         self.kind == Kind::Unknown
     }
@@ -169,7 +169,7 @@ impl Error {
         self.kind == Kind::Unsupported
     }
 
-    /// Returns the errno of the cause, where a system call failed.
+    /// Returns the errno of the cause, if a system call failed.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.errno
     }

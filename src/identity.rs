@@ -70,7 +70,7 @@ impl fmt::Debug for Pid {
 /// The scope in which a pid is meaningful: a boot of a machine, a PID namespace and a boottime offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PidScope {
-    /// `/etc/machine-id`; `None` where the machine has none.
+    /// `/etc/machine-id`; `None` if the machine has none.
     pub(crate) machine_id: Option<Uuid>,
     /// `/proc/sys/kernel/random/boot_id`.
     pub(crate) boot_id: Uuid,
@@ -113,7 +113,7 @@ impl PidScope {
     }
 }
 
-/// Whether two identities are of one process.
+/// Whether two identities denote the same process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sameness {
     /// The same process.
@@ -230,7 +230,7 @@ mod tests {
     }
 
     prop_compose! {
-        /// So few values that parts agree as often as they differ.
+        /// Few values, so that parts agree as often as they differ.
         fn any_identity()(
             machine in prop::option::of(1..3_u128),
             (boot, namespace) in (1..3_u128, prop::sample::select(vec![INITIAL_PID_NAMESPACE, 5])),

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     if has("--strict") && scores.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// What shipping costs; `None` where there is no PostgreSQL.
+/// Measures what shipping costs; `None` if PostgreSQL is not installed.
 fn writing(scores: &mut Scores) -> Option<()> {
     let server = Server::start(&[])?;
     let folder = tempfile::tempdir().expect("a folder");
@@ -70,7 +70,7 @@ fn writing(scores: &mut Scores) -> Option<()> {
     Some(())
 }
 
-/// What a shipper costs the host beside it; `None` where there is no PostgreSQL.
+/// Measures what a shipper costs the host beside it; `None` if PostgreSQL is not installed.
 fn beside(scores: &mut Scores) -> Option<()> {
     let server = Server::start(&[])?;
     let folder = tempfile::tempdir().expect("a folder");

@@ -115,7 +115,7 @@ impl Program {
         top.wrapping_sub(top as usize % 16)
     }
 
-    /// Becomes this program; returns where that fails.
+    /// Becomes this program; returns only if that fails.
     pub(crate) fn execute(&self) -> c_int {
         // SAFETY: both lists are ended by null and outlive the call.
         unsafe { libc::execve(self.argv[0], self.argv.as_ptr(), self.environ.as_ptr()) };
@@ -126,8 +126,8 @@ impl Program {
     pub(crate) fn vfork(&mut self) -> Raw {
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         let top = self.stack_top();
-        // SAFETY: the stack is large enough, this thread is suspended until the child has left it, and the child does
-        // nothing but execve, or exit where that fails.
+        // SAFETY: the stack is large enough, this thread is suspended until the child has left it, and the child does nothing but
+        // execve, or exit if that fails.
         let pid = unsafe {
             libc::clone(execute, top.cast(), flags, ptr::from_mut(self).cast::<c_void>())
         };

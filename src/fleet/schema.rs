@@ -38,7 +38,7 @@ pub(super) const KEEP: Duration = Duration::from_hours(90 * 24);
 /// An engine that speaks PostgreSQL's protocol. They differ in how tables are created, and in nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {
-    /// PostgreSQL 13 or newer, and what behaves as it does.
+    /// PostgreSQL 13 or newer, and compatible databases.
     #[default]
     Postgres,
     /// PostgreSQL with Citus: each table is distributed by stream.

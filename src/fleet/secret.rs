@@ -23,7 +23,7 @@ pub(super) struct Login<'a> {
     pub(super) user: &'a str,
 }
 
-/// Returns the password of a login; `None` where there is none, as for client certificates or peer authentication.
+/// Returns the password of a login; `None` if there is none, as for client certificates or peer authentication.
 ///
 /// In this order: `PGPASSWORD`, the file `PGPASSFILE`, the credential `pgpass` of a systemd unit.
 pub(super) fn password(login: Login<'_>) -> Result<Option<String>> {

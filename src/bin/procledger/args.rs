@@ -38,7 +38,7 @@ Exits with 0 if its output is closed early, as in `procledger ps | head -1`.";
 pub(crate) struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
-    /// The task of which this is the supervisor.
+    /// The task that this process supervises.
     #[arg(skip)]
     supervise: Option<String>,
     #[command(subcommand)]
@@ -89,8 +89,8 @@ enum Command {
 }
 
 impl Cli {
-    /// Parses a command line. That of a valid `run`, which goes in front of other programs, is parsed without building the
-    /// options of all other subcommands.
+    /// Parses a command line. A valid `run`, which is used in front of other programs, is parsed without building the options of
+    /// all other subcommands.
     pub(crate) fn parse_words(words: &[OsString]) -> clap::error::Result<Self> {
         if words.get(1).is_some_and(|word| word == "run")
             && let Ok(RunCli { global, command: RunCommand::Run(args) }) =
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_short_way_to_run_parses_what_the_whole_command_line_does() {
+    fn the_fast_parser_of_run_agrees_with_the_whole_command_line() {
         for line in [
             &["run", "true"][..],
             &["run", "--task", "t", "--db", "x", "-vv", "--", "sleep", "-v"],

@@ -1,7 +1,7 @@
 //! Standard output or standard error of a service that must not hang because nothing reads it.
 //!
-//! A pipe that is full, a terminal that is stopped by Ctrl-S and a journal that hangs block a write for as long as they
-//! like. So a thread writes, from a queue of bounded size; a line that does not fit is dropped and counted.
+//! A full pipe, a terminal that was stopped by Ctrl-S or a journal that hangs blocks a write indefinitely. So a thread writes,
+//! from a queue of limited size; a line that does not fit is dropped and counted.
 
 use std::{
     collections::VecDeque,
@@ -74,7 +74,7 @@ impl BoundedOutput {
         self.0.queue().is_closed
     }
 
-    /// Waits until all is written, at most this long.
+    /// Waits until everything is written, at most `limit`.
     pub(crate) fn flush(&self, limit: Duration) {
         let until = Instant::now() + limit;
         let mut queue = self.0.queue();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_noticed() {
+    fn a_reader_that_is_gone_is_detected() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let output = BoundedOutput::new(move || writer, "the pipe").expect("a thread");
         drop(reader);

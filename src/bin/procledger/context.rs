@@ -59,7 +59,7 @@ impl Context {
         if let Some(file) = &global.export {
             refuse_as_output(&path.file, file, "the export")?;
         }
-        // As another user none is trusted.
+        // When acting as another user, no folder is trusted.
         let trust_folder = if account.is_some() { None } else { global.trust_folder()? };
         logging::start(global.verbose, global.log_file.as_deref())?;
         let context = Self {
@@ -111,8 +111,9 @@ impl Context {
         self.owner().migrate(false)
     }
 
-    /// Returns a builder for an instance for one action by hand: no orphan pass, no monitor, and no export, which it would take
-    /// away from a future owner or remove at its end. It does not migrate the ledger, like a [`reaper`](Self::reaper).
+    /// Returns a builder for an instance that performs one action of a person: no orphan pass, no monitor, and no export, which
+    /// it would take away from a future owner or remove at its end. It does not migrate the ledger, like a
+    /// [`reaper`](Self::reaper).
     pub(crate) fn actor(&self) -> Builder {
         self.builder().readers(0).migrate(false).reap_on_open(false).monitor(false)
     }

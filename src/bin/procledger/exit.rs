@@ -7,10 +7,10 @@
 //! | 2 | usage |
 //! | 3 | something survived |
 //!
-//! `run` exits with its program's code (128 + signal if a signal ended it; never 0 if something else ended it) and has codes
-//! of its own: 75 the task already runs, 124 it ran for longer than it may, 125 a failure of its own, 126 not executable, 127
-//! not found. `wait` exits as the `run` of the task does, with 75 if the task still runs after `--timeout`, and with 127 if
-//! there is no such task.
+//! `run` exits with its program's code (128 + signal if a signal ended it; never 0 if something else ended it) and has codes of
+//! its own: 75 the task already runs, 124 it ran for longer than it may, 125 a failure of its own, 126 not executable, 127 not
+//! found. `wait` exits like the `run` of the task, with 75 if the task still runs after `--timeout`, and with 127 if there is no
+//! such task.
 
 use std::{error::Error as StdError, io, process::ExitCode};
 
@@ -25,7 +25,7 @@ impl Exit {
     pub(crate) const FAILED: Self = Self(1);
     pub(crate) const USAGE: Self = Self(2);
     pub(crate) const SURVIVED: Self = Self(3);
-    /// `EX_TEMPFAIL` of sysexits.h: the task already runs, try again later.
+    /// `EX_TEMPFAIL` of sysexits.h: the task is already running; try again later.
     pub(crate) const ALREADY_RUNNING: Self = Self(75);
     /// As timeout(1).
     pub(crate) const TIMED_OUT: Self = Self(124);

@@ -4,12 +4,12 @@ use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Their numbers.
+/// The numbers of inherited descriptors.
 #[derive(Debug)]
 pub(crate) struct Inherited(Vec<i32>);
 
 impl Inherited {
-    /// Lists them. Must be called before this process opens any itself, and while no other thread runs.
+    /// Lists the inherited descriptors. Must be called before this process opens any itself, and while no other thread runs.
     pub(crate) fn list() -> io::Result<Self> {
         let entries = fs::read_dir("/proc/self/fd")?;
         let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -19,7 +19,7 @@ impl Inherited {
         Ok(Self(numbers))
     }
 
-    /// Closes them: they belong to no owner in this process.
+    /// Closes them, since no code in this process owns them.
     pub(crate) fn close(&self) {
         for &number in &self.0 {
             let _ = nix::unistd::close(number);

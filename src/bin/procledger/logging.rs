@@ -34,7 +34,7 @@ use crate::{
 /// Levels by target, such as `warn,procledger::ends=debug`, as [`Targets`] parses them; overrides `-v`.
 const FILTER: &str = "PROCLEDGER_LOG";
 
-/// Warnings, but not that a tree has passed a limit: `run` says so in a line of its own, or is not to say it.
+/// Warnings, except that a tree exceeded a limit: `run` reports that itself, or must not report it.
 const WARNINGS: &str = "warn,procledger::ends=error";
 
 /// Starts logging: warnings to stderr, more with each `-v`; the file gets at least the information level.

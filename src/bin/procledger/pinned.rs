@@ -64,7 +64,7 @@ impl PinnedProcess {
         Ok(pidfd_send_signal(&self.0, signal)?)
     }
 
-    /// Returns whether it ends within `timeout`, according to the pidfd, for which a zombie has ended.
+    /// Returns whether the process ends within `timeout`, according to the pidfd, for which a zombie has ended.
     pub(crate) fn has_ended(&self, timeout: Duration) -> io::Result<bool> {
         Ok(poll_within(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(timeout))? > 0)
     }

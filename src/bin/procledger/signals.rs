@@ -75,7 +75,7 @@ fn default_action(signal: i32) -> Action {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received {
     pub(crate) signal: i32,
-    /// It was sent by the terminal, to all processes of its foreground group.
+    /// Whether the terminal sent it, to all processes of its foreground group.
     pub(crate) by_terminal: bool,
 }
 
@@ -227,7 +227,7 @@ impl Drop for Unblocked {
     }
 }
 
-/// Does what a signal that [`Signals`] had blocked does by default.
+/// Performs the default action of a signal that [`Signals`] had blocked.
 fn act_by_default(signal: i32) {
     match default_action(signal) {
         Action::Ignore => {}
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nohup_ignored_is_read_from_the_status() {
+    fn signals_ignored_by_nohup_are_read_from_the_status() {
         let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
         let mask = ignored(status);
         assert_ne!(mask & bit(Signal::SIGHUP), 0);

@@ -9,10 +9,10 @@ use std::{
 use nix::sys::signal::Signal;
 use procledger::ContainmentMode;
 
-/// Longer spans are typing errors, and could overflow the ledger's milliseconds.
+/// The longest span: a longer one is a typing error, and could overflow the ledger's milliseconds.
 const LONGEST: Duration = Duration::from_hours(1000 * 366 * 24);
 
-/// The time after a stop signal that was given none: the default grace.
+/// The time after a stop signal without a time: the default grace.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// Advice on how to write a duration.

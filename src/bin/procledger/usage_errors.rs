@@ -38,7 +38,7 @@ const OPTION_SYNONYMS: [(&str, &str); 6] = [
     ("--timeout", "max-runtime"),
 ];
 
-/// Parses the command line of this process. Prints the help or the version, and exits, where that is requested.
+/// Parses the command line of this process. Prints the help or the version, and exits, if that is requested.
 pub(crate) fn parse() -> Result<Cli> {
     let mut words: Vec<OsString> = std::env::args_os().collect();
     let is_supervisor = words.len() > 2 && words[1] == SUPERVISE;

@@ -422,7 +422,7 @@ impl Shipper {
         Ok(State { fleet, stream: row.stream, mark, seen_at, position, passes: 0 })
     }
 
-    /// Reports whether the ledger is where this process has left it, and was not replaced by a backup.
+    /// Reports whether the ledger is in the state in which this process left it, and was not replaced by a backup.
     fn ledger_continues(&self) -> Result<bool> {
         let Some(state) = &self.state else { return Ok(false) };
         let found = self.store.acknowledged(state.fleet)?;

@@ -1,4 +1,4 @@
-//! `health`: runs a health pass by hand.
+//! `health`: runs one health pass.
 
 use clap::Args;
 

@@ -114,7 +114,7 @@ impl PsArgs {
         Ok(Exit::DONE)
     }
 
-    /// Returns the newest ended processes: of each task that is named, and of all where there are patterns.
+    /// Returns the newest ended processes: of each task that is named, and of all tasks if there are patterns.
     fn ended(&self, ledger: &Ledger) -> Result<Vec<ProcessRecord>> {
         if self.tasks.is_empty() || self.tasks.iter().any(|name| task_pattern::is_pattern(name)) {
             return ended(ledger, Query::new(), self.limit);

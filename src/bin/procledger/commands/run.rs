@@ -220,7 +220,7 @@ impl RunArgs {
 
 impl Plan {
     fn contained(&self, builder: Builder) -> Builder {
-        // A cgroup that was asked for is not replaced by another containment.
+        // A requested cgroup is not replaced by another kind of containment.
         match (&self.raw.cgroup, self.raw.containment) {
             (Some(folder), _) => builder.containment(ContainmentMode::Cgroup).cgroup(folder),
             (None, Some(mode)) => builder.containment(mode),
@@ -267,7 +267,7 @@ impl Plan {
         })
     }
 
-    /// Starts the program, which alone has the `inherited` descriptors from then on, and waits for it.
+    /// Starts the program, which from then on is the only holder of the `inherited` descriptors, and waits for it.
     fn own(
         &self,
         context: &Context,
@@ -304,7 +304,7 @@ impl Plan {
         Verbosity::of(self.raw.quiet, context.verbose)
     }
 
-    /// Starts the program, once an earlier run of the task has ended, where that is to be waited for.
+    /// Starts the program, after an earlier run of the task has ended if that is requested.
     fn start(
         &self,
         context: &Context,
@@ -409,7 +409,7 @@ impl Plan {
     }
 }
 
-/// Returns the name of a task that was given none: the program's name and six random digits, as `sleep-3f9a07`.
+/// Returns a name for a task without one: the program's name and six random digits, as `sleep-3f9a07`.
 fn generated_id(program: &OsStr) -> String {
     let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
     let name: String = name.chars().filter(|char| !char.is_control()).take(NAME_LENGTH).collect();

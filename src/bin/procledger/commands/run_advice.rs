@@ -55,7 +55,7 @@ fn in_folder(program: &OsStr, cwd: Option<&Path>) -> PathBuf {
     cwd.unwrap_or(Path::new("")).join(program)
 }
 
-/// Returns the advice for a file that is there, while the kernel misses the file that is to load it.
+/// Returns the advice for a file that exists, but whose loader or interpreter does not.
 fn without_interpreter(file: &Path) -> Option<String> {
     let Some(named) = interpreter(file) else {
         return Some("the file is there, but its dynamic loader is not".to_owned());

@@ -17,7 +17,7 @@ use crate::{
 
 /// `--owner` for all programs below, and thus also for a `run` that one of them starts.
 const OWNER_VARIABLE: &str = "PROCLEDGER_OWNER";
-/// Pause between two looks at the rows of an earlier run.
+/// Pause between two queries for the rows of an earlier run.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Time within which an earlier run begins to end its tree after the death of its caller.
 const BEGINS_WITHIN: Duration = Duration::from_secs(1);

@@ -1,10 +1,10 @@
 //! `run --detach`: the program runs in the background, owned by a supervisor.
 //!
 //! The supervisor is this program again, with the same command line after `--supervise TASK`. It has a session of its own, so
-//! that it gets no signal of a terminal, and keeps no descriptor of its caller. Until the program runs, its stderr is that of
-//! the caller, where a failure to start is reported as by any `run`; then it says so over its stdout, which is a pipe to the
-//! caller, and lets go of both. If the caller is gone by then, the program is not started, or is ended: nothing runs that the
-//! caller does not know of.
+//! that it gets no signal of a terminal, and keeps no descriptor of its caller. Until the program runs, its stderr is that of the
+//! caller, where a failure to start is reported as by any `run`; then it reports that over its stdout, which is a pipe to the
+//! caller, and releases both. If the caller is gone by then, the program is not started, or is ended: so no program runs without
+//! the caller's knowledge.
 
 use std::{
     fs::File,
@@ -34,7 +34,7 @@ use crate::{
 /// manual page has it.
 pub(crate) const SUPERVISE: &str = "--supervise";
 
-/// What the supervisor writes once the program runs.
+/// The line that the supervisor writes once the program is running.
 const STARTED: &[u8] = b"started\n";
 
 #[derive(Debug, Args)]
@@ -97,7 +97,7 @@ impl DetachArgs {
         if line != STARTED {
             let status = supervisor.wait().map_err(failed)?;
             let status = status.code().map(ExitStatus::Exited);
-            // It has said why, unless a signal ended it.
+            // It has reported why, unless a signal ended it.
             return status
                 .and_then(Exit::of_program)
                 .filter(|exit| *exit != Exit::DONE)
@@ -152,7 +152,8 @@ impl DetachArgs {
         Ok(())
     }
 
-    /// Reports to the caller that the program runs, and lets go of the caller's streams. An error means that the caller is gone.
+    /// Reports to the caller that the program is running, and releases the caller's streams. An error means that the caller is
+    /// gone.
     pub(super) fn confirm(&self, output: Option<&File>) -> Result<()> {
         let Some(output) = output.filter(|_| self.is_supervisor) else { return Ok(()) };
         let let_go = || {

@@ -10,7 +10,7 @@ use crate::{
     render::span,
 };
 
-/// How much `run` says about the end of its program.
+/// How much `run` reports about the end of its program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verbosity {
     /// Nothing.
@@ -42,7 +42,7 @@ impl Verbosity {
 }
 
 impl Ended {
-    /// Returns the exit code, and says why the program was ended. A program that was ended may exit with 0 all the same; `run`
+    /// Returns the exit code, and reports why the program was ended. A program that was ended may nevertheless exit with 0; `run`
     /// does not. A code that counts as a `success` is replaced by 0, where the program has ended by itself.
     ///
     /// If the ledger cannot be read, a code other than 0 is the program's in any case.

@@ -65,7 +65,7 @@ impl Running<'_> {
         self.signals.received().map_err(|error| Failure::because("failed to read a signal", &error))
     }
 
-    /// Ends the tree on another thread, so that signals are forwarded during its grace; on this one where there is no other.
+    /// Ends the tree on another thread, so that signals are forwarded during its grace; on this one if no other can be started.
     fn end_orphan<'scope>(&self, scope: &'scope Scope<'scope, '_>) {
         let (tracker, task) = (self.tracker.clone(), self.task.clone());
         let end = move || end(&tracker, &task);

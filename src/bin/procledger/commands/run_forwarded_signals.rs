@@ -1,4 +1,4 @@
-//! `run`: which signal is forwarded for which, and to what.
+//! `run`: which signals are forwarded, as which signals, and to which processes.
 
 use clap::Args;
 use procledger::Process;
@@ -34,7 +34,7 @@ impl SignalArgs {
         Ok(())
     }
 
-    /// Forwards a signal; returns whether it is one that is forwarded.
+    /// Forwards a signal; returns whether signals of its kind are forwarded.
     pub(super) fn forward(&self, process: &Process, received: Received) -> bool {
         let rewrite = self.rewrite.iter().find(|&&(from, _)| from == received.signal);
         let signal = rewrite.map_or(received.signal, |&(_, to)| to);

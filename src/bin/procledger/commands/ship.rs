@@ -1,4 +1,4 @@
-//! `ship`: hands ledgers to a receiver in another place.
+//! `ship`: sends ledgers to a receiver in another place.
 
 use std::{path::PathBuf, time::Duration};
 

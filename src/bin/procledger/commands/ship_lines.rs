@@ -39,7 +39,7 @@ struct Cursor {
     position: Position,
 }
 
-/// What distinguishes a line, and where it is from. Stable: docs/ship-jsonl.md documents it.
+/// What distinguishes a line, and its origin. Stable: docs/ship-jsonl.md documents it.
 #[derive(Debug, Serialize)]
 struct Line<'a, T> {
     #[serde(rename = "type")]

@@ -15,7 +15,7 @@ use crate::{
 /// lost, as the ledger is the spool.
 const HANG_LIMIT: Duration = Duration::from_mins(2);
 
-/// Ends this process if the database does not answer: a connection may hang for ever.
+/// Ends this process if the database does not answer: a connection may hang forever.
 pub(super) struct Watchdog(Arc<Mutex<Option<Instant>>>);
 
 impl Watchdog {
@@ -40,7 +40,7 @@ impl Watchdog {
         Ok(Self(deadline))
     }
 
-    /// Does `work`, within the limit.
+    /// Runs `work` within the limit.
     pub(super) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let set = |deadline| *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
         set(Some(Instant::now() + HANG_LIMIT));

@@ -124,7 +124,7 @@ fn heading(tree: &TreeRecord) -> String {
     }
 }
 
-/// A process in a drawing, and the one below which it stands.
+/// A process in a drawing, and the one below which it is placed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Branch {
     pub(super) pid: Pid,

@@ -53,7 +53,7 @@ pub(crate) struct WaitArgs {
 impl WaitArgs {
     pub(crate) fn run(self, context: Result<Context>) -> Result<Exit> {
         let tasks = task_ids(self.tasks.clone())?;
-        // As of `run`, so that a failure is not mistaken for the program's own 1.
+        // Like `run`, so that a failure is not mistaken for the program's own 1.
         let own = |failure: Failure| match failure.exit {
             Exit::FAILED => failure.with_exit(Exit::RUN_FAILED),
             _ => failure,
@@ -65,7 +65,7 @@ impl WaitArgs {
         let ledger = context.read()?;
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let verbosity = Verbosity::of(self.quiet, context.verbose);
-        // All of them first: a task may end, and start again, while another one is waited for.
+        // All tasks are looked up first, since a task may end and start again while another one is waited for.
         let roots = ledger.roots()?;
         let mut exits = Vec::new();
         let mut found = Vec::new();
@@ -110,7 +110,7 @@ impl WaitArgs {
             }
             Err(error) => return Err(error.into()),
         };
-        // What the program left is being ended. A survivor may live on for ever.
+        // What the program left is being ended. A survivor may live forever.
         let is_left =
             |row: &ProcessRecord| row.spec.root == Some(id) && row.life.state() != State::Survived;
         for row in ledger.processes()?.into_iter().filter(is_left) {

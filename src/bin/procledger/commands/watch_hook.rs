@@ -1,8 +1,8 @@
 //! `watch --on-leak`: runs a program for each new leak of a ledger, with the leak as JSON on its standard input.
 //!
 //! The program is executed as it is named, without a shell, and nothing from the ledger is in its arguments or its environment.
-//! It runs as a task of the watch itself, in the ledger, so that it is contained and ended as any other task: with what it has
-//! started, after its time, and when the watch stops. In a worker of root's `watch` it thus runs as the ledger's owner.
+//! It runs as a task of the watch itself, in the ledger, so it is contained and ended like any other task, with everything it
+//! started: after its time limit, and when the watch stops. In a worker of root's `watch` it thus runs as the ledger's owner.
 //!
 //! The watch never waits for it: a thread puts leaks into a queue of limited length as they are recorded, and a few others empty
 //! it.
@@ -43,7 +43,7 @@ const QUEUE: usize = 1000;
 const RETRY: Duration = Duration::from_secs(5);
 /// The tasks of the programs themselves: what they leak runs none.
 const TASKS: &str = "on-leak/";
-/// Where a program is found that a worker, which has no such variable, starts.
+/// The `PATH` for programs that a worker starts, which has no such variable.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[derive(Debug, Args)]
@@ -138,7 +138,7 @@ struct LeakQueue {
 }
 
 impl LeakQueue {
-    /// Until the watch ends. Waits for nothing but the ledger.
+    /// Runs until the watch ends. Waits for nothing but the ledger.
     fn run(mut self) {
         while let Some(event) = self.events.next() {
             self.take(event);
@@ -197,7 +197,7 @@ struct Runner {
 }
 
 impl Runner {
-    /// Until the watch ends.
+    /// Runs until the watch ends.
     fn run(&self) {
         loop {
             let next = self.leaks.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_into_the_queue_is_counted_and_not_waited_for() {
+    fn leaks_beyond_the_queue_are_counted_and_not_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let tracker = Tracker::builder(folder.path().join("ledger.db")).open().expect("opens");
         let (queue, leaks) = sync_channel(2);

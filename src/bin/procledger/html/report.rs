@@ -26,7 +26,7 @@ const GROUPS_SHOWN: usize = 500;
 pub(super) struct Page {
     nonce: String,
     version: &'static str,
-    /// What the report is of: a ledger or a fleet.
+    /// The kind of thing that the report covers: a ledger or a fleet.
     of: &'static str,
     name: Shown,
     /// The subcommand that shows more.
@@ -48,7 +48,7 @@ pub(super) struct Page {
     pub(super) hidden: u64,
 }
 
-/// What a report is of.
+/// The subject of a report.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subject<'a> {
     pub(super) of: &'static str,

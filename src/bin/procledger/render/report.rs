@@ -43,7 +43,7 @@ pub(crate) fn leak_outcome(leak: &LeakRecord) -> String {
     after(&by_signal(leak.outcome, leak.stop_signal), leak.died_after)
 }
 
-/// Returns how a process ended, with the stop signal that ended it, where that is known.
+/// Returns how a process ended, with the stop signal that ended it, if known.
 fn by_signal(how: Outcome, stop_signal: Option<i32>) -> String {
     match (how, stop_signal) {
         (Outcome::Term, Some(signal)) => format!("ended by {}", signal_name(signal)),

@@ -1,4 +1,4 @@
-//! What a worker process inherits: nothing of root's, since it becomes another user.
+//! Limits what a worker process inherits: nothing of root's, since it becomes another user.
 
 use nix::unistd::geteuid;
 

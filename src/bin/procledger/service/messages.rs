@@ -21,7 +21,7 @@ use rustix::{
     },
 };
 
-/// Longer than any file name with a letter before it.
+/// Maximum length of a message: longer than any file name with a letter before it.
 const LONGEST: usize = 512;
 
 /// A message of a worker.

@@ -19,7 +19,7 @@
 //! - [`stop`]: the pipe by which a service is asked to stop;
 //! - [`worker_handle`]: a worker as the supervisor sees it;
 //! - [`worker_output`]: output of a worker, line by line, within bounds;
-//! - [`service_command`]: what differs between `watch` and `ship`;
+//! - [`service_command`]: the differences between `watch` and `ship`;
 //! - [`target`]: one ledger or folder: watched, or waiting after a failure;
 //! - [`folder_events`]: one inotify instance for all folders of the supervisor's own user;
 //! - [`supervisor`]: all of them;

@@ -38,7 +38,7 @@ const READABLE: &str = "procledger_ledger_readable";
 
 /// Returns the path as a label shows it: the same wherever the command runs.
 pub(crate) fn absolute(ledger: PathBuf) -> PathBuf {
-    // It fails where the current folder is gone.
+    // It fails if the current folder is gone.
     std::path::absolute(&ledger).unwrap_or(ledger)
 }
 

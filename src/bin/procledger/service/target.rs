@@ -21,7 +21,7 @@ use crate::{
 /// doubles with each failure, up to the longest.
 const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_mins(1);
-/// A worker that ran this long had no trouble with its ledger.
+/// Run time after which a worker counts as having had no trouble with its ledger.
 const LONG: Duration = Duration::from_mins(1);
 /// A worker that was asked to stop, or killed, is dead sooner than this.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -332,7 +332,7 @@ impl Target {
         }
     }
 
-    /// Returns whether it is opened, missing, or failed, so that `READY=1` need not wait for it.
+    /// Returns whether the ledger is opened, missing, or failed, so that `READY=1` need not wait for it.
     pub(super) fn is_settled(&self) -> bool {
         match self.phase() {
             Some(Phase::Missing | Phase::Failed) => true,
@@ -348,7 +348,7 @@ impl Target {
         self.phase() == Some(Phase::Missing)
     }
 
-    /// Returns whether it has a worker process, even one that is ending.
+    /// Returns whether the ledger has a worker process, even one that is ending.
     pub(super) fn is_running(&self) -> bool {
         !matches!(self.state, State::Resting { .. })
     }

@@ -32,7 +32,7 @@ const PASS_LIMIT: Duration = Duration::from_mins(10);
 const START: Duration = Duration::from_secs(2);
 /// Maximum number of messages received from one worker in one turn.
 const MESSAGES: usize = 1024;
-/// What a worker is for.
+/// The purpose of a worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Assignment<'a> {
     Ledger(&'a Path),
@@ -117,12 +117,12 @@ impl WorkerHandle {
         self.phase
     }
 
-    /// Returns whether it does its work.
+    /// Returns whether the worker is doing its work.
     pub(super) fn works(&self) -> bool {
         self.has_looked && matches!(self.phase, Phase::Settled | Phase::InPass)
     }
 
-    /// Returns whether it has reported nothing yet and was started only recently.
+    /// Returns whether the worker has reported nothing yet and was started only recently.
     pub(super) fn is_starting(&self) -> bool {
         let has_begun = !self.has_looked && !matches!(self.phase, Phase::Missing | Phase::Failed);
         has_begun && self.age() < START
@@ -169,7 +169,7 @@ impl WorkerHandle {
         self.connection = None;
     }
 
-    /// Sends SIGKILL to a worker that hangs. One that hangs in the kernel may live on: nothing waits for it.
+    /// Sends SIGKILL to a worker that hangs. A worker that hangs in the kernel may stay alive; nothing waits for it.
     pub(super) fn kill(&mut self) {
         self.connection = None;
         // It was not waited for yet, so its PID is not reused.

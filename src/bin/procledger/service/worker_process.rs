@@ -59,7 +59,7 @@ pub(crate) struct StartingWorker {
     events: Events,
 }
 
-/// How it learns of changes in its folder.
+/// How the worker is notified of changes in its folder.
 #[derive(Debug)]
 enum Events {
     /// From the supervisor: from its inotify instance, or each second.
@@ -77,8 +77,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// Watches the folder, also if another one is in its place now. Returns `false` if another user than root could fill
-    /// the queue of root's instance there: the worker then needs one of its own.
+    /// Watches the folder, even if another one is in its place now. Returns `false` if a user other than root could fill the
+    /// queue of root's instance there: the worker then needs one of its own.
     fn refresh(&mut self, connection: &Connection, folder: &Path) -> bool {
         let Ok(found) = fs::metadata(folder) else { return true };
         if geteuid().is_root() && (found.uid() != 0 || found.mode() & 0o022 != 0) {
