@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The variables of a worker's environment. The environment of a service may contain secrets of root's, and a worker acts as
-/// another user. The token is kept: a tracker that runs the whole watch as a task recognises the task's processes by it.
+/// another user. The token is kept: a tracker that runs the whole watch as a task recognizes the task's processes by it.
 pub(super) const ENVIRONMENT: [&str; 3] = ["PROCLEDGER_LOG", "PROCLEDGER_TOKEN", "TZ"];
 
 /// Makes this process, a worker, ready to become another user: closes what it has inherited, and hides root's memory and
