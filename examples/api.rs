@@ -14,7 +14,7 @@
 //! | | with `"stream": true` the same, but each line of its output is sent while it runs, and then how and why it ended |
 //! | GET /tasks | the running tasks, in the format of the JSON export |
 //! | DELETE /tasks/ID | ends the whole tree |
-//! | GET /health | 200 while deaths are noticed and the ledger can be read, 503 otherwise |
+//! | GET /health | 200 while deaths are detected and the ledger can be read, 503 otherwise |
 //! | GET /metrics | metrics for Prometheus |
 //! | GET /report | leaks by task |
 //! | GET /events | ends, leaks and survivors from now on, as server-sent events, until the API stops |
@@ -49,7 +49,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-/// Requests that have not finished this long after the programs have ended are cut off.
+/// How long after the programs have ended the remaining requests are dropped.
 const DRAIN: Duration = Duration::from_secs(2);
 /// A longer line is sent in parts of this many bytes: a program may print without end.
 const LONGEST_LINE: u64 = 64 << 10;
@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Processes that a crash left behind are dead when this returns; only then are requests answered.
     let tracker = tokio::task::spawn_blocking(|| builder.open()).await??.into_async();
     let listener = tokio::net::TcpListener::bind(address.parse::<SocketAddr>()?).await?;
-    // Before it says that it listens: a signal without a handler ends it without a shutdown.
+    // Installed before the API reports that it is listening: a signal without a handler would end it without a shutdown.
     let (term, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     println!("listening on http://{}", listener.local_addr()?);
     let stopped = stopped(tracker.clone(), term, interrupt);
@@ -88,7 +88,7 @@ fn routes(tracker: AsyncTracker) -> Router {
         .with_state(tracker)
 }
 
-/// Completes when the programs have ended: requests that wait for one are answered then.
+/// Completes when the programs have ended, so that requests that wait for one are answered first.
 async fn stopped(tracker: AsyncTracker, mut term: Signal, mut interrupt: Signal) {
     tokio::select! {
         _ = term.recv() => {}
@@ -124,7 +124,7 @@ async fn start(
 ) -> Result<Response, Failure> {
     let job = Job::new(&task.task_id, task.program).args(task.args).stdin(Stdio::null());
     if task.stream {
-        // Without a handle as well, where the client hangs up before there is one.
+        // Also without a handle, in case the client hangs up before there is one.
         let job = job.stdout(Stdio::piped()).terminate_on_drop(true);
         return Ok(streamed(tracker.spawn(job).await?));
     }
@@ -150,7 +150,7 @@ struct Streamed {
 }
 
 /// Answers with a JSON object for each line, and a last one with the end. When the client hangs up, the body is dropped, and the
-/// handle with it. A client that does not read stops the program's output, as a full pipe does.
+/// handle with it. A client that does not read stops the program's output, like a full pipe.
 fn streamed(mut process: AsyncProcess) -> Response {
     let stdout = process.stdout.take().map(BufReader::new);
     let lines = unfold(Some(Streamed { process, stdout }), async |state| {
@@ -169,7 +169,7 @@ fn streamed(mut process: AsyncProcess) -> Response {
 }
 
 impl Streamed {
-    /// Cancel safe only as a whole: the body polls it until it is ready, or drops it.
+    /// Cancel-safe only as a whole: the body polls it until it is ready, or drops it.
     async fn next_line(&mut self) -> io::Result<Option<String>> {
         let Some(stdout) = &mut self.stdout else { return Ok(None) };
         let mut line = Vec::new();
@@ -193,7 +193,7 @@ fn end_of(exit: &Exit) -> Value {
 
 async fn events(State(tracker): State<AsyncTracker>) -> Result<Response, Failure> {
     let subscription = tracker.subscribe().await?;
-    // It ends when the tracker is shut down.
+    // The stream ends when the tracker is shut down.
     let events = unfold(Some(subscription), async |state| {
         let mut subscription = state?;
         Some(match subscription.next().await? {

@@ -1,8 +1,9 @@
 //! What a shipper costs the host beside it.
 //!
-//! Pairs of blocks of spawns, one without a shipper and one beside it, in turns which is first. Both blocks of a pair begin in the
-//! same way: whatever has just ended has settled, and some spawns that do not count have brought the caches and the clock of the
-//! CPU to where spawns bring them. Each pair has a ratio of its own, so that a machine which is slower for a while slows both.
+//! Measures pairs of blocks of spawns, one without a shipper and one beside it, in alternating order. Both blocks of a pair begin
+//! in the same way: whatever has just ended has settled, and some spawns that do not count have brought the caches and the clock
+//! of the CPU to where spawns bring them. Each pair has a ratio of its own, so that a machine which is slower for a while slows
+//! both.
 
 use std::{
     fs,
@@ -20,19 +21,19 @@ use super::{median, server::Server};
 
 const PAIRS: usize = 20;
 const SPAWNS: usize = 25;
-/// Spawns before a block, which do not count.
+/// Spawns before a block, which are not measured.
 const WARM_UP: usize = 8;
-/// What has ended before a block, and what a database still writes, is over after this time.
+/// Pause after which earlier processes have ended and the database has finished writing.
 const SETTLED: Duration = Duration::from_millis(150);
 
 /// The time of a spawn beside a shipper, of that without one, and the memory that it takes.
 pub(crate) struct Beside {
     pub(crate) resident: f64,
-    /// It has shipped everything, and looks at the ledger every second.
+    /// The shipper has shipped everything, and checks the ledger every second.
     pub(crate) idle: f64,
     /// The database does not answer.
     pub(crate) hanging: f64,
-    /// It ships the whole ledger, batch after batch, all the time. The database is on the same two cores.
+    /// The shipper ships the whole ledger, batch after batch, all the time. The database is on the same two cores.
     pub(crate) shipping: f64,
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn measure(server: &Server, ledger: &Path) -> Beside {
         }
         median((0..SPAWNS).map(|_| spawn(&tracker)).collect())
     };
-    // A transaction sees the activity of its beginning: the lock is held by another connection.
+    // A transaction sees the activity as of its beginning, so another connection holds the lock.
     let [mut client, mut other] =
         [(), ()].map(|()| Client::connect(&server.url(), NoTls).expect("connects"));
     let uuid: String = of(ledger, "SELECT uuid FROM ledger");
@@ -87,7 +88,7 @@ pub(crate) fn measure(server: &Server, ledger: &Path) -> Beside {
     Beside { resident, idle, hanging, shipping }
 }
 
-/// Returns the time of a block beside a shipper, of that of one without, as the median of all pairs.
+/// Returns the ratio of the time of a block beside a shipper to that of one without, as the median of all pairs.
 fn ratio(mut without: impl FnMut() -> Duration, mut beside: impl FnMut() -> Duration) -> f64 {
     without();
     let mut pair = |number: usize| {
@@ -126,7 +127,7 @@ impl Service {
         Self(ship.spawn().expect("it starts"))
     }
 
-    /// The largest resident memory of its worker, which is a child of it.
+    /// The largest resident memory of its worker, a child process.
     fn peak_mib(&self) -> f64 {
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.0.id()));
         let children = children.expect("it runs");
@@ -140,7 +141,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
-            // It ends its workers. It is a child that was not waited for: the pid is still its own.
+            // The shipper ends its workers. It is a child that was not waited for, so its pid was not reused.
             let _ = kill_process(pid, Signal::TERM);
         }
         let _ = self.0.wait();
@@ -151,7 +152,7 @@ fn count(client: &mut Client, sql: &str) -> i64 {
     client.query_one(sql, &[]).expect("read").get(0)
 }
 
-/// What the ledger answers.
+/// The result of a query on the ledger.
 fn of<T: rusqlite::types::FromSql>(ledger: &Path, sql: &str) -> T {
     let connection = rusqlite::Connection::open(ledger).expect("opens");
     connection.query_one(sql, [], |row| row.get(0)).expect("an answer")

@@ -1,7 +1,7 @@
 //! Measures what shipping a ledger to a fleet's database costs, beside bare COPY into a table of the same rows, in one run.
 //!
 //! `cargo bench --bench fleet [-- --strict]`. It needs the programs of a PostgreSQL server, which it starts in a temporary folder
-//! with the defaults of its own: `fsync` is on. With `--strict` it exits with 1 if a limit is missed.
+//! with its own defaults: `fsync` is on. With `--strict` it exits with 1 if a limit is missed.
 //!
 //! `-- --reading` measures the reports instead, over 5 million ended rows, or over as many as `--rows N` says, with a leak for every 20 of
 //! them, or as many as `--leaks N` says. `-- --beside` measures only what a shipper costs the host beside it.
@@ -142,7 +142,7 @@ fn fill(connection: &Connection, rows: usize, is_live: bool) {
     connection.execute_batch(&sql).expect("rows");
 }
 
-/// Rows a second that COPY writes, in a transaction for each 2,000.
+/// Rows per second that COPY writes, in a transaction for each 2,000.
 fn copy(server: &Server) -> f64 {
     let mut client = Client::connect(&server.url(), NoTls).expect("connects");
     client.batch_execute("CREATE TABLE bare (LIKE fleet.ended INCLUDING ALL)").expect("a table");
@@ -169,7 +169,7 @@ fn rate(count: usize, began: Instant) -> f64 {
     f64::from(u32::try_from(count).expect("small")) / began.elapsed().as_secs_f64()
 }
 
-/// Rows a second of several hosts that catch up. Each pauses for half of the time of its last batch.
+/// Rows per second of several hosts that catch up. Each pauses for half of the time of its last batch.
 fn whole_batches(server: &Server, folder: &Path) -> f64 {
     let paths: Vec<PathBuf> = (0..LEDGERS).map(|n| folder.join(format!("whole-{n}.db"))).collect();
     for path in &paths {
@@ -192,7 +192,7 @@ fn whole_batches(server: &Server, folder: &Path) -> f64 {
     rate
 }
 
-/// Batches a second of several hosts that hold their connections and add one process each time.
+/// Batches per second of several hosts that hold their connections and add one process each time.
 fn single_rows(server: &Server, folder: &Path) -> f64 {
     let hosts: Vec<_> = (0..HOSTS)
         .map(|n| {
@@ -217,7 +217,7 @@ fn single_rows(server: &Server, folder: &Path) -> f64 {
     rate(HOSTS * TURNS, began)
 }
 
-/// How long a look takes at a ledger with many live processes of which none has changed.
+/// Measures how long it takes to check a ledger with many live processes of which none has changed.
 fn read_live(folder: &Path) -> Duration {
     let path = folder.join("live.db");
     fill(&ledger(&path), LIVE, true);

@@ -50,7 +50,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // SIGQUIT: at once, with its own processes.
+        // SIGQUIT ends the server at once, with its child processes.
         if let Some(pid) =
             i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw)
         {

@@ -25,7 +25,7 @@ pub(crate) fn make(path: &Path, past: Past) -> rusqlite::Result<()> {
         .and_then(|tracker| tracker.shutdown())
         .expect("a new ledger");
     let mut ledger = Connection::open(path)?;
-    // A power cut may only cost a ledger that can be made again.
+    // A power cut can only destroy a ledger that can be created again.
     ledger.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -400000")?;
     // Maintained row by row, the indexes would take longer than everything else; built at the end they take seconds.
     let indexes = indexes(&ledger)?;

@@ -66,7 +66,7 @@ impl Side {
         timed(|| assert_eq!(self.tracker.ledger().roots().expect("read").len(), RUNNING))
     }
 
-    /// Reads the view, as `sqlite3` does.
+    /// Reads the view, like `sqlite3`.
     fn view(&self, view: &str, least: usize) -> Duration {
         timed(|| {
             let mut query = self.reader.prepare(&format!("SELECT * FROM {view}")).expect("a view");

@@ -24,7 +24,7 @@ impl Bare {
         Self { connection, owner }
     }
 
-    /// Inserts a row as `register` does.
+    /// Inserts a row, like `register`.
     pub(crate) fn insert(&mut self, task: &str, pid: u32) -> (Duration, i64) {
         let owner = self.owner;
         timed(|| {
@@ -46,7 +46,7 @@ impl Bare {
         })
     }
 
-    /// Records the end of a row as `wait` does.
+    /// Records the end of a row, like `wait`.
     pub(crate) fn end(&mut self, row: i64) -> Duration {
         let ended = timed(|| {
             let tx = self
@@ -69,7 +69,7 @@ impl Bare {
 }
 
 impl Bare {
-    /// Claims all rows at once, as where many trees are ended together.
+    /// Claims all rows at once, as when many trees are ended together.
     pub(crate) fn claim_all(&self) {
         let owner = self.owner;
         let claim = "UPDATE process SET state = 'ending', claimed_by = ?1 WHERE state = 'running'";
@@ -93,7 +93,7 @@ pub(crate) fn read_running(connection: &Connection) -> usize {
     let mut rows = query.raw_query();
     let mut count = 0;
     while let Some(row) = rows.next().expect("a row") {
-        // Each column is fetched, as a caller that uses the row does.
+        // Each column is fetched, as by a caller that uses the row.
         for column in 0..columns {
             std::hint::black_box(row.get_ref(column).expect("a column"));
         }

@@ -58,7 +58,7 @@ pub(crate) fn measure(board: &mut Board) {
     );
 }
 
-/// What eight threads achieve that commit a row before each program runs, one after another, and do nothing else.
+/// Measures eight threads that commit a row before each program runs, one after another, and do nothing else.
 fn all_gated() -> Samples {
     let folder = tempfile::tempdir().expect("a folder");
     let ledger = Mutex::new(Bare::at(&folder.path().join("bare.db")));
@@ -76,7 +76,7 @@ fn all_gated() -> Samples {
     })
 }
 
-/// Does `work` on this many threads, which are numbered.
+/// Runs `work` on this many threads, each with its number.
 fn on_threads(count: usize, work: impl Fn(usize) -> Samples + Sync) -> Samples {
     thread::scope(|scope| {
         let work = &work;
@@ -89,7 +89,7 @@ fn on_threads(count: usize, work: impl Fn(usize) -> Samples + Sync) -> Samples {
     })
 }
 
-/// What eight threads achieve with clone and exec alone: nothing is recorded.
+/// Measures eight threads that only clone and exec, and record nothing.
 fn all_bare() -> Samples {
     on_threads(THREADS, |_| {
         let mut raw = Program::new(&["/bin/true"]);

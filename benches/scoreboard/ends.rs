@@ -98,9 +98,9 @@ fn kill(count: usize, words: &[&str]) -> Duration {
     .0
 }
 
-/// Nothing but what a recorded end cannot do without: the identity of each process is read, all rows are claimed, each process
-/// gets SIGTERM and is waited for, its absence is verified, and all ends are recorded. One that is stubborn is read again after
-/// its grace, and gets SIGKILL.
+/// The minimum for a recorded end: the identity of each process is read, all rows are claimed, each process gets SIGTERM and is
+/// waited for, its absence is verified, and all ends are recorded. A stubborn process is read again after its grace, and gets
+/// SIGKILL.
 fn record_and_end(count: usize, words: &[&str], stubborn: bool) -> Duration {
     let folder = tempfile::tempdir().expect("a folder");
     let mut ledger = Bare::at(&folder.path().join("bare.db"));
@@ -142,7 +142,7 @@ fn record_and_end(count: usize, words: &[&str], stubborn: bool) -> Duration {
     .0
 }
 
-/// Waits until it sleeps: before that it may not ignore SIGTERM yet.
+/// Waits until the program sleeps; before that it may not ignore SIGTERM yet.
 fn wait_settled(pid: u32) {
     loop {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");

@@ -30,7 +30,7 @@ pub(crate) struct Former {
 }
 
 impl Former {
-    /// A registry that tracks these already.
+    /// Creates a registry that already tracks these processes.
     pub(crate) fn tracking(pids: &[u32]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("ecosystem-manager-processes.json");
@@ -61,7 +61,7 @@ impl Former {
         self.persist();
     }
 
-    /// The health check, over the first `count` of them.
+    /// Runs the health check on the first `count` processes.
     pub(crate) fn check(&mut self, count: usize) {
         let dead: Vec<u32> = (self.entries.iter().take(count))
             .map(|entry| entry.process_id)
@@ -73,7 +73,7 @@ impl Former {
         }
     }
 
-    /// What a start does: loads the list, kills the processes it names, and searches for orphans.
+    /// Performs a start: loads the list, kills the processes that it names, and searches for orphans.
     pub(crate) fn start(&self) {
         let text = fs::read(&self.file).expect("a file");
         let list: serde_json::Value = serde_json::from_slice(&text).expect("a list");

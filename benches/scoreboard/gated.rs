@@ -13,7 +13,7 @@ use std::{
 
 use super::sleepers::{Program, Raw};
 
-/// What the child and its creator share.
+/// The memory that the child and its creator share.
 struct Gate<'a> {
     program: &'a Program,
     /// 1 once the child may call execve(2).
@@ -22,7 +22,7 @@ struct Gate<'a> {
     inside: AtomicU32,
 }
 
-/// Starts the program once `commit` has returned, which gets the pid of the waiting child; returns when the program is loaded.
+/// Starts the program once `commit`, which gets the pid of the waiting child, has returned; returns when the program is loaded.
 /// The child is created in `cgroup` if there is one.
 pub(crate) fn spawn(
     program: &mut Program,
@@ -81,7 +81,7 @@ extern "C" fn pass(gate: *mut c_void) -> c_int {
     gate.program.execute()
 }
 
-/// `FUTEX_WAKE` is for one waiter, and `FUTEX_WAIT` for as long as the value is this one.
+/// `FUTEX_WAKE` wakes one waiter, and `FUTEX_WAIT` waits while the value is this one.
 fn futex(word: &AtomicU32, operation: c_int, value: u32) {
     let none = ptr::null::<libc::timespec>();
     // SAFETY: it is a futex word, and there is no time limit. A call that fails is repeated by the caller's loop.

@@ -39,7 +39,7 @@ pub(crate) fn measure(board: &mut Board) {
         board.point("health pass", "processes", size, health.median());
         board.point("orphan scan", "processes", size, orphans.median());
         ends.push((size, spawned));
-        // Its processes are the sleepers's.
+        // Its processes are the sleepers.
         std::mem::forget(fixture.tracker);
     }
     if let [(_, few), .., (most, many)] = ends.as_slice() {

@@ -58,7 +58,7 @@ pub(crate) fn measure(board: &mut Board) {
     }
     report(board, &pasts);
     for past in pasts {
-        // Its processes are the sleepers's.
+        // Its processes are the sleepers.
         std::mem::forget(past.fixture.tracker);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn measure(board: &mut Board) {
     for pid in &sleepers.pids {
         fixture.tracker.register(format!("sleepers-{pid}"), *pid).expect("it is there");
     }
-    // What follows the last registration is over by then.
+    // By then the work after the last registration is done.
     thread::sleep(Duration::from_secs(1));
     let before = wake_ups();
     thread::sleep(time);
@@ -58,7 +58,7 @@ pub(crate) fn measure(board: &mut Board) {
     std::mem::forget(fixture.tracker);
 }
 
-/// The processor time that this process takes for `work`, in all threads.
+/// Returns the processor time that this process uses for `work`, in all threads.
 fn processor_time(work: impl FnOnce()) -> Duration {
     let now = || {
         let time = clock_gettime(ClockId::ProcessCPUTime);
@@ -69,7 +69,7 @@ fn processor_time(work: impl FnOnce()) -> Duration {
     Duration::from_nanos((now() - before).unsigned_abs())
 }
 
-/// How often the other threads of this process have slept so far.
+/// Returns how often the other threads of this process have slept so far.
 fn wake_ups() -> u64 {
     let own = rustix::thread::gettid().as_raw_nonzero().to_string();
     let threads = fs::read_dir("/proc/self/task").expect("threads");

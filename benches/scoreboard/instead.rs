@@ -1,8 +1,8 @@
-//! What a user would pick instead, doing the same thing in turns with this crate.
+//! Alternatives that a user might pick, measured in turns with this crate on the same work.
 //!
-//! None of them records a program before it runs. Each is measured from where its user stands: a library from inside a process
-//! of its language that is already running, a command as a command. What is not installed is left out, which is printed;
-//! execa is found by `EXECA`, the path of its `index.js`.
+//! None of them records a program before it runs. Each is measured from its user's position: a library from inside a process of
+//! its language that is already running, a command as a command. Tools that are not installed are skipped, with a message; execa
+//! is found by `EXECA`, the path of its `index.js`.
 
 use std::{
     env,
@@ -20,7 +20,7 @@ use super::{
 };
 
 const TRUE: &str = "/bin/true";
-/// A program with ten children, which all obey.
+/// A program with ten children, all of which obey.
 const TREE: &str = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1000 & done; echo; wait";
 
 /// For each line that it reads: runs a program, and writes how many nanoseconds that took.
@@ -44,7 +44,7 @@ for _ in sys.stdin:
     print(time.perf_counter_ns() - start, flush=True)
 "#;
 
-/// The recipe of psutil's documentation for a tree: its children, SIGTERM to each, and to wait.
+/// The recipe of psutil's documentation for a tree: list its children, send SIGTERM to each, and wait.
 const PSUTIL_TREE: &str = r#"
 import subprocess, sys, time, psutil
 print(0, flush=True)
@@ -146,12 +146,12 @@ impl Coprocess {
     }
 
     fn psutil(script: &str) -> Option<Self> {
-        // Debian's own, where another one comes first in PATH.
+        // Debian's own, in case another one comes first in PATH.
         let start = |python| Self::start(Command::new(python).args(["-c", script, TREE]));
         ["python3", "/usr/bin/python3"].into_iter().find_map(start).or_else(|| missing("psutil"))
     }
 
-    /// Returns `None` if it does not run.
+    /// Returns `None` if the program cannot be started.
     fn start(command: &mut Command) -> Option<Self> {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = child.spawn().ok()?;
@@ -159,7 +159,7 @@ impl Coprocess {
         let answers = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut coprocess = Self { child, orders, answers };
         coprocess.answer()?;
-        // The first are slower: they load what they need.
+        // The first rounds are slower, since they load code.
         (0..5).for_each(|_| _ = coprocess.once());
         Some(coprocess)
     }
@@ -218,7 +218,7 @@ impl Pueue {
     }
 
     fn once(&self) -> Duration {
-        // Without `pueue wait`, which looks every two seconds.
+        // Without `pueue wait`, which polls every two seconds.
         once(&mut self.client(&["add", "--", TRUE]))
     }
 }
@@ -230,8 +230,8 @@ impl Drop for Pueue {
     }
 }
 
-/// Always `None`, for what is left out.
+/// Always `None`, for tools that are skipped.
 fn missing<T>(name: &str) -> Option<T> {
-    eprintln!("{name} is not installed: its lines are left out");
+    eprintln!("{name} is not installed: its lines are skipped");
     None
 }

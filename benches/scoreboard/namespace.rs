@@ -1,4 +1,4 @@
-//! Where a group runs: in a process of its own, in a PID namespace of its own that ends with it.
+//! Runs a group in a process of its own, in a PID namespace of its own that ends with it.
 
 use std::{
     fs,

@@ -48,7 +48,7 @@ fn open(path: &Path) -> Duration {
     took
 }
 
-/// Nothing but what an instance needs: a bare open, a locked file that shows that it lives, its row, and the row of the pass that
+/// The minimum that an instance needs: a bare open, a locked file that shows that it lives, its row, and the row of the pass that
 /// found nothing to reap, which is committed before anything may be spawned.
 fn open_least(path: &Path, round: usize) -> Duration {
     let lock = path.with_extension(format!("lock-{round}"));

@@ -25,11 +25,11 @@ pub(crate) fn measure(board: &mut Board) {
     orphans(board, &sleepers, rounds);
     let fixture = tracked(&sleepers);
     health(board, &fixture, &sleepers, rounds);
-    // Its processes are the sleepers's.
+    // Its processes are the sleepers.
     std::mem::forget(fixture.tracker);
 }
 
-/// A tracker that has registered the whole sleepers.
+/// A tracker that has registered all sleepers.
 pub(crate) fn tracked(sleepers: &Sleepers) -> Fixture {
     let fixture = Fixture::quiet();
     for pid in &sleepers.pids {

@@ -14,7 +14,7 @@ use super::{
     score::{Board, Line, Unit},
 };
 
-/// How many are started at the same time.
+/// How many prefixes are started at the same time.
 const AT_ONCE: usize = 100;
 const TINI: &[&str] = &["tini", "-s", "--"];
 const SETSID: &[&str] = &["setsid", "--wait"];
@@ -65,8 +65,8 @@ pub(crate) fn measure(board: &mut Board) {
     held(board, &ledger);
 }
 
-/// Nothing but what a prefix that records cannot do without, in a process of its own: it opens a ledger that was used before,
-/// commits a row, runs `true`, and commits its end. What is missing is all that makes the record one to act on.
+/// The minimum for a prefix that records, in a process of its own: it opens a ledger that was used before, commits a row, runs
+/// `true`, and commits its end. It omits everything that makes it safe to act on the record.
 pub(crate) fn serve_bare(ledger: &str) -> ExitCode {
     let connection = Connection::open(ledger).expect("a ledger");
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
@@ -85,7 +85,7 @@ fn bare(ledger: &Path) -> Command {
     command
 }
 
-/// What a `run` holds while its program runs.
+/// Measures the memory that a `run` holds while its program runs.
 fn held(board: &mut Board, ledger: &Path) {
     let mut command = ours(ledger, "session");
     command.args(["sh", "-c", "echo; exec sleep 100"]).stdout(Stdio::piped());
@@ -95,7 +95,7 @@ fn held(board: &mut Board, ledger: &Path) {
     let pid = child.id();
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").count();
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
-    // The program's text is clean, and shared with each other `run`.
+    // The program's text is clean, and shared with every other `run`.
     let dirty = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:"));
     let kib = dirty.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
     let bytes = kib.expect("a size") * 1024.0;

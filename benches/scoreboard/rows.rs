@@ -56,8 +56,8 @@ fn registering(board: &mut Board, sleepers: &Sleepers, rounds: usize) {
     std::mem::forget(fixture.tracker);
 }
 
-/// Nothing but what a row needs: the process is pinned and read, and its row is committed. No process is read twice, as the first
-/// time takes longest.
+/// The minimum for a row: the process is pinned and read, and its row is committed. No process is read twice, since the first
+/// read takes longest.
 fn floor_of_registering(bare: &mut Bare, rounds: usize) -> Samples {
     let sleepers = Sleepers::new(rounds);
     let mut floor = Samples::default();
@@ -80,7 +80,7 @@ fn floor_of_registering(bare: &mut Bare, rounds: usize) -> Samples {
     floor
 }
 
-/// The program is dead before the measurement: what is left is to read its status, to scan for strays, and to record the end.
+/// The program is dead before the measurement, which covers reading its status, scanning for strays, and recording the end.
 fn ending(board: &mut Board, rounds: usize) {
     let fixture = Fixture::quiet();
     let folder = tempfile::tempdir().expect("a folder");
@@ -95,7 +95,7 @@ fn ending(board: &mut Board, rounds: usize) {
     };
     let update = |round: usize| {
         let (_, row) = bare.insert(&format!("task-{round}"), 2);
-        // A program runs and ends in between, as with ours: both find the caches as that program left them.
+        // A program runs and ends in between, as with ours, so both find the caches in the same state.
         let child = raw.vfork();
         wait_dead(child.0.cast_unsigned());
         child.wait();
@@ -127,7 +127,7 @@ fn former_end(former: &mut Former, child: super::sleepers::Raw) -> Duration {
     .0
 }
 
-/// Waits until it is a zombie; it stays one.
+/// Waits until the process is a zombie, and leaves it one.
 pub(crate) fn wait_dead(pid: u32) {
     use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");

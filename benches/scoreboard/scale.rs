@@ -1,4 +1,4 @@
-//! How much a run measures.
+//! The amount that a run measures.
 
 /// The amount that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

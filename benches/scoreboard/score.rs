@@ -1,4 +1,4 @@
-//! The table: lines, their targets, and how they are written.
+//! The table: its lines, their targets, and their formatting.
 
 use std::{fmt::Write, path::PathBuf};
 
@@ -47,7 +47,7 @@ pub(crate) struct Line {
     targets: Vec<String>,
     /// `None` for a line without a target that is shown for comparison only.
     met: Option<bool>,
-    /// The time of the former implementation for the same, in nanoseconds.
+    /// The time of the former implementation for the same operation, in nanoseconds.
     former: Option<f64>,
     /// How that figure was obtained, if it was not measured in full.
     former_note: Option<String>,
@@ -157,7 +157,7 @@ impl Line {
     }
 }
 
-/// What was measured.
+/// The results of all groups.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Board {
     machine: String,

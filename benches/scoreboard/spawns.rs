@@ -89,7 +89,7 @@ fn former_spawn(former: &mut Former, round: usize) -> Duration {
     took
 }
 
-/// What a spawn that is recorded before its program runs cannot do without, and nothing else.
+/// The minimum for a spawn that is recorded before its program runs.
 struct Floor {
     ledger: Bare,
     program: Program,
@@ -136,7 +136,7 @@ impl Floor {
         let mut keeper = Command::new(env!("CARGO_BIN_EXE_procledger-keeper"));
         keeper.stdin(Stdio::null()).stderr(Stdio::null());
         let (took, status) = timed(|| keeper.status().expect("it starts"));
-        assert_eq!(status.code(), Some(2), "nothing has asked for it");
+        assert_eq!(status.code(), Some(2), "the keeper was not asked to serve");
         took + self.spawn(round)
     }
 }
@@ -168,7 +168,7 @@ fn contained(board: &mut Board, raw: &mut Program, floor: &mut Floor, rounds: us
                 board.add(line.at_most(target));
                 contained_beside_floor(board, &fixture, floor, what, mode, rounds);
             }
-            Err(error) => eprintln!("  {what}: not to be had here: {error}"),
+            Err(error) => eprintln!("  {what}: not available here: {error}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A short program from its start until its end is recorded, next to what a program without this crate does for the same.
+//! A short program from its start until its end is recorded, next to the same work in a program without this crate.
 
 use std::{
     process::{Command, Stdio},
@@ -29,7 +29,7 @@ pub(crate) fn measure(board: &mut Board) {
     );
 }
 
-/// With the monitor, as a host runs.
+/// With the monitor, like a host.
 fn ours(fixture: &Fixture, round: usize) -> Duration {
     timed(|| fixture.spawn(&format!("whole-{round}"), &[TRUE]).wait().expect("it ends")).0
 }

@@ -30,10 +30,10 @@ impl fmt::Display for SuspectReason {
             ),
             Self::OtherUser(uid) => write!(
                 f,
-                "it carries the task's token, but belongs to uid {uid}: the task may have become that user, or that user may have copied the token; end it by hand if it is the task's"
+                "it carries the task's token, but belongs to uid {uid}: the task may have become that user, or that user may have copied the token; end it manually if it belongs to the task"
             ),
             Self::Unreadable => f.write_str(
-                "its environment may not be read, and the process that started it is gone: the task may have left it; end it by hand if it is the task's",
+                "its environment may not be read, and the process that started it is gone: the task may have left it; end it manually if it belongs to the task",
             ),
         }
     }

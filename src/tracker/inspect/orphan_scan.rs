@@ -42,7 +42,7 @@ const SYSTEMD: &str = "/run/systemd/system";
 /// controlling terminal, not in a systemd service, and not tracked by a live instance of a ledger.
 ///
 /// This needs no ledger, and changes nothing. A person must decide whether a process is still needed: a daemon that was started
-/// by hand looks the same.
+/// manually looks the same.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
