@@ -118,7 +118,7 @@ impl Drop for Lock {
     }
 }
 
-/// Returns `None` where the file appeared or vanished meanwhile, so that the caller starts again.
+/// Returns `None` if the file appeared or vanished meanwhile, so that the caller starts again.
 ///
 /// In two steps: with `O_CREAT` on an existing file `fs.protected_regular` may refuse even root in a sticky folder.
 fn open_or_create(path: &Path, owner: u32) -> Result<Option<File>> {

@@ -65,7 +65,7 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// As [`Address::parse`], and if the address asks for verification.
+    /// Like [`Address::parse`], and if the address requires verification.
     pub fn parse_unverified(url: &str) -> Result<Self> {
         Self::new(url, true)
     }

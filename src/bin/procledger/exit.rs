@@ -9,8 +9,8 @@
 //!
 //! `run` exits with its program's code (128 + signal if a signal ended it; never 0 if something else ended it) and has codes of
 //! its own: 75 the task already runs, 124 it ran for longer than it may, 125 a failure of its own, 126 not executable, 127 not
-//! found. `wait` exits like the `run` of the task, with 75 if the task still runs after `--timeout`, and with 127 if there is no
-//! such task.
+//! found. `wait` exits like the `run` of the task, with 75 if the task is still running after `--timeout`, and with 127 if there
+//! is no such task.
 
 use std::{error::Error as StdError, io, process::ExitCode};
 

@@ -72,7 +72,7 @@ pub struct ShipOptions {
 }
 
 impl ShipOptions {
-    /// Returns the defaults for a host: every 30 seconds, all of it; a fleet is given up after 30 days.
+    /// Returns the defaults for a host: everything, every 30 seconds; a fleet is given up after 30 days.
     pub fn new(host: impl Into<String>) -> Self {
         Self {
             host: host.into(),

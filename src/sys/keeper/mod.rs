@@ -44,7 +44,7 @@ pub(crate) use server::{
 };
 pub(crate) use transport::Transport;
 
-/// The name that the keeper sets for itself, truncated like the kernel does (`TASK_COMM_LEN`).
+/// The name that the keeper sets for itself, truncated as by the kernel (`TASK_COMM_LEN`).
 const COMM: &std::ffi::CStr = c"procledger-keep";
 /// Reports whether a process has the name of a keeper. Any process may set it.
 pub(crate) fn is_name(comm: &[u8]) -> bool {

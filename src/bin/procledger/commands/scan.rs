@@ -29,7 +29,7 @@ the user's service manager, or another subreaper), if it has no controlling term
 cgroup is not that of a systemd service. Processes that a live instance of a ledger tracks are \
 left out, and so are the programs of procledger. The scan needs no ledger, ends nothing and \
 changes nothing. You have to decide whether a process is still needed: a daemon that was started \
-by hand looks the same.
+manually looks the same.
 
 The last line is the `reap --dry-run` command that would find these processes by their names.
 
@@ -75,7 +75,7 @@ impl ScanArgs {
         self.min_age.unwrap_or(DEFAULT_MIN_AGE)
     }
 
-    /// Returns the command that would look at the trees; `None` if none of them has a name.
+    /// Returns the command that would list the trees; `None` if none of them has a name.
     fn reap(&self, trees: &[OrphanTree]) -> Option<Vec<String>> {
         let without_ledger = trees.iter().filter(|tree| tree.ledger.is_none());
         let names: BTreeSet<&str> =

@@ -115,7 +115,7 @@ pub(super) fn ship(context: &Context, options: &Options) -> Result<Exit> {
     }
 }
 
-/// Returns where the ledger is to be continued; its start, if the file does not exist or is of another ledger.
+/// Returns the position from which the ledger is continued: its start if the file does not exist or belongs to another ledger.
 fn read(file: &Path, stream: &Stream) -> Result<Position> {
     let shown = file.display();
     let text = match fs::read(file) {
