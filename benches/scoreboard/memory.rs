@@ -33,7 +33,7 @@ pub(crate) fn measure(board: &mut Board) {
     );
     drop(sleepers);
     let reader = bare::open(&fixture.path());
-    // The sleepers has been killed, but its processes may not have exited yet.
+    // The sleepers have been killed, but their processes may not have exited yet.
     let rows = loop {
         fixture.tracker.health_pass().expect("a pass");
         let counts = "SELECT count(*) FILTER (WHERE state = 'ended'), count(*) FROM process";

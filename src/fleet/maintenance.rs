@@ -195,7 +195,7 @@ fn rebuild(client: &mut Client, now: DateTime<Utc>, done: &mut Maintenance) -> R
         } else {
             format!("REINDEX INDEX CONCURRENTLY {index}")
         };
-        // Neither can be a part of a transaction: the session is checked before.
+        // Neither statement can be part of a transaction, so the session is checked before.
         drop(begin(client, what)?);
         client
             .batch_execute("SET statement_timeout = '1h'")

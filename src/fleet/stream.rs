@@ -21,7 +21,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`Ledger::open`](crate::Ledger::open); unsupported if the ledger has a schema before 4, and so no uuid.
+    /// As for [`Ledger::open`](crate::Ledger::open); unsupported if the ledger has a schema before 4, and so no uuid.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let store = Store::open_read_only(path.as_ref())?;
         let (uuid, start) = store.stream_start()?;

@@ -7,7 +7,7 @@ use crate::{
     sys::snapshot::{Snapshot, Stat},
 };
 
-/// Maximum number of suspects that are reported for one tree: any user may start more.
+/// Maximum number of suspects that are reported for one tree, since any user may start more.
 pub(crate) const LISTED: usize = 16;
 
 /// Why a process is a suspect.

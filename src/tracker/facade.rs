@@ -318,13 +318,12 @@ impl Tracker {
         terminate::kill(self.usable()?, task_ids, asked_by, plan)
     }
 
-    /// Ends a task of any instance as [`kill`](Self::kill) does, unless another living instance is already ending it: then nothing
-    /// happens to the task here, and the report is empty. For two programs that both want to start the task anew, and should not cut
-    /// its grace period short.
+    /// Ends a task of any instance like [`kill`](Self::kill), unless another live instance is already ending it; then this does
+    /// nothing, and returns an empty report. It lets several programs restart a task without cutting its grace period short.
     ///
     /// # Errors
     ///
-    /// As [`kill`](Self::kill).
+    /// As for [`kill`](Self::kill).
     pub fn kill_unless_ending(&self, task_id: &str, asked_by: &str) -> Result<Report> {
         terminate::kill_unless_ending(self.usable()?, task_id, asked_by)
     }

@@ -1,4 +1,4 @@
-//! The ancestors of this process: a task that runs this command cannot be ended, or waited for, by it.
+//! The ancestors of this process. If a task runs this command, the command can neither end that task nor wait for it.
 
 use std::{fs, iter};
 

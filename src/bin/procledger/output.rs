@@ -36,7 +36,7 @@ static ASIDE: OnceLock<[BoundedOutput; 2]> = OnceLock::new();
 /// Time within which an active reader takes the last output.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Whether lines on stderr that nothing reads are dropped.
+/// Whether unread lines on stderr are dropped.
 static DROPS: AtomicBool = AtomicBool::new(false);
 
 /// Lines on stderr that were dropped since the last one that was written. Written under the lock of stderr.
@@ -182,7 +182,7 @@ struct JsonParts {
 }
 
 impl JsonParts {
-    /// The size at which a part is printed.
+    /// The size from which a part is printed.
     const SIZE: usize = 64 << 10;
 
     fn print(&mut self) {
@@ -202,7 +202,7 @@ impl Write for JsonParts {
     #[inline]
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.text.extend_from_slice(bytes);
-        // Line breaks within strings are escaped: what ends with one is whole.
+        // Line breaks within strings are escaped, so text that ends with one is complete.
         if self.text.len() >= Self::SIZE && bytes.ends_with(b"\n") {
             self.print();
         }
@@ -244,7 +244,7 @@ pub(crate) fn to_stderr(text: &str) {
         return;
     }
     let dropped = DROPPED.load(Ordering::Relaxed);
-    // Where a line was not read, the next one waits no longer.
+    // After a line that was not read, the next one does not wait.
     let limit = if dropped == 0 { LAST_WORDS } else { Duration::ZERO };
     let dropped_before = match dropped {
         0 => String::new(),
@@ -255,13 +255,14 @@ pub(crate) fn to_stderr(text: &str) {
     DROPPED.store(if written { 0 } else { dropped + 1 }, Ordering::Relaxed);
 }
 
-/// Makes each further line on stderr wait for a reader for a moment only: a pipe or a terminal that nothing reads would block
-/// the process for good, with the task that it owns.
+/// Limits how long each further line on stderr waits for a reader. Otherwise a pipe or a terminal that nothing reads would block
+/// the process forever, and with it the task that it owns.
 pub(crate) fn drop_unread_lines() {
     DROPS.store(true, Ordering::Relaxed);
 }
 
-/// Writes `text` in parts that a pipe takes as a whole once it is writable; returns whether it waited for no part in vain.
+/// Writes `text` in parts that a pipe takes as a whole once it is writable; returns `false` if a part could not be written within
+/// `limit`.
 fn write_within(to: &mut (impl Write + AsFd), text: &str, limit: Duration) -> bool {
     for part in text.as_bytes().chunks(libc::PIPE_BUF) {
         let ready = poll_within(&mut [PollFd::new(&*to, PollFlags::OUT)], Some(limit));

@@ -24,7 +24,7 @@ impl TerminalModes {
         Some(Self { terminal, modes })
     }
 
-    /// Sets them again, if this process is in the foreground: a program that was killed could not do so.
+    /// Restores the modes, if this process is in the foreground: a program that was killed could not do so.
     pub(crate) fn restore(&self) {
         if tcgetpgrp(&self.terminal).is_ok_and(|group| group == getpgrp()) {
             // If it fails, the terminal has hung up.

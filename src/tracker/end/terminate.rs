@@ -50,7 +50,7 @@ pub(in crate::tracker) fn kill(
     kill_rows(core, &rows, &asked(asked_by), Some(asked_by), plan)
 }
 
-/// Ends a task of any instance, unless a living one is ending it; see
+/// Ends a task of any instance, unless a live instance is ending it; see
 /// [`Tracker::kill_unless_ending`](crate::Tracker::kill_unless_ending).
 pub(in crate::tracker) fn kill_unless_ending(
     core: &Arc<Core>,

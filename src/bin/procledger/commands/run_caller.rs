@@ -86,7 +86,7 @@ impl CallerArgs {
         pin(pid, tick).map(Some).map_err(|error| refused(&what, &error))
     }
 
-    /// Acts on the run because of which the task could not be started, the `first` time or again; returns whether to try again.
+    /// Acts on the run that prevents the task from starting, for the `first` time or again; returns whether to try again.
     pub(crate) fn make_way(
         &self,
         context: &Context,
@@ -123,8 +123,8 @@ impl CallerArgs {
     }
 }
 
-/// Ends an earlier run. What another instance is ending already is left to it, since a second kill would cut its grace short: of
-/// several callers that replace the same run, one ends it and all others wait.
+/// Ends an earlier run, unless another instance is already ending it, since a second kill would cut its grace short: of several
+/// callers that replace the same run, one ends it and the others wait.
 fn replace(context: &Context, tracker: &Tracker, task: &TaskId) -> Result<()> {
     let by = context.asked_by("run");
     let ended = |report: procledger::Result<Report>| match report {
