@@ -25,8 +25,9 @@ use crate::{
 const OTHERS: &str = "(all others)";
 /// How many tasks or programs are named.
 const NAMED: &str = "1000";
-/// For sums by task. Parallel workers would each group nearly all of a million tasks, sort them, and hand them to one process: that
-/// takes half as much CPU time again, and is no faster.
+/// The setting of PostgreSQL for sums. Parallel workers would each group nearly all of a million tasks, sort them, and hand them to one
+/// process: that takes half as much CPU time again, and is no faster. Those of the other sums of a page would only take the CPU from the
+/// sums by task, which another connection makes meanwhile.
 const SERIAL: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
 
 /// A fleet, open for reading. It needs the role `fleet_read`.
@@ -177,9 +178,9 @@ impl Fleet {
         let of_hours: [&(dyn ToSql + Sync); 2] = [&from, &first_hour];
         let parameters = if by == Some(Hour) { &of_hours[..] } else { &all[..] };
         let what = "count the leaks";
-        let is_serial = by == Some(Task) && self.meta.engine != Engine::Cockroach;
+        let has_workers = self.meta.engine != Engine::Cockroach;
         let rows = read(&mut self.client, what, |client| {
-            let begun = if is_serial { client.batch_execute(SERIAL) } else { Ok(()) };
+            let begun = if has_workers { client.batch_execute(SERIAL) } else { Ok(()) };
             begun.and_then(|()| client.query(&sql, parameters)).map_err(|error| failed(what, error))
         })?;
         let mut groups: Vec<LeakGroup> = rows.iter().map(|row| group(row, by)).collect();
