@@ -1,4 +1,4 @@
-//! The right to write: an exclusive `flock` on `PATH.lock`, or on the export itself where no such file can be created.
+//! The right to write: an exclusive `flock` on `PATH.lock`, or on the export itself if no such file can be created.
 
 use std::{
     fs::{File, Metadata, Permissions},

@@ -273,7 +273,7 @@ fn span(milliseconds: i64) -> Duration {
     Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0))
 }
 
-/// Reads the JSON array of a command; as one word where a host has shipped something else.
+/// Reads the JSON array of a command; as one word if a host has shipped something else.
 fn command(text: &str) -> Vec<String> {
     serde_json::from_str(text).unwrap_or_else(|_| vec![text.to_owned()])
 }

@@ -37,7 +37,7 @@ impl TreeRecord {
 /// One member of a tree.
 #[derive(Clone, Debug)]
 pub struct TreeMember {
-    /// Its row, where the ledger has one: of every root, and of descendants since the first health pass that saw them.
+    /// Its row, if the ledger has one: every root has a row, and a descendant has one from the first health pass that saw it.
     pub process: Option<ProcessId>,
     /// Its pid.
     pub pid: Pid,

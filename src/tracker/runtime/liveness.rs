@@ -218,7 +218,7 @@ impl<'a> LivenessCheck<'a> {
 }
 
 /// The lock files of this image's trackers: an instance with our own identity that is not among these was ended by an exec.
-/// Written where a tracker is opened and dropped, read where an instance is checked.
+/// Written when a tracker is opened and dropped, read when an instance is checked.
 static OPEN_HERE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// Registers an instance as one of this image, until it is dropped.

@@ -43,7 +43,7 @@ impl Verbosity {
 
 impl Ended {
     /// Returns the exit code, and reports why the program was ended. A program that was ended may nevertheless exit with 0; `run`
-    /// does not. A code that counts as a `success` is replaced by 0, where the program has ended by itself.
+    /// does not. A code that counts as a `success` is replaced by 0, if the program has ended by itself.
     ///
     /// If the ledger cannot be read, a code other than 0 is the program's in any case.
     pub(super) fn conclude(

@@ -105,7 +105,7 @@ fn is_recorded(member: &TreeMember) -> bool {
     member.evidence == "recorded descendant"
 }
 
-/// `nightly: running, 3 processes, 12.5M, 0.31s of CPU, containment session`
+/// Formats the heading: `nightly: running, 3 processes, 12.5M, 0.31s of CPU, containment session`.
 fn heading(tree: &TreeRecord) -> String {
     let task = tree.root.spec.task_id.as_ref().map_or("(no task)", |task| task.as_str());
     let alive = tree.members.iter().filter(|member| member.alive).count();

@@ -57,7 +57,7 @@ impl Figure {
     }
 }
 
-/// `1,234,567`.
+/// Formats a number, such as `1,234,567`.
 pub(super) fn thousands(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -82,7 +82,7 @@ fn hours_shown(hours: f64) -> String {
     }
 }
 
-/// `1 leak`, `2 leaks`.
+/// Formats a count with its noun, such as `1 leak` or `2 leaks`.
 pub(super) fn counted(count: u64, word: &str, words: &str) -> String {
     format!("{} {}", thousands(count), if count == 1 { word } else { words })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `850ms`, `12s`, `4m 05s`, `1h 02m`, `3d 04:05:06`.
+/// Formats a span, such as `850ms`, `12s`, `4m 05s`, `1h 02m` or `3d 04:05:06`.
 pub(crate) fn span(span: Duration) -> String {
     let Parts { days, hours, minutes, seconds } = Parts::of(span);
     match span.as_secs() {
@@ -47,7 +47,7 @@ impl Parts {
     }
 }
 
-/// `512 B`, `1.5 MiB`; `-` if nothing was measured.
+/// Formats a size, such as `512 B` or `1.5 MiB`; `-` if nothing was measured.
 pub(crate) fn bytes(bytes: Option<u64>) -> String {
     let Some(bytes) = bytes else { return "-".to_owned() };
     let mut unit = "B";

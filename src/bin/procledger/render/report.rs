@@ -133,7 +133,7 @@ pub(crate) fn suspect_line(suspect: &Suspect) -> String {
     )
 }
 
-/// `ended by TERM, 3 ms`.
+/// Formats an outcome, such as `ended by TERM, 3 ms`.
 pub(crate) fn after(outcome: &str, died_after: Option<Duration>) -> String {
     let after = |span: Duration| format!("{outcome}, {} ms", span.as_millis());
     died_after.map_or_else(|| outcome.to_owned(), after)

@@ -15,19 +15,19 @@ pub(crate) fn calendar(time: SystemTime) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(unix_millis(time))
 }
 
-/// `2025-01-10T12:34:56.789Z` (RFC 3339); the Unix milliseconds where the calendar cannot represent them.
+/// Formats a time as `2025-01-10T12:34:56.789Z` (RFC 3339), or as Unix milliseconds if the calendar cannot represent it.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let text = |date: DateTime<Utc>| date.to_rfc3339_opts(SecondsFormat::Millis, true);
     calendar(time).map_or_else(|| unix_millis(time).to_string(), text)
 }
 
-/// `2025-01-10 12:34:56Z`.
+/// Formats a time as `2025-01-10 12:34:56Z`.
 pub(crate) fn clock(time: SystemTime) -> String {
     let text = rfc3339(time);
     text.get(..19).map_or_else(|| text.clone(), |text| text.replace('T', " ") + "Z")
 }
 
-/// Returns the time since `earlier`; zero where the clock was set back between them.
+/// Returns the time since `earlier`; zero if the clock was set back between them.
 pub(crate) fn since(now: SystemTime, earlier: SystemTime) -> Duration {
     now.duration_since(earlier).unwrap_or_default()
 }
