@@ -205,7 +205,7 @@ const WRONG: [(&[&str], &str); 118] = [
     (&["run", "--stop-signal", "INT:5", "--", "true"], "has no unit"),
     (&["run", "--stop-signal", "INT:", "--", "true"], "it is empty"),
     (&["run", "--stop-signal", "KILL:1s", "--", "true"], "SIGKILL is not a stop signal"),
-    (&["run", "--stop-signal", "INT:2days", "--", "true"], "longer than a day"),
+    (&["run", "--stop-signal", "INT:2days", "--", "true"], "more than a day"),
     (&["run", "--rewrite", "TERM", "--", "true"], "write two signals, such as TERM:QUIT"),
     (&["run", "--rewrite", "TERM:BYE", "--", "true"], "write a signal such as TERM"),
     (&["run", "--rewrite", "KILL:TERM", "--", "true"], "KILL is never forwarded"),
