@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    identity::Identity,
+    identity::{Identity, Pid},
     model::{InstanceId, Millis, ProcessId, ProcessRecord, TaskId},
 };
 
@@ -30,6 +30,11 @@ pub(super) const LIVE: Select = Select(
 pub(super) const LIVE_OF: Select = Select(
     "process AS p INDEXED BY process_live_owner",
     "WHERE p.owner = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id",
+);
+pub(super) const LIVE_OF_OTHERS: Select = Select(
+    "process AS p INDEXED BY process_live_owner",
+    "WHERE p.state <> 'ended' AND p.owner <> ?1
+       AND p.pid IN (SELECT value FROM json_each(?2)) ORDER BY p.id",
 );
 pub(super) const LIVE_OF_TASK: Select = Select(
     "process AS p INDEXED BY process_live_task",
@@ -60,6 +65,17 @@ impl Store {
     /// Does the same as [`Store::live`] for one instance.
     pub(crate) fn live_of(&self, owner: InstanceId) -> Result<Vec<ProcessRecord>> {
         self.processes("list the processes of an instance", LIVE_OF, [owner.0])
+    }
+
+    /// Does the same as [`Store::live`] for other instances' rows with one of these PIDs.
+    pub(crate) fn live_of_others(
+        &self,
+        own: InstanceId,
+        pids: &[Pid],
+    ) -> Result<Vec<ProcessRecord>> {
+        let pids: Vec<u32> = pids.iter().map(|pid| pid.get()).collect();
+        let pids = serde_json::Value::from(pids).to_string();
+        self.processes("list processes of other instances", LIVE_OF_OTHERS, (own.0, pids))
     }
 
     /// Does the same as [`Store::live`] for one task.

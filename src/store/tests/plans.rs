@@ -77,6 +77,13 @@ fn given_rows_are_read_by_their_numbers() {
     assert_eq!(lines[1..], ["SEARCH p USING INTEGER PRIMARY KEY (rowid=?)"]);
 }
 
+#[test]
+fn rows_of_others_with_known_pids_are_found_among_live_ones() {
+    let f = Fixture::new();
+    let lines = plan(&f, &process_queries::LIVE_OF_OTHERS.sql(Schema::latest()));
+    assert!(lines[0].starts_with("SCAN p USING INDEX process_live_owner"), "{lines:?}");
+}
+
 /// A window of 30 days costs only its own rows, however many years of history precede it.
 #[test]
 fn a_report_reads_only_its_window() {

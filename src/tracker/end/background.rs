@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    context, flush, outcome, own_trees, release,
+    context, flush, nested_instances, outcome, own_trees, release,
     run::{EndContext, EndQueue, TreeOutcome, TreeTarget, end_as_they_come},
 };
 use crate::{
@@ -129,16 +129,18 @@ impl<'a> EndQueue<'a> for Worker<'a> {
         let core = self.core;
         let began = Instant::now();
         let (mut claimed, mut unclaimed) = (Vec::new(), Vec::new());
-        let (mut rows, mut answers) = (Vec::new(), Vec::new());
+        let (mut rows, mut answers, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         for end in ends {
             let row = end.root.row;
             let Some(due) = self.under_way.remove(&row) else { continue };
             let settled = if self.unclaimed.remove(&row) { &mut unclaimed } else { &mut claimed };
             let concluded = outcome::conclude_tree(core, &due.cause, end, began);
             settled.extend(concluded.settled);
+            ended.extend(concluded.ended);
             rows.push(row);
             answers.push((due.answer, concluded.report));
         }
+        claimed.extend(nested_instances::settle_rows(core, &ended));
         // An error is logged, and retried.
         let _ = outcome::write(core, None, claimed);
         if !unclaimed.is_empty() {

@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Instant};
 
 use super::{
     adopted_zombies, exit_statuses,
+    nested_instances::{self, Ended},
     run::{Fate, LeftRunning, MemberOutcome, Suspected, TreeOutcome},
     spared::settle_spared,
 };
@@ -51,20 +52,23 @@ pub(in crate::tracker) fn record_found(
 pub(in crate::tracker) struct Conclusion {
     pub(in crate::tracker) settled: Vec<Settled>,
     pub(in crate::tracker) report: Report,
+    /// The members that have ended, for the rows that nested instances have of them.
+    pub(in crate::tracker) ended: Vec<Ended>,
 }
 
 impl Conclusion {
     /// Returns the conclusion of an attempt that failed, so that nothing was ended.
     pub(in crate::tracker) fn failed(error: &crate::error::Error) -> Self {
         Self {
-            settled: Vec::new(),
             report: Report { errors: vec![error.to_string()], ..Report::default() },
+            ..Self::default()
         }
     }
 
     pub(in crate::tracker) fn absorb(&mut self, other: Self) {
         self.settled.extend(other.settled);
         self.report.absorb(other.report);
+        self.ended.extend(other.ended);
     }
 }
 
@@ -88,6 +92,8 @@ pub(in crate::tracker) fn conclude_each(
     for end in ends {
         all.absorb(conclude_tree(core, &cause_of(end.root.row), end, began));
     }
+    let ended = std::mem::take(&mut all.ended);
+    all.settled.extend(nested_instances::settle_rows(core, &ended));
     all
 }
 
@@ -133,7 +139,7 @@ pub(in crate::tracker) fn conclude_tree(
     began: Instant,
 ) -> Conclusion {
     let TreeOutcome { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
-    let Conclusion { mut settled, mut report } = Conclusion::default();
+    let Conclusion { mut settled, mut report, mut ended } = Conclusion::default();
     for mut member in members {
         report.checked += 1;
         if interrupted && let Fate::Survived { why, .. } = &mut member.fate {
@@ -171,9 +177,10 @@ pub(in crate::tracker) fn conclude_tree(
         if member.is_root {
             publish_root(core, cause, &root, &member, began);
         }
-        settled.extend(
-            member.row.map(|row| settle(cause, row, &member, death_of(core, &root, &member))),
-        );
+        let death = death_of(core, &root, &member);
+        let one = member.row.map(|row| settle(cause, row, &member, death));
+        ended.extend(one.as_ref().and_then(|one| Ended::of(member.info.identity, one, cause)));
+        settled.extend(one);
         log_survivor(&root, &member);
         member.fate.died_after().into_iter().for_each(|after| core.counters().reaped(after));
         report.endings.push(ending(&rule_of(cause, &member), &root, member));
@@ -183,7 +190,7 @@ pub(in crate::tracker) fn conclude_tree(
         report.endings.push(left_in_task_cgroup(cause, &root, why));
     }
     report.suspects.extend(suspects_of(&core.store, root.task.as_ref(), suspects));
-    for LeftRunning { row, why: error, is_exempt } in unknown {
+    for LeftRunning { row, why: error, is_exempt, .. } in unknown {
         report.checked += 1;
         let why = if is_exempt {
             error.to_string()
@@ -194,7 +201,7 @@ pub(in crate::tracker) fn conclude_tree(
         report.suspects.push(root_as_suspect(&root, why));
         settled.extend(row.map(|row| given_back(row, &error)));
     }
-    Conclusion { settled, report }
+    Conclusion { settled, report, ended }
 }
 
 /// Reports a root that cannot be identified, or below which there may have been unknown processes.

@@ -63,7 +63,7 @@ fn end_own(
 ) -> Report {
     let ends =
         end_trees(context, trees, &mut |root, found| outcome::record_found(core, root, found));
-    let outcome::Conclusion { settled, mut report } = outcome::conclude(core, cause, ends);
+    let outcome::Conclusion { settled, mut report, .. } = outcome::conclude(core, cause, ends);
     if claim_recorded {
         report.add_error(outcome::write(core, None, settled));
     } else {

@@ -31,7 +31,7 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<TreeTarget>) {
                 end.members.retain(|member| !member.is_root);
                 end.unknown.retain(|left| left.row != Some(end.root.row));
             }
-            let outcome::Conclusion { settled, report: found } =
+            let outcome::Conclusion { settled, report: found, .. } =
                 outcome::conclude(core, &cause, ends);
             report.absorb(found);
             report.add_error(outcome::write(core, None, settled));

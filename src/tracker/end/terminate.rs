@@ -122,7 +122,7 @@ fn kill_rows_unless(
     let claimed = with_plan(claimed, &dead, plan);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
-    let Conclusion { settled, mut report } = claimed_trees::end_claimed_unless(
+    let Conclusion { settled, mut report, .. } = claimed_trees::end_claimed_unless(
         core,
         &|_| cause.clone(),
         claimed,

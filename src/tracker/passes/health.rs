@@ -435,7 +435,8 @@ fn try_again(core: &Core, left: Vec<(Cause, ProcessRecord)>, unheld: &[Arc<Track
         left.iter().map(|(cause, row)| (row.id, cause.clone())).collect();
     let rows = left.into_iter().map(|(_, row)| row).collect();
     let cause_of = |row: ProcessId| causes.get(&row).cloned().unwrap_or_else(Cause::stray);
-    let Conclusion { settled, mut report } = claimed_trees::end_claimed_each(core, &cause_of, rows);
+    let Conclusion { settled, mut report, .. } =
+        claimed_trees::end_claimed_each(core, &cause_of, rows);
     report.add_error(outcome::write(core, None, settled));
     for entry in unheld {
         untrack_unobserved(core, entry);

@@ -207,7 +207,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
         |record: &&ProcessRecord| gone.contains(&record.spec.root.unwrap_or(record.id));
     let left: Vec<ProcessId> = records.iter().filter(of_the_gone).map(|record| record.id).collect();
     let claimed = core.store.claim(&left, core.instance.id, Some(core.instance.id), None);
-    let mut all = Conclusion { settled: Vec::new(), report };
+    let mut all = Conclusion { report, ..Conclusion::default() };
     all.absorb(match claimed {
         Ok(claimed) => claimed_trees::end_claimed(core, &Cause::stray(), claimed),
         Err(error) => Conclusion::failed(&error),

@@ -49,8 +49,12 @@ impl TreeRun {
             .partition(|member| member.is_alive() && !(member.is_root && self.has_true_root()));
         let why = || Error::new(Kind::Unknown, error.to_string());
         let doubtful = doubtful.into_iter().filter(|member| member.row.is_some());
-        let left =
-            doubtful.map(|member| LeftRunning { row: member.row, why: why(), is_exempt: false });
+        let left = doubtful.map(|member| LeftRunning {
+            row: member.row,
+            identity: member.info.identity,
+            why: why(),
+            is_exempt: false,
+        });
         self.unknown.extend(left);
         self.pids.clear();
         for member in sure {

@@ -140,12 +140,14 @@ impl TreeRun {
 }
 
 fn record(tree: &mut TreeRun, first: usize, recorder: &mut Recorder<'_>) {
-    let new: Vec<_> = tree.members[first..].iter().map(|member| &member.info).collect();
+    let has_none = |member: &&Member| member.row.is_none();
+    let new: Vec<_> =
+        tree.members[first..].iter().filter(has_none).map(|member| &member.info).collect();
     if new.is_empty() {
         return;
     }
     let rows = recorder(&tree.root, &new);
-    for member in &mut tree.members[first..] {
+    for member in tree.members[first..].iter_mut().filter(|member| member.row.is_none()) {
         member.row = rows.get(&member.info.identity).copied();
     }
 }
@@ -291,6 +293,7 @@ fn add(
     let mut info = ProcessInfo::observed(context.proc, &pinned, &tree.root, evidence);
     info.command = command_of(context.proc, pid, tree.root.arguments);
     let mut member = Member::new(info, Some(pinned));
+    member.row = tree.take_row_of(&member.info.identity);
     if !context.may_try(pid) {
         // It certainly belongs to the tree, so it is reported as a survivor.
         member.refuse(not_ours(pid));

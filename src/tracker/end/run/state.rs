@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind},
-    identity::{Identity, Pid},
+    identity::{Identity, Pid, Sameness},
     model::{Evidence, Named, Observer, Origin, ProcessId},
     policy::{exemption::Foreign, suspects::SuspectReason},
     sys::{PidFd, Pinned, Probe, Proc, cgroup::TaskCgroup, snapshot::Snapshot},
@@ -218,7 +218,7 @@ impl TreeRun {
                     // A recorded descendant without a live root is no more certain than a descendant of a root.
                     evidence == Evidence::Recorded || self.root.origin == Origin::Descendant
                 }) {
-                    self.unknown.push(LeftRunning { row, why, is_exempt: true });
+                    self.unknown.push(LeftRunning { row, identity, why, is_exempt: true });
                     return;
                 }
                 (Some(pinned), false)
@@ -226,7 +226,8 @@ impl TreeRun {
             Probe::Zombie(pinned) => (Some(pinned), true),
             Probe::Gone => (None, true),
             Probe::Unknown(error) => {
-                self.unknown.push(LeftRunning { row, why: error, is_exempt: false });
+                let left = LeftRunning { row, identity, why: error, is_exempt: false };
+                self.unknown.push(left);
                 return;
             }
         };
@@ -252,6 +253,14 @@ impl TreeRun {
             member.refuse(not_ours(identity.pid));
         }
         self.push(member);
+    }
+
+    /// Returns the row of a recorded descendant that a scan has found to be a member after all: it is no longer left running.
+    pub(super) fn take_row_of(&mut self, member: &Identity) -> Option<ProcessId> {
+        let is_it =
+            |left: &LeftRunning| left.is_exempt && left.identity.sameness(member) == Sameness::Same;
+        let index = self.unknown.iter().position(is_it)?;
+        self.unknown.remove(index).row
     }
 
     pub(super) fn push(&mut self, member: Member) {

@@ -35,6 +35,7 @@ pub(in crate::tracker) struct TreeOutcome {
 pub(in crate::tracker) struct LeftRunning {
     /// Its row, if it has one.
     pub(in crate::tracker) row: Option<ProcessId>,
+    pub(in crate::tracker) identity: Identity,
     pub(in crate::tracker) why: Error,
     /// Whether it is the acting process, an ancestor of it, or belongs to another instance. Otherwise it could not be checked.
     pub(in crate::tracker) is_exempt: bool,
