@@ -122,6 +122,12 @@ const INTERPRETERS: [Interpreter; 9] = [
     Interpreter { names: &["tclsh"], ..NONE },
 ];
 
+/// Shells and runtimes whose command lines are not read here.
+const OTHER_RUNTIMES: [&str; 12] = [
+    "csh", "tcsh", "fish", "nu", "pwsh", "xonsh", "elvish", "java", "dotnet", "mono", "beam.smp",
+    "wine",
+];
+
 /// What one word of a command line means.
 #[derive(Debug, PartialEq, Eq)]
 enum Word {
@@ -170,6 +176,11 @@ pub(super) fn scripts<'a>(program: &[u8], argv: &'a [Vec<u8>]) -> Vec<Script<'a>
         }
     }
     found
+}
+
+/// Reports whether a program of this name runs the programs of others: its name means no particular one.
+pub(super) fn is_generic(program: &[u8]) -> bool {
+    find(program).is_some() || is_one_of(program, &OTHER_RUNTIMES)
 }
 
 /// Finds the interpreter, also by a name with a version (`python3.11`) or with the leading dash of a login shell.

@@ -7,12 +7,15 @@
 
 use std::time::Duration;
 
-use super::interpreter::scripts;
+use super::interpreter::{Script, is_generic, scripts};
 use crate::{identity::Pid, model::Named};
 
 /// Programs that adopt orphans, besides pid 1: a user's service manager, and the inits that containers use. The shims of
 /// container engines are not among them: they started their children themselves.
 const REAPERS: [&str; 6] = ["systemd", "init", "tini", "dumb-init", "docker-init", "catatonit"];
+
+/// Executables that contain many programs, of which `argv[0]` selects one.
+const MULTI_CALL: [&[u8]; 3] = [b"busybox", b"toybox", b"coreutils"];
 
 /// The program of a process, as `/proc` shows it.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +23,19 @@ pub(crate) struct Program {
     /// Path of the executable, if it may be read.
     pub(crate) executable: Option<Vec<u8>>,
     pub(crate) argv: Vec<Vec<u8>>,
+}
+
+impl Program {
+    /// Returns the scripts that it may be interpreting. `argv[0]` may be anything, so the executable is checked as well.
+    fn scripts(&self) -> Vec<Script<'_>> {
+        let argv0 = self.argv.first().map_or(&b""[..], |argv0| base_name(argv0));
+        let executable = self.executable.as_deref().map(without_deletion);
+        [argv0, executable.map_or(&b""[..], base_name)]
+            .into_iter()
+            .map(|interpreter| scripts(interpreter, &self.argv))
+            .find(|scripts| !scripts.is_empty())
+            .unwrap_or_default()
+    }
 }
 
 /// A program that matches a name.
@@ -120,25 +136,25 @@ fn match_one(program: &Program, name: &str) -> Option<Matched> {
     if is_named(title(argv0)) {
         return by("argv[0]", None);
     }
-    // `argv[0]` may be anything, so the executable is checked as well.
-    let interpreters = [base_name(argv0), executable.map_or(&b""[..], base_name)];
-    let scripts = interpreters
-        .iter()
-        .map(|interpreter| scripts(interpreter, &program.argv))
-        .find(|scripts| !scripts.is_empty())?;
-    let script = scripts.into_iter().find(|script| is_named(script.path))?;
+    let script = program.scripts().into_iter().find(|script| is_named(script.path))?;
     by("script", script.doubtful.then_some("it may be the value of an unknown option"))
 }
 
-/// Returns the name by which a program matches for certain: that of the script that it interprets, else of its executable.
+/// Returns a name by which a program matches for certain, and which an unrelated program does not have: that of the script
+/// that it interprets, else of its executable. `None` for a shell, an interpreter or a runtime without a script, such as
+/// `sh -c`: its name is that of every other one, including a person's.
 pub(crate) fn name_of(program: &Program) -> Option<String> {
-    let executable = program.executable.as_deref().map(without_deletion);
-    let argv0 = program.argv.first().map_or(&b""[..], |argv0| title(argv0));
-    let interpreters = [base_name(argv0), executable.map_or(&b""[..], base_name)];
-    let scripts = interpreters.iter().flat_map(|name| scripts(name, &program.argv));
-    let script = scripts.into_iter().find(|script| !script.doubtful).map(|script| script.path);
-    let name = base_name(script.or(executable).unwrap_or(argv0));
-    String::from_utf8(name.to_vec()).ok().filter(|name| !name.is_empty())
+    let executable = program.executable.as_deref().map(|path| base_name(without_deletion(path)));
+    let argv0 = program.argv.first().map_or(&b""[..], |argv0| base_name(title(argv0)));
+    let scripts = program.scripts();
+    let script = scripts.iter().find(|script| !script.doubtful);
+    let own = executable.filter(|name| !MULTI_CALL.contains(name)).unwrap_or(argv0);
+    let name = script.map_or(own, |script| base_name(script.path));
+    // A process may call itself by any name, so a shell is recognised by its executable as well.
+    let is_runtime = script.is_none() && [own, argv0].into_iter().any(is_generic);
+    let is_specific =
+        !name.is_empty() && !is_runtime && !is_generic(name) && !MULTI_CALL.contains(&name);
+    String::from_utf8(name.to_vec()).ok().filter(|_| is_specific)
 }
 
 /// Removes the kernel's mark on the path of a file that no longer exists (`proc_pid_exe(5)`).
@@ -235,6 +251,57 @@ mod tests {
             ("/opt/x", &[]),
         ] {
             assert_eq!(rule(executable, argv), None, "{argv:?}");
+        }
+    }
+
+    /// Of several names only those are proposed that match the program itself, and no shell or interpreter that runs
+    /// something else.
+    #[test]
+    fn the_name_of_a_program_is_never_that_of_a_shell() {
+        let plain = [
+            program("/usr/bin/dash", &["sh"]),
+            program("/usr/bin/dash", &["/bin/sh", "-c", "true"]),
+            program("/usr/bin/bash", &["-bash"]),
+            program("/usr/bin/zsh", &["zsh", "other"]),
+            program("/usr/bin/fish", &["fish"]),
+            program("/bin/busybox", &["sh"]),
+            program("/usr/bin/python3.11", &["python3", "other.py"]),
+            program("/usr/bin/node", &["node"]),
+            program("/usr/bin/java", &["java", "-jar", "other.jar"]),
+        ];
+        for (executable, argv, name) in [
+            ("/opt/worker", &["anything"][..], Some("worker")),
+            ("/opt/worker (deleted)", &["worker"], Some("worker")),
+            ("/usr/bin/sleep", &["sleep", "300"], Some("sleep")),
+            ("/usr/bin/dash", &["sh", "-c", "worker"], None),
+            ("/usr/bin/dash", &["worker", "-c", "x"], None),
+            ("/usr/bin/dash", &["sh"], None),
+            ("/usr/bin/bash", &["-bash"], None),
+            ("/usr/bin/fish", &["fish", "-c", "worker"], None),
+            ("/usr/bin/dash", &["/bin/sh", "/opt/worker", "run"], Some("worker")),
+            ("/usr/bin/dash", &["sh", "/opt/sh"], None),
+            ("/usr/bin/python3.11", &["python3", "/opt/worker.py"], Some("worker.py")),
+            ("/usr/bin/python3.11", &["python3", "-m", "worker"], None),
+            ("/usr/bin/python3.11", &["python3", "-c", "x"], None),
+            ("/usr/bin/node", &["node", "/opt/worker"], Some("worker")),
+            ("/usr/bin/node", &["node", "/usr/lib/node_modules/.bin/node"], None),
+            ("/usr/bin/node", &["node", "--unheard-of", "worker", "other"], None),
+            ("/usr/bin/java", &["java", "-jar", "worker.jar"], None),
+            ("/bin/busybox", &["sh", "-c", "worker"], None),
+            ("/bin/busybox", &["busybox"], None),
+            ("/bin/busybox", &["sleep", "300"], Some("sleep")),
+            ("/bin/busybox", &["sh", "/opt/worker"], Some("worker")),
+            ("/opt/worker", &[], Some("worker")),
+        ] {
+            let listed = program(executable, argv);
+            let proposed = name_of(&listed);
+            assert_eq!(proposed.as_deref(), name, "{executable} {argv:?}");
+            let Some(name) = proposed else { continue };
+            let found = matched(&listed, std::slice::from_ref(&name)).expect("it matches itself");
+            assert_eq!(found.doubt, None, "{executable} {argv:?}");
+            for other in &plain {
+                assert_eq!(matched(other, std::slice::from_ref(&name)), None, "{name}: {other:?}");
+            }
         }
     }
 

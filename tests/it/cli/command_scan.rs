@@ -101,6 +101,25 @@ fn an_orphan_is_listed_with_its_tree_and_the_reason() {
     );
 }
 
+/// `--orphan-name=dash` would match every other shell of the user.
+#[test]
+fn for_a_shell_without_a_script_the_name_of_every_shell_was_proposed() {
+    let place = Place::new();
+    let script = "orphan shell sh -c 'sleep 300; :'
+        scan --min-age 0s --json; scan --min-age 0s >text";
+    let Some(answer) = inside(&place, script) else { return };
+    let scan = answer.expect(0).json();
+    let shell = pid_in(&place, "shell");
+    assert_eq!(pids(&scan), [shell], "{scan:#}");
+    assert_eq!((&scan["trees"][0]["name"], &scan["reap"]), (&Value::Null, &Value::Null));
+    let text = std::fs::read_to_string(place.path().join("text")).expect("a text");
+    assert!(text.starts_with("sh: adopted by process 1"), "{text}");
+    assert!(
+        text.contains("is not found by name") && text.ends_with(&format!(": {shell}\n")),
+        "{text}"
+    );
+}
+
 /// The command's own ancestors and their children, what is young, and a server with windows on a terminal.
 #[test]
 fn what_is_in_use_or_young_is_left_out() {

@@ -31,11 +31,13 @@ left out, and so are the programs of procledger. The scan needs no ledger, ends 
 changes nothing. You have to decide whether a process is still needed: a daemon that was started \
 manually looks the same.
 
-The last line is the `reap --dry-run` command that would find these processes by their names.
+The last lines are the `reap --dry-run` commands that would find these processes by their ledgers \
+or names. A shell or an interpreter without a script, such as `sh -c`, has no name of its own: its \
+PID is listed instead.
 
 --json: {systemd, min_age_ms, trees, left_out, errors, reap}; trees are {pid, parent (which has \
-adopted it), why, name, ledger (in its environment, if it carries the token of a task), age_ms, \
-rss_bytes, cpu_ms, members}; members are {pid, parent, age_ms, rss_bytes, cpu_ms, cwd, command}, \
+adopted it), why, name (by which reap would find it, or null), ledger (in its environment, if it \
+carries the token of a task), age_ms, rss_bytes, cpu_ms, members}; members are {pid, parent, age_ms, rss_bytes, cpu_ms, cwd, command}, \
 each followed by its children; left_out has the numbers of those that are young, in services, \
 tracked, in containers, or on terminals; reap is an array of arguments, or null.")]
 pub(crate) struct ScanArgs {
@@ -109,6 +111,7 @@ impl ScanArgs {
             let lines: String = lines.collect();
             parts.push(format!("To see what would be ended{user}:\n{lines}"));
         }
+        parts.extend(unnamed(&scan.trees));
         parts.join("\n")
     }
 
@@ -147,6 +150,20 @@ impl ScanArgs {
     }
 }
 
+/// Returns what remains for trees that no `reap` would find.
+fn unnamed(trees: &[OrphanTree]) -> Option<String> {
+    let has_none = |tree: &&OrphanTree| tree.name.is_none() && tree.ledger.is_none();
+    let pids: Vec<String> =
+        trees.iter().filter(has_none).map(|tree| tree.pid.to_string()).collect();
+    let is = if pids.len() == 1 { "tree is" } else { "trees are" };
+    (!pids.is_empty()).then(|| {
+        format!(
+            "The following {is} not found by name, since a shell or an interpreter has no name of its own; use kill(1) instead: {}\n",
+            pids.join(" ")
+        )
+    })
+}
+
 /// Becomes the user for good; only root can.
 fn become_user(name: &str) -> Result<()> {
     if !geteuid().is_root() {
@@ -181,7 +198,8 @@ fn text(tree: &OrphanTree, wide: bool) -> String {
             stem + &shell_words(&member.command),
         ]);
     }
-    let name = tree.name.as_deref().unwrap_or("(no name)");
+    let command = tree.members.first().and_then(|root| root.command.first());
+    let name = tree.name.as_deref().or(command.map(String::as_str)).unwrap_or("(no name)");
     let ledger = tree.ledger.as_ref().map_or_else(String::new, |path| format!(" of {path}"));
     let heading =
         Paint::detect().bold(&escape(name)) + ": " + &escape(&format!("{}{ledger}", tree.why));
