@@ -55,11 +55,12 @@ enum Found {
 }
 
 impl Found {
-    fn none(error: &Error) -> Self {
+    fn none(error: &Error, base: Option<&Path>) -> Self {
         tracing::debug!("task cgroups are not available: {error}");
         let cause =
             std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        Self::None(format!("{error}{cause}").into())
+        let remedy = remedy(error, base).map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        Self::None(format!("{error}{cause}{remedy}").into())
     }
 
     fn available(self) -> Result<Arc<InstanceCgroup>> {
@@ -68,6 +69,23 @@ impl Found {
             Self::None(why) => Err(Error::new(Kind::Unsupported, &*why)),
         }
     }
+}
+
+/// Returns what makes cgroups available to a user that may not create them where it was tried.
+fn remedy(error: &Error, base: Option<&Path>) -> Option<String> {
+    // A container's cgroups are often mounted read-only.
+    if !error.is_denied() && error.raw_os_error() != Some(libc::EROFS) {
+        return None;
+    }
+    Some(match base {
+        Some(base) => format!(
+            "name a cgroup instead of `{}` that belongs to this user, or use another containment",
+            base.display()
+        ),
+        None => "start this program in a cgroup that is delegated to its user (`Delegate=yes` in a service, or \
+                 `systemd-run --user --scope -p Delegate=yes COMMAND`), or use another containment"
+            .to_owned(),
+    })
 }
 
 impl Cgroups {
@@ -164,7 +182,7 @@ impl Cgroups {
             Some(base) => vec![base.clone()],
             None => match bases() {
                 Ok(bases) => bases,
-                Err(error) => return Ok(Found::none(&error)),
+                Err(error) => return Ok(Found::none(&error, None)),
             },
         };
         let mut failed = None;
@@ -176,7 +194,7 @@ impl Cgroups {
         }
         let nowhere =
             || Error::new(Kind::Unsupported, "no cgroup in which task cgroups can be created");
-        Ok(Found::none(&failed.unwrap_or_else(nowhere)))
+        Ok(Found::none(&failed.unwrap_or_else(nowhere), self.base.as_deref()))
     }
 
     /// Creates an instance cgroup in this base; the inner error is that of the cgroup, the outer one that of the ledger.

@@ -10,7 +10,10 @@ use std::{
 
 use procledger::{ContainmentMode, Tracker};
 
-use crate::support::{Host, PidfdWatch, Place, canary, eventually, skipped, until};
+use crate::{
+    cli::command::{PROCLEDGER, answer, clean},
+    support::{Host, PidfdWatch, Place, canary, eventually, need, root, skipped, until},
+};
 
 /// Whether leaves can be used here.
 pub(crate) fn leaves() -> bool {
@@ -40,6 +43,34 @@ fn leaf_of(place: &Place, task: &str) -> PathBuf {
 
 fn no_cgroup_is_recorded(place: &Place) -> bool {
     place.sqlite3("SELECT count(*) FROM instance WHERE cgroup IS NOT NULL") == "0"
+}
+
+/// As an ordinary user without a delegated cgroup: the line said "Permission denied" alone.
+#[test]
+fn a_cgroup_that_may_not_be_created_is_refused_with_a_remedy() {
+    need!("setpriv");
+    if !root() || !leaves() {
+        return;
+    }
+    let place = Place::new();
+    std::os::unix::fs::chown(place.path(), Some(61234), Some(61234)).expect("given");
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let mounted = mounts.lines().find(|line| line.contains(" cgroup2 ")).expect("a mount");
+    let base = mounted.split(' ').nth(1).expect("a mount point");
+    let found = ["--containment", "cgroup"];
+    for (option, remedy) in [
+        (found, "`systemd-run --user --scope -p Delegate=yes COMMAND`"),
+        (["--cgroup", base], "that belongs to this user"),
+    ] {
+        let mut command = Command::new("setpriv");
+        clean(&mut command, &place);
+        command.args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"]);
+        command.arg(PROCLEDGER).arg("--db").arg(place.ledger()).arg("run").args(option);
+        let refused = answer(command.args(["--", "true"])).expect(125);
+        let line = refused.complaint();
+        assert!(line.contains(remedy) && line.contains("another containment"), "{line}");
+        assert!(line.contains("Permission denied"), "{line}");
+    }
 }
 
 #[test]
