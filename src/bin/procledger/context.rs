@@ -85,7 +85,7 @@ impl Context {
 
     /// Fails with one clear line if there is no ledger.
     pub(crate) fn demand_ledger(&self) -> Result<()> {
-        LedgerPath { file: self.ledger.clone(), is_default: false }.demand()
+        LedgerPath::named(&self.ledger).demand()
     }
 
     /// Opens the ledger for reading.

@@ -33,31 +33,39 @@ pub(crate) struct LedgerPath {
     pub(crate) file: PathBuf,
     /// The path is the default, so its folder may be created.
     pub(crate) is_default: bool,
+    /// The home folder in which a default path lies.
+    home: Option<PathBuf>,
 }
 
 impl LedgerPath {
     /// Returns `--db`, else `$PROCLEDGER_DB`, else `$XDG_STATE_HOME/procledger/ledger.db`, else the same below
     /// `$HOME/.local/state`.
     pub(crate) fn resolve(db: Option<&Path>, environment: &Environment) -> Result<Self> {
-        if let Some(db) = db {
-            return Ok(Self { file: db.to_owned(), is_default: false });
-        }
-        if let Some(db) = set(environment.procledger_db.as_ref()) {
-            return Ok(Self { file: db.into(), is_default: false });
+        let named = db.or_else(|| set(environment.procledger_db.as_ref()).map(Path::new));
+        if let Some(db) = named {
+            return Ok(Self::named(db));
         }
         // The XDG base directory specification: a relative path is invalid and to be ignored.
+        let absolute =
+            |value: &OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+        let home = set(environment.home.as_ref()).and_then(absolute);
         let state = set(environment.xdg_state_home.as_ref())
-            .map(PathBuf::from)
-            .filter(|state| state.is_absolute())
-            .or_else(|| {
-                set(environment.home.as_ref()).map(|home| Path::new(home).join(".local/state"))
-            });
-        match state {
-            Some(state) => Ok(Self { file: state.join("procledger/ledger.db"), is_default: true }),
-            None => Err(Failure::new(
-                "no path for the ledger: none of HOME, XDG_STATE_HOME and PROCLEDGER_DB is set; name one with --db FILE",
-            )),
-        }
+            .and_then(absolute)
+            .or_else(|| Some(home.as_ref()?.join(".local/state")));
+        let Some(state) = state else {
+            return Err(Failure::new(
+                "no path for the ledger: none of HOME, XDG_STATE_HOME and PROCLEDGER_DB is set to one (those of \
+                 HOME and XDG_STATE_HOME are absolute); name one with --db FILE",
+            ));
+        };
+        let file = state.join("procledger/ledger.db");
+        let home = home.filter(|home| file.starts_with(home));
+        Ok(Self { file, is_default: true, home })
+    }
+
+    /// Returns the path that a person named.
+    pub(crate) fn named(file: &Path) -> Self {
+        Self { file: file.to_owned(), is_default: false, home: None }
     }
 
     /// Fails with one clear line if there is no ledger.
@@ -92,6 +100,7 @@ impl LedgerPath {
         if folder.is_dir() {
             return Ok(());
         }
+        self.refuse_missing_home()?;
         self.refuse_another_users_home(folder)?;
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {
             Failure::because(
@@ -99,6 +108,19 @@ impl LedgerPath {
                 &error,
             )
         })
+    }
+
+    /// Fails if there is no home folder to create the default folder in. What the XDG base directory specification has a program
+    /// create lies in the home of a user, and the home itself is for the system to create: a mistyped one, or one that is
+    /// not mounted yet, would hide the ledger that is there otherwise.
+    fn refuse_missing_home(&self) -> Result<()> {
+        match &self.home {
+            Some(home) if !home.is_dir() => Err(Failure::new(format!(
+                "the home folder {} (HOME) does not exist: correct HOME, or name a ledger with --db FILE",
+                home.display()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Fails if the folder belongs to another user: `sudo` may keep HOME, and folders of root in it would lock its owner out.
@@ -146,6 +168,8 @@ mod tests {
     fn a_relative_state_folder_is_ignored() {
         let home = resolve(None, ["", "state", "/home/me"]).expect("home");
         assert_eq!(home.0, "/home/me/.local/state/procledger/ledger.db");
+        let error = resolve(None, ["", "state", "home/me"]).expect_err("both are relative");
+        assert!(error.message.contains("absolute"), "{}", error.message);
     }
 
     #[test]

@@ -591,6 +591,37 @@ fn the_ledgers_place_is_the_first_that_is_named() {
     assert!(nowhere.complaint().contains("--db"), "{nowhere:?}");
 }
 
+/// As with a mistyped HOME, or that of a user whose home is not mounted yet; also where `XDG_STATE_HOME` is below it.
+#[test]
+fn a_home_that_does_not_exist_was_created() {
+    let place = Place::new();
+    let (home, file) = (place.path().join("missing/me"), place.path().join("file"));
+    fs::write(&file, "").expect("a file");
+    for home in [&home, &file] {
+        for state in [None, Some(home.join(".state"))] {
+            let mut command = bare(&place);
+            command.args(["run", "--", "true"]).env("HOME", home).current_dir(place.path());
+            command.envs(state.as_ref().map(|state| ("XDG_STATE_HOME", state)));
+            let refused = answer(&mut command).expect(125);
+            let line = refused.complaint();
+            let named = format!("the home folder {} (HOME) does not exist", home.display());
+            assert!(line.contains(&named) && line.contains("--db"), "{line}");
+        }
+    }
+    // A relative one would be another folder in each working directory.
+    let mut relative = bare(&place);
+    relative.args(["run", "--", "true"]).env("HOME", "home").current_dir(place.path());
+    let refused = answer(&mut relative).expect(125);
+    assert!(refused.complaint().contains("absolute"), "{refused:?}");
+    assert_eq!(fs::read_dir(place.path()).expect("a folder").count(), 1, "nothing was created");
+    // XDG_STATE_HOME elsewhere needs no home.
+    let state = place.path().join("state");
+    let mut elsewhere = bare(&place);
+    elsewhere.args(["run", "--", "true"]).env("HOME", &home).env("XDG_STATE_HOME", &state);
+    answer(&mut elsewhere).expect(0);
+    assert!(state.join("procledger/ledger.db").exists());
+}
+
 #[test]
 fn the_log_file_is_its_owners_and_dated() {
     let place = Place::new();
