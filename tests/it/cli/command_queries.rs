@@ -129,7 +129,38 @@ fn kill_ends_several_tasks_and_names_those_it_does_not_know() {
     let answer = run(&place, &["kill", "--all"]).expect(0);
     assert!(answer.out.starts_with("c pid "), "{answer:?}");
     c.finish().expect(128 + 15);
-    assert_eq!(run(&place, &["kill", "--all"]).expect(0).err, "nothing runs\n");
+    assert_eq!(run(&place, &["kill", "--all"]).expect(0).err, "no task is running\n");
+}
+
+/// `tree` printed nothing, and `ps` an empty table: a wrong ledger looked like one that works.
+#[test]
+fn without_a_running_task_nothing_was_printed() {
+    let place = Place::new();
+    run(&place, &["reap"]).expect(0);
+    let said = |args: &[&str]| run(&place, args).expect(0).err;
+    assert_eq!(said(&["ps", "--all"]), "no process is recorded\n");
+    run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
+    for args in [&["ps"][..], &["ps", "--wide"]] {
+        assert_eq!(said(args), "no task is running: --all shows what has ended\n", "{args:?}");
+    }
+    for args in [&["tree"][..], &["kill", "--all"]] {
+        assert_eq!(said(args), "no task is running\n", "{args:?}");
+    }
+    let quiet: [&[&str]; 5] = [
+        &["ps", "--all"],
+        &["ps", "--json"],
+        &["ps", "--all", "--json"],
+        &["tree", "--json"],
+        &["kill", "--all", "--json"],
+    ];
+    for args in quiet {
+        assert_eq!(said(args), "", "{args:?}");
+    }
+    let running = Running::start(&place, "up", &[], UP);
+    for args in [&["ps"][..], &["ps", "--all"], &["tree"], &["kill", "--all"]] {
+        assert_eq!(said(args), "", "{args:?}");
+    }
+    running.finish().expect(128 + 15);
 }
 
 #[test]
@@ -490,7 +521,8 @@ fn a_reader_that_closes_the_pipe_early_is_not_a_failure() {
         out.by_ref().take(10).read_until(b'\n', &mut line).expect("a few bytes");
         drop(out);
         let answer = crate::cli::command::finish(child);
-        assert_eq!((answer.code(), answer.err.as_str()), (0, ""), "{args:?}");
+        let said = if args == ["tree"] { "no task is running\n" } else { "" };
+        assert_eq!((answer.code(), answer.err.as_str()), (0, said), "{args:?}");
     }
 }
 

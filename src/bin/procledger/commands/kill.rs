@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 use procledger::{EndPlan, Ending, ProcessRecord, Report, TaskId, Tracker};
 
-use super::task_ids;
+use super::{ps::NOTHING_RUNS, task_ids};
 use crate::{
     ancestors::ancestors,
     context::Context,
@@ -149,7 +149,7 @@ impl KillArgs {
             output::to_stderr(&suspect_line(suspect));
         }
         if self.all && report.checked == 0 {
-            output::to_stderr("nothing runs");
+            output::to_stderr(NOTHING_RUNS);
         }
         Ok(())
     }

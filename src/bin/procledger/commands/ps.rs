@@ -23,6 +23,9 @@ use crate::{
     task_pattern, units,
 };
 
+/// What `ps`, `tree` and `kill --all` print on stderr for a ledger without running tasks.
+pub(super) const NOTHING_RUNS: &str = "no task is running";
+
 /// List the running tasks, each with the memory and CPU time of its whole tree
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
@@ -92,11 +95,9 @@ impl PsArgs {
             ended.retain(|row| selected.contains(row));
             rows.retain(|row| selected.contains(row));
             trees.retain(|tree| selected.contains(&tree.root));
-            if rows.is_empty() && ended.is_empty() && !self.json {
-                let further = if self.all { "" } else { " runs: --all shows what has ended" };
-                let names = self.tasks.join(" or ");
-                output::to_stderr(&escape(&format!("no task {names}{further}")));
-            }
+        }
+        if rows.is_empty() && ended.is_empty() && !self.json {
+            output::to_stderr(&escape(&self.nothing_found()));
         }
         let text = if self.json {
             json(rows, &trees, &ended)?
@@ -112,6 +113,18 @@ impl PsArgs {
         };
         output::print(text)?;
         Ok(Exit::DONE)
+    }
+
+    /// Returns the line on stderr for an empty table, whether or not a terminal shows it: in a pipe the table alone could also be
+    /// that of a wrong ledger.
+    fn nothing_found(&self) -> String {
+        let names = self.tasks.join(" or ");
+        match (self.all, names.is_empty()) {
+            (false, true) => format!("{NOTHING_RUNS}: --all shows what has ended"),
+            (false, false) => format!("no task {names} runs: --all shows what has ended"),
+            (true, true) => "no process is recorded".to_owned(),
+            (true, false) => format!("no task {names}"),
+        }
     }
 
     /// Returns the newest ended processes: of each task that is named, and of all tasks if there are patterns.

@@ -7,6 +7,7 @@ use procledger::{FigureSource, Ledger, Pid, TreeMember, TreeRecord};
 use serde::Serialize;
 
 use super::{
+    ps::NOTHING_RUNS,
     ps_table::{shown_state, state},
     task_ids,
 };
@@ -50,6 +51,9 @@ impl TreeArgs {
         let (mut trees, mut exit) = (Vec::new(), Exit::DONE);
         if tasks.is_empty() {
             trees = ledger.trees()?;
+            if trees.is_empty() && !self.json {
+                output::to_stderr(NOTHING_RUNS);
+            }
         }
         for task in tasks {
             let found = ledger.trees_of(task.as_str())?;
