@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rustix::event::{PollFd, PollFlags};
+use rustix::{
+    event::{PollFd, PollFlags},
+    thread::{CapabilitySet, capabilities},
+};
 
 use super::{PidFd, Pinned, poll::poll_within, snapshot::Stat};
 use crate::{
@@ -21,12 +24,23 @@ pub(crate) fn descriptor_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-/// Raises the soft limit on descriptors of this process to its hard limit; returns the previous limits, or `None` if that is
-/// refused.
-pub(crate) fn raise_descriptor_limit() -> Option<(u64, u64)> {
+/// Raises the soft limit on descriptors of this process to its hard limit, and both to `needed` if that is higher and this
+/// process may do so; returns the previous limits, or `None` if neither is possible.
+pub(crate) fn raise_descriptor_limit(needed: u64) -> Option<(u64, u64)> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
+    let raise = |limit| setrlimit(Resource::RLIMIT_NOFILE, limit, limit);
+    raise(hard.max(needed)).or_else(|_| raise(hard)).ok()?;
     Some((soft, hard))
+}
+
+/// Returns whether a process of this user can get a descriptor with this number, which this process may have opened before its
+/// limit was lowered.
+pub(crate) fn can_install(number: i32) -> bool {
+    let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+    let may_raise = || {
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE))
+    };
+    u64::try_from(number).is_ok_and(|number| number < hard) || may_raise()
 }
 
 /// Returns how many descriptors this process may still open; `None` if the open ones cannot be listed.

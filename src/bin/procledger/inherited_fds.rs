@@ -4,6 +4,13 @@ use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::exit::{Exit, Failure, Result};
+
+/// Number of descriptors that `run` may need at once, besides those that its program inherits: the standard ones, those for the
+/// ledger, its locks and the cgroup, and those by which processes are found and ended. 22 were enough for a small tree in a
+/// cgroup.
+const NEEDED: u64 = 32;
+
 /// The numbers of inherited descriptors.
 #[derive(Debug)]
 pub(crate) struct Inherited(Vec<i32>);
@@ -17,6 +24,20 @@ impl Inherited {
         // The descriptor that the list was read from is closed by now.
         numbers.retain(|number| fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok());
         Ok(Self(numbers))
+    }
+
+    /// Fails if the limit on descriptors is too low for `run`. It would start the program all the same, and then miss processes
+    /// that the program leaves, for lack of a descriptor to find them with.
+    pub(crate) fn check_limit(&self) -> Result<()> {
+        let needed = NEEDED + self.0.len() as u64;
+        match getrlimit(Resource::Nofile).current {
+            Some(limit) if limit < needed => Err(Failure::new(format!(
+                "the limit of {limit} descriptors is too low to find and end what the program leaves: raise it to {needed} \
+                 or more (`ulimit -n {needed}`)"
+            ))
+            .with_exit(Exit::RUN_FAILED)),
+            _ => Ok(()),
+        }
     }
 
     /// Closes them, since no code in this process owns them.

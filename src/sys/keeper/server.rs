@@ -163,10 +163,11 @@ fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Res
         return Err(Error::invalid("the request lacks descriptors"));
     }
     let mut attributes = request.attributes.clone();
-    // As in the host, a descriptor may have a number beyond the soft limit, and ending a tree needs a descriptor for each of its
-    // processes. The program itself gets the limit of the host.
+    // As in the host, a descriptor may have a number beyond the limits, and ending a tree needs a descriptor for each of its
+    // processes. The program itself gets the limits of the host.
+    let needed = numbers().max().map_or(0, |last| u64::try_from(*last).unwrap_or(0) + 1);
     let is_set = attributes.rlimits.iter().any(|limit| limit.resource == Resource::Nofile);
-    if let Some((soft, hard)) = raise_descriptor_limit().filter(|_| !is_set) {
+    if let Some((soft, hard)) = raise_descriptor_limit(needed).filter(|_| !is_set) {
         let (soft, hard) = (Some(soft), Some(hard));
         attributes.rlimits.push(Rlimit { resource: Resource::Nofile, soft, hard });
     }

@@ -216,7 +216,7 @@ fn prepare(plan: &Plan<'_>) {
         } else {
             call(libc::SYS_dup3, [source, target, 0, 0, 0])
         };
-        check(plan, step::DESCRIPTORS, installed);
+        check(plan, step::FURTHER, installed);
     }
     close_others(plan);
     if let Some(mask) = plan.changes.umask {

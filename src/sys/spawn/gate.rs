@@ -39,6 +39,7 @@ pub(super) mod step {
     pub(in crate::sys::spawn) const DIRECTORY: u32 = 10;
     pub(in crate::sys::spawn) const TERMINAL: u32 = 11;
     pub(in crate::sys::spawn) const EXEC: u32 = 12;
+    pub(in crate::sys::spawn) const FURTHER: u32 = 13;
 }
 
 /// No child was created.

@@ -159,6 +159,13 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
         step::DESCRIPTORS => {
             format!("failed to start `{name}`: close_range is refused (Linux 5.9 is required)")
         }
+        step::FURTHER if errno == libc::EBADF => format!(
+            "failed to start `{name}`: it cannot get a descriptor whose number is beyond the hard limit on descriptors \
+             (`ulimit -Hn`): close that descriptor or raise the limit"
+        ),
+        step::FURTHER => {
+            format!("failed to start `{name}`: its further descriptors could not be set")
+        }
         step::DIRECTORY => {
             format!("failed to start `{name}`: its working directory cannot be entered")
         }
@@ -174,6 +181,7 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
             | step::GROUP
             | step::STDIO
             | step::DESCRIPTORS
+            | step::FURTHER
             | step::LIMITS
             | step::NICE
             | step::USER

@@ -10,8 +10,11 @@ use uuid::Uuid;
 use super::{job::Job, spec::SpawnSpec, under_keeper};
 use crate::{
     error::{Error, Kind, Result},
-    model::{Containment, End, EndReason, Millis, State, task_text},
-    sys::spawn::{self, GatedChild},
+    model::{Containment, ContainmentMode, End, EndReason, Millis, State, task_text},
+    sys::{
+        fd_table::can_install,
+        spawn::{self, GatedChild},
+    },
     tracker::{
         core::Core,
         end::flush,
@@ -72,6 +75,7 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     let keeper = match target {
         Some(_) => None,
         None if spec.excludes_keeper() => None,
+        None if mode == ContainmentMode::Auto && !can_pass_on(&job, &inherited) => None,
         None => core.keepers.get(mode, core.registry.has_room_for_keeper())?,
     };
     if target.is_none() && keeper.is_none() {
@@ -89,6 +93,19 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
         Ok((spawned, keeper)) => Ok(started(core, spawned, spec, keeper)),
         Err(refusal) => Err(refused(core, refusal, spec.job_control.as_ref())),
     }
+}
+
+/// Reports whether a keeper could give the program all of its descriptors: unlike a child of this host, a keeper opens them
+/// anew, and is subject to the limit.
+fn can_pass_on(job: &Job, inherited: &[i32]) -> bool {
+    let mut numbers = job.attributes.fds.iter().chain(inherited);
+    let beyond = numbers.find(|number| !can_install(**number));
+    if let Some(number) = beyond {
+        tracing::warn!(
+            "the inherited descriptor {number} is beyond the hard limit on descriptors (`ulimit -Hn`): the task gets no keeper"
+        );
+    }
+    beyond.is_none()
 }
 
 fn through_gate(

@@ -53,6 +53,72 @@ fn a_descriptor_beyond_the_soft_limit_kept_a_program_from_starting_below_a_keepe
     });
 }
 
+/// `run` started its program, lost what that had left, and exited with the program's code; or with 143 after a time limit.
+#[test]
+fn with_few_descriptors_a_run_lost_what_its_program_had_left() {
+    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+    at_once(containments, |containment| {
+        for limit in [4, 5, 12, 18, 20, 31, 32, 33, 36] {
+            let place = Place::new();
+            let left = "exec 2>&-; sleep 3600 & setsid sleep 3600 & sleep 0.1; exit 7";
+            let stays = "exec 2>&-; sleep 3600 & sleep 3600";
+            for (option, script, code) in [("10m", left, 7), ("300ms", stays, 124)] {
+                let mut command = Command::new("bash");
+                clean(&mut command, &place);
+                let limited = format!("{CLOSE_OTHERS} ulimit -n {limit} && exec \"$0\" \"$@\"");
+                command.args(["-c", &limited, PROCLEDGER, "--db"]).arg(place.ledger());
+                command.args(["run", "--task", "t", "--grace", "100ms", "--max-runtime", option]);
+                command.args(["--", "sh", "-c", script, place.marker()]);
+                let answer = answer(command.env("PROCLEDGER_CONTAINMENT", containment));
+                assert_eq!(place.alive(), [0_u32; 0], "{containment} {limit}: {answer:?}");
+                if limit < 32 {
+                    let refused = answer.expect(125);
+                    let line = refused.complaint();
+                    let is_named = line.contains("descriptors");
+                    assert!(is_named && !place.ledger().exists(), "{containment} {limit}: {line}");
+                } else {
+                    answer.expect(code);
+                }
+            }
+        }
+    });
+}
+
+/// As in `exec 200> lock; ulimit -n 100`, which lowers the hard limit as well: a keeper of an ordinary user cannot open a
+/// descriptor of that number, and the message named `close_range`.
+#[test]
+fn a_descriptor_beyond_the_hard_limit_was_taken_for_a_refused_close_range() {
+    let containments =
+        ["session", "keeper", "auto"].into_iter().chain(leaves().then_some("cgroup"));
+    at_once(containments, |containment| {
+        let place = Place::new();
+        let mut command = Command::new("bash");
+        clean(&mut command, &place);
+        command.args(["-c", "exec 200> lock; ulimit -n 100; exec \"$0\" \"$@\"", PROCLEDGER]);
+        command.args(["run", "--", "bash", "-c", "echo it > /proc/self/fd/200; ulimit -Hn"]);
+        command.env("PROCLEDGER_CONTAINMENT", containment).env("PROCLEDGER_DB", place.ledger());
+        let answer = answer(command.current_dir(place.path()));
+        if containment == "keeper" && answer.code() == 125 {
+            let line = answer.complaint();
+            assert!(line.contains("beyond the hard limit on descriptors (`ulimit -Hn`)"), "{line}");
+            assert!(!may_raise_limits(), "{line}");
+            return;
+        }
+        let answer = answer.expect(0);
+        assert_eq!(answer.out, "100\n", "{containment}");
+        assert_eq!(fs::read_to_string(place.path().join("lock")).expect("a file"), "it\n");
+    });
+}
+
+/// For bash: what the test has inherited counts for the program.
+const CLOSE_OTHERS: &str =
+    "for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ $fd -le 2 ] || eval \"exec $fd>&-\"; done;";
+
+fn may_raise_limits() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE))
+}
+
 /// More than the soft limit of descriptors, and fewer than the hard one.
 #[test]
 fn processes_beyond_the_soft_limit_held_up_the_run_that_had_left_them() {

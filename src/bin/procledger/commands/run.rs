@@ -168,12 +168,18 @@ impl RunArgs {
         }
         // Before the log is opened.
         let inherited = Inherited::list().map_err(|error| {
-            Failure::because("failed to list the inherited descriptors", &error)
-                .with_exit(Exit::RUN_FAILED)
+            let what = match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "failed to list the inherited descriptors in `/proc/self/fd`: mount `/proc`"
+                }
+                _ => "failed to list the inherited descriptors",
+            };
+            Failure::because(what, &error).with_exit(Exit::RUN_FAILED)
         })?;
         let quiet = self.quiet;
         output::drop_unread_lines();
         let plan = self.check()?;
+        inherited.check_limit()?;
         if plan.raw.detach.is_requested() {
             return plan.raw.detach.start(&plan.task, quiet);
         }
