@@ -1,6 +1,6 @@
 //! The PID scope of this process: boot, PID namespace, time namespace, machine.
 
-use std::{fs, os::unix::fs::MetadataExt};
+use std::{fs, io, os::unix::fs::MetadataExt};
 
 use uuid::Uuid;
 
@@ -16,9 +16,8 @@ pub(crate) fn current_pid_scope() -> Result<PidScope> {
         Error::new(Kind::Unsupported, "failed to parse `/proc/sys/kernel/random/boot_id`")
             .with_source(error)
     })?;
-    let namespace = fs::metadata("/proc/self/ns/pid").map_err(|error| {
-        Error::os("failed to read `/proc/self/ns/pid`: is /proc mounted?", error)
-    })?;
+    let namespace = fs::metadata("/proc/self/ns/pid")
+        .map_err(|error| unreadable("/proc/self/ns/pid", error))?;
     Ok(PidScope {
         machine_id: machine_id(),
         boot_id,
@@ -29,8 +28,15 @@ pub(crate) fn current_pid_scope() -> Result<PidScope> {
 }
 
 fn read(path: &str) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|error| Error::os(format!("failed to read `{path}`: is /proc mounted?"), error))
+    fs::read_to_string(path).map_err(|error| unreadable(path, error))
+}
+
+fn unreadable(path: &str, error: io::Error) -> Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => ": mount `/proc`, without `subset=pid`",
+        _ => "",
+    };
+    Error::os(format!("failed to read `{path}`{remedy}"), error)
 }
 
 /// Reads machine-id(5): 32 hex digits. A machine without a machine id is distinguished from others by its boot ids alone.

@@ -6,6 +6,7 @@ use procledger::Tracker;
 use rusqlite::{Connection, MAIN_DB};
 
 use crate::{
+    cli::command::{PROCLEDGER, clean},
     docs::faults::run,
     support::{Host, PidfdWatch, Place, in_namespace, need, root, until},
 };
@@ -33,6 +34,60 @@ fn without_proc_nothing_opens_and_nothing_is_made() {
     assert_eq!(run_it.status.code(), Some(125));
     assert!(!place.ledger().exists());
     Tracker::builder(place.ledger()).open().expect("it can be seen again");
+}
+
+/// Subcommands that cannot do their work without all of `/proc`.
+const NEED_PROC: [&[&str]; 15] = [
+    &["run", "--task", "t", "--", "true"],
+    &["run", "--containment", "keeper", "--task", "t", "--", "true"],
+    &["run", "--die-with-parent", "--task", "t", "--", "true"],
+    &["run", "--detach", "--task", "t", "--", "true"],
+    &["kill", "t"],
+    &["wait", "done"],
+    &["forget", "t"],
+    &["health"],
+    &["reap"],
+    &["reap", "--dry-run"],
+    &["reap", "--dry-run", "--orphan-name", "no-such-name"],
+    &["metrics"],
+    &["prune", "--older-than", "1h"],
+    &["demo"],
+    &["scan"],
+];
+
+/// `run` named the inherited descriptors alone, and `subset=pid` looked like a `/proc` that is not mounted.
+#[test]
+fn where_proc_is_covered_or_partial_each_refusal_names_it_in_one_line() {
+    need!("mount", "umount");
+    if !in_namespace(
+        "orphans::no_proc::where_proc_is_covered_or_partial_each_refusal_names_it_in_one_line",
+    ) {
+        return;
+    }
+    let place = Place::new();
+    assert!(place.procledger(&["run", "--task", "done", "--", "true"]).status.success());
+    for mount in [&["-t", "tmpfs", "tmpfs"][..], &["-t", "proc", "-o", "subset=pid", "proc"]] {
+        let is_partial = mount.contains(&"proc");
+        run("mount", mount, "/proc".as_ref());
+        let outputs = NEED_PROC.map(|args| {
+            let mut command = Command::new(PROCLEDGER);
+            clean(&mut command, &place);
+            if !["demo", "scan"].contains(&args[0]) {
+                command.arg("--db").arg(place.ledger());
+            }
+            command.args(args).output().expect("procledger")
+        });
+        run("umount", &[], "/proc".as_ref());
+        for (args, output) in NEED_PROC.iter().zip(outputs) {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success(), "{args:?}: {output:?}");
+            let line = said.lines().next().unwrap_or_default();
+            assert!(line.contains("`/proc") && line.contains("mount"), "{args:?}: {said}");
+            assert_eq!(line.contains("subset=pid"), is_partial, "{args:?}: {said}");
+            // The host of the demo has messages of its own.
+            assert!(args[0] == "demo" || said.lines().count() == 1, "{args:?}: {said}");
+        }
+    }
 }
 
 #[test]

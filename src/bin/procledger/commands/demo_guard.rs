@@ -47,7 +47,13 @@ impl Host {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(failed)?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Failure::because(
+                    "failed to start the demo's host from `/proc/self/exe`: mount `/proc`",
+                    &error,
+                ),
+                _ => failed(error),
+            })?;
         let stdout = child.stdout.take();
         let pidfd = PinnedProcess::of_child(&child).map_err(failed)?;
         let host = Self { child, pidfd, ledger: ledger.to_owned(), reaped: false };

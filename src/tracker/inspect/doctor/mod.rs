@@ -168,7 +168,12 @@ fn machine(findings: &mut Vec<Finding>) {
             "after a reboot, rows of earlier boots stay unknown: create it, or close them with `procledger forget`",
         )),
         Ok(_) => findings.push(finding("machine id", Level::Ok, "present", "")),
-        Err(error) => findings.push(finding("machine id", Level::Problem, whole(&error), "mount /proc")),
+        Err(error) => findings.push(finding(
+            "machine id",
+            Level::Problem,
+            whole(&error),
+            "processes cannot be identified without it",
+        )),
     }
     let limit = crate::sys::fd_table::descriptor_limit();
     findings.push(finding(
