@@ -59,7 +59,8 @@ pub struct Report {
     /// Number of processes that a dead instance left on purpose and this one adopted.
     pub adopted: u64,
     /// Number of roots and recorded descendants that were to be ended and are not known to be dead, because they or the rest of
-    /// their tree could not be examined. Their rows stay live, and the suspects say why; not serialized.
+    /// their tree could not be examined, or because it is unknown whether their instance is dead. Their rows stay live, and the
+    /// suspects say why; not serialized.
     #[serde(skip)]
     pub unverified: u64,
     /// The errors that occurred, one line each. The pass went on.

@@ -140,7 +140,8 @@ fn report_unknown(core: &Core, instance: &InstanceRecord, why: &str) -> Report {
             instance.program, instance.identity.pid
         ),
     };
-    Report { checked, suspects: rows.into_iter().map(suspect).collect(), ..Report::default() }
+    let suspects = rows.into_iter().map(suspect).collect();
+    Report { checked, suspects, unverified: checked, ..Report::default() }
 }
 
 /// Logs the line of the former implementation, with the path of the export if there is one.

@@ -204,7 +204,7 @@ fn forget_closes_a_row_of_another_machine_and_sends_no_signal() {
         .execute("UPDATE instance SET machine_id = 'ffffffffffffffffffffffffffffffff', boot_id = '00000000000000000000000000000001'", [])
         .expect("a change");
     drop(ledger);
-    let report = run(&place, &["reap", "--json"]).expect(0).json();
+    let report = run(&place, &["reap", "--json"]).expect(3).json();
     assert_eq!(report["endings"].as_array().expect("endings").len(), 0, "{report:#}");
     assert!(is_alive(pid), "a row of another machine was taken for our own process");
     let doctor = run(&place, &["doctor"]).expect(0);

@@ -291,7 +291,7 @@ fn a_lock_file_that_was_replaced_by_a_copy_does_not_make_its_host_a_former_one()
     fs::copy(&lock, &copy).expect("copied");
     fs::rename(&copy, &lock).expect("replaced");
     let reap = place.procledger(&["reap"]);
-    assert_eq!(reap.status.code(), Some(0), "{reap:?}");
+    assert_eq!(reap.status.code(), Some(3), "{reap:?}");
     stays("the task runs", || !root.is_dead());
     assert_eq!(place.sqlite3("SELECT state FROM process"), "running");
     assert!(host.ask("health") == "0" && !root.is_dead());

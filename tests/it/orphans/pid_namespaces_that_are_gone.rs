@@ -64,14 +64,18 @@ fn states(place: &Place) -> String {
 /// The first process of a namespace ends a moment after all others.
 fn closed_as_gone(place: &Place) {
     until("its rows are closed", || {
-        reap(place);
+        let reap = place.procledger(&["reap"]);
+        // Its host may still look alive, or the namespace exist.
+        assert!(matches!(reap.status.code(), Some(0 | 3)), "{reap:?}");
         states(place) == "ended|gone"
     });
 }
 
-fn reap(place: &Place) {
+/// `code`: 0, or 3 where something is left unknown.
+#[track_caller]
+fn reap(place: &Place, code: i32) {
     let reap = place.procledger(&["reap"]);
-    assert_eq!(reap.status.code(), Some(0), "{reap:?}");
+    assert_eq!(reap.status.code(), Some(code), "{reap:?}");
 }
 
 #[test]
@@ -86,7 +90,7 @@ fn rows_of_a_container_with_an_init_were_running_for_ever() {
         host.send(&format!("spawn task-{restart} sleep 36{restart}1 & exec sleep 36{restart}0"));
         host.answer();
         let task = sleeper(&place, &format!("36{restart}0"));
-        reap(&place);
+        reap(&place, 0);
         assert!(!task.is_dead(), "its host lives");
         end_container(host, &task);
         closed_as_gone(&place);
@@ -133,7 +137,7 @@ fn a_container_that_lives_on_without_its_host_is_left_as_it_is() {
     }
     let place = Place::new();
     let (host, task) = crash_of_the_host_alone(&place);
-    reap(&place);
+    reap(&place, 3);
     stays("the task runs", || !task.is_dead());
     assert_eq!(states(&place), "running|");
     let dry = place.procledger(&["reap", "--dry-run"]);
@@ -163,7 +167,7 @@ fn another_container_with_the_same_ledger_guesses_nothing() {
     closed_as_gone(&place);
     second.ask("spawn other exec sleep 3598");
     let other = sleeper(&place, "3598");
-    reap(&place);
+    reap(&place, 0);
     assert!(!other.is_dead(), "the second one lives");
     second.crash();
 }
@@ -224,7 +228,7 @@ fn under_hidepid_no_row_is_closed() {
             place.ledger().display()
         );
         let output = hidden.args(["--mount", "/bin/sh", "-c", &script]).output().expect("unshare");
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
         assert_eq!(states(&place), "running|", "hidepid={hidepid}");
     }
     // The command would become the user; a tracker of root can inspect every namespace.

@@ -76,8 +76,8 @@ pub(crate) fn report_exit(report: &Report) -> Exit {
     if unverified > 0 {
         let processes = if unverified == 1 { "process" } else { "processes" };
         warn(&format!(
-            "{unverified} {processes} could not be examined and may still run: try again where `/proc` shows them (mounted \
-             without hidepid, or in their PID namespace)"
+            "{unverified} {processes} could not be examined and may still run: the report says why. Try again where `/proc` \
+             shows them (mounted without hidepid, or in their PID namespace), or close the rows with `procledger forget`"
         ));
     }
     if report.survived() > 0 || unverified > 0 {
