@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     metrics::Counters,
     model::ExportUpdate,
-    sys::without_signals,
+    sys::{process_mark::ProcessMark, without_signals},
 };
 
 /// Keeps a JSON file in step with its source, from a thread of its own.
@@ -26,7 +26,7 @@ pub(crate) struct Exporter {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Held>>,
     path: PathBuf,
-    process: u32,
+    process: ProcessMark,
 }
 
 impl Exporter {
@@ -52,7 +52,7 @@ impl Exporter {
         let builder = thread::Builder::new().name("procledger-export".to_owned());
         let thread = without_signals(|| builder.spawn(move || writer.run()))
             .map_err(|error| Error::os("failed to start the export thread", error))?;
-        Ok(Self { shared, thread: Some(thread), path, process: std::process::id() })
+        Ok(Self { shared, thread: Some(thread), path, process: ProcessMark::new() })
     }
 
     /// Reports that the source has changed. Never waits for the file.
@@ -143,7 +143,7 @@ impl Exporter {
     /// Reports whether this is the process that started the thread: a forked child has a copy of the mutex, which may be
     /// locked.
     fn is_here(&self) -> bool {
-        self.process == std::process::id()
+        self.process.is_of_this_process()
     }
 }
 

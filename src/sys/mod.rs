@@ -14,6 +14,7 @@
 //! - [`proc`]: the files of `/proc`, parsed from bytes;
 //! - [`plain_file`]: files at paths that another user may control;
 //! - `pid_scope`: boot, namespaces and machine, in which a PID is meaningful; `clock`: the kernel's clocks;
+//! - [`process_mark`]: whether this is a forked child;
 //! - [`fd_table`]: pidfds that are already held;
 //! - [`kernel_features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 cgroup for each tree;
@@ -57,6 +58,7 @@ pub(crate) mod plain_file;
 pub(crate) mod poll;
 pub(crate) mod proc;
 pub(crate) mod proc_events;
+pub(crate) mod process_mark;
 pub(crate) mod reserved_paths;
 mod signal_state;
 pub(crate) mod spawn;

@@ -13,7 +13,7 @@ use crate::{
     identity::{Identity, Pid, PidScope},
     model::{InstanceId, Millis, NewInstance, Observer},
     store::Store,
-    sys::{Pinned, Proc, file_lock::HeldLock, proc::TOKEN_VARIABLE},
+    sys::{Pinned, Proc, file_lock::HeldLock, proc::TOKEN_VARIABLE, process_mark::ProcessMark},
     tracker::{caller::Caller, options::Options},
 };
 
@@ -22,6 +22,7 @@ use crate::{
 pub(in crate::tracker) struct Instance {
     pub(in crate::tracker) id: InstanceId,
     pub(in crate::tracker) identity: Identity,
+    process: ProcessMark,
     /// Where this process runs, and the user for whom it acts.
     pub(in crate::tracker) observer: Observer,
     /// Tokens of the trees of other ledgers to which this process belongs; our programs inherit them.
@@ -95,6 +96,7 @@ impl Instance {
         Ok(Self {
             id,
             identity,
+            process: ProcessMark::new(),
             observer,
             outer_tokens: outer_tokens(|token| store.knows_token(token))?,
             phase: Mutex::new(Phase::Opened),
@@ -115,7 +117,7 @@ impl Instance {
     /// Returns whether this is a forked child of the process that opened the tracker. There the tracker's threads are missing, so
     /// it cannot be used.
     pub(in crate::tracker) fn is_forked(&self) -> bool {
-        std::process::id() != self.identity.pid.get()
+        !self.process.is_of_this_process()
     }
 
     pub(in crate::tracker) fn is_closed(&self) -> bool {

@@ -293,6 +293,7 @@ fn obey(
         "running" => format!("{}", tracker.ledger().roots()?.len()),
         "adopted" => format!("{}", tracker.startup_report().adopted),
         "fork" => in_a_forked_child(tracker),
+        "fork-twice" => in_a_grandchild_of_another_namespace(tracker),
         other => format!("error no command {other}"),
     })
 }
@@ -303,6 +304,30 @@ fn job(task: &str, script: &str) -> Job {
         .args(["-c", script, &marker])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+}
+
+/// Does the same in a child of a child, which is the first process of a PID namespace: its PID is 1.
+#[expect(unsafe_code, reason = "the scenario is a fork in another PID namespace")]
+fn in_a_grandchild_of_another_namespace(tracker: &Tracker) -> String {
+    use std::io::Read;
+    let (mut read, mut write) = std::io::pipe().expect("a pipe");
+    // SAFETY: the child uses no lock that another thread may have held; glibc keeps malloc usable.
+    match unsafe { nix::unistd::fork() }.expect("a child") {
+        nix::unistd::ForkResult::Child => {
+            // SAFETY: it concerns only the children that this process creates from now on.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0, "a namespace");
+            let answer = in_a_forked_child(tracker);
+            write!(write, "{answer}").expect("a reader");
+            std::process::exit(0);
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            drop(write);
+            let mut answer = String::new();
+            read.read_to_string(&mut answer).expect("the child's answer");
+            let _ = nix::sys::wait::waitpid(child, None);
+            answer
+        }
+    }
 }
 
 /// Returns what a forked child reports when it uses its parent's tracker, and that it shuts nothing down.
@@ -318,7 +343,8 @@ fn in_a_forked_child(tracker: &Tracker) -> String {
                 Err(error) => format!("closed={} {error}", error.is_closed()),
             };
             let ended = tracker.shutdown().map_or(u64::MAX, |report| report.checked);
-            write!(write, "{result}; shutdown checked {ended}").expect("a reader");
+            let pid = std::process::id();
+            write!(write, "{result}; pid {pid}; shutdown checked {ended}").expect("a reader");
             std::process::exit(0);
         }
         nix::unistd::ForkResult::Parent { child } => {

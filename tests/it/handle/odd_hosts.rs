@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use crate::support::{Host, PidfdWatch, Place, is_alive, until};
+use crate::support::{Host, PidfdWatch, Place, is_alive, namespaced, namespaces, until};
 
 #[test]
 fn a_forked_child_is_refused_and_its_exit_shuts_nothing_down() {
@@ -19,6 +19,29 @@ fn a_forked_child_is_refused_and_its_exit_shuts_nothing_down() {
     assert!(!more.is_dead(), "the parent's tracker works on");
     host.stop();
     assert!(task.is_dead() && more.is_dead());
+}
+
+/// Only the PIDs were compared: the copy of the tracker took itself for the original, and its exit shut that down.
+#[test]
+fn a_forked_child_with_the_same_pid_in_another_namespace_was_taken_for_its_parent() {
+    if !namespaces() {
+        return;
+    }
+    let place = Place::new();
+    let host = namespaced(std::env::current_exe().expect("this binary"));
+    let options = "containment=session";
+    let mut host = Host::launch_by(host, &place, &place.ledger(), options);
+    let opened = host.answer();
+    assert!(opened.starts_with("open "), "{opened}");
+    assert!(host.ask("spawn task exec sleep 3600").starts_with("pid "));
+    assert_eq!(place.sqlite3("SELECT pid FROM instance"), "1");
+    let answer = host.ask("fork-twice");
+    assert!(answer.starts_with("closed=true "), "{answer}");
+    assert!(answer.ends_with("; pid 1; shutdown checked 0"), "{answer}");
+    assert_eq!(place.sqlite3("SELECT stopped_at IS NULL FROM instance"), "1");
+    assert_eq!(place.sqlite3("SELECT task_id, state FROM process"), "task|running");
+    host.stop();
+    assert_eq!(place.sqlite3("SELECT state FROM process"), "ended");
 }
 
 fn loses_at_most_codes(options: &str) {
