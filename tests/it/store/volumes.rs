@@ -177,10 +177,12 @@ fn to_vouch_for_a_folder_loosens_nothing_else() {
     let below_only = ["--trust-folder", private.to_str().expect("UTF-8")];
     volume.is_refused(&private, &volume.folder, &below_only);
     // A path that is not a folder is never trusted: here by the command, and by the library.
-    let said = volume.run(&private, &["--trust-folder", "/no/such"]).expect(2);
-    assert!(said.complaint().contains("`/no/such`"), "{said:?}");
+    let missing = volume.folder.join("missing");
+    let named = missing.to_str().expect("UTF-8");
+    let said = volume.run(&private, &["--trust-folder", named]).expect(2);
+    assert!(said.complaint().contains(&format!("`{named}`")), "{said:?}");
     let ledger = private.join("ledger.db");
-    let opened = procledger::Tracker::builder(&ledger).trust_folder("/no/such").open();
+    let opened = procledger::Tracker::builder(&ledger).trust_folder(&missing).open();
     assert!(opened.expect_err("refused").is_denied());
     // Files of others, and files that others can write.
     volume.works(&volume.folder, &option);
