@@ -13,6 +13,7 @@ pub(crate) mod no_proc;
 pub(crate) mod pid_namespaces_that_are_gone;
 pub(crate) mod pid_reuse;
 pub(crate) mod restarts_its_own_host;
+pub(crate) mod restored_backup;
 pub(crate) mod shared_session;
 pub(crate) mod stale_lock_files;
 pub(crate) mod two_instances;
