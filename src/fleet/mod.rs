@@ -39,7 +39,7 @@ pub use crate::model::{
 pub use connection::Address;
 pub use enroll::{Enrollment, enroll};
 pub use maintenance::{Forgotten, Maintenance, forget, maintain};
-pub use reader::Fleet;
+pub use reader::{Fleet, OTHERS};
 pub use schema::{Engine, Init, Meta};
 pub use ship::{ShipOptions, ShipmentStatus, Shipped, Shipper, last_error, statuses};
 pub use stream::Stream;

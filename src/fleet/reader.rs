@@ -22,7 +22,7 @@ use crate::{
 
 /// The key of the sum over all tasks or programs that are not among the 20 largest of a host's day, or not among the largest of
 /// the fleet.
-const OTHERS: &str = "(all others)";
+pub const OTHERS: &str = "(all others)";
 /// How many tasks or programs are named.
 const NAMED: &str = "1000";
 /// The setting of PostgreSQL for sums. Parallel workers would each group nearly all of a million tasks, sort them, and hand them to one

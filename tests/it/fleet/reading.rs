@@ -215,6 +215,13 @@ fn all_tasks_but_the_largest_of_a_day_are_one_sum() {
     assert_eq!(of("(all others)"), Some(15.into()));
     let all: u64 = sums.iter().map(|sum| sum["leaks"].as_u64().expect("a number")).sum();
     assert_eq!(all, 120 + 75, "no leak is left out");
+    // Neither those without a task nor the others are a task.
+    let page = printed(from(&database, &["report", "--format", "html"]));
+    let tasks = sums.len() - 2;
+    let tile = format!(
+        "<dt>Tasks</dt><dd data-value=\"{tasks}\">{tasks}+</dd><dd class=\"note\">5 programs</dd>"
+    );
+    assert!(page.contains(&tile), "{tile}");
 }
 
 /// As many tasks as leaks would be a report that nobody can read, and that takes long.

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use askama::Template;
-use procledger::{LeakGroup, LeakGrouping, LeakReport, PassKind, PassSummary};
+use procledger::{LeakGroup, LeakGrouping, LeakReport, PassKind, PassSummary, fleet::OTHERS};
 use uuid::Uuid;
 
 use super::{
@@ -237,8 +237,18 @@ fn tiles(all: &Sums, report: &LeakReport) -> Vec<Tile> {
         .filter(|(count, ..)| *count > 0)
         .map(|(count, one, more)| counted(count, one, more))
         .collect();
-    let tasks = report.by_task.iter().filter(|group| !group.key.is_empty()).count() as u64;
-    let programs = report.by_program.len() as u64;
+    // A fleet names only the largest, and counts all others together.
+    let is_others = |group: &&LeakGroup| group.key == OTHERS;
+    let is_task = |group: &&LeakGroup| !group.key.is_empty() && !is_others(group);
+    let mut tasks = Figure::count(report.by_task.iter().filter(is_task).count() as u64);
+    if report.by_task.iter().any(|group| is_others(&group)) {
+        tasks.shown.push('+');
+    }
+    let programs = report.by_program.iter().filter(|group| !is_others(group)).count() as u64;
+    let mut programs = counted(programs, "program", "programs");
+    if report.by_program.iter().any(|group| is_others(&group)) {
+        programs.push_str(" and others");
+    }
     vec![
         tile("sum-leaks", "Leaks", Figure::count(all.leaks), kinds.join(", ")),
         Tile {
@@ -262,7 +272,7 @@ fn tiles(all: &Sums, report: &LeakReport) -> Vec<Tile> {
             Figure::memory(Some(all.memory)),
             "resident when found".into(),
         ),
-        tile("sum-tasks", "Tasks", Figure::count(tasks), counted(programs, "program", "programs")),
+        tile("sum-tasks", "Tasks", tasks, programs),
     ]
 }
 
