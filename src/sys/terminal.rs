@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::fs::{Mode, OFlags};
 
 use crate::{
@@ -33,6 +33,12 @@ impl Terminal {
         rustix::termios::tcgetpgrp(&self.0).is_ok_and(|group| group == rustix::process::getpgrp())
     }
 
+    /// Returns its foreground group; `None` if that is in another PID namespace, or the terminal has hung up.
+    pub(crate) fn foreground(&self) -> Option<Pid> {
+        let group = rustix::termios::tcgetpgrp(&self.0).ok()?;
+        Pid::new(i64::from(group.as_raw_nonzero().get()))
+    }
+
     /// Makes a process group of our session the foreground group.
     pub(crate) fn give_to(&self, group: Pid) -> Result<()> {
         let number = rustix::process::Pid::from_raw(group.raw())
@@ -54,7 +60,7 @@ impl Terminal {
     /// (tcsetpgrp(3)).
     fn set_foreground(&self, group: rustix::process::Pid) -> Result<(), nix::Error> {
         let mut blocked = SigSet::empty();
-        blocked.add(nix::sys::signal::Signal::SIGTTOU);
+        blocked.add(Signal::SIGTTOU);
         let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         let result = rustix::termios::tcsetpgrp(self.0.as_fd(), group);
         before.thread_set_mask()?;
@@ -62,10 +68,25 @@ impl Terminal {
     }
 }
 
-/// Stops our whole process group, as the terminal's Ctrl-Z would; returns when it is continued.
+/// Stops our whole process group, as the terminal does by SIGTSTP, SIGTTIN or SIGTTOU; returns when this process is continued.
+///
+/// If this thread blocks the signal, the group gets it: another host in the group, as in `host a | host b`, can then stop its
+/// program as well. Otherwise the group gets SIGSTOP: this process would not know when the signal has stopped it.
 ///
 /// This uses no pid that might have been reused: 0 means our own group.
-pub(crate) fn stop_own_group() -> Result<()> {
-    rustix::process::kill_current_process_group(rustix::process::Signal::STOP)
-        .map_err(|error| Error::os("failed to stop this process group", error))
+pub(crate) fn stop_own_group(signal: i32) -> Result<()> {
+    let blocked = SigSet::thread_get_mask().unwrap_or(SigSet::empty());
+    let is_blocked = Signal::try_from(signal).is_ok_and(|signal| blocked.contains(signal));
+    let signal = rustix::process::Signal::from_named_raw(signal).filter(|_| is_blocked);
+    let sent = signal.unwrap_or(rustix::process::Signal::STOP);
+    rustix::process::kill_current_process_group(sent)
+        .map_err(|error| Error::os("failed to stop this process group", error))?;
+    // SIGCONT discards the signal that is pending here.
+    if signal.is_some() { stop_this_process() } else { Ok(()) }
+}
+
+/// Stops this process alone; returns when it is continued.
+pub(crate) fn stop_this_process() -> Result<()> {
+    nix::sys::signal::raise(Signal::SIGSTOP)
+        .map_err(|error| Error::os("failed to stop this process", error))
 }

@@ -69,9 +69,9 @@ impl Screen {
     }
 
     /// Restores the terminal, runs the callback, and takes the terminal over again.
-    pub(crate) fn while_away(&self, away: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn while_away(&self, away: impl FnOnce()) -> Result<()> {
         self.leave();
-        away()?;
+        away();
         if self.has_keys() {
             unset_lines()?;
         }

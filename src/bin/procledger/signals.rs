@@ -5,11 +5,15 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::OnceLock,
     thread,
+    time::Duration,
 };
 
-use nix::sys::{
-    signal::{SigSet, Signal},
-    signalfd::{SfdFlags, SignalFd},
+use nix::{
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::{Pid, getpgid, getpgrp, getppid, getsid},
 };
 use procledger::SignalState;
 use rustix::{
@@ -27,9 +31,9 @@ use crate::{
 /// Signals that ask a service to stop.
 pub(crate) const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// Signals that `run` does not forward: those that cannot be caught, those that report an error of the thread that gets them,
-/// those of a terminal to a background process, and those that concern only the process itself.
-const NOT_FORWARDED: [Signal; 14] = [
+/// Signals that `run` does not forward: those that cannot be caught, those that report an error of the thread that gets them, and
+/// those that concern only the process itself.
+const NOT_FORWARDED: [Signal; 12] = [
     Signal::SIGKILL,
     Signal::SIGSTOP,
     Signal::SIGABRT,
@@ -39,8 +43,6 @@ const NOT_FORWARDED: [Signal; 14] = [
     Signal::SIGSEGV,
     Signal::SIGSYS,
     Signal::SIGTRAP,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
     Signal::SIGCHLD,
     Signal::SIGPIPE,
     Signal::SIGXFSZ,
@@ -65,24 +67,43 @@ enum Action {
 /// Returns the default action of one of the signals that are blocked here (signal(7)).
 fn default_action(signal: i32) -> Action {
     match signal {
-        libc::SIGTSTP => Action::Stop,
+        signal if stops(signal) => Action::Stop,
         libc::SIGCONT | libc::SIGURG | libc::SIGWINCH => Action::Ignore,
         _ => Action::End,
     }
+}
+
+/// Returns whether a signal is one by which a terminal stops a job.
+pub(crate) fn stops(signal: i32) -> bool {
+    [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal)
 }
 
 /// A signal that was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received {
     pub(crate) signal: i32,
-    /// Whether the terminal sent it, to all processes of its foreground group.
-    pub(crate) by_terminal: bool,
+    /// Whether our whole process group got it.
+    pub(crate) by_group: bool,
 }
 
-/// Returns whether the terminal has sent a signal: no process, but the kernel, for a key, a new size or a hangup.
+/// Returns whether the terminal has sent a signal: no process, but the kernel, for a key, a new size, a hangup, or another member
+/// of the group that used it in the background.
 fn is_of_terminal(signal: i32, code: i32) -> bool {
-    let sent = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGWINCH, libc::SIGHUP];
-    code == libc::SI_KERNEL && sent.contains(&signal)
+    let sent = [libc::SIGINT, libc::SIGQUIT, libc::SIGWINCH, libc::SIGHUP];
+    code == libc::SI_KERNEL && (sent.contains(&signal) || stops(signal))
+}
+
+/// Returns whether a process that signals us signals our whole group: a shell with job control, which has made the group for us
+/// and by `kill %1` signals all of it, or another member, as `run` in a pipeline does. In a script a group is no job.
+fn is_of_job(sender: u32) -> bool {
+    let (own, parent) = (getpgrp(), getppid());
+    let group = |pid| getpgid(Some(pid)).ok();
+    let Ok(sender) = i32::try_from(sender).map(Pid::from_raw) else { return false };
+    let is_job = sender.as_raw() > 0
+        && parent.as_raw() > 0
+        && group(parent).is_some_and(|group| group != own)
+        && getsid(Some(parent)) == getsid(None);
+    is_job && (sender == parent || group(sender) == Some(own))
 }
 
 /// Signals that are blocked and read from a descriptor.
@@ -109,13 +130,9 @@ impl Signals {
         Self::block_set(set)
     }
 
-    /// Blocks, in the same way, every signal that can be forwarded, real-time signals included; and SIGTTOU, by which a terminal
-    /// with `tostop` (stty(1)) would stop this process at a line of its own while the program has the terminal.
+    /// Blocks, in the same way, every signal that can be forwarded, real-time signals included. With SIGTTOU blocked, a terminal
+    /// with `tostop` (stty(1)) does not stop this process at a line of its own while the program has the terminal.
     pub(crate) fn block_all() -> Result<Self> {
-        let mut own = SigSet::empty();
-        own.add(Signal::SIGTTOU);
-        // It fails only for a bad argument.
-        let _ = own.thread_block();
         let mut set = SigSet::all();
         for signal in NOT_FORWARDED {
             set.remove(signal);
@@ -144,7 +161,10 @@ impl Signals {
         if std::process::id() == 1 {
             return self.end_us_by_a_thread_during(work);
         }
-        let _blocked_again = Unblocked::new(self.set);
+        // Here too, a line of our own must not stop this process.
+        let mut set = self.set;
+        set.remove(Signal::SIGTTOU);
+        let _blocked_again = Unblocked::new(set);
         Ok(work())
     }
 
@@ -195,7 +215,8 @@ impl Signals {
         let next = self.fd.read_signal()?;
         Ok(next.and_then(|info| {
             let signal = i32::try_from(info.ssi_signo).ok()?;
-            Some(Received { signal, by_terminal: is_of_terminal(signal, info.ssi_code) })
+            let by_job = || info.ssi_code == libc::SI_USER && is_of_job(info.ssi_pid);
+            Some(Received { signal, by_group: is_of_terminal(signal, info.ssi_code) || by_job() })
         }))
     }
 
@@ -228,7 +249,7 @@ impl Drop for Unblocked {
 }
 
 /// Performs the default action of a signal that [`Signals`] had blocked.
-fn act_by_default(signal: i32) {
+pub(crate) fn act_by_default(signal: i32) {
     match default_action(signal) {
         Action::Ignore => {}
         Action::Stop => raise_unblocked(signal),
@@ -265,6 +286,8 @@ pub(crate) fn die_by(signal: i32) -> Exit {
 pub(crate) fn die_with_group_by(signal: i32) -> Exit {
     if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
         let _ = rustix::process::kill_current_process_group(signal);
+        // Meanwhile another `run` in the group can see that a member has sent it.
+        thread::sleep(Duration::from_millis(20));
     }
     die_by(signal)
 }
@@ -305,7 +328,9 @@ mod tests {
     #[test]
     fn a_resize_ends_nothing_and_real_time_signals_do() {
         assert_eq!(default_action(libc::SIGWINCH), Action::Ignore);
-        assert_eq!(default_action(libc::SIGTSTP), Action::Stop);
+        for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
+            assert_eq!(default_action(signal), Action::Stop, "{signal}");
+        }
         for signal in [libc::SIGTERM, libc::SIGALRM, libc::SIGPWR, 34, 64] {
             assert_eq!(default_action(signal), Action::End, "{signal}");
         }

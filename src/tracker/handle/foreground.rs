@@ -5,7 +5,12 @@ use std::{os::fd::BorrowedFd, time::Duration};
 use super::{exit::Exit, job_control::JobControl, process::Process};
 use crate::{
     error::{Error, Result},
-    sys::{Proc, Signal, terminal::stop_own_group},
+    identity::Pid,
+    sys::{
+        Proc, Signal,
+        snapshot::Stat,
+        terminal::{Terminal, stop_own_group, stop_this_process},
+    },
 };
 
 /// Time within which a stop, or a change of the terminal's foreground group, is detected; an end is detected at once.
@@ -15,11 +20,16 @@ impl Process {
     /// Waits for a program that shares the host's terminal ([`Job::foreground`](crate::Job::foreground),
     /// [`Job::share_terminal`](crate::Job::share_terminal)).
     ///
-    /// When the program stops, for example by Ctrl-Z, the terminal is taken back and this process group stops too, so that the
-    /// parent shell shows its prompt; when that shell continues this process, the program is continued, and gets the terminal
-    /// again once the shell has put this process into the foreground. A program that was not given the terminal, and stops
-    /// because it reads from it, gets it if this process group has it. When the program has ended, the terminal is taken back.
-    /// For a program that does not share the terminal this is the same as [`wait`](Process::wait).
+    /// When the program stops, for example by Ctrl-Z, the terminal is taken back and this process stops too, so that the parent
+    /// shell shows its prompt; when that shell continues this process, the program is continued, and gets the terminal again once
+    /// the shell has put this process into the foreground. The whole process group stops if the program had the terminal, or
+    /// stopped because it used the terminal in the background: the signal of the terminal was sent to the program's group alone.
+    /// The group gets the same signal if this thread blocks it, so that several hosts in one pipeline can stop their programs,
+    /// and SIGSTOP otherwise.
+    ///
+    /// A program that was not given the terminal, and stops because it reads from it, gets it if this process group has it, or
+    /// the program of another host in this group. When the program has ended, the terminal is taken back. For a program that
+    /// does not share the terminal this is the same as [`wait`](Process::wait).
     ///
     /// # Errors
     ///
@@ -99,15 +109,13 @@ impl Process {
         others: &[BorrowedFd<'_>],
     ) -> Result<()> {
         let needs_terminal = matches!(signal, libc::SIGTTIN | libc::SIGTTOU);
-        if needs_terminal && control.terminal.is_ours() {
+        if needs_terminal && is_of_our_job(&control.terminal, &self.core.proc) {
             self.give_terminal(control)?;
             return self.continue_group();
         }
-        if control.has_terminal {
-            control.terminal.take_back()?;
-            control.has_terminal = false;
-        }
+        let had_terminal = control.has_terminal && !control.terminal.is_ours();
         if is_orphaned_group(&self.core.proc) {
+            take_terminal_back(control)?;
             // There is no shell that could continue us. The terminal does not stop an orphaned group by Ctrl-Z (setpgid(2)).
             return match signal {
                 libc::SIGTSTP if control.foreground => {
@@ -119,12 +127,20 @@ impl Process {
             };
         }
         // Another host in our group, as in `host a | host b`, may have stopped the group first, and the shell may have continued
-        // it.
+        // it. Nothing that takes time may come between this check and the stop, which discards a SIGCONT.
         control.was_stopped = self.pidfd.wait_dead_or(others, Some(Duration::ZERO))?;
         if control.was_stopped {
             return Ok(());
         }
-        stop_own_group()?;
+        take_terminal_back(control)?;
+        // The signals of a terminal are for a whole job.
+        match signal {
+            libc::SIGTTIN | libc::SIGTTOU => stop_own_group(signal)?,
+            // A program may handle SIGTSTP, and stop itself by SIGSTOP.
+            _ if had_terminal => stop_own_group(libc::SIGTSTP)?,
+            // Our group got the signal, and we forwarded it; or the program alone was to stop.
+            _ => stop_this_process()?,
+        }
         // The parent shell has continued us. If it has put us into the background, the terminal is not ours to give, and the
         // program continues without it.
         if (control.foreground || needs_terminal) && control.terminal.is_ours() {
@@ -146,15 +162,21 @@ impl Process {
     }
 }
 
+fn take_terminal_back(control: &mut JobControl) -> Result<()> {
+    if control.has_terminal {
+        control.terminal.take_back()?;
+        control.has_terminal = false;
+    }
+    Ok(())
+}
+
 /// Reports whether no parent of a member of our process group is in another group of our session, such as a shell with job
 /// control. Of the members only our ancestors are considered.
 fn is_orphaned_group(proc: &Proc) -> bool {
-    let own = crate::identity::Pid::new(i64::from(std::process::id()));
-    let Some(Ok(Some(own))) = own.map(|own| proc.stat(own)) else { return true };
+    let Some(own) = stat(proc, std::process::id()) else { return true };
     let mut parent = own.parent;
     loop {
-        let stat = crate::identity::Pid::new(i64::from(parent)).map(|parent| proc.stat(parent));
-        let Some(Ok(Some(stat))) = stat else { return true };
+        let Some(stat) = stat(proc, parent) else { return true };
         if stat.session != own.session {
             return true;
         }
@@ -163,4 +185,18 @@ fn is_orphaned_group(proc: &Proc) -> bool {
         }
         parent = stat.parent;
     }
+}
+
+/// Reports whether the foreground group of the terminal is ours, or that of a program whose host is in our group.
+fn is_of_our_job(terminal: &Terminal, proc: &Proc) -> bool {
+    let is_of_another_host = || {
+        let leader = stat(proc, terminal.foreground()?.get())?;
+        let (host, own) = (stat(proc, leader.parent)?, stat(proc, std::process::id())?);
+        Some(leader.session == own.session && host.group == own.group)
+    };
+    terminal.is_ours() || is_of_another_host().unwrap_or(false)
+}
+
+fn stat(proc: &Proc, pid: u32) -> Option<Stat> {
+    proc.stat(Pid::new(i64::from(pid))?).ok().flatten()
 }

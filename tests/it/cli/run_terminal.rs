@@ -8,7 +8,7 @@ use crate::{
         command::{PROCLEDGER, clean},
         pty::Pty,
     },
-    support::{Guard, Place, eventually, is_alive, need, state, stays, until},
+    support::{Guard, Place, eventually, is_alive, need, parent, state, stays, until},
 };
 
 /// An interactive shell on a terminal, and a person in front of it.
@@ -66,8 +66,17 @@ impl Person {
 
     /// The pid that a script has written.
     fn program(&self) -> u32 {
-        let path = self.place.path().join("pid");
+        self.pid_in("pid")
+    }
+
+    fn pid_in(&self, file: &str) -> u32 {
+        let path = self.place.path().join(file);
         eventually("its pid", || std::fs::read_to_string(&path).ok()?.trim().parse().ok())
+    }
+
+    /// What is typed before a second program.
+    fn other(&self) -> String {
+        self.prefix.replace("--task t", "--task other")
     }
 
     /// The shell answers.
@@ -215,7 +224,7 @@ fn ctrl_c_ends_a_pipeline() {
 fn a_pipeline_of_two_runs_was_stopped_again_by_fg() {
     need!("bash", "dash", "zsh");
     play(|person| {
-        let other = person.prefix.replace("--task t", "--task other");
+        let other = person.other();
         person.types(&format!("@{SLEEPER} | {other}sh -c 'echo other$((1+1))runs >&2; exec cat'"));
         person.sees("it2runs");
         person.sees("other2runs");
@@ -251,6 +260,162 @@ fn keys_reached_only_the_first_process_of_a_program_in_a_pipeline() {
         person.gets_the_prompt();
         person.sees("int2errupted");
         assert!(!is_alive(child));
+        person.shell_is_well();
+    });
+}
+
+/// A program that reads from the terminal once the [`SLEEPER`] runs, and says so on it.
+const READER: &str = "sh -c 'echo $$ > reader; while [ ! -s pid ]; do sleep 0.01; done; \
+                      exec cat /dev/tty >&2'";
+
+#[test]
+fn ctrl_z_stopped_only_the_program_of_a_pipeline_that_had_the_terminal() {
+    need!("bash", "dash", "zsh");
+    play(|person| {
+        let other = person.other();
+        person.types(&format!("@{SLEEPER} | {other}{READER}"));
+        let (program, reader) = (person.program(), person.pid_in("reader"));
+        for line in ["first line", "second line"] {
+            person.types(line);
+            person.pty.wait_for(line, 2);
+            person.stops_it(program);
+            assert_eq!(state(reader), Some('T'));
+            person.types("fg");
+            person.has_left_the_terminal_to(program);
+            person.has_left_the_terminal_to(reader);
+        }
+        person.types("third line");
+        person.pty.wait_for("third line", 2);
+        person.keys("\x03");
+        person.gets_the_prompt();
+        until("both have ended", || !is_alive(program) && !is_alive(reader));
+        person.shell_is_well();
+    });
+}
+
+/// A shell, or make(1), waits until its children have ended by the same key.
+#[test]
+fn ctrl_c_reached_only_the_first_process_beside_a_program_that_had_the_terminal() {
+    need!("bash", "dash", "zsh");
+    play(|person| {
+        let script = "sh -c 'echo $$ > pid; exec sleep 3600'\necho after >&2\n";
+        let script = person.place.script("children", script);
+        let other = person.other();
+        person.types(&format!("@sh {} | {other}{READER}", script.display()));
+        let (child, reader) = (person.program(), person.pid_in("reader"));
+        person.types("a line");
+        person.pty.wait_for("a line", 2);
+        person.keys("\x03");
+        person.gets_the_prompt();
+        until("both have ended", || !is_alive(child) && !is_alive(reader));
+        person.shell_is_well();
+    });
+}
+
+#[test]
+fn a_pipeline_in_the_background_ran_on_where_one_of_its_programs_read_from_the_terminal() {
+    need!("bash", "dash", "zsh");
+    play(|person| {
+        let other = person.other();
+        person.types(&format!("@{SLEEPER} | {other}{READER} &"));
+        person.gets_the_prompt();
+        let (program, reader) = (person.program(), person.pid_in("reader"));
+        for stopped in [program, reader] {
+            until("it is stopped", || state(stopped) == Some('T'));
+        }
+        person.waits_until_the_shell_has_seen_the_stop();
+        person.types("fg");
+        person.has_left_the_terminal_to(program);
+        person.has_left_the_terminal_to(reader);
+        person.types("a line");
+        person.pty.wait_for("a line", 2);
+        person.keys("\x03");
+        person.gets_the_prompt();
+        until("both have ended", || !is_alive(program) && !is_alive(reader));
+        person.shell_is_well();
+    });
+}
+
+/// As `ssh a | ssh b`, where both ask for a password.
+#[test]
+fn a_pipeline_of_two_programs_that_read_from_the_terminal_was_stopped() {
+    need!("bash", "dash", "zsh");
+    play(|person| {
+        let asks = |file| {
+            format!(
+                "sh -c 'echo $$ > {file}; x=$(head -n 1 < /dev/tty); echo got$((1+1))$x >&2; sleep 1'"
+            )
+        };
+        let (first, second, other) = (asks("pid"), asks("reader"), person.other());
+        person.types(&format!("@{first} | {other}{second}"));
+        let (first, second) = (person.program(), person.pid_in("reader"));
+        stays("none is stopped for long", || {
+            eventually("it goes on", || (state(first) != Some('T')).then_some(()));
+            eventually("it goes on", || (state(second) != Some('T')).then_some(()));
+            person.pty.foreground() != person.shell.pid()
+        });
+        for line in ["one", "two"] {
+            person.types(line);
+            person.sees(&format!("got2{line}"));
+        }
+        person.gets_the_prompt();
+        person.shell_is_well();
+    });
+}
+
+/// The program has a session of its own, without the terminal: the kernel does not stop it by SIGTSTP, and the shell waited.
+#[test]
+fn ctrl_z_on_a_pipeline_with_a_program_in_another_session_gave_no_prompt() {
+    need!("bash", "dash", "zsh");
+    let keeper = "$P run --task t --containment keeper -- ";
+    let piped = "@ < /dev/null 2> /dev/null | cat";
+    for (prefix, place) in [("", piped), (PREFIXES[1], piped), (keeper, "@"), (keeper, "@ | cat")] {
+        for shell in SHELLS {
+            let mut person = Person::new(shell, prefix);
+            person.types(&place.replace('@', &format!("@{SLEEPER}")));
+            person.sees("it2runs");
+            let program = person.program();
+            person.stops_it(program);
+            person.types("bg");
+            person.gets_the_prompt();
+            until("it goes on", || state(program) != Some('T'));
+            person.types("fg");
+            person.has_left_the_terminal_to(program);
+            // The shell continues the job after it has left the terminal to it, which discards a Ctrl-Z.
+            stays("it goes on", || state(program) != Some('T'));
+            person.stops_it(program);
+            person.types("fg");
+            person.has_left_the_terminal_to(program);
+            person.keys("\x03");
+            person.gets_the_prompt();
+            until("it has ended", || !is_alive(program));
+            person.shell_is_well();
+        }
+    }
+}
+
+/// A shell with job control signals all processes of a job.
+#[test]
+fn kill_of_a_job_reached_only_the_first_process_of_its_program() {
+    need!("bash", "dash", "zsh");
+    play(|person| {
+        let script = "sh -c 'echo $$ > pid; echo it$((1+1))runs; exec sleep 3600'\necho after\n";
+        let script = person.place.script("children", script);
+        person.types(&format!("@sh {} &", script.display()));
+        person.sees("it2runs");
+        person.gets_the_prompt();
+        let child = person.program();
+        person.types("kill -TSTP %1");
+        until("it is stopped", || state(child) == Some('T'));
+        person.gets_the_prompt();
+        person.knows_that_it_is_stopped(parent(child).expect("a parent"));
+        person.types("kill -CONT %1");
+        person.gets_the_prompt();
+        until("it goes on", || state(child) != Some('T'));
+        person.types("kill -INT %1; wait; echo all$((1+1))gone");
+        person.sees("all2gone");
+        assert!(!is_alive(child));
+        person.gets_the_prompt();
         person.shell_is_well();
     });
 }
@@ -385,6 +550,24 @@ impl Person {
         self.keys("\x1a");
         self.gets_the_prompt();
         until("it is stopped", || state(program) == Some('T'));
+    }
+
+    /// A shell with a job that runs for all it knows does not continue it by `fg`.
+    fn waits_until_the_shell_has_seen_the_stop(&mut self) {
+        eventually("the shell has seen the stop", || {
+            let before = self.pty.seen().len();
+            self.types("jobs");
+            self.gets_the_prompt();
+            let shown = self.pty.seen()[before..].to_lowercase();
+            let is_stopped = shown.contains("stopped") || shown.contains("suspended");
+            (is_stopped && !shown.contains("running")).then_some(())
+        });
+    }
+
+    /// `run` has stopped itself along with a program.
+    fn knows_that_it_is_stopped(&self, program: u32) {
+        let parent = parent(program).expect("a parent");
+        until("it is stopped", || parent == self.shell.pid() || state(parent) == Some('T'));
     }
 
     fn kills_it(&mut self) {

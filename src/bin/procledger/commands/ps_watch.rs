@@ -18,7 +18,7 @@ use crate::{
     exit::{Exit, Failure, Result},
     render::{clock, escape, short_bytes, span},
     screen::Screen,
-    signals::Signals,
+    signals::{Signals, act_by_default},
 };
 
 /// The signals that end the display, and those for a change of the terminal's size and for suspension.
@@ -40,7 +40,7 @@ pub(super) fn watch(context: &Context, interval: Duration, wide: bool) -> Result
         match wait(&signals, screen.has_keys(), next)? {
             Event::Leave => return Ok(Exit::DONE),
             Event::Resized => continue,
-            Event::Suspend => screen.while_away(stop_own_group)?,
+            Event::Suspend => screen.while_away(|| act_by_default(libc::SIGTSTP))?,
             Event::Due => {}
         }
         view.refresh();
@@ -100,12 +100,6 @@ fn read_key() -> Option<Event> {
         Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => None,
         Err(_) => Some(Event::Leave),
     }
-}
-
-/// Stops the process group, as Ctrl-Z does by default: a pipeline stops as a whole, and the shell reports it.
-fn stop_own_group() -> Result<()> {
-    rustix::process::kill_current_process_group(rustix::process::Signal::STOP)
-        .map_err(|error| Failure::because("failed to stop", &error))
 }
 
 /// The most recent reading of the trees, and the figures derived from the one before.

@@ -6,7 +6,7 @@ use procledger::Process;
 use crate::{
     exit::{Failure, Result, chain},
     output,
-    signals::{Received, is_forwarded},
+    signals::{Received, act_by_default, is_forwarded, stops},
     units,
 };
 
@@ -41,9 +41,11 @@ impl SignalArgs {
         if signal == 0 {
             return false;
         }
-        let sent = if self.signal_tree {
+        let sent = if received.by_group && stops(signal) && !process.shares_terminal() {
+            stop_along(process, signal)
+        } else if self.signal_tree {
             process.signal_tree(signal).map(drop)
-        } else if received.by_terminal {
+        } else if received.by_group || process.shares_terminal() && is_for_a_job(signal) {
             // The plain program would have got it together with its children.
             process.signal_group(signal)
         } else {
@@ -57,4 +59,17 @@ impl SignalArgs {
         }
         true
     }
+}
+
+/// Returns whether a signal stops or continues a job, and not one process.
+fn is_for_a_job(signal: i32) -> bool {
+    stops(signal) || signal == libc::SIGCONT
+}
+
+/// Stops the program and this process until this process is continued. In a session of its own no shell could continue the program,
+/// so the kernel stops it only by SIGSTOP. A shell shows its prompt once all members of a job have stopped.
+fn stop_along(process: &Process, signal: i32) -> procledger::Result<()> {
+    process.signal_group(libc::SIGSTOP)?;
+    act_by_default(signal);
+    process.signal_group(libc::SIGCONT)
 }
