@@ -516,7 +516,7 @@ fn a_message_of_its_own_stopped_run_at_a_terminal_with_tostop() {
     person.types("$P -vv run --task t -- true; echo code=$?");
     person.sees("code=0");
     person.gets_the_prompt();
-    assert!(person.pty.seen().contains("task t runs"), "{}", person.pty.seen());
+    assert!(person.pty.seen().contains("task t is running"), "{}", person.pty.seen());
     // The program itself is stopped in the background as ever.
     person.types(&format!("$P run --task t -- {SLEEPER} &"));
     person.gets_the_prompt();
