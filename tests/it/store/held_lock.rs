@@ -125,6 +125,23 @@ fn an_end_that_a_run_cannot_record_is_reported_saved_beside_the_ledger_and_recor
     });
 }
 
+/// The reason was read from the ledger, into which it could not be written.
+#[test]
+fn a_run_whose_limit_ended_the_program_beside_a_held_lock_exited_with_0() {
+    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+    at_once(containments, |containment| {
+        let place = Place::new();
+        let options = ["--containment", containment, "--max-runtime", "1s"];
+        let obedient = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done";
+        let running = Running::start(&place, "task", &options, obedient);
+        let held = WriteLock::take(&place.ledger(), place.marker());
+        let answer = running.finish().expect(124);
+        held.release();
+        let why = "procledger: task task was ended: ran for ";
+        assert!(answer.err.lines().any(|line| line.starts_with(why)), "{containment}: {answer:#?}");
+    });
+}
+
 #[test]
 fn a_run_beside_a_held_lock_does_not_wait_for_it_at_each_step() {
     let place = Place::new();

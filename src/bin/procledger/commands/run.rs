@@ -293,7 +293,8 @@ impl Plan {
         self.raw.detach.confirm(output)?;
         let forwarding = &self.raw.forwarding;
         let running = Running { signals, tracker, caller, task, forwarding, stop };
-        let Waited { status, orphaned } = running.wait(&mut process)?;
+        let Waited { exit, orphaned } = running.wait(&mut process)?;
+        let status = exit.status;
         let killed = matches!(status, ExitStatus::Signaled(_));
         if let Some(modes) = modes.filter(|_| killed && process.shares_terminal()) {
             modes.restore();
@@ -303,7 +304,7 @@ impl Plan {
             return Err(Failure::new(why).with_exit(Exit::of_ended_program(status)));
         }
         let interrupted_by = interruption(&process, status);
-        Ok(Ended { id: process.id(), status, after: began.elapsed(), interrupted_by })
+        Ok(Ended { id: process.id(), exit, after: began.elapsed(), interrupted_by })
     }
 
     fn verbosity(&self, context: &Context) -> Verbosity {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use procledger::{EndReason, ExitStatus, Ledger, Life, ProcessId, ProcessRecord, TaskId};
+use procledger::{
+    EndReason, ExitStatus, Justification, Ledger, Life, ProcessId, ProcessRecord, TaskId,
+};
 
 use crate::{
-    exit::{Exit, Failure, Result},
+    exit::{Exit, Failure, Result, chain},
     output,
     render::span,
 };
@@ -25,7 +27,7 @@ pub(super) enum Verbosity {
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) id: ProcessId,
-    pub(super) status: ExitStatus,
+    pub(super) exit: procledger::Exit,
     pub(super) after: Duration,
     /// The signal of the terminal that ended it, and whether the program alone got it.
     pub(super) interrupted_by: Option<(i32, bool)>,
@@ -45,7 +47,8 @@ impl Ended {
     /// Returns the exit code, and reports why the program was ended. A program that was ended may nevertheless exit with 0; `run`
     /// does not. A code that counts as a `success` is replaced by 0, if the program has ended by itself.
     ///
-    /// If the ledger cannot be read, a code other than 0 is the program's in any case.
+    /// Where the end is not in the ledger, since it could not be written, what the owner remembers counts. If the ledger cannot be
+    /// read, a code other than 0 is the program's in any case.
     pub(super) fn conclude(
         &self,
         ledger: &Ledger,
@@ -53,31 +56,37 @@ impl Ended {
         success: &[u8],
         verbosity: Verbosity,
     ) -> Result<Exit> {
-        let record = match (ledger.process(self.id), Exit::of_program(self.status)) {
-            (Ok(record), _) => record,
-            (Err(error), Some(exit)) if exit != Exit::DONE => {
-                let failure = Failure::from(error);
-                output::warn(&format!("why task {task} has ended is unknown: {}", failure.message));
-                return Ok(exit);
-            }
-            (Err(error), _) => return Err(error.into()),
+        let status = self.exit.status;
+        let remembered = || why_ended(self.exit.reason, self.exit.because.as_ref());
+        let why = match ledger.process(self.id) {
+            Ok(Some(record)) if record.life.end().is_some() => why(&record),
+            Ok(record) => record.as_ref().and_then(why).or_else(remembered),
+            Err(error) => match (remembered(), Exit::of_program(status)) {
+                (Some(why), _) => Some(why),
+                (None, Some(exit)) if exit != Exit::DONE => {
+                    let error = chain(&error);
+                    output::warn(&format!("why task {task} has ended is unknown: {error}"));
+                    return Ok(exit);
+                }
+                _ => return Err(error.into()),
+            },
         };
-        let exit = conclude(record.as_ref(), self.status, self.after, task, verbosity)?;
-        let by_itself = record.as_ref().and_then(why).is_none();
+        let by_itself = why.is_none();
+        let exit = conclude(why, status, self.after, task, verbosity)?;
         let is_success = by_itself && success.iter().any(|&code| exit.code() == i32::from(code));
         Ok(if is_success { Exit::DONE } else { exit })
     }
 }
 
-/// Returns the exit code for a program that has ended, and says why it was ended.
+/// Returns the exit code for a program that has ended, and says why something else ended it, if that is so.
 pub(super) fn conclude(
-    record: Option<&ProcessRecord>,
+    why: Option<(EndReason, String)>,
     status: ExitStatus,
     after: Duration,
     task: &TaskId,
     verbosity: Verbosity,
 ) -> Result<Exit> {
-    let (exit, what) = match record.and_then(why) {
+    let (exit, what) = match why {
         Some((EndReason::MaxRuntime, why)) => (Exit::TIMED_OUT, Some(format!("was ended: {why}"))),
         Some((_, why)) => (Exit::of_ended_program(status), Some(format!("was ended: {why}"))),
         None => (
@@ -102,18 +111,21 @@ fn by_itself(status: ExitStatus, after: Duration) -> String {
     format!("{how} after {}", span(after))
 }
 
-/// Returns why something else ended the program; `None` if it ended by itself.
-fn why(record: &ProcessRecord) -> Option<(EndReason, String)> {
-    // Another instance that ends the tree for a person records the reason when the last member is dead.
-    let end = match &record.life {
-        Life::Ended(end) => end,
+/// Returns why something else ended the program, as the ledger says; `None` if it ended by itself.
+pub(super) fn why(record: &ProcessRecord) -> Option<(EndReason, String)> {
+    match &record.life {
+        Life::Ended(end) => why_ended(end.reason, end.because.as_ref()),
+        // Another instance that ends the tree for a person records the reason when the last member is dead.
         Life::Ending { .. } => {
             let by = record.requested_by.as_ref()?;
-            return Some((EndReason::Killed, format!("asked by {by}")));
+            Some((EndReason::Killed, format!("asked by {by}")))
         }
-        Life::Running | Life::Survived => return None,
-    };
-    let why = match end.reason {
+        Life::Running | Life::Survived => None,
+    }
+}
+
+fn why_ended(reason: EndReason, because: Option<&Justification>) -> Option<(EndReason, String)> {
+    let why = match reason {
         EndReason::Exited
         | EndReason::Failed
         | EndReason::Gone
@@ -121,8 +133,7 @@ fn why(record: &ProcessRecord) -> Option<(EndReason, String)> {
         | EndReason::Released
         | EndReason::Forgotten => return None,
         EndReason::Oom => "the kernel's out-of-memory killer ended it".to_owned(),
-        reason => (end.because.as_ref())
-            .map_or_else(|| reason.to_string(), |because| because.rule.clone()),
+        reason => because.map_or_else(|| reason.to_string(), |because| because.rule.clone()),
     };
-    Some((end.reason, why))
+    Some((reason, why))
 }

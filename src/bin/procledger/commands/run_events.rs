@@ -5,7 +5,7 @@ use std::{
     thread::{self, Scope},
 };
 
-use procledger::{Caller, ExitStatus, Process, TaskId, Tracker};
+use procledger::{Caller, Exit, Process, TaskId, Tracker};
 
 use super::{run_forwarded_signals::SignalArgs, run_stop_signals::StopSignals};
 use crate::{
@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// How the program ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Waited {
-    pub(super) status: ExitStatus,
+    pub(super) exit: Exit,
     /// Its tree was ended because its caller had ended.
     pub(super) orphaned: bool,
 }
@@ -55,7 +55,7 @@ impl Running<'_> {
                 let mut others: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd()];
                 others.extend(caller.map(AsFd::as_fd));
                 if let Some(exit) = process.wait_in_foreground_or(&others)? {
-                    return Ok(Waited { status: exit.status, orphaned });
+                    return Ok(Waited { exit, orphaned });
                 }
             }
         })

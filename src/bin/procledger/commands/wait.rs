@@ -10,7 +10,7 @@ use clap::Args;
 use procledger::{Ledger, ProcessId, ProcessRecord, Query, State, TaskId};
 
 use super::{
-    run_end::{Verbosity, conclude},
+    run_end::{Verbosity, conclude, why},
     task_ids,
 };
 use crate::{
@@ -124,7 +124,7 @@ impl WaitArgs {
         let end =
             record.life.end().ok_or_else(|| Failure::new("a process has ended without an end"))?;
         let after = end.at.duration_since(record.spec.started_at).unwrap_or_default();
-        conclude(Some(&record), end.status, after, task, verbosity)
+        conclude(why(&record), end.status, after, task, verbosity)
     }
 }
 
