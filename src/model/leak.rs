@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::{
-    Evidence, EvidenceKey, LeakKind, Millis, Outcome, ProcessId, Rule, RuleKey, TaskId,
+    EvidenceKey, Justification, LeakKind, Millis, Outcome, ProcessId, RuleKey, TaskId,
     millis::{unix_millis, whole_millis, whole_millis_or_null},
 };
 use crate::identity::Pid;
@@ -14,8 +14,7 @@ use crate::identity::Pid;
 #[derive(Clone, Debug)]
 pub(crate) struct NewLeak {
     pub(crate) kind: LeakKind,
-    pub(crate) rule: Rule,
-    pub(crate) evidence: Evidence,
+    pub(crate) because: Justification,
     pub(crate) found_at: Millis,
     pub(crate) age: Duration,
     pub(crate) rss: Option<u64>,

@@ -179,6 +179,8 @@ pub(crate) struct LateEnd {
     /// For messages; not stored in the file.
     pub(crate) task: Option<TaskId>,
     pub(crate) end: End,
+    /// The leak that it was.
+    pub(crate) leak: Option<NewLeak>,
 }
 
 /// The result for a claimed process.

@@ -111,15 +111,15 @@ table! {
     {
         process = process;
         kind = leak.kind;
-        rule = leak.rule.to_string();
-        evidence = leak.evidence.to_string();
+        rule = leak.because.rule;
+        evidence = leak.because.evidence;
         found_at = leak.found_at;
         age_ms = leak.age;
         rss_bytes = leak.rss;
         outcome = leak.outcome;
         died_after_ms = leak.died_after;
-        rule_key since KEYS = Some(leak.rule.key());
-        evidence_key since KEYS = Some(leak.evidence.key());
+        rule_key since KEYS = Some(leak.because.rule_key);
+        evidence_key since KEYS = Some(leak.because.evidence_key);
         stop_signal since LEAK_SIGNAL = leak.stop_signal;
     },
     unread {

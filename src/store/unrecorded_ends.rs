@@ -10,13 +10,15 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use super::{
     Store,
     cell::{Cell, RowReader},
+    commit_counts::CommitCounts,
+    leaks,
     migration::Schema,
     transaction::Transaction,
     transition::write_core_dump,
 };
 use crate::{
     error::Result,
-    model::{End, InstanceId, LateEnd, ProcessId},
+    model::{End, InstanceId, LateEnd, NewLeak, ProcessId},
     redact::mask_text,
 };
 
@@ -29,7 +31,7 @@ impl Store {
         lock_name: &str,
         ends: &[LateEnd],
     ) -> Result<(u64, bool)> {
-        self.write("record the end of processes", |tx| {
+        self.write_counted("record the end of processes", |tx, counts| {
             let known: bool = tx
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND lock_name = ?2)",
@@ -40,7 +42,7 @@ impl Store {
             }
             let (mut added, mut waits) = (0, false);
             for late in ends {
-                added += add(tx, late)?;
+                added += add(tx, counts, late)?;
                 waits |= is_live(tx, late)?;
             }
             Ok((added, waits))
@@ -48,7 +50,12 @@ impl Store {
     }
 
     /// Returns an end that could not be written, with the data that identifies its row; `None` if the row has ended.
-    pub(crate) fn late_end(&self, id: ProcessId, end: End) -> Result<Option<LateEnd>> {
+    pub(crate) fn late_end(
+        &self,
+        id: ProcessId,
+        end: End,
+        leak: Option<NewLeak>,
+    ) -> Result<Option<LateEnd>> {
         self.read("look up a process", |connection| {
             connection
                 .prepare_cached(
@@ -61,12 +68,19 @@ impl Store {
                 .optional()
         })
         .map(|found| {
-            found.map(|(pid, start_tick, task)| LateEnd { process: id, pid, start_tick, task, end })
+            found.map(|(pid, start_tick, task)| LateEnd {
+                process: id,
+                pid,
+                start_tick,
+                task,
+                end,
+                leak,
+            })
         })
     }
 }
 
-fn add(tx: &Transaction<'_>, late: &LateEnd) -> rusqlite::Result<u64> {
+fn add(tx: &Transaction<'_>, counts: &mut CommitCounts, late: &LateEnd) -> rusqlite::Result<u64> {
     let end = &late.end;
     let changed = tx
         .prepare_cached(
@@ -91,6 +105,12 @@ fn add(tx: &Transaction<'_>, late: &LateEnd) -> rusqlite::Result<u64> {
     if changed > 0 {
         write_keys(tx, late.process, end)?;
         write_core_dump(tx, late.process, end.core_dumped)?;
+        if let Some(leak) = &late.leak {
+            let mut leak = leak.clone();
+            leak.because.rule = mask_text(&leak.because.rule);
+            leak.because.evidence = mask_text(&leak.because.evidence);
+            leaks::upsert(tx, counts, None, late.process, &leak)?;
+        }
     }
     Ok(changed as u64)
 }

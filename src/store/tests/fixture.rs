@@ -20,10 +20,10 @@ use crate::{
     error::Result,
     identity::{Identity, Pid, PidScope},
     model::{
-        Containment, DeadInstance, End, EndReason, Evidence, ExitStatus, InstanceId, LeakKind,
-        Limits, Millis, NewInstance, NewLeak, NewProcess, Origin, Outcome, PassKind, PassRecord,
-        ProcessId, ProcessRecord, ProcessSpec, Row, RuleKey, Settled, State, StopHow, TaskId,
-        Verdict,
+        Containment, DeadInstance, End, EndReason, Evidence, ExitStatus, InstanceId, Justification,
+        LeakKind, Limits, Millis, NewInstance, NewLeak, NewProcess, Origin, Outcome, PassKind,
+        PassRecord, ProcessId, ProcessRecord, ProcessSpec, Row, RuleKey, Settled, State, StopHow,
+        TaskId, Verdict,
     },
     store::{Insertion, Store, Unshipped, Upgrade},
 };
@@ -227,8 +227,7 @@ pub(super) fn pass(kind: PassKind, started_at: i64) -> PassRecord {
 pub(super) fn leak(kind: LeakKind, outcome: Outcome) -> NewLeak {
     NewLeak {
         kind,
-        rule: RuleKey::InstanceDead.into(),
-        evidence: Evidence::TaskCgroup,
+        because: Justification::new(&RuleKey::InstanceDead.into(), Evidence::TaskCgroup),
         found_at: Millis(86_400_000 * 3),
         age: Duration::from_hours(1),
         rss: Some(1 << 20),

@@ -252,12 +252,11 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
                 status: fate.status,
                 core_dumped: false,
                 at: at.into(),
-                because: Some(because),
+                because: Some(because.clone()),
             };
             let leak = NewLeak {
                 kind: LeakKind::Stray,
-                rule,
-                evidence: member.info.evidence,
+                because,
                 found_at: at,
                 age: member.info.age,
                 rss: Some(member.info.rss),

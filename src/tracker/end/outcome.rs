@@ -264,8 +264,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberOutcome, death: Death) -
     // A process that was gone before the first scan is not a leak.
     let leak = cause.leak.filter(|_| was_ended(member)).map(|kind| NewLeak {
         kind,
-        rule: rule_of(cause, member),
-        evidence: member.info.evidence,
+        because: Justification::new(&rule_of(cause, member), member.info.evidence),
         found_at: now,
         age: member.info.age,
         rss: Some(member.info.rss),

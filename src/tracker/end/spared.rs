@@ -39,15 +39,14 @@ pub(in crate::tracker) fn settle_spared(
     let now = Millis::now();
     let new = || Box::new(NewProcess { claimed: false, ..info.new_row(by, root) });
     let rule = Rule::Spared(why.clone());
-    let because = Some(Justification::new(&rule, info.evidence));
-    let end = End { because, ..End::unobserved(EndReason::Released, now) };
+    let because = Justification::new(&rule, info.evidence);
+    let end = End { because: Some(because.clone()), ..End::unobserved(EndReason::Released, now) };
     Settled {
         row: row.map_or_else(|| Row::New(new()), Row::Existing),
         verdict: Verdict::Kept(end),
         leak: Some(NewLeak {
             kind,
-            rule,
-            evidence: info.evidence,
+            because,
             found_at: now,
             age: info.age,
             rss: Some(info.rss),

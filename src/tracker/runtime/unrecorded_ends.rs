@@ -2,9 +2,10 @@
 //!
 //! The file is `LEDGER-ends-HEX.json`, with the same HEX as in the name of the instance's lock. The rows stay `running` until an
 //! instance that reaps opens the ledger. Its orphan pass ends them (and the remaining members of their trees), then adds from the
-//! file how and when they ended, in one transaction, and removes the file. A malformed file changes nothing, and is logged.
+//! file how and when they ended, and which of them were leaks, in one transaction, and removes the file. A malformed file changes
+//! nothing, and is logged.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +14,8 @@ use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
     model::{
-        End, EndReason, ExitStatus, InstanceId, Justification, LateEnd, Millis, ProcessId, Verdict,
-        task_text,
+        End, EndReason, ExitStatus, InstanceId, Justification, LateEnd, LeakKind, Millis, NewLeak,
+        Outcome, ProcessId, Verdict, millis, task_text,
     },
     store::Store,
     sys::spool,
@@ -50,11 +51,61 @@ struct SavedEnd {
     core_dumped: bool,
     rule: Option<String>,
     evidence: Option<String>,
+    /// Absent for an end that was no leak, so that a program that does not know it can read the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leak: Option<SavedLeak>,
+}
+
+/// The leak that a process was; its rule and evidence are those of its end.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedLeak {
+    kind: String,
+    found_at: i64,
+    age_ms: u64,
+    rss_bytes: Option<u64>,
+    outcome: String,
+    died_after_ms: Option<u64>,
+    stop_signal: Option<i32>,
+}
+
+impl From<&NewLeak> for SavedLeak {
+    fn from(leak: &NewLeak) -> Self {
+        let whole = |span: Duration| u64::try_from(millis(span)).unwrap_or(0);
+        Self {
+            kind: leak.kind.as_str().to_owned(),
+            found_at: leak.found_at.0,
+            age_ms: whole(leak.age),
+            rss_bytes: leak.rss,
+            outcome: leak.outcome.as_str().to_owned(),
+            died_after_ms: leak.died_after.map(whole),
+            stop_signal: leak.stop_signal,
+        }
+    }
+}
+
+impl SavedLeak {
+    /// Returns `None` for values that this program never writes.
+    fn parse(self, because: Option<&Justification>) -> Option<NewLeak> {
+        if self.stop_signal.is_some_and(|signal| !(1..=64).contains(&signal)) {
+            return None;
+        }
+        Some(NewLeak {
+            kind: LeakKind::parse(&self.kind)?,
+            because: because?.clone(),
+            found_at: Millis(self.found_at),
+            age: Duration::from_millis(self.age_ms),
+            rss: self.rss_bytes,
+            outcome: Outcome::parse(&self.outcome)?,
+            died_after: self.died_after_ms.map(Duration::from_millis),
+            stop_signal: self.stop_signal,
+        })
+    }
 }
 
 impl From<&LateEnd> for SavedEnd {
     fn from(late: &LateEnd) -> Self {
-        let LateEnd { process, pid, start_tick, end, task: _ } = late;
+        let LateEnd { process, pid, start_tick, end, leak, task: _ } = late;
         Self {
             process: process.0,
             pid: i64::from(pid.get()),
@@ -66,6 +117,7 @@ impl From<&LateEnd> for SavedEnd {
             core_dumped: end.core_dumped,
             rule: end.because.as_ref().map(|because| because.rule.clone()),
             evidence: end.because.as_ref().map(|because| because.evidence.clone()),
+            leak: leak.as_ref().map(SavedLeak::from),
         }
     }
 }
@@ -87,6 +139,10 @@ impl SavedEnd {
         let because = self.rule.zip(self.evidence);
         let because =
             because.map(|(rule, evidence)| Justification::recorded((rule, None), (evidence, None)));
+        let leak = match self.leak {
+            Some(leak) => Some(leak.parse(because.as_ref())?),
+            None => None,
+        };
         let at = Millis(self.ended_at);
         let reason = EndReason::parse(&self.reason)?;
         Some(LateEnd {
@@ -95,6 +151,7 @@ impl SavedEnd {
             start_tick: self.start_tick,
             task: None,
             end: End { at: at.into(), status, core_dumped: self.core_dumped, reason, because },
+            leak,
         })
     }
 }
@@ -135,13 +192,13 @@ pub(in crate::tracker) fn save_unrecorded_ends(
 
 /// Returns the ends that wait in memory, joined with their rows; the ledger can be read even if it cannot be written.
 fn unrecorded_ends(store: &Store, pending: &PendingWrites) -> Vec<LateEnd> {
-    let roots = pending.roots.map(|root| (root.process, root.end.clone()));
+    let roots = pending.roots.map(|root| (root.process, root.end.clone(), None));
     let settled = pending.settled.map(|settled| match &settled.verdict {
-        Verdict::Ended(end) => Some((settled.row.id()?, end.clone())),
+        Verdict::Ended(end) => Some((settled.row.id()?, end.clone(), settled.leak.clone())),
         _ => None,
     });
     let all = roots.into_iter().chain(settled.into_iter().flatten());
-    all.filter_map(|(row, end)| store.late_end(row, end).ok().flatten()).collect()
+    all.filter_map(|(row, end, leak)| store.late_end(row, end, leak).ok().flatten()).collect()
 }
 
 fn saved_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {

@@ -142,6 +142,34 @@ fn a_run_whose_limit_ended_the_program_beside_a_held_lock_exited_with_0() {
     });
 }
 
+/// Its row got the reason `orphan`, and `report` knew of no leak.
+#[test]
+fn an_orphan_that_a_run_could_not_record_was_in_no_report() {
+    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+    at_once(containments, |containment| {
+        let place = Place::new();
+        let mut owner = place.child("exec sleep 3600");
+        let pid = owner.pid().to_string();
+        let options = ["--containment", containment, "--owner", &pid];
+        let running = Running::start(&place, "task", &options, "echo ready; exec sleep 3600");
+        let held = WriteLock::take(&place.ledger(), place.marker());
+        owner.0.kill().expect("killed");
+        running.finish().expect(128 + 15);
+        held.release();
+        assert_eq!(kept(&place).len(), 1, "{containment}");
+        let leak = "SELECT count(*), min(kind), min(outcome), min(rule) GLOB 'its caller *', min(rule_key),
+             min(evidence_key), min(stop_signal) FROM leak";
+        assert_eq!(place.sqlite3(leak), "0||||||");
+        // The second one finds the record gone.
+        for _ in 0..2 {
+            assert!(place.procledger(&["reap"]).status.success());
+            assert_eq!(row(&place), "ended|orphan||15", "{containment}");
+            let expected = "1|orphan|term|1|caller_ended|identity|15";
+            assert_eq!(place.sqlite3(leak), expected, "{containment}");
+        }
+    });
+}
+
 #[test]
 fn a_run_beside_a_held_lock_does_not_wait_for_it_at_each_step() {
     let place = Place::new();
