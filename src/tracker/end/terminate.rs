@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{EndPlan, EndReason, InstanceId, ProcessId, ProcessRecord, Report, Rule, TaskId},
+    model::{
+        EndPlan, EndReason, InstanceId, ProcessId, ProcessRecord, Report, Rule, Settled, TaskId,
+        Verdict,
+    },
     store::TakeOver,
     tracker::{
         core::Core,
@@ -119,19 +122,40 @@ fn kill_rows_unless(
     let dead = foreign_claims::dead_claimants_of(core, rows);
     let over = TakeOver { dead: &dead, live: others == OtherClaims::TakenOver };
     let claimed = core.store.claim_over(&ids, core.instance.id, None, asked_by, over)?;
+    let asked: HashSet<ProcessId> =
+        rows.iter().filter(|row| row.requested_by.is_some()).map(|row| row.id).collect();
+    let untouched: HashSet<ProcessId> = (claimed.iter())
+        .filter(|(record, former)| former.is_none() && !asked.contains(&record.id))
+        .map(|(record, _)| record.id)
+        .collect();
     let claimed = with_plan(claimed, &dead, plan);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
-    let Conclusion { settled, mut report, .. } = claimed_trees::end_claimed_unless(
+    let Conclusion { mut settled, mut report, .. } = claimed_trees::end_claimed_unless(
         core,
         &|_| cause.clone(),
         claimed,
         Some(&core.kills_interrupted),
     );
     foreign_claims::await_noted(core, &owners, &settled);
+    set_exited(core, &untouched, &mut settled);
     report.add_error(outcome::write(core, None, settled));
     release::release_ended(core, &rows);
     Ok(report)
+}
+
+/// Sets the reason of processes that were gone before this call could signal them, and whose owners have recorded their statuses:
+/// they exited by themselves, if no other call was ending them (`untouched`).
+fn set_exited(core: &Core, untouched: &HashSet<ProcessId>, settled: &mut [Settled]) {
+    for Settled { row, verdict, .. } in settled {
+        if let (Some(row), Verdict::Ended(end)) = (row.id(), verdict)
+            && end.reason == EndReason::Gone
+            && untouched.contains(&row)
+            && matches!(core.store.has_status(row), Ok(true))
+        {
+            end.reason = EndReason::Exited;
+        }
+    }
 }
 
 /// Applies the plan, and removes the grace of trees that another live instance was ending: they have had their time, and are

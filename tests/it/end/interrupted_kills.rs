@@ -13,7 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::{
     cli::command::{PROCLEDGER, Running, finish, procledger, run},
     containment::leaves::leaves,
-    support::{Host, Place, at_once, namespaced, namespaces, pidfd, root, until},
+    support::{Host, Place, at_once, is_alive, namespaced, namespaces, pidfd, root, state, until},
 };
 
 /// Far below a health interval (30 s) and the grace periods of these tests; far above the duration of an end on a busy machine.
@@ -172,6 +172,29 @@ fn a_second_kill_cuts_the_grace_of_one_that_lives_short() {
         finish(first).expect(0);
         assert_eq!(row(&place), "ended|killed||9|1|0", "the first one records nothing more");
         assert!(place.alive().is_empty(), "{containment}");
+    });
+}
+
+/// Its owner was not scheduled in between, and records the status while the kill holds the claim.
+#[test]
+fn a_program_that_exited_before_a_kill_could_signal_it_was_killed() {
+    at_once(containments(), |containment| {
+        let place = Place::new();
+        let folder = place.path().display();
+        let script = format!("echo $$; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 5");
+        let options = ["--grace", "60s", "--containment", containment];
+        let owner = Running::start(&place, "task", &options, &script);
+        let program: u32 = owner.said.parse().expect("a pid");
+        owner.signal(Signal::STOP);
+        until("the owner is stopped", || state(owner.child.id()) == Some('T'));
+        let_go(&place);
+        until("the program has exited", || !is_alive(program));
+        let kill = procledger(&place).args(["kill", "task"]).spawn().expect("a command");
+        until("it holds the claim", || !is_running(&place));
+        owner.signal(Signal::CONT);
+        finish(kill).expect(0);
+        owner.finish().expect(5);
+        assert_eq!(row(&place), "ended|exited|5||1|0", "{containment}");
     });
 }
 
