@@ -31,10 +31,15 @@ pub(super) const LIVE_OF: Select = Select(
     "process AS p INDEXED BY process_live_owner",
     "WHERE p.owner = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id",
 );
+// Two ranges of the index, which are empty for an instance that is alone: it may have thousands of rows itself.
 pub(super) const LIVE_OF_OTHERS: Select = Select(
-    "process AS p INDEXED BY process_live_owner",
-    "WHERE p.state <> 'ended' AND p.owner <> ?1
-       AND p.pid IN (SELECT value FROM json_each(?2)) ORDER BY p.id",
+    "process AS p",
+    "WHERE p.id IN (
+         SELECT id FROM process INDEXED BY process_live_owner WHERE state <> 'ended' AND owner < ?1
+         UNION ALL
+         SELECT id FROM process INDEXED BY process_live_owner WHERE state <> 'ended' AND owner > ?1
+       )
+       AND p.state <> 'ended' AND p.pid IN (SELECT value FROM json_each(?2)) ORDER BY p.id",
 );
 pub(super) const LIVE_OF_TASK: Select = Select(
     "process AS p INDEXED BY process_live_task",
