@@ -272,7 +272,7 @@ mod tests {
             ("16777216T", "larger than"),
             ("١M", "is not a size"),
         ] {
-            let error = size(text).expect_err(text);
+            let error = memory(text).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
         }
     }
@@ -333,7 +333,7 @@ mod tests {
         fn any_text_is_a_size_and_a_span_within_bounds_or_refused_in_one_line(
             text in "\\PC{0,12}|[0-9]{1,22} ?[kKMGTiIbB]{0,4}|[0-9]{1,12}(ms|s|m|h|days|years)",
         ) {
-            match size(&text) {
+            match memory(&text) {
                 Ok(bytes) => prop_assert!((1..=LARGEST).contains(&bytes)),
                 Err(why) => prop_assert!(!why.is_empty() && !why.contains('\n')),
             }
