@@ -79,7 +79,7 @@ fn a_keeper_of_another_version_is_refused() {
     fs::write(&source, program).expect("written");
     let built = std::process::Command::new("cc").arg("-o").args([&other, &source]).status();
     assert!(built.expect("cc").success());
-    check_refused(&place, &other, "speaks version 99");
+    check_refused(&place, &other, "uses version 99");
 }
 
 #[test]
