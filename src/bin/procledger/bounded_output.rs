@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_does_not_read_blocks_nothing_and_sees_how_much_was_dropped() {
+    fn a_slow_reader_blocks_nothing_and_gets_the_number_of_dropped_lines() {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let output = BoundedOutput::new(move || writer, "the pipe").expect("a thread");
         let line = vec![b'x'; 1023];
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_is_detected() {
+    fn a_closed_reader_is_detected() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let output = BoundedOutput::new(move || writer, "the pipe").expect("a thread");
         drop(reader);

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_set_wins() {
+    fn the_first_source_that_is_set_is_used() {
         let all = ["/a/env.db", "/state", "/home/me"];
         let file = |path: &str, is_default| (path.to_owned(), is_default);
         assert_eq!(resolve(Some("x.db"), all).expect("named"), file("x.db", false));

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_harmless_line() {
+    fn an_event_is_printed_as_one_harmless_line() {
         let mut log = Escaping(Vec::new());
         log.write_all(b"WARN: task \x1b[31m\nfoo\n").expect("a vector");
         assert_eq!(log.0, b"WARN: task \\x1b[31m\\x0afoo\n");

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_manager_nothing_happens() {
+    fn without_a_service_manager_nothing_is_sent() {
         let mut notify = Notify::default();
         notify.ready("up");
         notify.alive();

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rewrite_is_two_signals_the_second_of_which_may_be_none() {
+    fn a_rewrite_names_two_signals_or_a_signal_and_none() {
         assert_eq!(rewrite("TERM:QUIT"), Ok((15, 3)));
         assert_eq!(rewrite("15:sigint"), Ok((15, 2)));
         assert_eq!(rewrite("HUP:0"), Ok((1, 0)));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_are_refused_say_why() {
+    fn refused_sizes_are_explained() {
         for (text, part) in [
             ("", "is not a size"),
             ("M", "is not a size"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_that_are_refused_say_what_to_write() {
+    fn refused_durations_come_with_a_valid_example() {
         for (text, part) in [
             ("", "empty"),
             ("30", "write 30s"),

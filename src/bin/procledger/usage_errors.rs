@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_other_programs_have_names_ours() {
+    fn an_option_of_a_similar_program_is_answered_with_the_equivalent() {
         for (words, advice) in [
             (&["run", "--timeout", "2s"][..], "; tip: the option is called '--max-runtime'"),
             (&["run", "--name=x"], "; tip: the option is called '--task'"),

@@ -46,7 +46,7 @@ fn edit(path: &Path, sql: &str) {
 }
 
 #[test]
-fn a_newer_ledger() {
+fn a_ledger_of_a_newer_version_is_refused() {
     let (kind, message) = refused(|_, path| {
         ledger(path);
         edit(path, "PRAGMA user_version = 99");

@@ -13,7 +13,7 @@ use std::{
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::{
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     support::{Guard, PATIENCE, Place, eventually, pidfd},
 };
 
@@ -113,7 +113,7 @@ pub(crate) fn containments() -> Vec<&'static str> {
     // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not use it.
     let map = fs::read_to_string("/proc/self/uid_map").expect("a map");
     let has_keepers = map.contains("4294967295");
-    let usable = [("session", true), ("cgroup", leaves()), ("keeper", has_keepers)];
+    let usable = [("session", true), ("cgroup", can_use_cgroups()), ("keeper", has_keepers)];
     usable.into_iter().filter(|(_, usable)| *usable).map(|(name, _)| name).collect()
 }
 

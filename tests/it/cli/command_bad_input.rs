@@ -49,7 +49,7 @@ fn refused(place: &Place, ledger: &Path, named: &str) {
 }
 
 #[test]
-fn a_folder_as_ledger() {
+fn a_folder_is_refused_as_a_ledger() {
     let place = Place::new();
     let folder = place.path().join("folder");
     fs::create_dir(&folder).expect("a folder");
@@ -57,7 +57,7 @@ fn a_folder_as_ledger() {
 }
 
 #[test]
-fn a_text_file_as_ledger() {
+fn a_text_file_is_refused_as_a_ledger() {
     let place = Place::new();
     let text = place.path().join("text");
     fs::write(&text, "Dear ledger, this is a letter and no database.\n".repeat(200))
@@ -66,7 +66,7 @@ fn a_text_file_as_ledger() {
 }
 
 #[test]
-fn another_programs_database_as_ledger() {
+fn another_programs_database_is_refused_as_a_ledger() {
     let place = Place::new();
     let other = place.path().join("other.db");
     let database = rusqlite::Connection::open(&other).expect("a database");
@@ -79,7 +79,7 @@ fn another_programs_database_as_ledger() {
 }
 
 #[test]
-fn a_newer_ledger() {
+fn a_ledger_of_a_newer_version_is_refused() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let ledger = rusqlite::Connection::open(place.ledger()).expect("a ledger");
@@ -89,7 +89,7 @@ fn a_newer_ledger() {
 }
 
 #[test]
-fn a_folder_that_the_group_can_write() {
+fn a_group_writable_folder_is_refused() {
     let place = Place::new();
     let folder = place.path().join("shared");
     fs::create_dir(&folder).expect("a folder");
@@ -107,7 +107,7 @@ fn a_folder_that_the_group_can_write() {
 }
 
 #[test]
-fn a_missing_ledger_is_not_created_by_looking() {
+fn a_missing_ledger_is_not_created_by_reading_it() {
     let place = Place::new();
     for args in [
         &["ps"][..],
@@ -127,7 +127,7 @@ fn a_missing_ledger_is_not_created_by_looking() {
 }
 
 #[test]
-fn a_missing_folder() {
+fn a_missing_folder_is_refused() {
     let place = Place::new();
     let ledger = place.path().join("missing/ledger.db");
     for args in ON_A_LEDGER {
@@ -140,7 +140,7 @@ fn a_missing_folder() {
 
 /// To create the folder is no remedy where it is there, and cannot be used.
 #[test]
-fn a_file_in_place_of_the_folder() {
+fn a_file_in_place_of_the_folder_is_refused() {
     let place = Place::new();
     let file = place.path().join("file");
     fs::write(&file, "").expect("a file");
@@ -294,7 +294,7 @@ const WRONG: [(&[&str], &str); 118] = [
 ];
 
 #[test]
-fn a_wrong_command_line_is_one_line_with_exit_code_2_and_changes_nothing() {
+fn a_wrong_command_line_is_refused_in_one_line_with_exit_code_2() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let before = bytes_of(place.path());
@@ -317,7 +317,7 @@ fn without_a_subcommand_the_help_is_printed() {
 }
 
 #[test]
-fn a_wrong_variable_is_one_line_and_changes_nothing() {
+fn an_invalid_variable_is_refused_in_one_line_and_changes_nothing() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     for (variable, value, code, part) in [
@@ -390,7 +390,7 @@ fn a_name_that_is_too_long_is_refused_before_anything_is_created() {
 
 /// SQLite refused it without saying why.
 #[test]
-fn a_path_that_is_too_long_for_sqlite_had_no_reason() {
+fn a_path_too_long_for_sqlite_was_refused_without_a_reason() {
     let place = Place::new();
     for (length, code) in [(504, 0), (505, 125), (2_000, 125)] {
         let mut folder = place.path().join(length.to_string());
@@ -452,7 +452,7 @@ fn unknown_tasks_are_refused() {
 }
 
 #[test]
-fn output_that_has_no_place_to_go() {
+fn an_output_file_that_cannot_be_created_is_named() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let before = bytes_of(place.path());
@@ -476,7 +476,7 @@ fn output_that_has_no_place_to_go() {
 
 /// A report that did not fit on the disk used to destroy the old one.
 #[test]
-fn a_report_that_cannot_be_written_takes_no_old_one_with_it() {
+fn a_report_that_cannot_be_written_keeps_the_old_one() {
     let place = Place::new();
     // While another process has the ledger open its reader writes nothing.
     let _running = Running::start(&place, "t", &[], "echo up; exec sleep 300");
@@ -528,7 +528,7 @@ fn an_invalid_log_filter_is_refused() {
 
 /// A mistyped file name was imported "successfully", without any message.
 #[test]
-fn an_import_of_a_file_that_is_not_there_said_nothing() {
+fn an_import_of_a_missing_file_succeeded_silently() {
     let place = Place::new();
     let file = place.path().join("missing.json");
     let answer = run(&place, &["import", file.to_str().expect("UTF-8")]).expect(1);

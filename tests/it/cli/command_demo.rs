@@ -27,7 +27,7 @@ fn it_exits_0_and_leaves_nothing() {
 }
 
 #[test]
-fn keep_keeps_a_ledger_to_look_at() {
+fn keep_leaves_a_ledger_to_inspect() {
     let place = Place::new();
     answer(bare(&place).args(["demo", "--keep"]).env("TMPDIR", place.path())).expect(0);
     let folder =
@@ -45,7 +45,7 @@ fn it_runs_without_a_home() {
 }
 
 #[test]
-fn a_demo_that_is_interrupted_leaves_nothing_either() {
+fn an_interrupted_demo_leaves_nothing() {
     let place = Place::new();
     let mut child = bare(&place).arg("demo").env("TMPDIR", place.path()).spawn().expect("a demo");
     let mut out = BufReader::new(child.stdout.take().expect("piped"));

@@ -39,7 +39,7 @@ fn a_pattern_ends_the_tasks_that_match_and_no_others() {
 }
 
 #[test]
-fn a_task_whose_name_is_the_pattern_is_the_only_one() {
+fn a_pattern_that_is_a_task_id_matches_only_that_task() {
     let place = Place::new();
     let star = Running::start(&place, "a*", &[], SLEEPER);
     let other = Running::start(&place, "ab", &[], SLEEPER);
@@ -51,7 +51,7 @@ fn a_task_whose_name_is_the_pattern_is_the_only_one() {
 }
 
 #[test]
-fn its_grace_replaces_that_of_the_task() {
+fn the_grace_option_overrides_the_grace_of_the_task() {
     let place = Place::new();
     let script = "trap 'sleep 0.4; echo tidy; exit 9' TERM; echo up; while :; do sleep 0.01; done";
     let slow = Running::start(&place, "slow", &["--grace", "1ms"], script);
@@ -68,7 +68,7 @@ fn its_grace_replaces_that_of_the_task() {
 }
 
 #[test]
-fn its_signal_is_sent_instead_of_term() {
+fn the_signal_option_replaces_sigterm() {
     let place = Place::new();
     for (option, name, word) in
         [("INT", "INT", "INT"), ("sighup", "HUP", "HUP"), ("10", "USR1", "USR1")]
@@ -85,7 +85,7 @@ fn its_signal_is_sent_instead_of_term() {
 
 /// The child of a program that flushes through it must not get its signal before the program has ended.
 #[test]
-fn the_root_is_asked_first_where_that_is_requested() {
+fn root_first_signals_the_root_before_the_others() {
     for containment in ["session", "auto"] {
         let place = Place::new();
         let child = "trap 'echo child >> order; exit' TERM; while :; do sleep 0.01; done";
@@ -111,7 +111,7 @@ fn the_root_is_asked_first_where_that_is_requested() {
 }
 
 #[test]
-fn a_task_is_ended_by_its_own_stop_signals_unless_the_command_says_otherwise() {
+fn a_task_is_ended_by_its_own_stop_signals_unless_kill_overrides_them() {
     let place = Place::new();
     let script = "trap 'echo hup' HUP; trap 'echo term; exit 7' TERM; trap 'exit 8' USR1; echo up; \
                   while :; do sleep 0.01; done";
@@ -136,7 +136,7 @@ fn a_task_is_ended_by_its_own_stop_signals_unless_the_command_says_otherwise() {
 
 /// A root that does not obey has its grace; then the others have one of their own, and all of them end.
 #[test]
-fn a_root_that_does_not_obey_holds_the_others_up_for_its_grace_only() {
+fn a_root_that_ignores_its_signal_delays_the_others_only_by_its_grace() {
     let place = Place::new();
     let child = "trap 'echo child > proof; exit' TERM; while :; do sleep 0.01; done";
     let root = format!(
@@ -151,7 +151,7 @@ fn a_root_that_does_not_obey_holds_the_others_up_for_its_grace_only() {
 }
 
 #[test]
-fn the_task_that_runs_it_is_left_running_and_named() {
+fn the_task_that_runs_kill_is_left_running_and_named() {
     let place = Place::new();
     let script = format!("sleep 300 & {PROCLEDGER} kill self; echo code $?");
     let answer = run(&place, &["run", "--task", "self", "--", "sh", "-c", &script]).expect(0);
@@ -163,7 +163,7 @@ fn the_task_that_runs_it_is_left_running_and_named() {
 }
 
 #[test]
-fn its_report_is_json_on_request() {
+fn json_prints_the_report_as_json() {
     let place = Place::new();
     let running = Running::start(&place, "t", &[], SLEEPER);
     let report = run(&place, &["kill", "t", "--json"]).expect(0).json();
@@ -173,7 +173,7 @@ fn its_report_is_json_on_request() {
 }
 
 #[test]
-fn ps_lists_the_tasks_that_are_named() {
+fn ps_lists_only_the_named_tasks() {
     let place = Place::new();
     run(&place, &["run", "--task", "a/old", "--", "true"]).expect(0);
     let _running = ["a/web", "b"].map(|task| Running::start(&place, task, &[], SLEEPER));

@@ -78,7 +78,7 @@ fn ctrl_c_and_a_signal_leave_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_frame_fits_the_terminal_whatever_its_size_becomes() {
+fn a_frame_fits_the_terminal_after_each_resize() {
     let place = Place::new();
     let long = format!("echo up; : {}; exec sleep 300", "x".repeat(200));
     let tasks: Vec<Running> = (0..6)
@@ -120,7 +120,7 @@ fn plain(line: &str) -> String {
 }
 
 #[test]
-fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_again() {
+fn ctrl_z_returns_the_terminal_to_the_shell_and_fg_takes_it_back() {
     need!("bash");
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
@@ -162,7 +162,7 @@ fn without_a_terminal_it_is_refused_in_one_line() {
 }
 
 #[test]
-fn an_unreadable_ledger_is_reported_before_the_screen_is_taken() {
+fn an_unreadable_ledger_is_reported_before_anything_is_drawn() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let pty = Pty::new();

@@ -108,7 +108,7 @@ fn ps_json_has_the_documented_fields() {
 }
 
 #[test]
-fn kill_ends_several_tasks_and_names_those_it_does_not_know() {
+fn kill_ends_several_tasks_and_names_unknown_ones() {
     let place = Place::new();
     let a = Running::start(&place, "a", &[], UP);
     let b = Running::start(&place, "b", &[], UP);
@@ -175,7 +175,7 @@ fn forget_refuses_a_process_that_is_known_to_run() {
 
 /// Only the row of its root led to it: with that row closed, it ran on for ever.
 #[test]
-fn forget_left_no_way_to_end_what_a_dead_root_had_left() {
+fn forget_left_no_way_to_end_processes_of_a_dead_root() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=session");
     let pid = place.path().join("daemon").display().to_string();
@@ -217,7 +217,7 @@ fn forget_closes_a_row_of_another_machine_and_sends_no_signal() {
 }
 
 #[test]
-fn health_records_the_dead_of_dead_owners() {
+fn health_records_dead_processes_of_dead_owners() {
     let place = Place::new();
     let running = Running::start(
         &place,
@@ -335,7 +335,7 @@ fn report_counts_by_day_task_and_rule() {
 }
 
 #[test]
-fn report_goes_into_a_file() {
+fn report_is_written_to_a_file() {
     let place = Place::new();
     with_a_leak(&place, "t");
     let file = place.path().join("report.csv");
@@ -345,7 +345,7 @@ fn report_goes_into_a_file() {
 }
 
 #[test]
-fn export_and_import_speak_the_former_processors_format() {
+fn export_and_import_use_the_format_of_the_former_implementation() {
     let place = Place::new();
     let running = Running::start(&place, "exported", &[], UP);
     let json = run(&place, &["export", "-"]).expect(0);
@@ -364,7 +364,7 @@ fn export_and_import_speak_the_former_processors_format() {
 }
 
 #[test]
-fn import_leaves_a_process_alone_that_only_the_file_names() {
+fn import_leaves_a_process_running_that_only_the_file_names() {
     let place = Place::new();
     let mut canary = canary();
     let file = place.path().join("former.json");
@@ -382,7 +382,7 @@ fn import_leaves_a_process_alone_that_only_the_file_names() {
 }
 
 #[test]
-fn import_keeps_a_broken_file_aside() {
+fn import_renames_a_malformed_file() {
     let place = Place::new();
     let file = place.path().join("broken.json");
     fs::write(&file, "[{\"task_id\": \"cut o").expect("a file");
@@ -466,7 +466,7 @@ fn damaged_ledgers_were_reported_as_busy(place: &Place, damaged: &Path) {
 }
 
 #[test]
-fn doctor_on_no_ledger_creates_none() {
+fn doctor_does_not_create_a_missing_ledger() {
     let place = Place::new();
     let answer = run(&place, &["doctor"]).expect(0);
     assert!(answer.out.contains("warning  ledger"), "{answer:?}");
@@ -474,7 +474,7 @@ fn doctor_on_no_ledger_creates_none() {
 }
 
 #[test]
-fn completions_are_scripts_of_their_shells() {
+fn each_shell_has_a_completion_script() {
     let place = Place::new();
     for (shell, part) in [
         ("bash", "complete -F"),
@@ -489,7 +489,7 @@ fn completions_are_scripts_of_their_shells() {
 }
 
 #[test]
-fn bash_takes_its_completions() {
+fn bash_accepts_its_completion_script() {
     need!("bash");
     let place = Place::new();
     let mut bash = std::process::Command::new("bash");
@@ -545,7 +545,7 @@ fn output_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
-fn looking_changes_nothing() {
+fn reading_commands_change_nothing() {
     let place = Place::new();
     let running = Running::start(&place, "t", &[], UP);
     // Stopped, its owner writes nothing meanwhile: a health pass follows soon after a fork.
@@ -592,7 +592,7 @@ pub(crate) fn rows_of(place: &Place) -> Vec<String> {
 }
 
 #[test]
-fn the_ledgers_place_is_the_first_that_is_named() {
+fn the_ledger_path_comes_from_the_first_source_that_is_set() {
     let place = Place::new();
     let home = place.path().join("home");
     let state = place.path().join("state");
@@ -655,7 +655,7 @@ fn a_home_that_does_not_exist_was_created() {
 }
 
 #[test]
-fn the_log_file_is_its_owners_and_dated() {
+fn the_log_file_is_readable_only_by_its_owner() {
     let place = Place::new();
     let log = place.path().join("log");
     Running::start(&place, "t", &[], UP).crash();

@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[test]
-fn a_dry_run_tells_rule_and_evidence_and_changes_nothing() {
+fn a_dry_run_reports_rule_and_evidence_and_changes_nothing() {
     let place = Place::new();
     let script = "sleep 300 & echo $$; wait";
     let running = Running::start(&place, "orphan", &[], script);
@@ -43,7 +43,7 @@ fn a_dry_run_tells_rule_and_evidence_and_changes_nothing() {
 
 /// `checked 0` alone looks as if all were well, where the path of the ledger is mistyped.
 #[test]
-fn a_reap_without_a_ledger_says_that_it_has_created_one() {
+fn a_reap_without_a_ledger_reports_that_it_created_one() {
     let place = Place::new();
     let path = place.ledger();
     let first = run(&place, &["reap"]).expect(0);
@@ -79,7 +79,7 @@ fn pids(answer: Answer) -> Vec<u64> {
 }
 
 #[test]
-fn a_dry_run_plans_what_the_reap_then_does() {
+fn a_dry_run_predicts_what_the_reap_does() {
     let place = Place::new();
     // All of them run before the first owner dies: each start would reap what the one before left.
     let script = "sh -c 'echo up; sleep 300; :' & wait";
@@ -118,7 +118,7 @@ fn a_process_registered_below_another_task_is_in_one_tree_only() {
 }
 
 #[test]
-fn the_processes_of_a_living_owner_are_left_to_it() {
+fn processes_of_a_live_owner_are_left_running() {
     let place = Place::new();
     let running = Running::start(&place, "mine", &[], "echo $$; exec sleep 300");
     assert_eq!(run(&place, &["reap"]).expect(0).out, "checked 0, ended 0, already gone 0\n");
@@ -209,7 +209,7 @@ fn a_young_process_is_left_running() {
 
 /// Without a ledger there are names only; what the minimum age leaves out is counted, and listed on request.
 #[test]
-fn a_dry_run_with_a_name_needs_no_ledger_and_counts_what_is_too_young() {
+fn a_dry_run_with_a_name_needs_no_ledger_and_counts_processes_that_are_too_young() {
     let place = Place::new();
     let args = "reap --dry-run --orphan-name NAME";
     let Some((out, err)) = look_alikes_with(&place, &format!("{args} --min-age 0s")) else {
@@ -309,7 +309,7 @@ fn forge(ledger: &Path, change: &str) {
 }
 
 #[test]
-fn root_leaves_another_users_ledger_usable_for_them() {
+fn a_reap_by_root_leaves_a_users_ledger_usable_by_its_owner() {
     let place = Place::new();
     let Some(ledger) = nobodys_place(&place) else { return };
     let args = ["run", "--task", "t", "--", "sh", "-c", "echo $$; exec sleep 300", place.marker()];
@@ -330,7 +330,7 @@ fn root_leaves_another_users_ledger_usable_for_them() {
 }
 
 #[test]
-fn a_process_that_cannot_be_ended_stays_and_yields_exit_code_3() {
+fn a_process_that_cannot_be_ended_keeps_its_row_and_yields_exit_code_3() {
     let place = Place::new();
     let Some(ledger) = nobodys_place(&place) else { return };
     let args = ["run", "--task", "t", "--", "sh", "-c", "echo $$; exec sleep 300", place.marker()];

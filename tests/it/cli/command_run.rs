@@ -45,7 +45,7 @@ fn it_exits_with_128_and_the_signal() {
 }
 
 #[test]
-fn failures_of_its_own_have_codes_of_their_own() {
+fn failures_of_run_itself_have_exit_codes_of_their_own() {
     let place = Place::new();
     let text = place.path().join("text");
     fs::write(&text, "no program").expect("a file");
@@ -60,7 +60,7 @@ fn failures_of_its_own_have_codes_of_their_own() {
 
 /// `No such file or directory` alone is said of a script that is there, and of a command line in quotes.
 #[test]
-fn a_program_that_is_there_was_called_not_found() {
+fn an_existing_program_was_reported_as_not_found() {
     let place = Place::new();
     let file = |name: &str| place.path().join(name);
     write_program(&file("no-interpreter"), "#!/no/such/interpreter -u\nprint()\n");
@@ -99,7 +99,7 @@ fn a_program_that_is_there_was_called_not_found() {
 
 /// A file name need not be text, in a variable as little as in an argument.
 #[test]
-fn a_variable_that_is_not_text_is_handed_on() {
+fn a_variable_that_is_not_utf8_is_passed_on() {
     let place = Place::new();
     let bytes = OsStr::from_bytes(b"NAME=caf\xe9=\xff");
     let mut command = procledger(&place);
@@ -133,7 +133,7 @@ fn a_script_without_an_interpreter_is_run_by_the_shell() {
 
 /// But for the one that listens for forks, where the kernel lets it and a program has a session alone.
 #[test]
-fn while_its_program_runs_it_has_two_threads() {
+fn run_has_two_threads_while_its_program_runs() {
     let place = Place::new();
     for containment in containments() {
         let options = ["--containment", containment];
@@ -153,7 +153,7 @@ fn while_its_program_runs_it_has_two_threads() {
 }
 
 #[test]
-fn every_other_signal_is_forwarded() {
+fn uncommon_and_real_time_signals_are_forwarded() {
     let place = Place::new();
     // The C library's own are 32 and 33. SIGTSTP does not stop a program in a session of its own.
     let numbers = [libc::SIGALRM, libc::SIGPWR, libc::SIGVTALRM, libc::SIGPROF, libc::SIGXCPU];
@@ -175,7 +175,7 @@ fn every_other_signal_is_forwarded() {
 }
 
 #[test]
-fn an_unusable_ledger_is_125_and_the_program_never_runs() {
+fn an_unusable_ledger_exits_with_125_and_the_program_never_runs() {
     let place = Place::new();
     let proof = place.path().join("ran");
     let proof = proof.to_str().expect("UTF-8");
@@ -191,7 +191,7 @@ fn an_unusable_ledger_is_125_and_the_program_never_runs() {
 }
 
 #[test]
-fn a_working_directory_that_is_gone_is_125() {
+fn a_removed_working_directory_exits_with_125() {
     let place = Place::new();
     let folder = place.path().join("gone");
     fs::create_dir(&folder).expect("a folder");
@@ -204,7 +204,7 @@ fn a_working_directory_that_is_gone_is_125() {
 }
 
 #[test]
-fn a_task_that_runs_already_is_75() {
+fn a_task_that_already_runs_exits_with_75() {
     let place = Place::new();
     let first = Running::start(&place, "only-once", &[], "echo up; exec sleep 300");
     let second = run(&place, &["run", "--task", "only-once", "--", "true"]).expect(75);
@@ -254,7 +254,7 @@ fn signals_ignored_by_nohup_stay_ignored() {
 }
 
 #[test]
-fn the_streams_are_the_programs_own() {
+fn the_program_inherits_the_standard_streams() {
     let place = Place::new();
     let mut child = procledger(&place)
         .args(["run", "--task", "cat", "--", "sh", "-c", "cat; printf 'to err' >&2"])
@@ -279,7 +279,7 @@ fn without_a_terminal_the_program_leads_its_own_session() {
 }
 
 #[test]
-fn the_program_gets_no_descriptor_of_ours() {
+fn the_program_inherits_no_descriptor_of_run() {
     let place = Place::new();
     // Those of the test runner's own parents.
     let list = |command: &mut Command| answer(command.stdin(Stdio::null())).expect(0).out;
@@ -334,7 +334,7 @@ fn strays_of_the_program_are_ended_with_it() {
 }
 
 #[test]
-fn keep_strays_leaves_them() {
+fn keep_strays_leaves_strays_running() {
     let place = Place::new();
     let script = "sleep 300 >/dev/null 2>&1 & echo $!";
     let args =
@@ -359,7 +359,7 @@ fn max_runtime_ends_the_program() {
 }
 
 #[test]
-fn a_program_that_was_ended_is_no_success() {
+fn a_program_that_kill_ended_with_0_exits_with_its_signal() {
     let place = Place::new();
     let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
     let running = Running::start(&place, "t", &["--grace", "20s"], script);
@@ -409,7 +409,7 @@ fn a_flush_of_a_second_is_not_cut_off() {
 
 /// The grace is a limit, not a wait.
 #[test]
-fn a_program_that_obeys_ends_as_fast_as_it_can() {
+fn a_program_that_ends_at_sigterm_is_not_delayed_by_the_grace() {
     let place = Place::new();
     let running = Running::start(&place, "obedient", &[], "echo up; exec sleep 300");
     let began = Instant::now();
@@ -420,7 +420,7 @@ fn a_program_that_obeys_ends_as_fast_as_it_can() {
 }
 
 #[test]
-fn survive_outlives_its_owner_and_is_adopted_by_the_next() {
+fn a_survive_task_outlives_its_owner_and_is_adopted_by_the_next() {
     let place = Place::new();
     let running = Running::start(&place, "daemon", &["--survive"], "echo $$; exec sleep 300");
     let daemon: u32 = running.said.parse().expect("a pid");
@@ -448,7 +448,7 @@ fn run_leaves_no_instance_lock_behind() {
 }
 
 #[test]
-fn the_history_is_there_for_sqlite3() {
+fn sqlite3_can_query_the_history() {
     need!("sqlite3");
     let place = Place::new();
     run(&place, &["run", "--task", "q", "--", "sh", "-c", "exit 3"]).expect(3);

@@ -41,7 +41,7 @@ fn link(pid: u32, descriptor: u32) -> std::path::PathBuf {
 }
 
 #[test]
-fn it_returns_once_the_program_runs_and_wait_ps_and_kill_work_on_it() {
+fn it_returns_once_the_program_runs_and_wait_ps_and_kill_work_on_the_task() {
     let place = Place::new();
     let started = detach(&place, &["--task", "t"], &up(&place, "exec sleep 300")).expect(0);
     assert_eq!(started.out, "t\n");
@@ -102,7 +102,7 @@ fn its_output_is_appended_to_a_file() {
 
 /// One line, the exit code of any `run`, and no task.
 #[test]
-fn a_failure_to_start_is_that_of_any_run() {
+fn a_failed_start_is_reported_as_by_any_run() {
     let place = Place::new();
     let plain = place.path().join("plain");
     fs::write(&plain, "").expect("a file");
@@ -135,7 +135,7 @@ fn a_failure_to_start_is_that_of_any_run() {
 
 /// A shell waits for all copies of the pipe of `$(...)`, and a script may pass on other descriptors as well.
 #[test]
-fn a_caller_that_waits_for_its_pipes_is_not_held() {
+fn a_caller_that_reads_its_pipes_to_the_end_is_not_blocked() {
     let place = Place::new();
     let script = format!(
         "exec 7>&1; all=$(\"$1\" run --detach --task t -- sh -c '{}' \"$2\" 2>&1); echo \"$all\"",
@@ -191,7 +191,7 @@ fn it_survives_its_terminal_in_each_containment() {
 /// While a supervisor waits for an earlier run of the task its caller may be interrupted: the program does not start behind the
 /// caller's back.
 #[test]
-fn without_its_caller_a_supervisor_starts_nothing() {
+fn a_supervisor_whose_caller_has_ended_starts_nothing() {
     let place = Place::new();
     detach(&place, &["--task", "t"], &up(&place, "exec sleep 300")).expect(0);
     let first = place.watch("up");
@@ -224,7 +224,7 @@ fn without_its_caller_a_supervisor_starts_nothing() {
 
 /// It is the owner: its crash leaves an orphan as that of any other owner.
 #[test]
-fn the_crash_of_a_supervisor_is_the_crash_of_an_owner() {
+fn a_crash_of_the_supervisor_counts_as_a_crash_of_the_owner() {
     let place = Place::new();
     detach(&place, &["--task", "t", "--containment", "session"], &up(&place, "exec sleep 300"))
         .expect(0);
@@ -237,7 +237,7 @@ fn the_crash_of_a_supervisor_is_the_crash_of_an_owner() {
 }
 
 #[test]
-fn the_option_of_the_supervisor_is_for_it_alone() {
+fn the_internal_option_of_the_supervisor_is_refused_elsewhere() {
     let place = Place::new();
     let answer = run(&place, &["--supervise", "t", "run", "--", "true"]).expect(2);
     assert!(answer.complaint().contains("run --detach"), "{answer:?}");

@@ -22,7 +22,7 @@ fn said(answer: &Answer) -> Vec<&str> {
 }
 
 #[test]
-fn a_passed_limit_of_time_is_124_as_of_timeout_and_one_line() {
+fn an_exceeded_time_limit_exits_with_124_and_prints_one_line() {
     let place = Place::new();
     let by_itself = "trap 'exit 3' TERM; while :; do sleep 0.01; done";
     for script in [SUCCEEDS, by_itself, "exec sleep 300"] {
@@ -38,7 +38,7 @@ fn a_passed_limit_of_time_is_124_as_of_timeout_and_one_line() {
 }
 
 #[test]
-fn a_program_that_was_killed_is_no_success() {
+fn a_killed_program_that_exits_with_0_does_not_count_as_success() {
     let place = Place::new();
     let running = Running::start(&place, "t", &[], SUCCEEDS);
     run(&place, &["kill", "t"]).expect(0);
@@ -56,7 +56,7 @@ fn a_program_that_was_killed_is_no_success() {
 }
 
 #[test]
-fn a_passed_limit_of_memory_is_no_success() {
+fn an_exceeded_memory_limit_does_not_count_as_success() {
     let place = Place::new();
     let running = Running::start(&place, "t", &["--max-rss", "1k"], SUCCEEDS);
     let answer = running.finish().expect(128 + 15);
@@ -65,7 +65,7 @@ fn a_passed_limit_of_memory_is_no_success() {
 
 /// The program itself decides what a signal means that it is sent, through `run` or not.
 #[test]
-fn a_program_that_ends_by_itself_is_not_commented_on() {
+fn nothing_is_printed_about_a_program_that_ends_by_itself() {
     let place = Place::new();
     let running = Running::start(&place, "t", &[], SUCCEEDS);
     running.signal(Signal::TERM);
@@ -100,7 +100,7 @@ fn a_second_signal_ends_the_tree_at_once() {
 }
 
 #[test]
-fn a_grace_that_was_requested_counts_from_the_first_signal() {
+fn a_requested_grace_counts_from_the_first_signal() {
     let place = Place::new();
     let running = Running::start(&place, "t", &["--grace", "400ms"], STUBBORN);
     let began = Instant::now();
@@ -118,7 +118,7 @@ fn a_grace_that_was_requested_counts_from_the_first_signal() {
 }
 
 #[test]
-fn a_task_without_a_name_gets_a_readable_one() {
+fn a_task_without_a_name_gets_a_readable_name() {
     let place = Place::new();
     let script = "echo \"$PROCLEDGER_TASK\"";
     let first = run(&place, &["run", "--", "sh", "-c", script]).expect(0).out;
@@ -133,7 +133,7 @@ fn a_task_without_a_name_gets_a_readable_one() {
 }
 
 #[test]
-fn the_program_knows_its_task_and_its_ledger() {
+fn the_program_gets_its_task_and_ledger_as_variables() {
     let place = Place::new();
     let script = "echo \"$PROCLEDGER_TASK\"; \"$1\" --db \"$PROCLEDGER_LEDGER\" tree \"$PROCLEDGER_TASK\" > /dev/null; echo $?";
     let args = ["run", "--task", "a/b c", "--", "sh", "-c", script, place.marker()];
@@ -145,7 +145,7 @@ fn the_program_knows_its_task_and_its_ledger() {
 }
 
 #[test]
-fn variables_and_a_directory_are_for_the_program_alone() {
+fn options_for_variables_and_directory_apply_only_to_the_program() {
     let place = Place::new();
     let folder = place.path().join("folder");
     fs::create_dir(&folder).expect("a folder");

@@ -122,7 +122,7 @@ fn for_a_shell_without_a_script_the_name_of_every_shell_was_proposed() {
 
 /// The command's own ancestors and their children, what is young, and a server with windows on a terminal.
 #[test]
-fn what_is_in_use_or_young_is_left_out() {
+fn processes_in_use_and_young_processes_are_left_out() {
     need!("script");
     let place = Place::new();
     // tmux is such a server, as is script(1) here: it has no terminal, and its program has one.
@@ -149,7 +149,7 @@ fn what_is_in_use_or_young_is_left_out() {
 
 /// As long as the instance lives its daemons are its own affair; afterwards they are orphans of that ledger.
 #[test]
-fn what_a_live_ledger_tracks_is_left_out_until_its_owner_is_dead() {
+fn tracked_processes_are_left_out_until_their_owner_is_dead() {
     let place = Place::new();
     let script = r#"
         "$PROCLEDGER" --db "$FOLDER/ledger.db" run --task t -- \
@@ -178,7 +178,7 @@ fn what_a_live_ledger_tracks_is_left_out_until_its_owner_is_dead() {
 }
 
 #[test]
-fn root_scans_as_the_user_that_it_names() {
+fn root_scans_as_the_named_user() {
     need!("setpriv");
     let place = Place::new();
     if !root() {
@@ -204,7 +204,7 @@ fn root_scans_as_the_user_that_it_names() {
 }
 
 #[test]
-fn a_user_that_is_not_there_or_not_allowed_is_refused_in_one_line() {
+fn an_unknown_or_forbidden_user_is_refused_in_one_line() {
     let place = Place::new();
     let refused = answer(bare(&place).args(["scan", "--user", "no-such-user"])).expect(2);
     let part = if root() { "there is no user no-such-user" } else { "--user needs root" };
@@ -217,7 +217,7 @@ fn a_user_that_is_not_there_or_not_allowed_is_refused_in_one_line() {
 
 /// `/proc` of another PID namespace shows other processes than those that could be meant.
 #[test]
-fn without_the_right_proc_it_fails() {
+fn scan_fails_where_proc_belongs_to_another_pid_namespace() {
     need!("unshare");
     if !namespaces() {
         return;

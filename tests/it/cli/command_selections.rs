@@ -22,7 +22,7 @@ fn keys(place: &Place, args: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_report_of_some_tasks_has_their_leaks_only_in_every_format() {
+fn a_report_of_some_tasks_has_only_their_leaks_in_every_format() {
     let place = Place::new();
     with_leaks(&place, &["a/1", "a/2", "b", "a/1"]);
     let listed = |task: &str| {
@@ -54,7 +54,7 @@ fn a_report_of_some_tasks_has_their_leaks_only_in_every_format() {
 
 /// The tree of a killed `run` lives on, and no pass has seen that yet.
 #[test]
-fn a_report_before_the_reap_does_not_pass_over_tasks_without_an_owner() {
+fn a_report_before_the_reap_mentions_tasks_without_an_owner() {
     let place = Place::new();
     let owned = Running::start(&place, "owned", &[], UP);
     assert_eq!(run(&place, &["report"]).expect(0).err, "");

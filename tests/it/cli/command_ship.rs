@@ -75,7 +75,7 @@ fn without_commands_a_line_has_the_name_of_the_program() {
 }
 
 #[test]
-fn what_cannot_be_shipped_is_refused() {
+fn missing_ledgers_and_unusable_cursors_are_refused() {
     let place = Place::new();
     let missing = place.procledger(&["ship", "--to", "-"]);
     assert!(String::from_utf8_lossy(&missing.stderr).contains("no ledger at"), "{missing:?}");

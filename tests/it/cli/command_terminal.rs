@@ -82,7 +82,7 @@ fn the_program_reads_what_is_typed() {
 }
 
 #[test]
-fn the_terminal_is_given_back_at_the_end() {
+fn the_terminal_is_given_back_when_the_program_ends() {
     let place = Place::new();
     let mut pty = Pty::new();
     let script = "trap '' HUP; echo up; read -r line; exit 0";
@@ -105,7 +105,7 @@ fn the_terminal_is_given_back_at_the_end() {
 }
 
 #[test]
-fn ctrl_z_gives_the_shell_its_prompt_and_fg_goes_on() {
+fn ctrl_z_returns_to_the_shell_and_fg_continues_the_program() {
     need!("bash");
     let place = Place::new();
     let mut pty = Pty::new();
@@ -136,7 +136,7 @@ fn ctrl_z_gives_the_shell_its_prompt_and_fg_goes_on() {
 }
 
 #[test]
-fn in_front_of_a_pipe_the_pager_has_the_terminal() {
+fn a_program_before_a_pipe_leaves_the_foreground_to_the_pipeline() {
     need!("bash");
     let place = Place::new();
     let pty = Pty::new();
@@ -154,7 +154,7 @@ fn in_front_of_a_pipe_the_pager_has_the_terminal() {
 }
 
 #[test]
-fn a_table_fits_the_terminal_unless_it_is_wanted_whole() {
+fn a_table_fits_the_terminal_unless_wide_output_is_requested() {
     let place = Place::new();
     let long = format!("up; : {}", "x".repeat(300));
     let script = format!("echo {long}; exec sleep 300");
@@ -203,7 +203,7 @@ fn every_list_fits_eighty_columns() {
 }
 
 #[test]
-fn colours_are_for_terminals_of_people_who_want_them() {
+fn colors_are_used_on_terminals_and_as_the_environment_requests() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let shown = |no_color: &str| {

@@ -31,7 +31,7 @@ fn resident(pid: &Value) -> u64 {
 }
 
 #[test]
-fn a_tree_is_summed_up_as_it_is_now() {
+fn ps_sums_up_the_current_processes_of_a_tree() {
     let place = Place::new();
     let running = Running::start(&place, "family", &[], FAMILY);
     let shown = eventually("all are there", || {
@@ -83,7 +83,7 @@ fn every_member_is_shown_below_its_parent_with_its_evidence() {
 }
 
 #[test]
-fn a_descendant_recorded_by_a_pass_stays_shown_without_other_evidence() {
+fn a_descendant_recorded_by_a_pass_is_shown_without_other_evidence() {
     let place = Place::new();
     let mut host = Host::start(&place, "no-monitor containment=session");
     // It leaves its session and wipes its environment at once, and loses its parent on command.
@@ -117,7 +117,7 @@ fn a_descendant_recorded_by_a_pass_stays_shown_without_other_evidence() {
 
 /// No pass has seen it, and neither session nor token nor parent leads to it: it is known as a descendant of the keeper.
 #[test]
-fn a_process_that_only_the_keeper_holds_is_shown() {
+fn a_process_known_only_as_a_descendant_of_the_keeper_is_shown() {
     let place = Place::new();
     let mut host = Host::start(&place, "no-monitor containment=keeper keeper");
     let lost = "echo $$ > lost; while :; do sleep 0.2; done";
@@ -155,7 +155,7 @@ fn a_members_secrets_are_masked() {
 }
 
 #[test]
-fn cpu_counts_children_that_were_waited_for() {
+fn cpu_time_includes_children_that_were_waited_for() {
     let place = Place::new();
     // Each child uses about 50 ms of CPU time and is waited for; the shell itself does nothing.
     let script =
@@ -217,7 +217,7 @@ fn a_process_of_another_pid_namespace_is_shown_as_recorded() {
 
 /// Two hundred tasks are looked up in one walk over `/proc`.
 #[test]
-fn many_tasks_are_looked_up_at_once() {
+fn many_tasks_are_looked_up_in_one_scan() {
     let place = Place::new();
     let mut host = Host::start(&place, "no-monitor");
     for index in 0..200 {

@@ -115,7 +115,7 @@ fn several_tasks_and_patterns_yield_the_first_status_that_is_not_0() {
 }
 
 #[test]
-fn a_task_that_was_ended_is_never_a_success() {
+fn a_task_that_was_ended_never_counts_as_success() {
     let place = Place::new();
     let polite = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
     let running = Running::start(&place, "t", &[], polite);
@@ -132,7 +132,7 @@ fn a_task_that_was_ended_is_never_a_success() {
 }
 
 #[test]
-fn it_waits_for_what_is_ended_after_the_program() {
+fn it_waits_until_strays_of_the_program_are_ended() {
     let place = Place::new();
     let stray = format!(
         "trap '' TERM; echo $$ > {0}/new; mv {0}/new {0}/stray; while :; do sleep 0.1; done",
@@ -156,7 +156,7 @@ fn it_waits_for_what_is_ended_after_the_program() {
 }
 
 #[test]
-fn a_timeout_leaves_the_task_alone() {
+fn a_timeout_leaves_the_task_running() {
     let place = Place::new();
     let running = Running::start(&place, "t", &[], &until_go(&place, "exit 2"));
     for timeout in ["0s", "50ms"] {
@@ -194,7 +194,7 @@ fn a_task_whose_owner_is_killed_is_waited_for_until_it_ends() {
 }
 
 #[test]
-fn what_is_not_there_or_would_wait_for_itself_is_refused_in_one_line() {
+fn an_unknown_task_and_a_wait_for_itself_are_refused_in_one_line() {
     let place = Place::new();
     let missing = answer(bare(&place).args(["wait", "t", "--db"]).arg(place.ledger())).expect(125);
     assert!(missing.complaint().contains("no ledger at"), "{missing:?}");

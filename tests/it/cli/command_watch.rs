@@ -56,7 +56,7 @@ impl Watch {
 }
 
 #[test]
-fn a_host_that_is_killed_is_cleaned_up_after_at_once() {
+fn orphans_of_a_killed_host_are_ended_at_once() {
     let place = Place::new();
     let mut host = Host::start(&place, "program=api");
     let first = host.spawn("first", "sleep 300; :");
@@ -77,7 +77,7 @@ fn a_host_that_is_killed_is_cleaned_up_after_at_once() {
 }
 
 #[test]
-fn orphans_from_before_its_start_are_ended_when_it_starts() {
+fn orphans_that_exist_before_the_watch_are_ended_when_it_starts() {
     let place = Place::new();
     let running = Running::start(&place, "before", &[], "echo $$; exec sleep 300");
     let pid: u32 = running.said.parse().expect("a pid");
@@ -89,7 +89,7 @@ fn orphans_from_before_its_start_are_ended_when_it_starts() {
 }
 
 #[test]
-fn it_leaves_the_processes_of_living_owners_alone() {
+fn it_leaves_processes_of_live_owners_running() {
     let place = Place::new();
     let watch = Watch::start(&place);
     let running = Running::start(&place, "mine", &[], "echo $$; exec sleep 300");

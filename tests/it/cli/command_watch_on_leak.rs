@@ -60,7 +60,7 @@ fn leaks(place: &Place, count: usize) -> Vec<Value> {
 }
 
 #[test]
-fn each_new_leak_of_any_instance_is_passed_on_once_and_no_shell_reads_it() {
+fn each_new_leak_of_any_instance_is_passed_on_once_and_without_a_shell() {
     let place = Place::new();
     Running::start(&place, "before", &[], UP).crash();
     run(&place, &["reap"]).expect(0);
@@ -118,7 +118,7 @@ fn strays_of_a_live_host_are_passed_on_when_they_are_recorded() {
 
 /// It is ended with what it has started, which is no leak of its own; the watch says so, and goes on.
 #[test]
-fn a_program_that_hangs_is_ended_after_its_time_and_delays_nothing() {
+fn a_hanging_program_is_ended_at_its_time_limit_and_delays_nothing() {
     let place = Place::new();
     let folder = place.path().display();
     let script = format!(
@@ -149,7 +149,7 @@ fn a_program_that_hangs_is_ended_after_its_time_and_delays_nothing() {
 }
 
 #[test]
-fn the_end_of_the_watch_ends_what_still_runs() {
+fn the_end_of_the_watch_ends_running_programs() {
     let place = Place::new();
     let watch = Watch::start(
         &place,
@@ -222,7 +222,7 @@ fn it_runs_as_the_owner_of_the_ledger() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_refused_in_one_line() {
+fn a_missing_program_is_refused_in_one_line() {
     let place = Place::new();
     let plain = place.path().join("plain");
     fs::write(&plain, "").expect("a file");

@@ -59,7 +59,7 @@ fn every_subcommand_has_a_manual_page_that_renders_without_a_warning() {
 }
 
 #[test]
-fn pages_that_cannot_be_written_are_one_clear_line() {
+fn pages_that_cannot_be_written_are_reported_in_one_line() {
     let place = Place::new();
     fs::write(place.path().join("file"), "").expect("a file");
     let failed = answer(bare(&place).arg("man").arg(place.path().join("file"))).expect(1);
@@ -220,7 +220,7 @@ fn fish_completes_the_names_of_tasks() {
 
 /// The build matches the package: every program of the crate and every file that the package names exists.
 #[test]
-fn the_package_holds_every_program() {
+fn the_package_contains_every_program() {
     let folder = Path::new(PROCLEDGER).parent().expect("a folder");
     let manifest =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).expect("a manifest");

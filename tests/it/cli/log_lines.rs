@@ -39,7 +39,7 @@ fn logged(work: impl FnOnce()) -> Vec<String> {
 }
 
 #[test]
-fn a_restart_says_what_it_loaded_and_what_it_cleaned_up() {
+fn a_restart_logs_what_it_loaded_and_what_it_cleaned_up() {
     let place = Place::new();
     let export = place.path().join("processes.json");
     let mut host = Host::start(&place, &format!("export={}", export.display()));
@@ -58,7 +58,7 @@ fn a_restart_says_what_it_loaded_and_what_it_cleaned_up() {
 }
 
 #[test]
-fn a_clean_start_says_nothing() {
+fn a_clean_start_logs_nothing() {
     let place = Place::new();
     let lines = logged(|| drop(Tracker::builder(place.ledger()).open().expect("a ledger")));
     assert_eq!(lines, [""; 0]);

@@ -73,7 +73,7 @@ fn pages() -> (String, String) {
 }
 
 #[test]
-fn promtool_finds_nothing_to_complain_about() {
+fn promtool_reports_no_problem() {
     need!("promtool");
     let (tracker, ledger) = pages();
     check(&tracker);
@@ -81,7 +81,7 @@ fn promtool_finds_nothing_to_complain_about() {
 }
 
 #[test]
-fn the_page_of_figures_lists_every_name_and_no_other() {
+fn the_metrics_page_lists_every_name_and_no_other() {
     let (tracker, ledger) = pages();
     let emitted: BTreeSet<String> = declared(&tracker).union(&declared(&ledger)).cloned().collect();
     assert_eq!(declared(&tracker).intersection(&declared(&ledger)).count(), 0, "names that meet");
@@ -98,7 +98,7 @@ fn the_page_of_figures_lists_every_name_and_no_other() {
 }
 
 #[test]
-fn the_dashboard_uses_only_names_that_are_emitted_and_every_family_of_a_tracker() {
+fn the_dashboard_uses_every_family_of_a_tracker_and_no_unknown_name() {
     let text = file("docs/grafana.json");
     let dashboard: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
     let (tracker, ledger) = pages();
@@ -116,7 +116,7 @@ fn the_dashboard_uses_only_names_that_are_emitted_and_every_family_of_a_tracker(
 
 /// As recording rules, which promtool parses.
 #[test]
-fn the_dashboards_queries_are_promql() {
+fn the_queries_of_the_dashboard_are_valid_promql() {
     need!("promtool");
     let text = file("docs/grafana.json");
     let dashboard: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
@@ -146,7 +146,7 @@ fn sample<'a>(page: &'a str, name: &str) -> &'a str {
 }
 
 #[test]
-fn each_figure_matches_what_happened() {
+fn each_metric_matches_what_happened() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let orphan = host.spawn("orphan", "exec sleep 3600");
@@ -242,7 +242,7 @@ fn each_end_and_each_leak_is_counted_once_and_under_its_name() {
 
 /// Silence, trouble and failure are three different states.
 #[test]
-fn a_pass_that_was_never_made_is_absent_and_one_that_failed_is_counted() {
+fn a_pass_that_never_ran_is_absent_and_a_failed_one_is_counted() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger())
         .monitor(false)
@@ -275,7 +275,7 @@ fn a_pass_that_was_never_made_is_absent_and_one_that_failed_is_counted() {
 
 /// The upper bound matches the real time: here a pass finds the dead process after a known time.
 #[test]
-fn a_death_that_only_a_pass_notices_counts_from_the_last_scan() {
+fn the_delay_of_a_death_that_a_pass_detects_counts_from_the_scan_before() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
@@ -291,7 +291,7 @@ fn a_death_that_only_a_pass_notices_counts_from_the_last_scan() {
 }
 
 #[test]
-fn the_ledger_covers_all_instances_and_the_orphans_of_a_dead_one() {
+fn metrics_of_a_ledger_cover_all_instances_and_the_orphans_of_a_dead_one() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let _mine = tracker.spawn(place.job("mine", "exec sleep 3600")).expect("spawned");
@@ -418,7 +418,7 @@ impl metrics::Recorder for Received {
 }
 
 #[test]
-fn the_facade_hears_the_same_events_under_the_same_names() {
+fn the_metrics_facade_receives_the_same_events_under_the_same_names() {
     let place = Place::new();
     let received = Received::default();
     let page = metrics::with_local_recorder(&received, || {

@@ -120,7 +120,7 @@ fn assert_fits(browser: &mut Browser, width: u32) {
 }
 
 #[test]
-fn the_page_shows_what_json_has_and_sorts_it() {
+fn the_page_shows_and_sorts_what_the_json_contains() {
     need!("chromium");
     let place = Place::new();
     with_leaks(
@@ -294,7 +294,7 @@ fn injected_code_is_refused(browser: &mut Browser) {
 }
 
 #[test]
-fn an_empty_report_says_whether_there_was_a_pass() {
+fn an_empty_report_shows_whether_a_pass_has_run() {
     need!("chromium");
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);

@@ -38,7 +38,7 @@ fn as_first_process(place: &Place, first: &[&str], args: &[&str]) -> Answer {
 }
 
 #[test]
-fn as_the_first_process_it_reaps_what_belongs_to_no_task() {
+fn as_the_first_process_it_reaps_processes_that_belong_to_no_task() {
     if !namespaces() {
         return;
     }
@@ -51,7 +51,7 @@ fn as_the_first_process_it_reaps_what_belongs_to_no_task() {
 
 #[test]
 #[expect(unsafe_code, reason = "only the process itself can become a subreaper")]
-fn as_a_subreaper_it_reaps_what_belongs_to_no_task() {
+fn as_a_subreaper_it_reaps_processes_that_belong_to_no_task() {
     for containment in containments() {
         let place = Place::new();
         let mut command = Command::new("sh");

@@ -21,7 +21,7 @@ use crate::{
     cli::command::{
         Answer, PROCLEDGER, Running, answer, clean, containments, finish, procledger, run,
     },
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     support::{
         FairClock, Guard, PidfdWatch, Place, at_once, eventually, in_namespace,
         in_namespace_with_init, is_alive, parent, pidfd, processes_with, root, state, stays, until,
@@ -237,7 +237,7 @@ fn in_a_session_no_tree_outlives_its_caller() {
 #[test]
 fn in_a_cgroup_no_tree_outlives_its_caller() {
     if in_namespace_with_init("cli::run_callers::in_a_cgroup_no_tree_outlives_its_caller")
-        && leaves()
+        && can_use_cgroups()
     {
         check_all("cgroup");
     }
@@ -313,7 +313,7 @@ fn an_owner_that_cannot_be_pinned_is_a_usage_error() {
 }
 
 #[test]
-fn an_owner_with_its_start_tick_is_the_process_that_was_meant() {
+fn an_owner_can_be_named_with_its_start_tick() {
     let place = Place::new();
     let mut owner = place.child("exec sleep 3600");
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", owner.pid())).expect("a stat");
@@ -327,7 +327,7 @@ fn an_owner_with_its_start_tick_is_the_process_that_was_meant() {
 
 /// Where the environment names an owner for everything below, a task that is to survive has none.
 #[test]
-fn a_task_that_survives_its_owners_has_none() {
+fn a_task_that_survives_its_owners_ignores_the_owner_in_the_environment() {
     let place = Place::new();
     let mut owner = place.child("exec sleep 3600");
     let mut command = procledger(&place);
@@ -469,7 +469,7 @@ fn full(kind: &str) -> (File, OwnedFd) {
 }
 
 #[test]
-fn a_message_that_nothing_read_held_run_for_ever() {
+fn a_message_that_was_not_read_blocked_run_forever() {
     let kinds = ["pipe", "socket"]
         .into_iter()
         .flat_map(|kind| ["kill", "limit", "owner"].into_iter().map(move |reason| (kind, reason)));
@@ -495,7 +495,7 @@ fn a_message_that_nothing_read_held_run_for_ever() {
 }
 
 #[test]
-fn a_reader_that_comes_late_reads_how_many_messages_were_dropped() {
+fn a_late_reader_gets_the_number_of_dropped_messages() {
     let place = Place::new();
     let first = Running::start(&place, "t", &[], "echo up; exec sleep 3600");
     let (mut reader, writer) = full("pipe");
@@ -521,7 +521,7 @@ fn a_reader_that_comes_late_reads_how_many_messages_were_dropped() {
 
 /// The task would have to end first, and this command with it. It asked for that again and again.
 #[test]
-fn a_run_that_replaced_the_task_in_which_it_ran_never_ended() {
+fn a_run_that_replaced_its_own_task_never_ended() {
     let place = Place::new();
     for how in ["replace", "wait"] {
         let script =

@@ -96,8 +96,8 @@ fn script(place: &Place, name: &str, text: &str) -> String {
 }
 
 #[test]
-fn python() {
-    let test = "cli::run_callers_killed_at_random::python";
+fn no_tree_outlives_a_killed_python_caller() {
+    let test = "cli::run_callers_killed_at_random::no_tree_outlives_a_killed_python_caller";
     if in_namespace_with_init(test) && tool("python3").is_some() {
         let place = Place::new();
         play("python", &["python3", &script(&place, "caller.py", PYTHON)]);
@@ -105,8 +105,8 @@ fn python() {
 }
 
 #[test]
-fn node() {
-    let test = "cli::run_callers_killed_at_random::node";
+fn no_tree_outlives_a_killed_node_caller() {
+    let test = "cli::run_callers_killed_at_random::no_tree_outlives_a_killed_node_caller";
     if in_namespace_with_init(test) && tool("node").is_some() {
         let place = Place::new();
         play("node", &["node", &script(&place, "caller.js", NODE)]);
@@ -114,8 +114,8 @@ fn node() {
 }
 
 #[test]
-fn go() {
-    let test = "cli::run_callers_killed_at_random::go";
+fn no_tree_outlives_a_killed_go_caller() {
+    let test = "cli::run_callers_killed_at_random::no_tree_outlives_a_killed_go_caller";
     if in_namespace_with_init(test) && tool("go").is_some() {
         let place = Place::new();
         let path = script(&place, "caller.go", GO);
@@ -128,15 +128,17 @@ fn go() {
 }
 
 #[test]
-fn shell() {
-    if in_namespace_with_init("cli::run_callers_killed_at_random::shell") {
+fn no_tree_outlives_a_killed_shell_caller() {
+    if in_namespace_with_init(
+        "cli::run_callers_killed_at_random::no_tree_outlives_a_killed_shell_caller",
+    ) {
         play("sh", &["sh", "-c", SHELL, "sh"]);
     }
 }
 
 /// Otherwise the limit above would mean nothing.
 #[test]
-fn the_clock_counts_sleep_and_leaves_out_what_starvation_takes() {
+fn the_clock_counts_sleep_and_excludes_waits_for_a_processor() {
     if tool("taskset").is_none() {
         return;
     }

@@ -33,7 +33,7 @@ fn signals(place: &Place, options: Option<&[&str]>) -> Answer {
 }
 
 #[test]
-fn ignored_and_blocked_signals_are_handed_on() {
+fn ignored_and_blocked_signals_are_passed_on() {
     let place = Place::new();
     let plain = signals(&place, None).out;
     assert!(!plain.contains("Blk:\t0000000000000000"), "{plain}");
@@ -117,7 +117,7 @@ fn descriptors(options: Option<&[&str]>, redirections: &str) -> Vec<String> {
 }
 
 #[test]
-fn exactly_the_inherited_descriptors_are_handed_on() {
+fn exactly_the_inherited_descriptors_are_passed_on() {
     need!("bash");
     // The second has more than one message to a keeper can carry, and the highest number of all.
     let many = "ulimit -n 1024; for ((i = 0; i < 300; i++)); do exec {fd}</dev/zero; done; exec 1023</dev/full";
@@ -133,7 +133,7 @@ fn exactly_the_inherited_descriptors_are_handed_on() {
 }
 
 #[test]
-fn with_clean_no_descriptor_is_handed_on() {
+fn with_clean_no_descriptor_is_passed_on() {
     need!("bash");
     for containment in containments() {
         let options = ["--clean", "--containment", containment];
@@ -181,7 +181,7 @@ fn a_lock_is_held_until_the_program_ends() {
 }
 
 #[test]
-fn make_shares_its_jobs_with_the_program() {
+fn make_shares_its_job_slots_with_the_program() {
     need!("bash", "make");
     let inner = "all: a b\na b: ; @echo $@\n";
     let outer = "all: ; +@$(RUN) $(MAKE) --no-print-directory -f inner\n";
@@ -194,7 +194,7 @@ fn make_shares_its_jobs_with_the_program() {
 }
 
 #[test]
-fn sockets_of_systemd_name_the_program() {
+fn sockets_of_systemd_are_passed_with_the_pid_of_the_program() {
     need!("bash");
     let shows = "sh -c 'test $LISTEN_PID = $$ && echo mine; cat <&3'";
     let listens = "exec 3<<< socket; export LISTEN_FDS=1";

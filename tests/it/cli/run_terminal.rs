@@ -313,7 +313,7 @@ fn ctrl_c_reached_only_the_first_process_beside_a_program_that_had_the_terminal(
 }
 
 #[test]
-fn a_pipeline_in_the_background_ran_on_where_one_of_its_programs_read_from_the_terminal() {
+fn a_background_pipeline_ran_on_when_one_of_its_programs_read_from_the_terminal() {
     need!("bash", "dash", "zsh");
     play(|person| {
         let other = person.other();
@@ -443,7 +443,7 @@ fn a_program_with_redirected_input_finds_the_terminal() {
 
 /// Not a comparison: the plain program leaves the terminal raw, and so would `run`.
 #[test]
-fn the_modes_are_restored_after_a_program_that_was_killed() {
+fn terminal_modes_are_restored_after_a_program_was_killed() {
     need!("dash");
     let mut person = Person::new("dash", PREFIXES[1]);
     let before = person.pty.modes();
@@ -475,7 +475,7 @@ fn ctrl_c_ends_a_script_around_the_program() {
 }
 
 #[test]
-fn a_job_is_killed_by_its_number() {
+fn a_job_can_be_killed_by_its_number() {
     need!("bash", "dash", "zsh");
     play(|person| {
         person.types(&format!("@{SLEEPER} &"));
@@ -491,7 +491,7 @@ fn a_job_is_killed_by_its_number() {
 }
 
 #[test]
-fn a_change_of_the_window_reaches_the_program() {
+fn a_window_resize_reaches_the_program() {
     need!("bash", "dash", "zsh");
     let script = "trap 'echo size$((1+1))changed; exit 0' WINCH; echo it$((1+1))waits; \
                   while :; do sleep 0.05; done";
@@ -508,7 +508,7 @@ fn a_change_of_the_window_reaches_the_program() {
 
 /// Not a comparison: the plain program prints no messages of another process.
 #[test]
-fn a_message_of_its_own_stopped_run_at_a_terminal_with_tostop() {
+fn run_was_stopped_by_its_own_message_at_a_terminal_with_tostop() {
     need!("dash");
     let mut person = Person::new("dash", "");
     person.types("stty tostop");
@@ -635,7 +635,7 @@ impl Person {
 
 /// Each act on a program in each place, as on the plain program.
 #[test]
-fn each_act_on_a_job_in_each_place_has_the_same_effect() {
+fn each_job_control_action_has_the_same_effect_with_run_as_without() {
     need!("bash", "dash", "zsh");
     std::thread::scope(|scope| {
         for act in [Act::CtrlC, Act::CtrlZThenFg, Act::CtrlZThenBg, Act::KillByNumber] {

@@ -12,7 +12,7 @@ use crate::{
 const NEW_KEY: (&str, u32) = ("DelegateSubgroup", 254);
 
 #[test]
-fn systemd_has_nothing_to_say_against_the_units() {
+fn systemd_analyze_accepts_the_units() {
     need!("systemd-analyze");
     let place = Place::new();
     let copies =

@@ -43,7 +43,7 @@ fn has_row(place: &Place, watched: &PidfdWatch) -> bool {
 }
 
 #[test]
-fn a_daemon_that_hid_is_recorded_at_once_and_ended_after_a_crash() {
+fn a_hidden_daemon_is_recorded_at_once_and_ended_after_a_crash() {
     let place = Place::new();
     if !forks_are_reported(&place) {
         return;
@@ -108,7 +108,7 @@ fn unrelated_and_helper_processes_that_hide_nothing_get_no_row() {
 }
 
 #[test]
-fn it_listens_only_while_there_is_a_root_that_its_session_holds() {
+fn fork_events_are_received_only_while_a_root_runs_in_session_mode() {
     let place = Place::new();
     if !forks_are_reported(&place) {
         return;

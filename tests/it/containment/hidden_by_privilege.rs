@@ -178,35 +178,35 @@ fn in_a_session_of_root_a_daemon_that_became_another_user_escaped_unreported() {
 }
 
 #[test]
-fn in_a_session_of_a_user_a_daemon_that_cannot_be_read_is_recorded_while_it_can_be() {
+fn in_a_session_of_a_user_a_daemon_is_recorded_before_it_becomes_unreadable() {
     if reports_forks(&Place::new()) {
         all_are_ended(true, "session");
     }
 }
 
 #[test]
-fn under_a_keeper_of_root_none_of_them_escapes() {
+fn under_a_keeper_of_root_no_hidden_daemon_escapes() {
     all_are_ended(false, "keeper");
 }
 
 #[test]
-fn under_a_keeper_of_a_user_none_of_them_escapes() {
+fn under_a_keeper_of_a_user_no_hidden_daemon_escapes() {
     all_are_ended(true, "keeper");
 }
 
 #[test]
-fn in_a_cgroup_of_root_none_of_them_escapes() {
-    if crate::containment::leaves::leaves() {
+fn in_a_cgroup_of_root_no_hidden_daemon_escapes() {
+    if crate::containment::task_cgroups::can_use_cgroups() {
         all_are_ended(false, "cgroup");
     }
 }
 
 /// In another PID namespace there are no fork events: a process that cannot be read is reported with the reason, and left.
 #[test]
-fn a_daemon_that_cannot_be_read_is_reported_where_there_are_no_fork_events() {
+fn an_unreadable_daemon_is_reported_where_there_are_no_fork_events() {
     need!("perl");
     if !in_namespace_as_a_user(
-        "containment::hidden_by_privilege::a_daemon_that_cannot_be_read_is_reported_where_there_are_no_fork_events",
+        "containment::hidden_by_privilege::an_unreadable_daemon_is_reported_where_there_are_no_fork_events",
     ) {
         return;
     }
@@ -261,11 +261,11 @@ fn is_reported(how: &str, verb: &[&str]) {
 
 /// Without the listener even root cannot attribute it to the task: another user may have copied the token.
 #[test]
-fn a_carrier_of_the_token_that_is_another_users_is_reported() {
+fn another_users_process_with_the_token_is_reported() {
     need!("perl");
     if !root()
         || !crate::support::in_namespace(
-            "containment::hidden_by_privilege::a_carrier_of_the_token_that_is_another_users_is_reported",
+            "containment::hidden_by_privilege::another_users_process_with_the_token_is_reported",
         )
     {
         return;

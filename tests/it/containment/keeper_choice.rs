@@ -34,7 +34,7 @@ fn check_refused(place: &Place, keeper: &Path, why: &str) {
 }
 
 #[test]
-fn auto_takes_a_keeper_where_no_leaf_can_be_made() {
+fn auto_uses_a_keeper_where_no_cgroup_can_be_created() {
     let place = Place::new();
     let tracker = auto(&place, Path::new(KEEPER)).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("task", "exit 0")).expect("spawned");
@@ -83,7 +83,7 @@ fn a_keeper_of_another_version_is_refused() {
 }
 
 #[test]
-fn root_uses_no_keeper_that_another_could_have_put_there() {
+fn root_refuses_a_keeper_that_another_user_could_have_replaced() {
     if !root() {
         return;
     }
@@ -110,7 +110,7 @@ fn root_uses_no_keeper_that_another_could_have_put_there() {
 }
 
 #[test]
-fn a_person_who_starts_the_keeper_gets_an_explanation() {
+fn a_keeper_started_from_a_shell_prints_an_explanation() {
     let output = std::process::Command::new(KEEPER).stdin(std::process::Stdio::null()).output();
     let output = output.expect("it runs");
     assert_eq!(output.status.code(), Some(2));

@@ -83,19 +83,21 @@ fn a_host_dies_and_the_next_one_records_what_its_keeper_ended() {
 }
 
 #[test]
-fn as_root_or_the_user_that_runs_the_tests() {
+fn each_member_ended_by_the_keeper_is_a_leak_with_rule_and_evidence() {
     a_host_dies_and_the_next_one_records_what_its_keeper_ended();
 }
 
 #[test]
-fn as_an_ordinary_user() {
-    if in_namespace_as_a_user("containment::keeper_end_log::as_an_ordinary_user") {
+fn each_member_ended_by_the_keeper_of_an_ordinary_user_is_a_leak() {
+    if in_namespace_as_a_user(
+        "containment::keeper_end_log::each_member_ended_by_the_keeper_of_an_ordinary_user_is_a_leak",
+    ) {
         a_host_dies_and_the_next_one_records_what_its_keeper_ended();
     }
 }
 
 #[test]
-fn a_watch_records_it_at_once() {
+fn a_watch_records_what_the_keeper_ended_at_once() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let root = host.spawn("task", &script(&place));
@@ -116,7 +118,7 @@ fn a_watch_records_it_at_once() {
 }
 
 #[test]
-fn invariant_08_the_next_one_opens_when_the_keeper_has_done_its_work() {
+fn invariant_08_the_next_host_opens_once_the_keeper_has_ended_the_tree() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{HOST} grace=1500"));
     let root = host.spawn("task", &script(&place));
@@ -132,7 +134,7 @@ fn invariant_08_the_next_one_opens_when_the_keeper_has_done_its_work() {
 }
 
 #[test]
-fn a_stopped_keeper_goes_on_when_the_next_one_opens() {
+fn a_stopped_keeper_is_continued_when_the_next_host_opens() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let root = host.spawn("task", &script(&place));
@@ -148,7 +150,7 @@ fn a_stopped_keeper_goes_on_when_the_next_one_opens() {
 }
 
 #[test]
-fn a_keeper_killed_while_it_ends_the_tree_leaves_a_record_that_leads_to_the_rest() {
+fn a_keeper_killed_while_it_ends_the_tree_leaves_a_record_by_which_the_rest_is_found() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{HOST} grace=3000"));
     // The daemon ignores SIGTERM as well: only the record leads to it.
@@ -184,7 +186,7 @@ fn a_keeper_killed_while_it_ends_the_tree_leaves_a_record_that_leads_to_the_rest
 }
 
 #[test]
-fn an_opener_that_is_killed_while_it_takes_the_record_in_loses_nothing_and_doubles_nothing() {
+fn an_opener_killed_while_it_imports_the_record_loses_and_duplicates_nothing() {
     for round in 0..12 {
         let place = Place::new();
         let mut host = Host::start(&place, HOST);
@@ -207,11 +209,11 @@ fn an_opener_that_is_killed_while_it_takes_the_record_in_loses_nothing_and_doubl
 }
 
 #[test]
-fn a_full_disk_or_a_folder_that_is_gone_keeps_no_keeper_from_its_work() {
+fn a_full_disk_or_a_removed_folder_does_not_stop_a_keeper_from_ending_its_tree() {
     // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not use it.
     if !root()
         || !in_namespace(
-            "containment::keeper_end_log::a_full_disk_or_a_folder_that_is_gone_keeps_no_keeper_from_its_work",
+            "containment::keeper_end_log::a_full_disk_or_a_removed_folder_does_not_stop_a_keeper_from_ending_its_tree",
         )
     {
         return;
@@ -243,7 +245,7 @@ fn a_full_disk_or_a_folder_that_is_gone_keeps_no_keeper_from_its_work() {
 }
 
 #[test]
-fn an_exit_code_that_the_host_had_no_time_to_record_is_in_the_history() {
+fn an_exit_code_that_the_host_did_not_record_in_time_is_in_the_history() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{HOST} no-monitor"));
     let folder = place.path().display();
@@ -269,7 +271,7 @@ fn an_exit_code_that_the_host_had_no_time_to_record_is_in_the_history() {
 }
 
 #[test]
-fn a_record_that_another_user_could_have_written_is_not_used_and_hangs_nothing() {
+fn a_record_that_another_user_could_have_written_is_ignored_and_blocks_nothing() {
     for kind in ["fifo", "symlink", "writable"] {
         let place = Place::new();
         let mut host = Host::start(&place, HOST);

@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[test]
-fn a_daemon_without_session_environment_and_folder_dies_with_the_host() {
+fn a_daemon_that_left_session_environment_and_folder_dies_with_the_host() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let folder = place.path().display();
@@ -37,7 +37,7 @@ fn a_daemon_without_session_environment_and_folder_dies_with_the_host() {
 }
 
 #[test]
-fn a_daemon_that_the_root_left_a_moment_before_dies_too() {
+fn a_daemon_left_by_a_root_just_before_the_host_died_is_ended() {
     let place = Place::new();
     // Without a monitor the root's end is not noticed: its host dies first.
     let mut host = Host::start(&place, &format!("{HOST} no-monitor"));
@@ -58,7 +58,7 @@ fn a_daemon_that_the_root_left_a_moment_before_dies_too() {
 }
 
 #[test]
-fn each_gets_sigterm_and_its_grace_first_even_when_it_is_stopped() {
+fn each_process_gets_sigterm_and_its_grace_first_even_if_stopped() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{HOST} grace=5000"));
     let folder = place.path().display();
@@ -80,7 +80,7 @@ fn each_gets_sigterm_and_its_grace_first_even_when_it_is_stopped() {
 }
 
 #[test]
-fn a_fork_storm_that_ignores_sigterm_is_ended_for_good() {
+fn a_fork_storm_that_ignores_sigterm_is_ended_completely() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let folder = place.path().display();

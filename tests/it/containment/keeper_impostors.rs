@@ -91,7 +91,7 @@ fn check(users: &[Option<u32>]) {
 }
 
 #[test]
-fn one_of_another_user_changes_nothing_for_roots_ledger() {
+fn an_impostor_of_another_user_has_no_effect_on_roots_ledger() {
     need!("setpriv");
     if root() {
         check(&[Some(OTHER_USER)]);
@@ -99,12 +99,12 @@ fn one_of_another_user_changes_nothing_for_roots_ledger() {
 }
 
 #[test]
-fn one_of_the_same_user_changes_nothing() {
+fn an_impostor_of_the_same_user_has_no_effect() {
     check(&[None]);
 }
 
 #[test]
-fn two_at_once_change_nothing() {
+fn two_impostors_at_once_have_no_effect() {
     let other = rustix::process::geteuid().is_root().then_some(OTHER_USER);
     check(&[None, other]);
 }
@@ -125,7 +125,7 @@ fn another_instances_kill_ends_the_true_keepers_tree_and_spares_the_impostors() 
 }
 
 #[test]
-fn a_task_that_calls_itself_a_keeper_of_another_task_is_that_ones_no_more() {
+fn a_task_that_poses_as_the_keeper_of_another_task_does_not_become_part_of_it() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let mut first = tracker.spawn(place.job("first", "exec sleep 3600")).expect("spawned");
@@ -186,7 +186,7 @@ fn a_process_with_the_reused_pid_of_a_dead_keeper_is_not_a_keeper() {
 }
 
 #[test]
-fn a_row_of_an_older_version_leads_to_its_keeper_and_to_no_impostor() {
+fn a_row_of_an_older_version_is_matched_to_its_keeper_and_to_no_impostor() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
@@ -204,7 +204,7 @@ fn a_row_of_an_older_version_leads_to_its_keeper_and_to_no_impostor() {
 }
 
 #[test]
-fn a_row_of_an_older_version_whose_keeper_is_dead_leads_to_no_parent_of_the_program() {
+fn a_row_of_an_older_version_with_a_dead_keeper_is_not_matched_to_the_programs_parent() {
     // The program is adopted by the nearest subreaper or by pid 1, whose other children are unrelated.
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
@@ -223,7 +223,7 @@ fn a_row_of_an_older_version_whose_keeper_is_dead_leads_to_no_parent_of_the_prog
 }
 
 #[test]
-fn the_keepers_identity_is_committed_with_the_row_and_its_arguments_say_nothing() {
+fn the_keepers_identity_is_committed_with_the_row_and_its_arguments_reveal_nothing() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");

@@ -52,7 +52,7 @@ pub(crate) fn host(given: &Given) {
 }
 
 #[test]
-fn no_program_without_a_row_none_left_and_no_keeper_left() {
+fn no_program_runs_unrecorded_and_no_program_or_keeper_is_left() {
     // Kills; each is one host.
     let trials = sampled(50, 200);
     let (next, struck) = (AtomicU32::new(0), Mutex::new(BTreeMap::<&str, u32>::new()));

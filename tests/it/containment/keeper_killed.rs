@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[test]
-fn the_program_goes_on_its_end_is_known_and_so_are_its_strays() {
+fn the_program_continues_and_its_end_and_strays_are_recorded() {
     let place = Place::new();
     let log = place.path().join("log");
     let mut host = Host::start(&place, &format!("{HOST} log={}", log.display()));
@@ -43,7 +43,7 @@ fn the_program_goes_on_its_end_is_known_and_so_are_its_strays() {
 
 /// The program has the keeper's uid, and SIGSTOP cannot be blocked. Its parent, which the host is, has to let it go on.
 #[test]
-fn a_host_waited_for_ever_for_a_keeper_that_its_program_had_stopped() {
+fn a_host_waited_forever_for_a_keeper_that_its_program_had_stopped() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let mut process =
@@ -64,7 +64,7 @@ fn a_host_waited_for_ever_for_a_keeper_that_its_program_had_stopped() {
 }
 
 #[test]
-fn with_its_host_then_recorded_descendants_and_the_token_lead_to_all() {
+fn if_its_host_is_killed_too_rows_and_the_token_identify_every_member() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{HOST} interval=3600000"));
     let folder = place.path().display();
@@ -93,7 +93,7 @@ fn with_its_host_then_recorded_descendants_and_the_token_lead_to_all() {
 }
 
 #[test]
-fn at_the_gate_then_the_program_never_runs() {
+fn if_it_is_killed_at_the_gate_the_program_never_runs() {
     // In a process of its own, whose only keeper is this one's: tests that run beside it have keepers too.
     in_another_process(&Place::new(), "keeper-killed-at-the-gate", Duration::from_mins(1));
 }

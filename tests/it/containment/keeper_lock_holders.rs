@@ -31,13 +31,13 @@ fn check(place: &Place, lock: &str, mode: &str) {
 }
 
 #[test]
-fn a_file_of_such_a_name_makes_no_host() {
+fn a_file_named_like_a_lock_does_not_make_its_holder_a_host() {
     check(&Place::new(), "ledger.db-instance-mine", ">");
     check(&Place::new(), "ledger.db-instance-0123456789abcdef0123456789abcdef.lock", ">");
 }
 
 #[test]
-fn the_lock_of_an_instance_that_has_died_makes_no_host() {
+fn the_lock_of_a_dead_instance_does_not_make_its_holder_a_host() {
     let place = Place::new();
     // Its row exists, its file is signed, and its lock is free.
     Host::start(&place, "no-reap").crash();
@@ -51,7 +51,7 @@ fn the_lock_of_an_instance_that_has_died_makes_no_host() {
 }
 
 #[test]
-fn a_signature_of_the_living_host_makes_no_host_of_another_process() {
+fn the_signature_of_the_live_host_does_not_make_another_process_a_host() {
     let (place, elsewhere) = (Place::new(), Place::new());
     let host = Host::start_on(&elsewhere, &place.ledger(), "");
     let lock = place.sqlite3("SELECT lock_name FROM instance");

@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn a_daemon_without_session_and_token_is_a_stray_with_its_task() {
+fn a_daemon_without_session_and_token_is_a_stray_of_its_task() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!(
@@ -30,7 +30,7 @@ fn a_daemon_without_session_and_token_is_a_stray_with_its_task() {
 }
 
 #[test]
-fn kept_strays_stay_although_their_keeper_exits() {
+fn kept_strays_run_on_after_their_keeper_exits() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!(
@@ -64,7 +64,7 @@ fn a_task_registered_below_another_tasks_program_is_not_its_stray() {
 }
 
 #[test]
-fn a_task_that_is_unregistered_lives_on_and_its_keeper_goes() {
+fn an_unregistered_task_runs_on_and_its_keeper_exits() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
@@ -76,7 +76,7 @@ fn a_task_that_is_unregistered_lives_on_and_its_keeper_goes() {
 }
 
 #[test]
-fn an_end_that_is_asked_for_reaches_the_daemon_and_says_why() {
+fn a_requested_end_reaches_the_daemon_and_records_the_reason() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
@@ -104,7 +104,7 @@ fn another_instances_kill_reaches_the_daemon_too() {
 }
 
 #[test]
-fn a_health_pass_records_descendants_that_only_the_keeper_leads_to() {
+fn a_health_pass_records_descendants_known_only_through_the_keeper() {
     let place = Place::new();
     let tracker = kept(&place).monitor(false).open().expect("a ledger");
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));

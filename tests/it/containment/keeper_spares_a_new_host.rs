@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn invariant_13_a_host_adopted_by_the_keeper_lives_with_all_that_it_started() {
+fn invariant_13_a_host_adopted_by_the_keeper_survives_with_all_its_processes() {
     let place = Place::new();
     let mut old = Host::start(&place, HOST);
     let binary = std::env::current_exe().expect("this binary");
@@ -44,7 +44,7 @@ fn invariant_13_a_host_adopted_by_the_keeper_lives_with_all_that_it_started() {
 
 /// A host of another ledger is treated like any other program: it ends with its task, and its own programs with it.
 #[test]
-fn a_nested_host_goes_with_its_task() {
+fn a_host_of_another_ledger_ends_with_its_task() {
     let place = Place::new();
     let mut outer = Host::start(&place, HOST);
     let binary = std::env::current_exe().expect("this binary");

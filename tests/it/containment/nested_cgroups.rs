@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     support::{Host, PidfdWatch, Place, canary, eventually, namespaces, need, root, until},
 };
 
@@ -242,7 +242,7 @@ fn nothing_outlives(run_as: RunAs, how: &str) {
 /// Both for root and for an ordinary user.
 fn nothing_outlives_anyone(how: &str) {
     need!("perl", "find");
-    if !leaves() || !root() {
+    if !can_use_cgroups() || !root() {
         return;
     }
     nothing_outlives(RunAs::Root, how);
@@ -251,18 +251,18 @@ fn nothing_outlives_anyone(how: &str) {
 }
 
 #[test]
-fn a_task_with_65_nested_cgroups_was_outlived_by_the_deepest() {
+fn a_process_in_the_deepest_of_65_nested_cgroups_outlived_its_task() {
     nothing_outlives_anyone("deep:65");
 }
 
 #[test]
-fn a_task_with_200_nested_cgroups_was_outlived_by_the_deepest() {
+fn a_process_in_the_deepest_of_200_nested_cgroups_outlived_its_task() {
     nothing_outlives_anyone("deep:200");
 }
 
 /// 13 bytes for each level: three times `PATH_MAX`.
 #[test]
-fn a_task_with_1000_nested_cgroups_was_outlived_by_the_deepest() {
+fn a_process_in_the_deepest_of_1000_nested_cgroups_outlived_its_task() {
     nothing_outlives_anyone("deep:1000");
 }
 
@@ -278,17 +278,17 @@ fn a_process_deep_below_a_closed_cgroup_outlived_its_task() {
 }
 
 #[test]
-fn a_task_that_closed_its_own_cgroup_was_outlived() {
+fn a_process_outlived_a_task_that_closed_its_own_cgroup() {
     nothing_outlives_anyone("closed-leaf");
 }
 
 #[test]
-fn a_task_that_closed_the_files_of_its_cgroup_was_outlived() {
+fn a_process_outlived_a_task_that_closed_the_files_of_its_cgroup() {
     nothing_outlives_anyone("closed-files");
 }
 
 #[test]
-fn a_task_that_closed_the_cgroup_of_its_host_was_outlived() {
+fn a_process_outlived_a_task_that_closed_the_cgroup_of_its_host() {
     nothing_outlives_anyone("closed-branch");
 }
 
@@ -298,7 +298,7 @@ fn a_thread_in_a_threaded_cgroup_is_ended_with_its_task() {
 }
 
 #[test]
-fn a_task_that_made_its_own_cgroup_threaded_was_outlived() {
+fn a_process_outlived_a_task_that_made_its_own_cgroup_threaded() {
     nothing_outlives_anyone("threaded-leaf");
 }
 
@@ -315,7 +315,7 @@ fn a_process_that_moves_between_nested_cgroups_is_ended() {
 #[test]
 fn a_cgroup_namespace_hides_nothing() {
     need!("perl", "find", "unshare");
-    if leaves() && root() {
+    if can_use_cgroups() && root() {
         nothing_outlives(RunAs::Root, "namespace");
     }
 }
@@ -324,7 +324,7 @@ fn a_cgroup_namespace_hides_nothing() {
 #[test]
 fn more_members_than_descriptors_are_ended_with_their_cgroup() {
     need!("perl", "find");
-    if !leaves() || !root() {
+    if !can_use_cgroups() || !root() {
         return;
     }
     let subtree = Subtree::new(RunAs::Root);
@@ -352,7 +352,7 @@ fn more_members_than_descriptors_are_ended_with_their_cgroup() {
 #[test]
 fn an_unlistable_member_beside_a_protected_program_is_reported_as_a_survivor() {
     need!("find", "unshare", "nsenter");
-    if !leaves() || !root() || !namespaces() {
+    if !can_use_cgroups() || !root() || !namespaces() {
         return;
     }
     let subtree = Subtree::new(RunAs::Root);

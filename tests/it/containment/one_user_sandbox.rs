@@ -16,7 +16,7 @@ use crate::{
 const ORDINARY: u32 = 61_235;
 
 #[test]
-fn a_ledger_below_roots_folders_is_opened_in_it() {
+fn a_ledger_below_roots_folders_can_be_opened() {
     need!("unshare", "setpriv");
     let place = Place::new();
     let folder = place.path().join("mine");

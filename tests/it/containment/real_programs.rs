@@ -19,7 +19,7 @@ use programs::{PROGRAMS, Program};
 use survivors::{Identity, Seen, left, live_processes};
 
 use crate::{
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     support::{Guard, Host, PidfdWatch, Place, in_namespace, in_namespace_as_a_user, root, until},
 };
 
@@ -187,25 +187,28 @@ fn within_a_second(containment: &'static str) {
 }
 
 #[test]
-fn a_killed_hosts_programs_in_session_mode() {
-    if in_namespace("containment::real_programs::a_killed_hosts_programs_in_session_mode") {
+fn programs_of_a_killed_host_are_ended_in_session_mode() {
+    if in_namespace(
+        "containment::real_programs::programs_of_a_killed_host_are_ended_in_session_mode",
+    ) {
         a_host_is_killed("session");
     }
 }
 
 /// The user may not inspect all of its own daemons: `ssh-agent` forbids it.
 #[test]
-fn a_killed_hosts_programs_in_session_mode_of_an_ordinary_user() {
-    let test =
-        "containment::real_programs::a_killed_hosts_programs_in_session_mode_of_an_ordinary_user";
+fn programs_of_a_killed_host_are_ended_in_session_mode_for_an_ordinary_user() {
+    let test = "containment::real_programs::programs_of_a_killed_host_are_ended_in_session_mode_for_an_ordinary_user";
     if in_namespace_as_a_user(test) {
         a_host_is_killed("session");
     }
 }
 
 #[test]
-fn a_killed_hosts_programs_in_a_leaf() {
-    if in_namespace("containment::real_programs::a_killed_hosts_programs_in_a_leaf") && leaves() {
+fn programs_of_a_killed_host_are_ended_in_a_cgroup() {
+    if in_namespace("containment::real_programs::programs_of_a_killed_host_are_ended_in_a_cgroup")
+        && can_use_cgroups()
+    {
         a_host_is_killed("cgroup");
     }
 }
@@ -217,40 +220,43 @@ fn in_namespace_with_keepers(test: &str) -> bool {
 }
 
 #[test]
-fn a_killed_hosts_programs_under_a_keeper() {
+fn programs_of_a_killed_host_are_ended_under_a_keeper() {
     if in_namespace_with_keepers(
-        "containment::real_programs::a_killed_hosts_programs_under_a_keeper",
+        "containment::real_programs::programs_of_a_killed_host_are_ended_under_a_keeper",
     ) {
         a_host_is_killed("keeper");
     }
 }
 
 #[test]
-fn a_killed_hosts_programs_under_a_keeper_of_an_ordinary_user() {
-    let test =
-        "containment::real_programs::a_killed_hosts_programs_under_a_keeper_of_an_ordinary_user";
+fn programs_of_a_killed_host_are_ended_under_a_keeper_for_an_ordinary_user() {
+    let test = "containment::real_programs::programs_of_a_killed_host_are_ended_under_a_keeper_for_an_ordinary_user";
     if in_namespace_as_a_user(test) {
         a_host_is_killed("keeper");
     }
 }
 
 #[test]
-fn strays_of_a_root_under_a_keeper() {
-    if in_namespace_with_keepers("containment::real_programs::strays_of_a_root_under_a_keeper") {
+fn strays_of_a_root_are_ended_under_a_keeper() {
+    if in_namespace_with_keepers(
+        "containment::real_programs::strays_of_a_root_are_ended_under_a_keeper",
+    ) {
         within_a_second("keeper");
     }
 }
 
 #[test]
-fn strays_of_a_root_in_session_mode() {
-    if in_namespace("containment::real_programs::strays_of_a_root_in_session_mode") {
+fn strays_of_a_root_are_ended_in_session_mode() {
+    if in_namespace("containment::real_programs::strays_of_a_root_are_ended_in_session_mode") {
         within_a_second("session");
     }
 }
 
 #[test]
-fn strays_of_a_root_in_a_leaf() {
-    if in_namespace("containment::real_programs::strays_of_a_root_in_a_leaf") && leaves() {
+fn strays_of_a_root_are_ended_in_a_cgroup() {
+    if in_namespace("containment::real_programs::strays_of_a_root_are_ended_in_a_cgroup")
+        && can_use_cgroups()
+    {
         within_a_second("cgroup");
     }
 }

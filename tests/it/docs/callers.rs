@@ -48,23 +48,23 @@ fn run_all(language: &str, interpreter: &[&str], count: usize) -> Vec<String> {
 }
 
 #[test]
-fn python() {
-    if in_namespace_with_init("docs::callers::python") && tool("python3").is_some() {
+fn the_python_blocks_run() {
+    if in_namespace_with_init("docs::callers::the_python_blocks_run") && tool("python3").is_some() {
         let out = run_all("python", &["python3"], 4);
         assert_eq!(out[1], "cancelled\n");
     }
 }
 
 #[test]
-fn node() {
-    if in_namespace_with_init("docs::callers::node") && tool("node").is_some() {
+fn the_node_blocks_run() {
+    if in_namespace_with_init("docs::callers::the_node_blocks_run") && tool("node").is_some() {
         run_all("js", &["node"], 3);
     }
 }
 
 #[test]
-fn go() {
-    if in_namespace_with_init("docs::callers::go") && tool("go").is_some() {
+fn the_go_blocks_run() {
+    if in_namespace_with_init("docs::callers::the_go_blocks_run") && tool("go").is_some() {
         let out = run_all("go", &["go", "run"], 2);
         assert_eq!(out[0], "one\ntwo\nslow: 143\n");
         assert_eq!(out[1], "runs: 1\nstarted again\nleaked: crash\n");
@@ -72,8 +72,8 @@ fn go() {
 }
 
 #[test]
-fn shell() {
-    if in_namespace_with_init("docs::callers::shell") {
+fn the_shell_blocks_run() {
+    if in_namespace_with_init("docs::callers::the_shell_blocks_run") {
         let out = run_all("sh", &["sh"], 3);
         for line in ["got two", "failed with 3", "ended with 124", "cancelled with 143"] {
             assert!(out[0].contains(line), "{out:?}");

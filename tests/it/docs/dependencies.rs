@@ -35,7 +35,7 @@ fn crates(features: &str) -> BTreeSet<String> {
 
 /// The feature `fleet` is off by default in the library.
 #[test]
-fn a_fleet_adds_no_crate_to_a_program_without_one() {
+fn the_fleet_feature_adds_no_crate_by_default() {
     // The ordinary user of CI cannot read the crates.
     if !root() {
         return;

@@ -66,7 +66,7 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn each_invariant_is_held_by_a_test_named_after_it_and_all_of_those_are_on_the_page() {
+fn each_invariant_has_tests_named_after_it_and_the_page_lists_all_of_them() {
     let (page, tests) = (page(), tests());
     for number in 1..=INVARIANTS {
         let section = section(&page, number);
@@ -93,7 +93,7 @@ fn each_invariant_is_held_by_a_test_named_after_it_and_all_of_those_are_on_the_p
 }
 
 #[test]
-fn every_test_that_the_page_names_is_there() {
+fn every_test_that_the_page_names_exists() {
     let (page, tests) = (page(), tests());
     let mut named = 0;
     for number in 1..=INVARIANTS {
@@ -110,7 +110,7 @@ fn every_test_that_the_page_names_is_there() {
 }
 
 #[test]
-fn every_file_that_the_page_links_is_there() {
+fn every_file_that_the_page_links_exists() {
     let page = page();
     let links: Vec<&str> =
         page.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();

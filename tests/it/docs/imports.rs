@@ -249,22 +249,22 @@ fn no_circle(root: &str, without: &[&str]) {
 }
 
 #[test]
-fn no_file_of_the_library_uses_itself_by_way_of_others() {
+fn the_library_has_no_import_cycle() {
     no_circle("src/lib.rs", &["bin"]);
 }
 
 #[test]
-fn no_file_of_the_command_uses_itself_by_way_of_others() {
+fn the_command_has_no_import_cycle() {
     no_circle("src/bin/procledger/main.rs", &[]);
 }
 
 #[test]
-fn no_file_of_the_scoreboard_uses_itself_by_way_of_others() {
+fn the_scoreboard_has_no_import_cycle() {
     no_circle("benches/scoreboard/main.rs", &[]);
 }
 
 #[test]
-fn a_circle_is_found_through_a_re_export() {
+fn a_cycle_through_a_re_export_is_found() {
     let parse = |text: &str| syn::parse_file(text).expect("Rust");
     let files = BTreeMap::from([
         (vec![], parse("mod a; mod b;")),

@@ -299,7 +299,7 @@ fn ident_of(name: &str) -> syn::Ident {
 }
 
 #[test]
-fn the_public_surface_is_the_listed_one() {
+fn the_public_api_matches_its_listing() {
     let listing = listing();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(LISTING);
     if std::env::var_os("PROCLEDGER_BLESS").is_some() {

@@ -37,7 +37,7 @@ fn words(line: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_two_commands_for_a_fresh_machine_are_what_ci_runs() {
+fn ci_runs_the_two_commands_for_a_fresh_machine() {
     let readme = blocks(&file("README.md"));
     let ci = file(".ci/run");
     for command in FOR_A_FRESH_MACHINE {
@@ -47,9 +47,11 @@ fn the_two_commands_for_a_fresh_machine_are_what_ci_runs() {
 }
 
 #[test]
-fn every_shell_block_runs_and_shows_what_it_says() {
+fn every_shell_block_runs_and_prints_what_the_page_shows() {
     // One of them looks at all processes, and fails if the ledger of one is gone: other tests remove theirs at any time.
-    if !in_namespace_with_init("docs::readme::every_shell_block_runs_and_shows_what_it_says") {
+    if !in_namespace_with_init(
+        "docs::readme::every_shell_block_runs_and_prints_what_the_page_shows",
+    ) {
         return;
     }
     let blocks = blocks(&file("README.md"));

@@ -124,13 +124,13 @@ fn word(text: &str) -> String {
 }
 
 #[test]
-fn imports_are_read_as_they_are_meant() {
+fn imports_are_parsed_correctly() {
     let code = "use crate::{\n    a::{b, c},\n    d,\n    e::f,\n};\nlet x = crate::g::h(); pub(crate) fn i() {} $crate::j;";
     assert_eq!(modules_used(code).into_iter().collect::<Vec<_>>(), ["a", "d", "e", "g"]);
 }
 
 #[test]
-fn each_layer_uses_only_what_stands_left_of_it() {
+fn each_layer_uses_only_its_allowed_modules() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|source| !source.is_in("bin") && !source.is_in("lib")) {
         let layer = LAYERS.iter().find(|(layer, _)| source.is_in(layer));
@@ -154,7 +154,7 @@ fn the_command_uses_only_the_public_api() {
 }
 
 #[test]
-fn unsafe_stands_only_in_sys_and_says_why_it_holds() {
+fn unsafe_code_is_only_in_sys_and_has_safety_comments() {
     for source in sources() {
         let has = source.code.contains("unsafe {") || source.code.contains("unsafe impl");
         assert!(!has || source.is_in("sys"), "unsafe in {:?}", source.path);
@@ -163,7 +163,7 @@ fn unsafe_stands_only_in_sys_and_says_why_it_holds() {
 }
 
 #[test]
-fn sql_stands_only_in_store() {
+fn sql_is_only_in_store() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|source| !source.is_in("store")) {
         for (number, line) in source.code.lines().enumerate() {
@@ -179,7 +179,7 @@ fn sql_stands_only_in_store() {
 }
 
 #[test]
-fn no_file_is_longer_than_can_be_read_at_a_sitting() {
+fn no_file_exceeds_the_line_limit() {
     for source in sources() {
         let length = source.text.lines().count();
         assert!(length <= LONGEST_FILE, "{} has {length} lines", source.path.display());
@@ -187,7 +187,7 @@ fn no_file_is_longer_than_can_be_read_at_a_sitting() {
 }
 
 #[test]
-fn no_function_is_longer_than_a_screen() {
+fn no_function_exceeds_the_line_limit() {
     let mut long = Vec::new();
     for source in sources() {
         let lines: Vec<&str> = source.code.lines().collect();
@@ -247,7 +247,7 @@ fn pages(folder: &Path) -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn the_prose_speaks_of_processes_as_things() {
+fn comments_and_docs_do_not_personify_processes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut texts = pages(root);
     texts.extend(pages(&root.join("docs")));
@@ -266,7 +266,7 @@ fn the_prose_speaks_of_processes_as_things() {
 }
 
 #[test]
-fn a_person_in_the_prose_is_found_and_a_user_of_that_name_is_not() {
+fn the_check_finds_personification_and_ignores_user_names() {
     let is_found = |line| prose_words(line).any(|word| PERSONS.contains(&word));
     assert!(is_found("ends whoever holds it, as the kernel told."));
     assert!(is_found("(nobody)"));

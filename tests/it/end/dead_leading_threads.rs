@@ -4,7 +4,7 @@
 use procledger::{ContainmentMode, Tracker};
 
 use crate::{
-    containment::{keepers::KEEPER, leaves::leaves},
+    containment::{keepers::KEEPER, task_cgroups::can_use_cgroups},
     support::{PidfdWatch, Place, in_namespace_as_a_user, state, until},
 };
 
@@ -55,27 +55,27 @@ fn ends_with_its_task(containment: ContainmentMode) {
 }
 
 #[test]
-fn in_a_session_its_token_was_not_seen() {
+fn the_token_was_not_seen_in_a_session() {
     ends_with_its_task(ContainmentMode::Session);
 }
 
 #[test]
-fn in_a_session_of_a_user_it_was_taken_for_a_process_that_hides() {
+fn the_program_was_mistaken_for_a_hidden_process_in_a_users_session() {
     if in_namespace_as_a_user(
-        "end::dead_leading_threads::in_a_session_of_a_user_it_was_taken_for_a_process_that_hides",
+        "end::dead_leading_threads::the_program_was_mistaken_for_a_hidden_process_in_a_users_session",
     ) {
         ends_with_its_task(ContainmentMode::Session);
     }
 }
 
 #[test]
-fn below_a_keeper_it_is_ended() {
+fn the_program_is_ended_under_a_keeper() {
     ends_with_its_task(ContainmentMode::Keeper);
 }
 
 #[test]
-fn in_a_cgroup_it_survived_the_kill_of_the_whole() {
-    if leaves() {
+fn the_program_survived_a_kill_of_its_cgroup() {
+    if can_use_cgroups() {
         ends_with_its_task(ContainmentMode::Cgroup);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use procledger::{ContainmentMode, Job, Stdio, Tracker};
 
 use crate::{
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     spawn::gate_host::{FOLDER, Given, HOST, MARKER, ROLE},
     support::{Place, alone, in_namespace_with_init, others, sampled, until},
 };
@@ -26,8 +26,8 @@ const LIFE: Duration = Duration::from_mins(1);
 const READY: &str = "the storm is up";
 
 #[test]
-fn a_fork_storm_in_a_session_is_ended_in_one_call_each_time() {
-    const NAME: &str = "end::fork_storm::a_fork_storm_in_a_session_is_ended_in_one_call_each_time";
+fn a_fork_storm_in_a_session_is_ended_by_one_call() {
+    const NAME: &str = "end::fork_storm::a_fork_storm_in_a_session_is_ended_by_one_call";
     let _alone = alone();
     if in_namespace_with_init(NAME) {
         each_time(ContainmentMode::Session);
@@ -35,10 +35,10 @@ fn a_fork_storm_in_a_session_is_ended_in_one_call_each_time() {
 }
 
 #[test]
-fn a_fork_storm_in_a_leaf_is_ended_in_one_call_each_time() {
-    const NAME: &str = "end::fork_storm::a_fork_storm_in_a_leaf_is_ended_in_one_call_each_time";
+fn a_fork_storm_in_a_cgroup_is_ended_by_one_call() {
+    const NAME: &str = "end::fork_storm::a_fork_storm_in_a_cgroup_is_ended_by_one_call";
     let _alone = alone();
-    if leaves() && in_namespace_with_init(NAME) {
+    if can_use_cgroups() && in_namespace_with_init(NAME) {
         each_time(ContainmentMode::Cgroup);
     }
 }

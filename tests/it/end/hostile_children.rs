@@ -29,7 +29,7 @@ fn is_harmless(text: &str) -> bool {
 }
 
 #[test]
-fn a_program_that_lies_about_itself_is_shown_as_text_and_ended_with_all_below_it() {
+fn a_program_that_misrepresents_itself_is_shown_escaped_and_ended_with_its_descendants() {
     need!("perl");
     let place = Place::new();
     let mut canary = canary();

@@ -12,7 +12,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::{
     cli::command::{PROCLEDGER, Running, finish, procledger, run},
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     support::{Host, Place, at_once, is_alive, namespaced, namespaces, pidfd, root, state, until},
 };
 
@@ -34,7 +34,7 @@ fn let_go(place: &Place) {
 /// What keeps trees together here.
 fn containments() -> Vec<&'static str> {
     let mut all = vec!["session", "keeper"];
-    all.extend(leaves().then_some("cgroup"));
+    all.extend(can_use_cgroups().then_some("cgroup"));
     all
 }
 
@@ -74,7 +74,7 @@ fn is_running(place: &Place) -> bool {
 }
 
 #[test]
-fn the_exit_code_is_kept_where_kills_die_in_their_grace_one_after_another() {
+fn the_exit_code_is_kept_when_several_kills_die_in_their_grace() {
     at_once(containments(), |containment| {
         for kills in [1, 3] {
             let place = Place::new();
@@ -95,7 +95,7 @@ fn the_exit_code_is_kept_where_kills_die_in_their_grace_one_after_another() {
 }
 
 #[test]
-fn every_verb_takes_the_claim_of_a_dead_kill_over_at_once() {
+fn every_command_takes_over_the_claim_of_a_dead_kill_at_once() {
     at_once(["kill", "terminate", "reap", "unregister", "forget"], |verb| {
         let place = Place::new();
         let mut host = Host::start(&place, "containment=session grace=60000");
@@ -156,7 +156,7 @@ fn caught(status: &str) -> u64 {
 }
 
 #[test]
-fn a_second_kill_cuts_the_grace_of_one_that_lives_short() {
+fn a_second_kill_shortens_the_grace_of_a_live_one() {
     at_once(containments(), |containment| {
         let place = Place::new();
         let owner = owner(&place, containment, "60s");
@@ -200,7 +200,7 @@ fn a_program_that_exited_before_a_kill_could_signal_it_was_killed() {
 
 /// Its owner records the status while the first kill, which is stopped, holds the claim; the second one finds it gone.
 #[test]
-fn a_process_that_a_kill_found_gone_was_killed_without_a_rule() {
+fn a_process_that_a_kill_found_gone_was_recorded_without_a_rule() {
     at_once(containments(), |containment| {
         let place = Place::new();
         let owner = owner(&place, containment, "60s");
@@ -220,7 +220,7 @@ fn a_process_that_a_kill_found_gone_was_killed_without_a_rule() {
 }
 
 #[test]
-fn a_kill_cuts_the_grace_of_the_owner_short_and_the_owner_keeps_the_status() {
+fn a_kill_shortens_the_grace_of_the_owner_and_the_owner_records_the_status() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=session grace=60000");
     let program = host.spawn("task", &stubborn(&place));
@@ -236,7 +236,7 @@ fn a_kill_cuts_the_grace_of_the_owner_short_and_the_owner_keeps_the_status() {
 }
 
 #[test]
-fn a_kill_that_is_interrupted_gives_the_task_back_and_dies_by_the_signal() {
+fn an_interrupted_kill_releases_the_task_and_dies_by_the_signal() {
     at_once([(2, Signal::INT), (15, Signal::TERM), (1, Signal::HUP)], |(number, interrupt)| {
         let place = Place::new();
         let mut host = Host::start(&place, "containment=session grace=60000");
@@ -261,7 +261,7 @@ fn a_kill_that_is_interrupted_gives_the_task_back_and_dies_by_the_signal() {
 }
 
 #[test]
-fn a_run_whose_program_ends_under_a_kill_that_hangs_returns_its_exit_code() {
+fn a_run_whose_program_ends_during_a_hanging_kill_returns_its_exit_code() {
     at_once(containments(), |containment| {
         let place = Place::new();
         let owner = owner(&place, containment, "1s");

@@ -51,7 +51,7 @@ fn strays_that_a_job_keeps_are_recorded_as_kept() {
 
 /// A shutdown before the root's end had been noticed ended the processes that the job keeps.
 #[test]
-fn kept_strays_are_left_by_a_shutdown_that_is_the_first_to_see_the_roots_end() {
+fn a_shutdown_that_first_notices_the_roots_end_leaves_kept_strays() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let process = tracker.spawn(job(&place)).expect("spawned");
@@ -84,7 +84,7 @@ fn kept_strays_outlive_the_crash_of_their_host() {
 
 /// Keeping strays applies to a root that ends by itself: a requested end of the tree includes them.
 #[test]
-fn a_tree_that_is_terminated_keeps_nothing_by_itself() {
+fn terminate_ends_the_whole_tree_of_a_job_that_keeps_strays() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let script = "setsid sleep 3600 & echo $! > daemon; wait";
@@ -96,8 +96,8 @@ fn a_tree_that_is_terminated_keeps_nothing_by_itself() {
 
 /// Its environment is wiped and its name is searched for: still it is not a leak.
 #[test]
-fn a_name_sweep_leaves_kept_strays() {
-    const NAME: &str = "end::kept_strays::a_name_sweep_leaves_kept_strays";
+fn a_name_match_leaves_kept_strays() {
+    const NAME: &str = "end::kept_strays::a_name_match_leaves_kept_strays";
     if !crate::support::in_namespace(NAME) {
         return;
     }

@@ -27,7 +27,7 @@ fn containments() -> Vec<ContainmentMode> {
 
 /// Five trees were ended one after another, since each rule was handled separately: 16 s with a grace period of 3 s.
 #[test]
-fn five_trees_over_their_limits_take_one_grace_and_not_five() {
+fn five_trees_over_their_limits_are_ended_within_one_grace() {
     let _alone = alone();
     for containment in containments() {
         let place = Place::new();
@@ -87,7 +87,7 @@ fn nothing_else_is_late(place: &Place, tracker: &Tracker, name: &str) {
 
 /// The health pass ended them on the monitor's thread: a concurrent wait was a second late, another limit half a minute.
 #[test]
-fn a_wait_and_a_limit_of_other_tasks_do_not_wait_for_a_grace() {
+fn a_wait_and_a_limit_of_other_tasks_are_not_delayed_by_a_grace() {
     let _alone = alone();
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).health_interval(Duration::from_millis(200));
@@ -104,7 +104,7 @@ fn a_wait_and_a_limit_of_other_tasks_do_not_wait_for_a_grace() {
 
 /// A person's `kill` blocks other passes; the monitor waited for its turn.
 #[test]
-fn a_wait_and_a_limit_of_other_tasks_do_not_wait_for_a_kill() {
+fn a_wait_and_a_limit_of_other_tasks_are_not_delayed_by_a_kill() {
     let _alone = alone();
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).health_interval(Duration::from_millis(200));
@@ -120,7 +120,7 @@ fn a_wait_and_a_limit_of_other_tasks_do_not_wait_for_a_kill() {
 
 /// One exceeded limit started up to 32 threads, and was logged up to 35 times.
 #[test]
-fn a_passed_limit_is_logged_once_and_takes_no_thread_of_its_own() {
+fn an_exceeded_limit_is_logged_once_and_needs_no_thread_of_its_own() {
     let _alone = alone();
     let place = Place::new();
     let log = place.path().join("log");

@@ -61,7 +61,7 @@ fn within_a_second(attempt: fn() -> Duration) {
 }
 
 #[test]
-fn a_hundred_that_ignore_sigterm_are_ended_in_one_pass_within_a_second() {
+fn a_hundred_trees_that_ignore_sigterm_are_ended_in_one_pass_within_a_second() {
     within_a_second(end_a_hundred);
 }
 

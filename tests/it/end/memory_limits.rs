@@ -126,17 +126,17 @@ fn rule(place: &Place) -> String {
 }
 
 #[test]
-fn pages_that_forks_share_count_once_in_a_session() {
+fn pages_shared_by_forks_count_once_in_a_session() {
     shared_pages_count_once(ContainmentMode::Session, "private");
 }
 
 #[test]
-fn pages_that_forks_share_count_once_below_a_keeper() {
+fn pages_shared_by_forks_count_once_under_a_keeper() {
     shared_pages_count_once(ContainmentMode::Keeper, "private");
 }
 
 #[test]
-fn a_shared_mapping_counts_once_in_a_leaf() {
+fn a_shared_mapping_counts_once_in_a_cgroup() {
     if root() {
         shared_pages_count_once(ContainmentMode::Cgroup, "shared");
     }
@@ -216,9 +216,9 @@ fn a_program_whose_first_thread_had_ended_had_no_limit() {
 
 /// Its own user may not read its `smaps_rollup`: its anonymous memory counts.
 #[test]
-fn a_program_that_hides_its_memory_from_an_ordinary_user_is_not_without_a_limit() {
+fn a_program_that_hides_its_memory_from_an_ordinary_user_has_a_limit() {
     if !in_namespace_as_a_user(
-        "end::memory_limits::a_program_that_hides_its_memory_from_an_ordinary_user_is_not_without_a_limit",
+        "end::memory_limits::a_program_that_hides_its_memory_from_an_ordinary_user_has_a_limit",
     ) {
         return;
     }
@@ -240,7 +240,7 @@ fn a_program_that_hides_its_memory_from_an_ordinary_user_is_not_without_a_limit(
 
 /// Its first host is gone, and the next one has adopted it before that one has a monitor.
 #[test]
-fn a_program_that_was_adopted_keeps_its_limit() {
+fn an_adopted_program_keeps_its_limit() {
     let place = Place::new();
     let open = || {
         let tracker = Tracker::builder(place.ledger()).containment(ContainmentMode::Session);

@@ -1,9 +1,9 @@
 //! Ending trees.
 
 pub(crate) mod dead_leading_threads;
-pub(crate) mod ends_that_went_wrong;
 pub(crate) mod failed_scans;
 pub(crate) mod fork_storm;
+pub(crate) mod forking_strays;
 pub(crate) mod hostile_children;
 pub(crate) mod interrupted_kills;
 pub(crate) mod invariants;
@@ -18,6 +18,6 @@ pub(crate) mod out_of_descriptors;
 pub(crate) mod protected_names;
 pub(crate) mod stop_signals;
 pub(crate) mod strays;
-pub(crate) mod strays_that_fork_on;
 pub(crate) mod suspensions;
 pub(crate) mod traced_tasks;
+pub(crate) mod unusual_ends;

@@ -5,7 +5,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::{
     cli::command::{PROCLEDGER, Running, containments, run},
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     support::{Place, at_once, pidfd, until},
 };
 
@@ -81,7 +81,7 @@ fn the_row_of_an_inner_task_stayed_running_after_its_outer_owner_was_reaped() {
 /// In a session the inner program is known to its own owner alone, and is an orphan of it.
 #[test]
 fn the_row_of_an_inner_task_stayed_running_after_its_own_owner_was_killed() {
-    if !leaves() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();

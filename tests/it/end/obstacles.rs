@@ -81,7 +81,7 @@ impl Drop for Freezer {
 }
 
 #[test]
-fn a_process_that_no_signal_reaches_survives_and_ends_when_it_wakes() {
+fn a_frozen_process_is_a_survivor_and_ends_when_it_is_thawed() {
     let place = Place::new();
     let Some(freezer) = Freezer::make(&place) else { return };
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
@@ -142,7 +142,7 @@ fn a_frozen_orphan_is_a_survivor_of_the_reap_and_tried_again_by_the_next() {
 
 /// A descendant with another uid was not treated as a member: it was neither ended nor reported, and its root's row was closed.
 #[test]
-fn a_descendant_of_another_uid_survives_by_name() {
+fn a_descendant_of_another_uid_is_reported_as_a_survivor() {
     let place = Place::new();
     let Some((ledger, binary)) = grounds_of_nobody(&place) else { return };
     let elevated = place.elevated();
@@ -192,7 +192,7 @@ fn a_stopped_tree_obeys_sigterm() {
 
 /// Its state letter says that it is dead, but it is not.
 #[test]
-fn a_leader_that_is_a_zombie_with_living_threads_is_ended_by_kill() {
+fn a_zombie_leader_with_live_threads_is_ended_by_kill() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let leader: Guard = zombie_leader(&place);
@@ -270,7 +270,7 @@ pub(crate) fn trace() -> ! {
 
 /// A tracer that is not part of the tree: SIGTERM stops at it, SIGKILL does not.
 #[test]
-fn a_process_held_by_a_debugger_is_killed_and_its_zombie_does_not_stay() {
+fn a_process_held_by_a_debugger_is_killed_and_leaves_no_zombie() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("traced", "exec sleep 3600")).expect("spawned");

@@ -11,7 +11,7 @@ use procledger::{ContainmentMode, Job, Stdio, Tracker};
 
 use crate::{
     cli::command::{PROCLEDGER, answer, clean},
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     spawn::gate_host::{Given, in_another_process},
     support::{PATIENCE, Place, at_once, processes_with, until},
 };
@@ -38,8 +38,9 @@ fn strays_left_while_no_pidfd_can_be_opened_are_found_later() {
 
 /// As in `exec 200> lock; ulimit -n 100`.
 #[test]
-fn a_descriptor_beyond_the_soft_limit_kept_a_program_from_starting_below_a_keeper() {
-    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+fn a_descriptor_beyond_the_soft_limit_prevented_a_start_under_a_keeper() {
+    let containments =
+        ["session", "keeper"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
     at_once(containments, |containment| {
         let place = Place::new();
         let mut command = Command::new("bash");
@@ -55,8 +56,9 @@ fn a_descriptor_beyond_the_soft_limit_kept_a_program_from_starting_below_a_keepe
 
 /// `run` started its program, lost what that had left, and exited with the program's code; or with 143 after a time limit.
 #[test]
-fn with_few_descriptors_a_run_lost_what_its_program_had_left() {
-    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+fn with_few_descriptors_a_run_lost_the_strays_of_its_program() {
+    let containments =
+        ["session", "keeper"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
     at_once(containments, |containment| {
         for limit in [4, 5, 12, 18, 20, 31, 32, 33, 36] {
             let place = Place::new();
@@ -89,7 +91,7 @@ fn with_few_descriptors_a_run_lost_what_its_program_had_left() {
 #[test]
 fn a_descriptor_beyond_the_hard_limit_was_taken_for_a_refused_close_range() {
     let containments =
-        ["session", "keeper", "auto"].into_iter().chain(leaves().then_some("cgroup"));
+        ["session", "keeper", "auto"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
     at_once(containments, |containment| {
         let place = Place::new();
         let mut command = Command::new("bash");
@@ -121,8 +123,9 @@ fn may_raise_limits() -> bool {
 
 /// More than the soft limit of descriptors, and fewer than the hard one.
 #[test]
-fn processes_beyond_the_soft_limit_held_up_the_run_that_had_left_them() {
-    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+fn more_strays_than_the_soft_limit_of_descriptors_blocked_their_run() {
+    let containments =
+        ["session", "keeper"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
     let script = "ulimit -n > limit; i=0; while [ $i -lt 150 ]; do sleep 3600 & i=$((i+1)); done";
     at_once(containments, |containment| {
         let place = Place::new();

@@ -169,7 +169,7 @@ fn a_tmux_outlives_the_crash_of_its_host_and_the_reap() {
 
 /// Protection applies to what a task leaves; the task itself ends on request.
 #[test]
-fn a_root_of_a_protected_name_is_ended() {
+fn a_root_with_a_protected_name_is_ended() {
     let place = Place::new();
     let tracker = builder(&place).open().expect("a ledger");
     let job = procledger::Job::new("task", server(&place, "buildserver"))
@@ -195,7 +195,7 @@ fn a_look_alike_is_not_protected() {
 }
 
 #[test]
-fn a_task_that_left_something_protected_may_run_again() {
+fn a_task_that_left_a_protected_process_can_run_again() {
     let place = Place::new();
     let tracker = builder(&place).open().expect("a ledger");
     tracker.spawn(place.job("task", &task(&place))).expect("spawned");
@@ -208,7 +208,7 @@ fn a_task_that_left_something_protected_may_run_again() {
 }
 
 #[test]
-fn a_name_with_a_folder_is_refused_before_anything_happens() {
+fn a_protected_name_with_a_folder_is_refused() {
     let place = Place::new();
     let error = Tracker::builder(place.ledger()).protect("/usr/bin/tmux").open();
     let error = error.expect_err("refused").to_string();
@@ -225,8 +225,8 @@ fn a_name_with_a_folder_is_refused_before_anything_happens() {
 
 /// The leaf cannot be killed as a whole then: its members are ended one by one, and it does not stay frozen.
 #[test]
-fn protected_processes_in_a_leaf_are_left_and_all_others_are_ended() {
-    if !crate::containment::leaves::leaves() {
+fn protected_processes_in_a_cgroup_are_left_and_all_others_are_ended() {
+    if !crate::containment::task_cgroups::can_use_cgroups() {
         return;
     }
     let place = Place::new();

@@ -92,7 +92,7 @@ pub(crate) fn another(place: &Place) -> Tracker {
 }
 
 #[test]
-fn whatever_ends_a_tree_sends_its_stop_signals_in_their_order() {
+fn every_way_to_end_a_tree_sends_its_stop_signals_in_order() {
     type End = fn(&Place, &Tracker, Process) -> EndReason;
     let ends: [(&str, End); 4] = [
         ("terminate", |_, _, mut process| {
@@ -188,7 +188,7 @@ fn after_the_death_of_its_host_a_tree_is_ended_by_its_stop_signals() {
 }
 
 #[test]
-fn a_leak_has_the_signal_that_ended_it_and_reports_say_so() {
+fn leaks_and_reports_contain_the_signal_that_ended_the_process() {
     for (place, tracker, containment) in trackers() {
         let job = Job::new("leaks", "/bin/sh")
             .args(["-c", "sleep 600 &", place.marker()])
@@ -228,7 +228,7 @@ pub(crate) fn leave(given: &Given) {
 }
 
 #[test]
-fn a_root_that_comes_first_gets_all_signals_before_the_others_get_one() {
+fn with_root_first_the_root_gets_all_signals_before_the_others() {
     for (place, tracker, containment) in trackers() {
         let (_process, all) = start(&place, &tracker, |job| job.root_first(true));
         let report = tracker.terminate("tree").expect("ended");
@@ -240,7 +240,7 @@ fn a_root_that_comes_first_gets_all_signals_before_the_others_get_one() {
 }
 
 #[test]
-fn what_has_ignored_all_stop_signals_is_killed() {
+fn a_process_that_ignores_all_stop_signals_is_killed() {
     for (place, tracker, containment) in trackers() {
         let set = |job: Job| job.stop_signals([(libc::SIGHUP, FIRST), (libc::SIGHUP, FIRST)]);
         let (mut process, all) = start(&place, &tracker, set);
@@ -252,7 +252,7 @@ fn what_has_ignored_all_stop_signals_is_killed() {
 }
 
 #[test]
-fn a_call_replaces_the_signals_the_grace_and_the_order() {
+fn a_call_can_override_the_signals_the_grace_and_the_order() {
     let seconds = Duration::from_secs;
     for (place, tracker, containment) in trackers() {
         let what = containment.as_str();
@@ -324,7 +324,7 @@ async fn futures_end_a_tree_by_the_stop_signals_of_its_job_or_of_the_call() {
 }
 
 #[test]
-fn the_row_and_the_json_have_the_stop_signals() {
+fn the_row_and_the_json_contain_the_stop_signals() {
     for (place, tracker, containment) in trackers() {
         let (_process, _all) = start(&place, &tracker, |job| job.root_first(true));
         let json = r#"{"stop_signals":[{"signal":1,"wait_ms":100},{"signal":15,"wait_ms":600000}],"root_first":true}"#;

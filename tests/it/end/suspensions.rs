@@ -33,7 +33,7 @@ fn all_beat(place: &Place, since: [u64; 3]) {
 }
 
 #[test]
-fn a_tree_that_forks_all_the_time_is_suspended_as_a_whole_and_runs_on() {
+fn a_constantly_forking_tree_is_suspended_as_a_whole_and_resumed() {
     for (place, tracker, containment) in trackers() {
         let process = tracker.spawn(beats(&place, "tree")).expect("spawned");
         let other = Place::new();
@@ -75,7 +75,7 @@ async fn futures_suspend_and_resume_a_tree() {
 }
 
 #[test]
-fn whatever_ends_a_suspended_tree_makes_it_run_so_that_it_can_obey() {
+fn every_way_to_end_a_suspended_tree_resumes_it_so_that_it_can_clean_up() {
     type End = fn(&Place, &Tracker, Process);
     let ends: [(&str, End); 6] = [
         ("terminate", |_, _, mut process| drop(process.terminate().expect("ended"))),
@@ -107,7 +107,7 @@ fn whatever_ends_a_suspended_tree_makes_it_run_so_that_it_can_obey() {
 
 /// A root that waits for its helper in order to end must find it running.
 #[test]
-fn a_root_that_comes_first_finds_its_suspended_helpers_running() {
+fn with_root_first_the_suspended_helpers_of_the_root_are_resumed() {
     for (place, tracker, containment) in trackers() {
         let helper = "(while [ ! -e ask ]; do sleep 0.05; done; : > answer) &";
         let root =
@@ -123,7 +123,7 @@ fn a_root_that_comes_first_finds_its_suspended_helpers_running() {
 }
 
 #[test]
-fn after_a_crash_of_its_host_a_suspended_tree_is_ended_and_can_obey() {
+fn after_a_crash_of_its_host_a_suspended_tree_is_resumed_and_ended() {
     let usable: Vec<Containment> = trackers().into_iter().map(|(_, _, it)| it).collect();
     for containment in usable {
         let place = Place::new();
@@ -156,7 +156,7 @@ pub(crate) fn leave(given: &Given) {
 }
 
 #[test]
-fn what_a_tracker_gives_up_runs_on() {
+fn a_suspended_tree_that_a_tracker_releases_is_resumed() {
     for (place, tracker, containment) in trackers() {
         // A task that is unregistered.
         let process = tracker.spawn(beats(&place, "tree")).expect("spawned");

@@ -12,7 +12,7 @@ use procledger::Tracker;
 
 use crate::{
     cli::command::Running,
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     end::obstacles::Tracer,
     support::{Guard, Host, Place, at_once, eventually, need, until},
 };
@@ -57,7 +57,7 @@ fn row(ledger: &Path, task: &str) -> String {
 
 fn containments() -> Vec<&'static str> {
     let mut all = vec!["session", "keeper"];
-    all.extend(leaves().then_some("cgroup"));
+    all.extend(can_use_cgroups().then_some("cgroup"));
     all
 }
 
@@ -127,7 +127,7 @@ fn the_exit_codes_of_a_host_under_strace_are_kept() {
 }
 
 #[test]
-fn a_tracer_that_hangs_holds_up_nothing_and_the_status_comes_when_it_lets_go() {
+fn a_hanging_tracer_blocks_nothing_and_the_status_arrives_when_it_detaches() {
     at_once(containments(), |containment| {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("containment={containment} keeper"));
@@ -177,7 +177,7 @@ fn neither_terminate_nor_shutdown_hangs_with_a_tracer() {
 
 /// Its parent reaps it; the kernel then reports the status by the pidfd (`PIDFD_GET_INFO`, Linux 6.15).
 #[test]
-fn the_exit_code_of_a_registered_process_is_kept_whatever_reaps_it_late() {
+fn the_exit_code_of_a_registered_process_that_is_reaped_late_is_kept() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     for (task, traced) in [("traced", true), ("slow", false)] {

@@ -139,10 +139,10 @@ fn a_file_that_was_mounted_at_the_path_was_never_written() {
 
 /// A reader that takes the lock sees only complete lists; one that never releases it blocks nothing.
 #[test]
-fn a_reader_that_locks_a_mounted_file_sees_whole_lists_and_holds_nothing_up() {
+fn a_reader_that_locks_a_mounted_file_sees_complete_lists_and_blocks_nothing() {
     need!("mount");
     if !in_namespace(
-        "export::export_in_place::a_reader_that_locks_a_mounted_file_sees_whole_lists_and_holds_nothing_up",
+        "export::export_in_place::a_reader_that_locks_a_mounted_file_sees_complete_lists_and_blocks_nothing",
     ) {
         return;
     }
@@ -273,10 +273,10 @@ type Prepare = fn(&Path, &Path);
 
 /// What can be written, and what cannot be replaced, as an ordinary user; no file of another user is touched.
 #[test]
-fn in_a_folder_that_cannot_be_written_only_a_file_of_ours_is_written() {
+fn in_a_read_only_folder_only_the_users_own_file_is_written() {
     need!("mount");
     if !in_namespace_as_a_user(
-        "export::export_in_place::in_a_folder_that_cannot_be_written_only_a_file_of_ours_is_written",
+        "export::export_in_place::in_a_read_only_folder_only_the_users_own_file_is_written",
     ) {
         return;
     }
@@ -325,9 +325,9 @@ fn in_a_folder_that_cannot_be_written_only_a_file_of_ours_is_written() {
 
 /// A container's user ids: the file belongs to a user of the host. It is written only where only root could have mounted it.
 #[test]
-fn a_mounted_file_of_another_user_is_written_in_a_folder_of_ours_alone() {
+fn a_mounted_file_of_another_user_is_written_only_in_a_folder_of_the_host() {
     need!("mount");
-    let name = "export::export_in_place::a_mounted_file_of_another_user_is_written_in_a_folder_of_ours_alone";
+    let name = "export::export_in_place::a_mounted_file_of_another_user_is_written_only_in_a_folder_of_the_host";
     if !crate::support::root() || !in_namespace(name) {
         return;
     }
@@ -358,9 +358,11 @@ fn a_mounted_file_of_another_user_is_written_in_a_folder_of_ours_alone() {
 
 /// A broken list is kept aside before it is overwritten, also where it cannot be renamed.
 #[test]
-fn a_broken_list_at_a_mount_point_is_kept() {
+fn a_malformed_list_at_a_mount_point_is_copied_before_it_is_overwritten() {
     need!("mount");
-    if !in_namespace("export::export_in_place::a_broken_list_at_a_mount_point_is_kept") {
+    if !in_namespace(
+        "export::export_in_place::a_malformed_list_at_a_mount_point_is_copied_before_it_is_overwritten",
+    ) {
         return;
     }
     for text in ["[{\"task_id\": \"cut o", "", "[]\n]\n"] {
@@ -376,10 +378,10 @@ fn a_broken_list_at_a_mount_point_is_kept() {
 }
 
 #[test]
-fn doctor_called_an_export_well_that_could_not_be_written() {
+fn doctor_reported_no_problem_for_an_export_that_could_not_be_written() {
     need!("mount", "umount");
     if !in_namespace(
-        "export::export_in_place::doctor_called_an_export_well_that_could_not_be_written",
+        "export::export_in_place::doctor_reported_no_problem_for_an_export_that_could_not_be_written",
     ) {
         return;
     }

@@ -45,7 +45,7 @@ fn a_fifo_is_replaced_without_waiting_for_its_other_end() {
 }
 
 #[test]
-fn a_symlink_is_replaced_and_its_target_stays() {
+fn a_symlink_is_replaced_and_its_target_is_unchanged() {
     let place = Place::new();
     let (export, precious) = (place.path().join("list.json"), place.path().join("precious"));
     fs::write(&precious, "mine").expect("a file");
@@ -55,7 +55,7 @@ fn a_symlink_is_replaced_and_its_target_stays() {
 }
 
 #[test]
-fn a_folder_is_left_and_reported() {
+fn a_folder_is_left_in_place_and_reported() {
     let place = Place::new();
     let export = place.path().join("list.json");
     fs::create_dir(&export).expect("a folder");
@@ -66,7 +66,7 @@ fn a_folder_is_left_and_reported() {
 }
 
 #[test]
-fn another_users_file_in_a_sticky_folder_is_left_and_reported() {
+fn another_users_file_in_a_sticky_folder_is_left_in_place_and_reported() {
     need!("setpriv");
     if !root() {
         return;
@@ -100,10 +100,10 @@ fn another_users_file_in_a_sticky_folder_is_left_and_reported() {
 }
 
 #[test]
-fn a_full_disk_keeps_the_old_list_and_the_new_one_comes_with_the_space() {
+fn on_a_full_disk_the_old_list_is_kept_until_there_is_space() {
     need!("mount", "umount");
     if !in_namespace(
-        "export::hostile_export_path::a_full_disk_keeps_the_old_list_and_the_new_one_comes_with_the_space",
+        "export::hostile_export_path::on_a_full_disk_the_old_list_is_kept_until_there_is_space",
     ) {
         return;
     }
@@ -131,7 +131,7 @@ fn a_full_disk_keeps_the_old_list_and_the_new_one_comes_with_the_space() {
 
 /// As large as a file on the disk can be, and with as many entries as a list may have.
 #[test]
-fn a_huge_list_of_the_former_processor_delays_no_start() {
+fn a_huge_list_of_the_former_implementation_does_not_delay_the_start() {
     let place = Place::new();
     let list = place.path().join("list.json");
     let file = fs::File::create(&list).expect("a file");

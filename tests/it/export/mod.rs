@@ -1,5 +1,5 @@
 //! The JSON export.
 
-pub(crate) mod export_follows;
 pub(crate) mod export_in_place;
+pub(crate) mod export_updates;
 pub(crate) mod hostile_export_path;

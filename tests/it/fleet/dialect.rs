@@ -21,7 +21,7 @@ const FOREIGN: [&str; 14] = [
 ];
 
 #[test]
-fn statements_use_no_engines_dialect() {
+fn statements_use_no_dialect_of_a_single_engine() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fleet/statements");
     let mut seen = 0;
     for entry in fs::read_dir(folder).expect("a folder") {

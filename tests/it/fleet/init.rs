@@ -36,7 +36,7 @@ fn a_schema_is_created_once() {
 
 /// What is printed is what is executed.
 #[test]
-fn the_sql_that_is_printed_creates_the_schema() {
+fn the_printed_sql_creates_the_schema() {
     let Some(database) = database() else { return };
     let sql = printed(fleet(&["init", "--print", "--keep", "7days"]));
     let without_roles: Vec<&str> =
@@ -81,7 +81,7 @@ fn a_database_of_another_encoding_is_refused() {
 
 /// A user who may create schemas waits for the superuser who sets up a fleet.
 #[test]
-fn a_superuser_runs_nothing_that_an_ordinary_role_has_put_into_the_schema() {
+fn a_superuser_runs_no_code_that_an_ordinary_role_added_to_the_schema() {
     let Some(database) = database() else { return };
     let other = format!("other-{}", database.name());
     let taken = format!(

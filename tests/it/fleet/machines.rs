@@ -24,7 +24,7 @@ use rustix::{
 use serde_json::Value;
 
 use super::{
-    equal::{fleet_equals_ledger, init},
+    comparison::{fleet_equals_ledger, init},
     fleet, printed,
     scene::copy,
     server::{Database, Server},
@@ -36,7 +36,7 @@ use crate::support::{
 };
 
 const NAME: &str =
-    "fleet::machines::machines_in_networks_of_their_own_have_each_row_in_the_fleet_once";
+    "fleet::machines::each_row_of_machines_in_separate_networks_is_in_the_fleet_once";
 const MACHINES: [&str; 3] = ["web-1", "web-2", "db-1"];
 /// The one whose ledger is restored.
 const RESTORED: usize = 2;
@@ -46,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const SHIPPED: &str = "SELECT count(*) FROM fleet.stream WHERE process > 0";
 
 #[test]
-fn machines_in_networks_of_their_own_have_each_row_in_the_fleet_once() {
+fn each_row_of_machines_in_separate_networks_is_in_the_fleet_once() {
     need!("ip", "mount", "openssl", "unshare");
     let _alone = alone();
     if !root() || !in_namespace_without_network(NAME) {

@@ -2,24 +2,24 @@
 
 use std::process::{Command, Output, Stdio};
 
+mod comparison;
 mod dialect;
-mod equal;
 mod init;
 mod machines;
+mod maintenance;
 mod pooler;
 mod proxy;
-mod reading;
+mod reports;
 mod rights;
 mod scene;
 mod server;
 mod settings;
 mod ship;
 mod ship_copies;
-mod ship_cut;
+mod ship_interrupted;
 mod ship_lines;
 mod ship_service;
 mod tls;
-mod upkeep;
 mod versions;
 
 /// The subcommand `fleet`, without an address in its environment.

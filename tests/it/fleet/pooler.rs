@@ -11,7 +11,7 @@ use procledger::fleet::Shipper;
 use procledger_testing::{NOBODY, as_nobody};
 
 use super::{
-    equal::{Ledger, fleet_equals_ledger},
+    comparison::{Ledger, fleet_equals_ledger},
     fleet, printed, refused,
     scene::{Scene, scene},
     server::Database,
@@ -174,7 +174,7 @@ fn names_the_mode(error: &str) {
 }
 
 #[test]
-fn a_command_of_the_owner_whose_settings_are_lost_says_which_mode_is_needed() {
+fn an_owner_command_that_loses_its_settings_reports_the_required_mode() {
     need!("pgbouncer");
     let Some(scene) = scene() else { return };
     scene.ship();
@@ -202,7 +202,7 @@ fn a_command_of_the_owner_whose_settings_are_lost_says_which_mode_is_needed() {
 
 /// The session has the settings at first, and another client changes them between two transactions.
 #[test]
-fn maintenance_whose_settings_are_lost_in_between_stops() {
+fn maintenance_that_loses_its_settings_stops() {
     need!("pgbouncer");
     let Some(scene) = scene() else { return };
     scene.ship();
@@ -237,7 +237,7 @@ fn maintenance_whose_settings_are_lost_in_between_stops() {
 }
 
 #[test]
-fn a_pooler_that_keeps_sessions_is_as_the_server_itself() {
+fn a_pooler_in_session_mode_works_like_the_server_itself() {
     need!("pgbouncer");
     let Some(mut it) = pooled("session") else { return };
     let path = it.scene.place.path().join("second.db");
@@ -263,7 +263,7 @@ fn a_pooler_that_keeps_sessions_is_as_the_server_itself() {
 
 /// The next transaction comes to a connection with the settings of another client.
 #[test]
-fn a_shipper_whose_settings_are_lost_writes_nothing_and_says_which_mode_is_needed() {
+fn a_shipper_that_loses_its_settings_writes_nothing_and_reports_the_required_mode() {
     need!("pgbouncer");
     let Some(mut it) = pooled(TRANSACTION) else { return };
     let mut another = Client::connect(&it.url, NoTls).expect("connects");
@@ -276,7 +276,7 @@ fn a_shipper_whose_settings_are_lost_writes_nothing_and_says_which_mode_is_neede
 
 /// The next transaction comes to another connection, which does not have the statements.
 #[test]
-fn a_shipper_whose_connection_is_replaced_says_which_mode_is_needed() {
+fn a_shipper_whose_connection_is_replaced_reports_the_required_mode() {
     need!("pgbouncer");
     let Some(mut it) = pooled(TRANSACTION) else { return };
     let own = format!(
@@ -291,7 +291,7 @@ fn a_shipper_whose_connection_is_replaced_says_which_mode_is_needed() {
 
 /// Each command reads in transactions that set what they need.
 #[test]
-fn a_fleet_is_read_by_way_of_a_pooler_of_either_mode() {
+fn a_fleet_can_be_read_through_a_pooler_of_either_mode() {
     need!("pgbouncer");
     let Some(it) = pooled(TRANSACTION) else { return };
     // Without a shipper, whose statements would be in the way.

@@ -150,7 +150,7 @@ fn a_host_can_only_add() {
 
 /// Sent again from the start, whatever became of it: nothing changes, and nothing is denied.
 #[test]
-fn what_is_shipped_again_changes_nothing() {
+fn rows_that_are_shipped_again_change_nothing() {
     let Some(database) = database() else { return };
     let [login, _] = two_hosts(&database);
     let mut host = database.client_as(&login);
@@ -166,7 +166,7 @@ fn what_is_shipped_again_changes_nothing() {
 }
 
 #[test]
-fn a_reader_reads_all_and_changes_nothing() {
+fn a_reader_can_read_everything_and_change_nothing() {
     let Some(database) = database() else { return };
     two_hosts(&database);
     let reader = format!("reader-{}", database.name());
@@ -189,7 +189,7 @@ fn a_reader_reads_all_and_changes_nothing() {
 
 /// A host may write what it likes of itself, and the reports on all hosts go on.
 #[test]
-fn what_a_hostile_host_ships_breaks_no_report() {
+fn rows_of_a_hostile_host_break_no_report() {
     let Some(database) = database() else { return };
     let [login, _] = two_hosts(&database);
     let mut host = database.client_as(&login);
@@ -259,7 +259,7 @@ fn what_a_hostile_host_ships_breaks_no_report() {
 
 /// Before PostgreSQL 15 every user may create in `public`, where an operator may suit a statement better than the server's own.
 #[test]
-fn what_another_user_has_created_in_public_is_not_called() {
+fn operators_that_another_user_created_in_public_are_not_used() {
     let Some(database) = database() else { return };
     two_hosts(&database);
     let better = "CREATE FUNCTION public.taken(numeric, integer) RETURNS numeric LANGUAGE plpgsql AS 'BEGIN RAISE ''taken''; END';
@@ -271,7 +271,7 @@ fn what_another_user_has_created_in_public_is_not_called() {
 }
 
 #[test]
-fn a_login_that_is_no_host_of_the_fleet_is_left_as_it_is() {
+fn a_login_that_is_not_a_host_of_the_fleet_is_left_unchanged() {
     let Some(database) = database() else { return };
     printed(fleet(&["init", "--to", &database.url()]));
     let host = format!("taken-{}", database.name());
@@ -290,7 +290,7 @@ fn a_login_that_is_no_host_of_the_fleet_is_left_as_it_is() {
 }
 
 #[test]
-fn the_file_of_a_host_is_private() {
+fn the_file_with_the_secret_of_a_host_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let Some(database) = database() else { return };
     let place = Place::new();

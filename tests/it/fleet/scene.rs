@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    equal::{Ledger, fleet_equals_ledger, init, ship},
+    comparison::{Ledger, fleet_equals_ledger, init, ship},
     server::{Database, database},
 };
 use crate::support::Place;

@@ -464,7 +464,7 @@ fn write_as_nobody(file: &Path, bytes: &[u8]) {
 }
 
 #[test]
-fn a_database_that_was_killed_has_what_was_committed() {
+fn a_killed_database_has_what_was_committed() {
     let Some(server) = Server::start(&Setup::default()) else { return };
     let database = server.database();
     database

@@ -1,7 +1,7 @@
 //! Databases and roles whose settings are not the defaults.
 
 use super::{
-    equal::{fleet_equals_ledger, init},
+    comparison::{fleet_equals_ledger, init},
     fleet, printed,
     scene::scene,
 };
@@ -23,7 +23,7 @@ const SETTINGS: [&str; 12] = [
 ];
 
 #[test]
-fn the_settings_of_a_database_change_nothing() {
+fn settings_of_the_database_do_not_change_the_results() {
     let Some(scene) = scene() else { return };
     let name = scene.database.name();
     let settings = SETTINGS.map(|setting| format!("ALTER DATABASE {name} SET {setting};")).concat();

@@ -1,7 +1,7 @@
 //! Shipping to a real database: each row once, whatever happens to either side.
 
 use super::{
-    equal::{Ledger, fleet_equals_ledger, init, ship, try_ship},
+    comparison::{Ledger, fleet_equals_ledger, init, ship, try_ship},
     fleet, printed,
     scene::{copy, scene},
     server::database,
@@ -9,7 +9,7 @@ use super::{
 use crate::support::{Place, sqlite3};
 
 #[test]
-fn fleet_equals_ledgers() {
+fn the_fleet_equals_its_ledgers() {
     let Some(first) = scene() else { return };
     let places = [Place::new(), Place::new()];
     let others = places.each_ref().map(|place| Ledger::create(&place.ledger()));
@@ -111,7 +111,7 @@ fn a_ledger_that_is_set_back_by_one_batch_is_not_taken_for_a_lost_answer() {
 
 /// The mark was committed, and the shipper was killed before it was in the ledger.
 #[test]
-fn an_answer_that_was_lost_is_no_restart() {
+fn a_lost_answer_is_not_taken_for_a_restored_ledger() {
     let Some(scene) = scene() else { return };
     scene.ship();
     let shipment = sqlite3(&scene.path(), "SELECT mark, process, leak FROM shipment");
@@ -130,7 +130,7 @@ fn an_answer_that_was_lost_is_no_restart() {
 
 /// What a fleet does not have is pruned only where the size limit wins; then it is counted.
 #[test]
-fn limit_size_wins_and_the_gap_is_counted() {
+fn the_size_limit_prunes_unshipped_rows_and_the_gap_is_counted() {
     let Some(scene) = scene() else { return };
     scene.ship();
     scene.ledger.start(50);
@@ -154,7 +154,7 @@ fn limit_size_wins_and_the_gap_is_counted() {
 
 /// Neither `ended_at` nor `found_at` is an order.
 #[test]
-fn clock_steps_and_late_ends() {
+fn rows_with_clock_steps_and_late_ends_are_shipped_once() {
     let Some(scene) = scene() else { return };
     scene.ledger.start(6);
     scene.ship();
@@ -188,7 +188,7 @@ fn hostile_text_is_shipped_as_data() {
 
 /// A process may call itself by any text, which is longer than what an index can hold.
 #[test]
-fn a_leak_of_a_program_with_a_name_of_many_bytes_is_shipped() {
+fn a_leak_of_a_program_with_a_very_long_name_is_shipped() {
     let Some(scene) = scene() else { return };
     scene.ledger.start(2);
     // Random, since PostgreSQL compresses what it stores.
@@ -204,7 +204,7 @@ fn a_leak_of_a_program_with_a_name_of_many_bytes_is_shipped() {
 }
 
 #[test]
-fn two_shippers_do_not_ship_one_ledger() {
+fn two_shippers_cannot_ship_one_ledger() {
     let Some(scene) = scene() else { return };
     scene.ship();
     let lock =
@@ -218,7 +218,7 @@ fn two_shippers_do_not_ship_one_ledger() {
 }
 
 #[test]
-fn what_is_not_to_be_shipped_stays_at_home() {
+fn excluded_commands_and_history_are_not_shipped() {
     let Some(scene) = scene() else { return };
     scene.ledger.work();
     let url = scene.database.url();
@@ -233,7 +233,7 @@ fn what_is_not_to_be_shipped_stays_at_home() {
 }
 
 #[test]
-fn all_ledgers_that_are_named_are_shipped() {
+fn all_named_ledgers_are_shipped() {
     let Some(scene) = scene() else { return };
     let other = scene.place.path().join("other.db");
     drop(Ledger::create(&other));
@@ -255,7 +255,7 @@ fn all_ledgers_that_are_named_are_shipped() {
 
 /// As a program of the version before has made it, which would refuse a ledger that was migrated.
 #[test]
-fn a_ledger_of_an_older_schema_is_refused_and_left_as_it_is() {
+fn a_ledger_of_an_older_schema_is_refused_and_left_unchanged() {
     let Some(database) = database() else { return };
     init(&database);
     let place = Place::new();
@@ -311,7 +311,7 @@ fn an_enrolled_host_ships_with_its_own_rights() {
 
 /// Its stream belongs to the login that has shipped it before, and no other login sees it.
 #[test]
-fn a_host_with_another_login_says_how_its_stream_is_moved() {
+fn a_host_with_another_login_reports_how_to_move_its_stream() {
     let Some(scene) = scene() else { return };
     let urls = ["web'1", "web-2"].map(|host| {
         let host = format!("{host}-{}", scene.database.name());
@@ -334,7 +334,7 @@ fn a_host_with_another_login_says_how_its_stream_is_moved() {
 }
 
 #[test]
-fn the_status_says_how_far_a_ledger_was_shipped() {
+fn the_status_shows_how_far_a_ledger_was_shipped() {
     let Some(scene) = scene() else { return };
     let status = |words: &[&str]| scene.place.procledger(&[&["ship", "--status"], words].concat());
     let never = status(&[]);

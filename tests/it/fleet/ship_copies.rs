@@ -12,7 +12,7 @@ use procledger::fleet::{Address, ShipOptions, Shipper};
 use proptest::prelude::*;
 
 use super::{
-    equal::{Ledger, fleet_equals_ledger, init, ship},
+    comparison::{Ledger, fleet_equals_ledger, init, ship},
     fleet, printed,
     scene::{Scene, copy, scene},
     server::{Database, database},
@@ -106,7 +106,7 @@ fn a_copy_that_was_made_before_the_first_batch_gets_a_stream_of_its_own() {
 
 /// What was recorded between the last batch and the copy looks like what the copy has recorded by itself.
 #[test]
-fn rows_that_a_copy_and_its_original_have_are_counted() {
+fn rows_that_a_copy_shares_with_its_original_are_counted() {
     let Some(scene) = scene() else { return };
     scene.ledger.work();
     let mut first = shipper(&scene.database, &scene.path());
@@ -160,7 +160,7 @@ fn ship_in_another_boot(scene: &Scene, ledger: &Path, boot: &Path) -> Output {
 }
 
 #[test]
-fn a_copy_in_another_boot_waits_whether_the_original_goes_on() {
+fn a_copy_in_another_boot_waits_to_see_whether_the_original_continues() {
     need!("unshare", "mount");
     if !root() {
         return;
@@ -338,7 +338,7 @@ proptest! {
     })]
 
     #[test]
-    fn the_model(steps in steps()) {
+    fn after_any_sequence_of_events_the_fleet_matches_its_ledgers(steps in steps()) {
         play(&steps);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::Value;
 
-use super::{equal::Ledger, scene::copy};
+use super::{comparison::Ledger, scene::copy};
 use crate::support::{Guard, Place, pidfd, until};
 
 /// The backup takes the place of the file that the shipper has open.

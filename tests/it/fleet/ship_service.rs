@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
-    equal::{Ledger, fleet_equals_ledger, init, ship},
+    comparison::{Ledger, fleet_equals_ledger, init, ship},
     fleet, printed,
     proxy::{Fault, Proxy},
     server::{Database, Server, Setup, database},
@@ -166,7 +166,7 @@ impl FullDisk {
 }
 
 #[test]
-fn while_the_servers_disk_is_full_a_shipper_waits_and_nothing_is_lost() {
+fn a_shipper_waits_while_the_servers_disk_is_full_and_nothing_is_lost() {
     let Some(it) = FullDisk::start(false) else { return };
     let filler = it.server.fill_space();
     it.work();
@@ -189,7 +189,7 @@ fn while_the_servers_disk_is_full_a_shipper_waits_and_nothing_is_lost() {
 
 /// The server cannot write its log: it ends all sessions, and recovers or stays down.
 #[test]
-fn while_the_disk_of_the_servers_log_is_full_a_shipper_waits_and_nothing_is_lost() {
+fn a_shipper_waits_while_the_disk_of_the_servers_log_is_full_and_nothing_is_lost() {
     let Some(it) = FullDisk::start(true) else { return };
     let filler = it.server.fill_space();
     it.work();
@@ -205,7 +205,7 @@ fn while_the_disk_of_the_servers_log_is_full_a_shipper_waits_and_nothing_is_lost
 
 /// A connection that hangs does not keep the service from ending.
 #[test]
-fn a_service_that_hangs_in_the_network_stops_at_once() {
+fn a_service_with_a_hanging_connection_stops_at_once() {
     let Some(database) = database() else { return };
     init(&database);
     let place = Place::new();

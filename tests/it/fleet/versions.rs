@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{
-    equal::{Ledger, fleet_equals_ledger, init, ship, try_ship},
+    comparison::{Ledger, fleet_equals_ledger, init, ship, try_ship},
     fleet, printed,
     scene::{Scene, scene},
     server::database,
@@ -17,7 +17,7 @@ fn file(name: &str) -> String {
 
 /// A later version has added columns: this one ships and reads on, until the schema says that it is too old.
 #[test]
-fn a_newer_fleet_is_shipped_to_and_read() {
+fn a_newer_fleet_can_be_shipped_to_and_read() {
     let Some(scene) = scene() else { return };
     scene.check();
     let newer: String = [
@@ -54,7 +54,7 @@ fn a_newer_fleet_is_shipped_to_and_read() {
 
 /// A fleet as the version before has made it, with a host that has shipped to it.
 #[test]
-fn a_fleet_of_the_version_before_is_upgraded() {
+fn a_fleet_of_the_previous_version_is_upgraded() {
     let (Some(database), Some(new)) = (database(), database()) else { return };
     init(&new);
     let before = file("tests/fixtures/fleet-1.sql").replace("owner;", &format!("{};", new.owner()));
@@ -102,7 +102,7 @@ const UPGRADES: [&str; 4] = [
 
 /// A shipper that is connected has prepared its statements before the upgrade.
 #[test]
-fn a_fleet_is_upgraded_while_it_is_shipped_to() {
+fn a_fleet_can_be_upgraded_while_it_is_shipped_to() {
     let Some(scene) = scene() else { return };
     let mut shipper = shipper(&scene.database, &scene.path());
     shipper.ship().expect("shipped");
@@ -123,7 +123,7 @@ fn a_fleet_is_upgraded_while_it_is_shipped_to() {
 
 /// What a version must not do before all shippers are of a later one, and what an older fleet lacks: a column that is written.
 #[test]
-fn a_fleet_without_a_column_is_refused_and_the_ledger_keeps_what_it_lacks() {
+fn a_fleet_without_a_column_is_refused_and_gets_its_rows_later() {
     let columns = [
         ("stream", "skew_ms"),
         ("live", "program"),
@@ -167,7 +167,7 @@ fn a_fleet_without_a_column_is_refused_and_the_ledger_keeps_what_it_lacks() {
 
 /// The queries of the dashboard, with the macros of Grafana replaced as it does.
 #[test]
-fn the_dashboards_queries_run() {
+fn the_queries_of_the_dashboard_run() {
     let Some(scene) = scene() else { return };
     scene.check();
     let dashboard: serde_json::Value =
@@ -202,7 +202,7 @@ fn the_dashboards_queries_run() {
 }
 
 #[test]
-fn the_page_lists_every_figure_and_every_subcommand() {
+fn the_page_lists_every_metric_and_every_subcommand() {
     let Some(scene) = scene() else { return };
     let page = file("docs/fleet.md");
     let mut metrics = fleet(&["metrics"]);

@@ -42,7 +42,7 @@ fn go(place: &Place) {
 
 /// The registration stayed with the first runtime: an error, or a wait without an end.
 #[test]
-fn a_wait_goes_on_in_another_runtime_after_the_first_has_ended() {
+fn a_wait_continues_in_another_runtime_after_the_first_has_ended() {
     for containment in [ContainmentMode::Session, ContainmentMode::Keeper] {
         for (first, second) in [(one_thread(), many_threads()), (many_threads(), one_thread())] {
             let place = Place::new();
@@ -63,7 +63,7 @@ fn a_wait_goes_on_in_another_runtime_after_the_first_has_ended() {
 
 /// The first runtime still exists, but nothing drives it.
 #[test]
-fn output_is_read_on_in_another_runtime_while_the_first_is_idle() {
+fn output_can_be_read_in_another_runtime_while_the_first_is_idle() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let first = one_thread();
@@ -80,7 +80,7 @@ fn output_is_read_on_in_another_runtime_while_the_first_is_idle() {
 }
 
 #[test]
-fn output_is_read_on_after_the_first_runtime_has_ended() {
+fn output_can_be_read_after_the_first_runtime_has_ended() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let first = many_threads();

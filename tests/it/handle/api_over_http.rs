@@ -217,7 +217,7 @@ fn export(place: &Place) -> Option<String> {
 }
 
 #[test]
-fn clean_restart_an_api_that_stops_leaves_nothing() {
+fn clean_restart_a_stopped_api_leaves_nothing() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
     let all_watched = [api.post("one", "exec sleep 3600"), api.post("two", "sleep 3600 & wait")];
@@ -272,7 +272,7 @@ fn crash_restart_programs_of_a_killed_api_are_dead_before_the_next_one_answers()
 }
 
 #[test]
-fn process_death_a_task_that_is_killed_is_off_the_list() {
+fn process_death_a_killed_task_is_removed_from_the_list() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
     let watched = api.post("task", "exec sleep 3600");
@@ -320,7 +320,7 @@ fn failed_operations_leave_nothing_running() {
 }
 
 #[test]
-fn a_task_that_is_waited_for_answers_with_its_output() {
+fn a_request_that_waits_for_its_task_returns_the_output() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
     let (status, answer) = api.ask("POST", "/tasks", &body("task", "echo hello; exit 3", true));
@@ -331,7 +331,7 @@ fn a_task_that_is_waited_for_answers_with_its_output() {
 }
 
 #[test]
-fn a_client_that_hangs_up_while_it_sends_starts_nothing() {
+fn a_client_that_disconnects_while_it_sends_starts_nothing() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
     let whole = body("half", "exec sleep 3600", false);
@@ -350,7 +350,7 @@ fn a_client_that_hangs_up_while_it_sends_starts_nothing() {
 }
 
 #[test]
-fn a_client_that_hangs_up_while_it_waits_has_its_tree_ended() {
+fn a_client_that_disconnects_while_it_waits_has_its_tree_ended() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
     let script = "setsid sleep 3600 & echo $! > daemon; sleep 3600 & echo $! > child; wait";
@@ -369,7 +369,7 @@ fn a_client_that_hangs_up_while_it_waits_has_its_tree_ended() {
 }
 
 #[test]
-fn an_api_that_stops_answers_waiting_clients_and_does_not_wait_for_unfinished_requests() {
+fn a_stopping_api_answers_waiting_clients_and_does_not_wait_for_unfinished_requests() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
     let script = "echo so far; touch up; exec sleep 3600";
@@ -386,7 +386,7 @@ fn an_api_that_stops_answers_waiting_clients_and_does_not_wait_for_unfinished_re
 }
 
 #[test]
-fn lines_are_sent_while_the_program_runs_until_it_ends_or_the_client_hangs_up() {
+fn lines_are_sent_until_the_program_ends_or_the_client_disconnects() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
     let script = "echo one; until [ -e go ]; do sleep 0.01; done; printf two; exit 3";
@@ -430,7 +430,7 @@ fn new_ends(events: &mut procledger::Subscription) -> Vec<i64> {
 
 /// Clients hang up, and the API is killed or stopped, at instants that a seed chooses.
 #[test]
-fn whatever_ends_at_random_nothing_is_left_and_each_end_is_reported_once() {
+fn random_disconnects_and_crashes_leave_nothing_and_each_end_is_reported_once() {
     const ROUNDS: usize = 8;
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };

@@ -56,7 +56,7 @@ const READS_NO_MORE: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn a_program_that_does_not_read_its_input_is_no_error() {
+fn a_program_that_does_not_read_its_input_is_not_an_error() {
     for (place, tracker, containment) in trackers() {
         for (script, expected) in READS_NO_MORE {
             let mut process = tracker.spawn(piped(place.job("task", script))).expect("spawned");
@@ -68,7 +68,7 @@ fn a_program_that_does_not_read_its_input_is_no_error() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_program_that_does_not_read_its_input_is_no_error_in_a_future() {
+async fn a_program_that_does_not_read_its_input_is_not_an_error_in_a_future() {
     for (place, tracker) in asynchronous() {
         for (script, expected) in READS_NO_MORE {
             let job = piped(place.job("task", script));
@@ -83,7 +83,7 @@ async fn a_program_that_does_not_read_its_input_is_no_error_in_a_future() {
 }
 
 #[test]
-fn a_program_that_closes_its_output_is_fed_to_the_end() {
+fn a_program_that_closes_its_output_still_gets_all_its_input() {
     for (place, tracker, _) in trackers() {
         let job = piped(place.job("task", "exec >&- 2>&-; cat > all"));
         let mut process = tracker.spawn(job).expect("spawned");
@@ -97,7 +97,7 @@ fn a_program_that_closes_its_output_is_fed_to_the_end() {
 const IN_PARTS: &str = "echo one; echo err >&2; until [ -e go ]; do sleep 0.01; done; echo two";
 
 #[test]
-fn a_read_that_reaches_its_limit_of_time_goes_on_with_the_next() {
+fn a_read_that_reaches_its_time_limit_is_continued_by_the_next() {
     for (place, tracker, containment) in trackers() {
         let mut process = tracker.spawn(piped(place.job("task", IN_PARTS))).expect("spawned");
         let mut communicator = process.communicate("x").limit_time(Duration::from_millis(20));
@@ -118,7 +118,7 @@ fn a_read_that_reaches_its_limit_of_time_goes_on_with_the_next() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_future_that_reaches_its_limit_of_time_goes_on_with_the_next() {
+async fn a_future_that_reaches_its_time_limit_is_continued_by_the_next() {
     for (place, tracker) in asynchronous() {
         let job = piped(place.job("task", IN_PARTS));
         let mut process = tracker.spawn(job).await.expect("spawned");
@@ -137,7 +137,7 @@ async fn a_future_that_reaches_its_limit_of_time_goes_on_with_the_next() {
 }
 
 #[test]
-fn a_read_that_reaches_its_limit_of_bytes_goes_on_with_the_next() {
+fn a_read_that_reaches_its_byte_limit_is_continued_by_the_next() {
     for (place, tracker, containment) in trackers() {
         // Without an end, and faster than it is read.
         let mut process = tracker.spawn(piped(place.job("yes", "exec yes"))).expect("spawned");
@@ -168,7 +168,7 @@ fn a_read_that_reaches_its_limit_of_bytes_goes_on_with_the_next() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_future_that_reaches_its_limit_of_bytes_goes_on_with_the_next() {
+async fn a_future_that_reaches_its_byte_limit_is_continued_by_the_next() {
     for (place, tracker) in asynchronous() {
         let mut process =
             tracker.spawn(piped(place.job("yes", "exec yes"))).await.expect("spawned");
@@ -193,7 +193,7 @@ fn input_without_a_pipe_is_refused_and_the_program_runs_on() {
 }
 
 #[test]
-fn bytes_given_as_input_are_read_whatever_the_wait_and_by_each_clone() {
+fn input_bytes_are_passed_by_every_kind_of_wait_and_to_each_clone() {
     for (place, tracker, containment) in trackers() {
         let job = place.job("task", "cat > $0.in; cat; [ -f /dev/stdin ]").stdin_bytes(large());
         for job in [job.clone(), job] {
@@ -245,7 +245,7 @@ fn standard_error_can_be_merged_into_standard_output() {
 }
 
 #[test]
-fn output_is_captured_where_the_job_does_not_say_otherwise() {
+fn output_is_captured_by_default() {
     for (place, tracker, containment) in trackers() {
         let job =
             || Job::new("task", "/bin/sh").args(["-c", "cat; echo out; echo err >&2; exit 4"]);
@@ -265,7 +265,7 @@ fn output_is_captured_where_the_job_does_not_say_otherwise() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_call_for_output_that_is_dropped_ends_its_program() {
+async fn dropping_a_call_for_output_ends_its_program() {
     for (place, tracker) in asynchronous() {
         let output = tracker.output(place.job("first", "cat; echo out; exit 4")).await;
         let output = output.expect("ended");
@@ -303,7 +303,7 @@ async fn a_call_for_output_that_is_dropped_ends_its_program() {
 }
 
 #[test]
-fn a_pipe_of_the_caller_can_still_be_used_by_hand() {
+fn the_caller_can_write_to_a_pipe_before_communicate() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(piped(place.job("task", "cat"))).expect("spawned");

@@ -63,7 +63,7 @@ fn a_dropped_handle_ends_the_whole_tree_and_no_other() {
 
 /// 49 of 60 cancelled spawns left a program without a handle.
 #[test]
-fn no_cancelled_spawn_leaves_a_program() {
+fn a_cancelled_spawn_leaves_no_program() {
     let _alone = alone();
     for containment in containments() {
         let place = Place::new();
@@ -99,7 +99,7 @@ fn no_cancelled_spawn_leaves_a_program() {
 
 /// The contrast to that: without the option a cancelled spawn runs on, and stays tracked.
 #[test]
-fn without_the_option_a_cancelled_spawn_is_the_trackers() {
+fn without_the_option_a_cancelled_spawn_stays_tracked() {
     let place = Place::new();
     let runtime = runtime();
     let tracker = tracker(&place, ContainmentMode::Session).into_async();
@@ -198,7 +198,7 @@ fn a_handle_that_outlives_its_tracker_ends_nothing_twice() {
 
 /// A program that has ended by itself may leave processes, also when its end has not been noticed yet.
 #[test]
-fn a_handle_of_a_program_that_has_ended_takes_nothing_with_it() {
+fn dropping_the_handle_of_an_ended_program_leaves_its_kept_strays() {
     for monitor in [true, false] {
         let place = Place::new();
         let tracker = Tracker::builder(place.ledger()).monitor(monitor).open().expect("a ledger");

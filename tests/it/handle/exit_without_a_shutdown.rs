@@ -16,7 +16,7 @@ fn left_by_exit(place: &Place, options: &str) -> crate::support::PidfdWatch {
 }
 
 #[test]
-fn in_a_session_or_a_leaf_programs_live_on_until_the_ledger_is_opened_again() {
+fn in_a_session_or_a_cgroup_programs_run_on_until_the_ledger_is_opened_again() {
     for options in ["containment=session", "containment=cgroup"] {
         if options.ends_with("cgroup") && !root() {
             continue;
@@ -34,7 +34,7 @@ fn in_a_session_or_a_leaf_programs_live_on_until_the_ledger_is_opened_again() {
 }
 
 #[test]
-fn below_a_keeper_programs_end_with_their_host() {
+fn under_a_keeper_programs_end_with_their_host() {
     let place = Place::new();
     let program = left_by_exit(&place, keepers::HOST);
     until("its keeper ends it", || program.is_dead());

@@ -207,7 +207,7 @@ fn a_pidfd_of_a_handle_can_be_polled() {
 }
 
 #[test]
-fn a_core_dump_is_noticed_as_by_std_and_recorded() {
+fn a_core_dump_is_reported_as_by_std_and_recorded() {
     let crash = "ulimit -c unlimited 2>/dev/null; kill -SEGV $$";
     for (place, tracker, containment) in trackers() {
         let std = Command::new("/bin/sh")

@@ -27,7 +27,7 @@ fn a_failed_read_ends_the_whole_tree_before_the_error_is_returned() {
 }
 
 #[test]
-fn a_program_that_cannot_start_leaves_a_row_that_says_so() {
+fn a_program_that_cannot_start_leaves_a_failed_row() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let missing = place.path().join("missing");

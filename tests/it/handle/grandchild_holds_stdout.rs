@@ -7,7 +7,7 @@ use procledger::{ExitStatus, Stdio, Tracker};
 use crate::support::{Place, is_alive};
 
 #[test]
-fn a_grandchild_that_holds_stdout_does_not_hold_up_the_waiter() {
+fn a_grandchild_that_holds_stdout_does_not_delay_the_waiter() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let script = "setsid sleep 3600 & echo $! > daemon; echo said; exit 3";
@@ -27,7 +27,7 @@ fn a_grandchild_that_holds_stdout_does_not_hold_up_the_waiter() {
 }
 
 #[test]
-fn ten_megabytes_on_both_pipes_at_once_do_not_block() {
+fn ten_megabytes_on_both_pipes_at_once_are_read_completely() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let script = "head -c 10000000 /dev/zero & head -c 10000000 /dev/zero >&2 & wait; exit 4";

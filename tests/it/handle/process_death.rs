@@ -24,7 +24,7 @@ fn time_until_noticed(tracker: &Tracker, watched: &PidfdWatch, kill: impl FnOnce
 }
 
 #[test]
-fn the_monitor_sees_the_death_of_a_spawned_process_at_once_and_keeps_its_signal() {
+fn the_monitor_detects_the_death_of_a_spawned_process_at_once_and_records_its_signal() {
     let _alone = alone();
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
@@ -40,7 +40,7 @@ fn the_monitor_sees_the_death_of_a_spawned_process_at_once_and_keeps_its_signal(
 }
 
 #[test]
-fn the_monitor_sees_the_death_of_a_registered_process_at_once_and_its_code_once_it_is_reaped() {
+fn the_monitor_detects_the_death_of_a_registered_process_at_once_and_its_code_once_it_is_reaped() {
     let _alone = alone();
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
@@ -119,7 +119,7 @@ fn a_waiter_gets_the_code_and_the_ledger_has_it_when_wait_returns() {
 }
 
 #[test]
-fn without_a_monitor_the_health_pass_sees_each_death() {
+fn without_a_monitor_the_health_pass_detects_each_death() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let spawned = tracker.spawn(place.job("spawned", "exit 5")).expect("spawned");

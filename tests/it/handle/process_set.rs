@@ -66,7 +66,7 @@ async fn programs_are_returned_as_they_end() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_set_that_is_dropped_ends_its_trees() {
+async fn a_dropped_set_ends_its_trees() {
     for (place, tracker) in asynchronous() {
         let mut set = ProcessSet::new();
         let all_watched = fill(&place, &tracker, &mut set).await;
@@ -108,7 +108,7 @@ async fn a_set_that_is_shut_down_returns_how_its_programs_ended() {
 }
 
 #[test]
-fn programs_that_are_detached_run_on_whatever_becomes_of_the_set_and_its_runtime() {
+fn detached_programs_outlive_the_set_and_its_runtime() {
     for (place, tracker) in asynchronous() {
         for workers in [1, 2] {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -142,7 +142,7 @@ fn programs_that_are_detached_run_on_whatever_becomes_of_the_set_and_its_runtime
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_shutdown_that_is_given_up_ends_no_program_that_is_added_later() {
+async fn a_cancelled_shutdown_ends_no_program_that_is_added_later() {
     for (place, tracker) in asynchronous() {
         let mut set = ProcessSet::new();
         let job = place.job("first", "trap '' TERM; : > ready; while :; do sleep 0.1; done");
@@ -162,7 +162,7 @@ async fn a_shutdown_that_is_given_up_ends_no_program_that_is_added_later() {
 }
 
 #[test]
-fn a_runtime_that_ends_ends_the_programs_of_its_sets() {
+fn the_end_of_a_runtime_ends_the_programs_of_its_sets() {
     for (place, tracker, _) in trackers() {
         let tracker = tracker.into_async();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -18,7 +18,7 @@ fn nothing_is_recorded(place: &Place) {
 }
 
 #[test]
-fn pids_that_name_no_process_of_ours_are_refused() {
+fn pids_that_cannot_be_registered_are_refused() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let register = |pid: i64| tracker.register("task", pid).expect_err("refused");
@@ -68,7 +68,7 @@ fn names_and_arguments_that_cannot_be_stored_or_started_are_refused() {
 }
 
 #[test]
-fn a_task_that_runs_is_refused_and_may_run_again_after_its_end() {
+fn a_running_task_is_refused_and_can_run_again_after_its_end() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let first = PidfdWatch::on(
@@ -137,7 +137,7 @@ fn another_users_process_is_refused() {
 
 /// The ledger's user may name it in a row, but could not signal it: its real and its saved uid are root's (kill(2)).
 #[test]
-fn root_killed_its_own_daemon_that_had_lent_itself_to_the_ledgers_user() {
+fn root_killed_its_own_daemon_that_had_assumed_the_uid_of_the_ledgers_user() {
     need!("python3");
     let place = Place::new();
     let Some((ledger, binary)) = grounds_of_nobody(&place) else { return };

@@ -29,7 +29,7 @@ fn real_time_signals_reach_the_program() {
 
 /// Signals that the C library reserves for itself are signals of the kernel all the same.
 #[test]
-fn every_number_of_the_kernel_is_sent() {
+fn every_signal_number_of_the_kernel_can_be_sent() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let ends = |number: i32| {

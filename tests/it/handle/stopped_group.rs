@@ -20,7 +20,7 @@ fn spawns() -> u32 {
 }
 
 #[test]
-fn a_group_that_is_stopped_and_continued_hangs_no_spawn() {
+fn stopping_and_continuing_a_group_hangs_no_spawn() {
     let place = Place::new();
     stop_and_continue(&place, command(&place, "stopped-group"));
 }

@@ -36,7 +36,7 @@ fn codes(events: impl Iterator<Item = LedgerEvent>) -> BTreeMap<ProcessId, Optio
 }
 
 #[test]
-fn each_end_of_many_threads_comes_once_until_the_shutdown() {
+fn each_end_in_many_threads_is_reported_once_until_the_shutdown() {
     let place = Place::new();
     let tracker = tracker(&place);
     tracker.spawn(place.job("before", "exit 1")).expect("spawned").wait().expect("waited");
@@ -72,7 +72,7 @@ fn each_end_of_many_threads_comes_once_until_the_shutdown() {
 }
 
 #[test]
-fn ends_and_leaks_of_other_processes_come_too() {
+fn ends_and_leaks_recorded_by_other_processes_are_reported() {
     let place = Place::new();
     let tracker = tracker(&place);
     let mut of_tracker = tracker.subscribe().expect("subscribed");
@@ -105,7 +105,7 @@ fn ends_and_leaks_of_other_processes_come_too() {
 }
 
 #[test]
-fn a_wait_takes_its_limit_and_no_longer() {
+fn a_wait_returns_at_its_time_limit() {
     let place = Place::new();
     let tracker = tracker(&place);
     let mut events = tracker.subscribe().expect("subscribed");

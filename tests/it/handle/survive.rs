@@ -18,7 +18,7 @@ fn owner(place: &Place) -> String {
 }
 
 #[test]
-fn a_surviving_job_outlives_a_crash_and_is_adopted_by_the_same_program_only() {
+fn a_surviving_job_outlives_a_crash_and_is_adopted_only_by_the_same_program() {
     let place = Place::new();
     let mut host = start(&place, "api");
     let (lasting, passing) = grow(&place, &mut host);

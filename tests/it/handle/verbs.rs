@@ -5,7 +5,7 @@ use procledger::Tracker;
 use crate::support::{Host, PidfdWatch, Place, is_alive, procledger, sqlite3};
 
 #[test]
-fn an_unregistered_process_lives_on_and_has_no_owner() {
+fn an_unregistered_process_runs_on_and_has_no_owner() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let child = place.child("exec sleep 3600");
@@ -33,7 +33,7 @@ fn an_unknown_task_is_not_found_and_nothing_is_changed() {
 }
 
 #[test]
-fn a_kill_by_a_person_reaches_any_instance_and_says_who_asked() {
+fn a_kill_reaches_tasks_of_any_instance_and_records_who_requested_it() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let task = host.spawn("task", "setsid sleep 3600 & sleep 3600 & wait");
@@ -53,7 +53,7 @@ fn a_kill_by_a_person_reaches_any_instance_and_says_who_asked() {
 }
 
 #[test]
-fn a_row_that_cannot_be_judged_can_be_forgotten() {
+fn a_row_of_an_unverifiable_instance_can_be_forgotten() {
     let (place, copies) = (Place::new(), Place::new());
     let mut host = Host::start(&place, "");
     let task = host.spawn("task", "exec sleep 3600");

@@ -40,7 +40,7 @@ fn passes_go_on(place: &Place) {
 }
 
 #[test]
-fn a_clock_that_is_set_ends_nothing_and_no_duration_is_negative() {
+fn a_clock_change_ends_no_process_and_yields_no_negative_duration() {
     need!("faketime");
     let place = Place::new();
     let clock = place.path().join("clock");

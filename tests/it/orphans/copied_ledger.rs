@@ -64,7 +64,7 @@ fn invariant_03_rows_that_cannot_be_checked_are_left_unchanged() {
 
 /// For a program that asks about a file: which ledger it is or was. A new one at the same path is a different one.
 #[test]
-fn a_copy_could_not_be_identified_as_one_of_this_ledger() {
+fn a_copy_could_not_be_recognized_as_a_copy_of_its_ledger() {
     let place = Place::new();
     let copies = Place::new();
     let uuid = |ledger: &Path| {

@@ -130,7 +130,7 @@ fn a_list_that_another_user_could_have_written_ends_nothing() {
 }
 
 #[test]
-fn a_broken_list_is_kept_aside_and_the_start_goes_on() {
+fn a_malformed_list_is_renamed_and_the_start_continues() {
     let (place, list, _) = ground("unused");
     fs::write(&list, "[{\"task_id\": \"tas").expect("a file");
     fs::set_permissions(&list, fs::Permissions::from_mode(0o644)).expect("its mode");

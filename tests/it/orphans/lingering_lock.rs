@@ -26,7 +26,7 @@ fn crash(place: &Place) -> (PidfdWatch, File) {
 /// On a busy machine a restart was faster than the death of such a child: it took the dead host for alive, and opened with the
 /// orphans still there.
 #[test]
-fn a_restart_took_a_dead_host_for_alive_whose_child_at_the_gate_still_held_its_lock() {
+fn a_dead_host_was_taken_for_alive_while_its_gated_child_held_its_lock() {
     let place = Place::new();
     let (root, lock) = crash(&place);
     thread::scope(|scope| {

@@ -335,8 +335,8 @@ fn a_container(fixture: &mut Fixture) {
 }
 
 #[test]
-fn the_sweep_ends_orphans_and_spares_look_alikes() {
-    if !in_namespace("orphans::look_alikes::the_sweep_ends_orphans_and_spares_look_alikes") {
+fn a_name_match_ends_orphans_and_spares_look_alikes() {
+    if !in_namespace("orphans::look_alikes::a_name_match_ends_orphans_and_spares_look_alikes") {
         return;
     }
     let mut fixture = Fixture::new(|marker| format!("worker-{marker}"));
@@ -365,12 +365,9 @@ fn a_name_may_have_spaces_and_parentheses() {
 const USER: [&str; 4] = ["--reuid=12345", "--regid=12345", "--clear-groups", "--"];
 
 #[test]
-fn root_leaves_another_users_match_and_a_user_leaves_roots() {
+fn root_and_users_spare_matches_of_each_other() {
     need!("setpriv");
-    if !root()
-        || !in_namespace(
-            "orphans::look_alikes::root_leaves_another_users_match_and_a_user_leaves_roots",
-        )
+    if !root() || !in_namespace("orphans::look_alikes::root_and_users_spare_matches_of_each_other")
     {
         return;
     }

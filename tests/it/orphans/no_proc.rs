@@ -12,9 +12,9 @@ use crate::{
 };
 
 #[test]
-fn without_proc_nothing_opens_and_nothing_is_made() {
+fn without_proc_no_ledger_is_opened_or_created() {
     need!("mount", "umount");
-    if !in_namespace("orphans::no_proc::without_proc_nothing_opens_and_nothing_is_made") {
+    if !in_namespace("orphans::no_proc::without_proc_no_ledger_is_opened_or_created") {
         return;
     }
     let place = Place::new();
@@ -57,12 +57,12 @@ const NEED_PROC: [&[&str]; 15] = [
 
 /// `run` named the inherited descriptors alone, and `subset=pid` looked like a `/proc` that is not mounted.
 #[test]
-fn where_proc_is_covered_or_partial_each_refusal_names_it_in_one_line() {
+fn each_refusal_names_a_covered_or_partial_proc_in_one_line() {
     need!("mount", "umount");
     // Root of a user namespace cannot see without `/proc` that the owner of `/tmp` is not mapped, and reports that instead.
     if !root()
         || !in_namespace(
-            "orphans::no_proc::where_proc_is_covered_or_partial_each_refusal_names_it_in_one_line",
+            "orphans::no_proc::each_refusal_names_a_covered_or_partial_proc_in_one_line",
         )
     {
         return;
@@ -94,10 +94,10 @@ fn where_proc_is_covered_or_partial_each_refusal_names_it_in_one_line() {
 }
 
 #[test]
-fn a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_is_back() {
+fn no_row_is_ended_while_proc_is_covered_and_the_host_continues_afterwards() {
     need!("mount", "umount");
     if !in_namespace(
-        "orphans::no_proc::a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_is_back",
+        "orphans::no_proc::no_row_is_ended_while_proc_is_covered_and_the_host_continues_afterwards",
     ) {
         return;
     }
@@ -140,13 +140,13 @@ fn as_a_user(place: &Place, args: &[&str]) -> (Option<i32>, String, String) {
 
 /// As `hidepid=2` shows it to an ordinary user: processes of other users are missing.
 #[test]
-fn under_hidepid_own_processes_are_tracked_and_doctor_says_what_is_hidden() {
+fn under_hidepid_own_processes_are_tracked_and_doctor_reports_what_is_hidden() {
     need!("mount", "setpriv");
     if !root() {
         return;
     }
     if !in_namespace(
-        "orphans::no_proc::under_hidepid_own_processes_are_tracked_and_doctor_says_what_is_hidden",
+        "orphans::no_proc::under_hidepid_own_processes_are_tracked_and_doctor_reports_what_is_hidden",
     ) {
         return;
     }

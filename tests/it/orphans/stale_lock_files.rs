@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::support::Place;
 
 #[test]
-fn the_lock_of_a_host_that_died_before_it_was_recorded_stayed_for_ever() {
+fn the_lock_of_a_host_that_died_before_it_was_recorded_stayed_forever() {
     let place = Place::new();
     let make = |random: &str| {
         let path = place.path().join(format!("ledger.db-instance-{random}.lock"));

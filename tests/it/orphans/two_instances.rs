@@ -7,7 +7,7 @@ use crate::support::{Host, PidfdWatch, Place, canary, eventually, is_alive};
 const TREE: &str = "setsid sleep 3600 & sleep 3600 & wait";
 
 #[test]
-fn invariant_07_the_other_instance_reaps_the_dead_ones_and_keeps_its_own() {
+fn invariant_07_the_other_instance_reaps_orphans_of_the_dead_one_and_spares_its_own_tree() {
     let place = Place::new();
     let (mut dying, mut living) = (Host::start(&place, ""), Host::start(&place, ""));
     let theirs = dying.spawn("theirs", TREE);
@@ -29,7 +29,7 @@ fn invariant_07_the_other_instance_reaps_the_dead_ones_and_keeps_its_own() {
 }
 
 #[test]
-fn the_command_reaps_the_orphans_of_a_dead_instance_and_nothing_of_a_living_one() {
+fn the_command_reaps_orphans_of_a_dead_instance_and_spares_those_of_a_live_one() {
     let place = Place::new();
     let (mut dying, mut living) = (Host::start(&place, ""), Host::start(&place, ""));
     let theirs = dying.spawn("theirs", TREE);
@@ -86,7 +86,7 @@ fn invariant_05_two_hosts_that_restart_at_once_end_each_orphan_once() {
 }
 
 #[test]
-fn invariant_06_a_host_that_waits_for_a_stubborn_tree_holds_up_no_other_writer() {
+fn invariant_06_a_host_that_waits_for_a_stubborn_tree_blocks_no_other_writer() {
     let place = Place::new();
     let options = "grace=1500";
     let (mut ending, mut other) = (Host::start(&place, options), Host::start(&place, options));
@@ -131,7 +131,7 @@ fn a_crashed_reaper_loses_its_claims_to_the_next_one() {
 }
 
 #[test]
-fn a_watcher_reaps_the_moment_an_instance_dies() {
+fn a_watch_reaps_as_soon_as_an_instance_dies() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let orphan = host.spawn("left", TREE);

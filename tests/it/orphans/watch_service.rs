@@ -190,7 +190,7 @@ fn version(place: &Place) -> i64 {
 }
 
 #[test]
-fn ledgers_of_a_folder_are_picked_up_as_they_are_made() {
+fn ledgers_of_a_folder_are_watched_as_soon_as_they_are_created() {
     let place = Place::new();
     let folder = place.path().join("ledgers");
     let mut watch = Watch::on(&place, &["--dir", "ledgers", "named.db"]);
@@ -208,7 +208,7 @@ fn ledgers_of_a_folder_are_picked_up_as_they_are_made() {
 }
 
 #[test]
-fn a_ledger_that_is_made_anew_is_watched_anew() {
+fn a_recreated_ledger_is_watched_again() {
     let place = Place::new();
     start_host(&place, "ledger.db").stop();
     let watch = Watch::on(&place, &["ledger.db"]);
@@ -274,7 +274,7 @@ fn a_host_that_dies_right_after_it_was_started_is_not_missed() {
 }
 
 #[test]
-fn a_watch_that_is_killed_loses_nothing_and_its_successor_kills_nothing_twice() {
+fn a_killed_watch_loses_nothing_and_its_successor_kills_nothing_twice() {
     let place = Place::new();
     let mut idle = start_host(&place, "idle.db");
     let kept = idle.spawn("kept", "exec sleep 300");
@@ -320,7 +320,7 @@ fn a_watch_that_is_killed_loses_nothing_and_its_successor_kills_nothing_twice() 
 }
 
 #[test]
-fn a_service_manager_hears_ready_status_signs_of_life_and_the_end() {
+fn a_service_manager_is_notified_of_readiness_status_liveness_and_stop() {
     let place = Place::new();
     let mut host = start_host(&place, "ledger.db");
     let orphan = host.spawn("left", "exec sleep 300");
@@ -360,7 +360,7 @@ fn a_service_manager_hears_ready_status_signs_of_life_and_the_end() {
 }
 
 #[test]
-fn a_manager_may_listen_at_an_abstract_name() {
+fn a_service_manager_may_use_an_abstract_socket() {
     let place = Place::new();
     let name = SocketAddr::from_abstract_name(place.marker()).expect("a name");
     let manager = Manager::new(UnixDatagram::bind_addr(&name).expect("a socket"));

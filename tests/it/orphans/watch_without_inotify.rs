@@ -61,7 +61,7 @@ fn is_served(place: &Place, watch: &Watch, ledger: &str, task: &str) -> Duration
 }
 
 #[test]
-fn fifty_ledgers_need_one_instance() {
+fn fifty_ledgers_need_one_inotify_instance() {
     need!("unshare");
     let _alone = alone();
     let place = Place::new();
@@ -91,13 +91,13 @@ fn fifty_ledgers_need_one_instance() {
 
 /// It did not start at all, or each worker ended with the errno of inotify.
 #[test]
-fn without_any_instance_it_works_and_takes_one_when_it_can() {
+fn watch_works_without_an_inotify_instance_and_uses_one_once_available() {
     without(0, 1000, "max_user_instances");
 }
 
 /// The other limit: there is an instance, and it cannot watch any folder.
 #[test]
-fn without_any_watch_it_works_and_takes_one_when_it_can() {
+fn watch_works_without_an_inotify_watch_and_uses_one_once_available() {
     without(100, 0, "max_user_watches");
 }
 

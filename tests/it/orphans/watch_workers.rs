@@ -40,7 +40,7 @@ const SPY: &str = "PLIT_A_SPY";
 
 /// Everything that a process may try against another one of its uid. Run as that user by [`attack`].
 #[test]
-fn what_a_user_can_take_from_a_process() {
+fn as_the_hostile_user() {
     let Ok(victim) = std::env::var(VICTIM) else { return };
     let victim: u32 = victim.parse().expect("a pid");
     let mut taken = Vec::new();
@@ -83,7 +83,7 @@ fn what_a_user_can_take_from_a_process() {
 
 /// Run as the hostile user by the test that searches for a moment of exposure; it is killed in the end.
 #[test]
-fn a_spy_that_reads_every_environment() {
+fn as_the_spy() {
     if std::env::var_os(SPY).is_none() {
         return;
     }
@@ -101,11 +101,7 @@ fn a_spy_that_reads_every_environment() {
 fn attack(place: &Place, uid: u32, victim: u32) -> Answer {
     let mut command = as_user(place, uid);
     command.arg(std::env::current_exe().expect("this binary"));
-    command.args([
-        "--exact",
-        "orphans::watch_workers::what_a_user_can_take_from_a_process",
-        "--nocapture",
-    ]);
+    command.args(["--exact", "orphans::watch_workers::as_the_hostile_user", "--nocapture"]);
     answer(command.env(VICTIM, victim.to_string()))
 }
 
@@ -183,7 +179,7 @@ impl StopIt for Running {
 
 /// A worker of root's was dumpable: the ledger's owner read root's environment and took root's descriptors.
 #[test]
-fn a_worker_gives_the_owner_of_its_ledger_nothing_of_roots() {
+fn a_worker_exposes_nothing_of_root_to_the_owner_of_its_ledger() {
     const UID: u32 = 12_351;
     need!("setpriv");
     if !root() {
@@ -236,7 +232,7 @@ fn holds_nothing_of_roots(place: &Place, worker: u32, folder: &Path) {
 
 /// The related fault: a command that root runs on a user's ledger becomes that user, and had root's environment and terminal.
 #[test]
-fn a_command_of_roots_gives_the_owner_of_the_ledger_nothing_of_roots() {
+fn a_command_run_by_root_exposes_nothing_of_root_to_the_owner_of_the_ledger() {
     const UID: u32 = 12_352;
     let Some((place, ledger)) = with_a_users_ledger(UID) else { return };
     let forms: [&[&str]; 4] = [
@@ -257,16 +253,12 @@ fn a_command_of_roots_gives_the_owner_of_the_ledger_nothing_of_roots() {
 
 /// A loop that searches for the moment between setuid and exec, or between exec and prctl.
 #[test]
-fn no_moment_of_a_workers_start_shows_roots_environment_to_the_user() {
+fn a_starting_worker_never_exposes_the_environment_of_root() {
     const UID: u32 = 12_353;
     let Some((place, ledger)) = with_a_users_ledger(UID) else { return };
     let mut spy = as_user(&place, UID);
     spy.arg(std::env::current_exe().expect("this binary"));
-    spy.args([
-        "--exact",
-        "orphans::watch_workers::a_spy_that_reads_every_environment",
-        "--nocapture",
-    ]);
+    spy.args(["--exact", "orphans::watch_workers::as_the_spy", "--nocapture"]);
     let spy = spy.env(SPY, "1").spawn().expect("a spy");
     becomes(spy.id(), UID);
     thread::sleep(Duration::from_millis(300));
@@ -324,7 +316,7 @@ impl Drop for Flood {
 
 /// A flood took 444 MB of the supervisor's memory, and SIGTERM was ignored; the output reached the terminal raw.
 #[test]
-fn a_worker_that_floods_is_ended_and_blocks_nothing() {
+fn a_worker_that_floods_its_output_is_ended_and_blocks_nothing() {
     if !root() {
         return;
     }
@@ -517,12 +509,12 @@ fn a_dead_mount_hangs_its_worker_alone(answers: bool) {
 }
 
 #[test]
-fn a_mount_that_does_not_answer_hangs_its_worker_alone() {
+fn a_mount_that_does_not_answer_hangs_only_its_worker() {
     a_dead_mount_hangs_its_worker_alone(false);
 }
 
 #[test]
-fn a_mount_that_cannot_even_be_left_hangs_its_worker_alone() {
+fn a_mount_that_blocks_even_sigkill_hangs_only_its_worker() {
     a_dead_mount_hangs_its_worker_alone(true);
 }
 
@@ -599,7 +591,7 @@ fn a_stop_does_not_wait_for_a_long_grace_and_loses_nothing() {
 
 /// Names in another user's folder are untrusted data, and so are the paths that are built from them.
 #[test]
-fn a_hostile_name_in_a_folder_is_one_harmless_line() {
+fn a_hostile_name_in_a_folder_is_printed_as_one_harmless_line() {
     let place = Place::new();
     let folder = place.path().join("folder");
     fs::create_dir(&folder).expect("a folder");
@@ -617,7 +609,7 @@ fn a_hostile_name_in_a_folder_is_one_harmless_line() {
 }
 
 #[test]
-fn a_folder_that_is_removed_and_made_again_is_watched_again() {
+fn a_removed_and_recreated_folder_is_watched_again() {
     let place = Place::new();
     let folder = place.path().join("folder");
     let mut watch = Watch::on(&place, &["--dir", "folder", "folder/named.db"]);

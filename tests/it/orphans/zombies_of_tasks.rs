@@ -6,7 +6,7 @@ use std::{fs, process::Command};
 use procledger::{ContainmentMode, Tracker};
 
 use crate::{
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     support::{
         Host, PidfdWatch, Place, eventually, in_namespace, in_namespace_as_a_user, namespaced,
         namespaces, parent, pids, state, stays, until, zombies_of,
@@ -20,11 +20,11 @@ const CGROUP: &str = "containment=cgroup";
 const LEAVES_20: &str = "i=0; while [ $i -lt 20 ]; do (sleep 0.05 &); i=$((i+1)); done";
 
 fn modes() -> Vec<&'static str> {
-    if leaves() { vec![SESSION, CGROUP] } else { vec![SESSION] }
+    if can_use_cgroups() { vec![SESSION, CGROUP] } else { vec![SESSION] }
 }
 
 #[test]
-fn twenty_of_twenty_stayed_while_their_task_ran() {
+fn zombies_stayed_while_their_task_ran() {
     for mode in modes() {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("{mode} subreaper"));
@@ -55,7 +55,7 @@ fn zombies_of_strays_that_died_before_or_after_their_root_stayed() {
 }
 
 #[test]
-fn without_a_monitor_the_health_pass_reaps() {
+fn without_a_monitor_the_health_pass_reaps_zombies() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{SESSION} subreaper no-monitor"));
     host.spawn("task", &format!("{LEAVES_20}; exec sleep 3600"));
@@ -67,7 +67,7 @@ fn without_a_monitor_the_health_pass_reaps() {
 
 /// A daemon has a session of its own; only its row in the ledger links its zombie to a task.
 #[test]
-fn a_daemon_that_was_recorded_stayed_as_a_zombie() {
+fn a_recorded_daemon_stayed_a_zombie() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{SESSION} subreaper"));
     let folder = place.path().display();
@@ -186,25 +186,25 @@ fn as_the_first_process() {
 }
 
 #[test]
-fn twenty_of_twenty_stayed_with_the_first_process_of_a_namespace() {
+fn zombies_stayed_under_the_first_process_of_a_namespace() {
     if in_namespace(
-        "orphans::zombies_of_tasks::twenty_of_twenty_stayed_with_the_first_process_of_a_namespace",
+        "orphans::zombies_of_tasks::zombies_stayed_under_the_first_process_of_a_namespace",
     ) {
         as_the_first_process();
     }
 }
 
 #[test]
-fn twenty_of_twenty_stayed_with_an_ordinary_users_first_process() {
+fn zombies_stayed_under_the_first_process_of_an_ordinary_user() {
     if in_namespace_as_a_user(
-        "orphans::zombies_of_tasks::twenty_of_twenty_stayed_with_an_ordinary_users_first_process",
+        "orphans::zombies_of_tasks::zombies_stayed_under_the_first_process_of_an_ordinary_user",
     ) {
         as_the_first_process();
     }
 }
 
 #[test]
-fn twenty_of_twenty_stayed_with_run_as_the_first_process() {
+fn zombies_stayed_under_run_as_the_first_process() {
     if !namespaces() {
         return;
     }

@@ -93,7 +93,7 @@ fn row(place: &Place, tracker: &Tracker, containment: Containment) {
 }
 
 #[test]
-fn a_program_has_the_attributes_of_its_job_and_its_row_says_so() {
+fn a_program_has_the_attributes_of_its_job_and_its_row_records_them() {
     for (place, tracker, containment) in trackers() {
         let (job, mut seven) = job(&place);
         let output = tracker.spawn(job).expect("spawned").wait_with_output().expect("ended");
@@ -222,8 +222,9 @@ fn wrong_attributes_are_refused_before_anything_runs() {
 }
 
 #[test]
-fn what_a_user_may_not_set_is_refused_before_anything_runs() {
-    let name = "spawn::attributes::what_a_user_may_not_set_is_refused_before_anything_runs";
+fn attributes_that_a_user_may_not_set_are_refused_before_anything_runs() {
+    let name =
+        "spawn::attributes::attributes_that_a_user_may_not_set_are_refused_before_anything_runs";
     if rustix::process::geteuid().is_root() && !in_namespace_as_a_user(name) {
         return;
     }
@@ -260,7 +261,7 @@ fn what_a_user_may_not_set_is_refused_before_anything_runs() {
 }
 
 #[test]
-fn a_ledger_of_a_user_has_no_programs_of_another_one() {
+fn a_ledger_of_a_user_runs_no_programs_of_another_user() {
     if !root() {
         return;
     }

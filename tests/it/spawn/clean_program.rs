@@ -19,14 +19,14 @@ use crate::{
 };
 
 #[test]
-fn standard_descriptors_may_be_given_crosswise() {
+fn standard_descriptors_may_be_given_in_any_order() {
     let place = Place::new();
     in_another_process(&place, "crosswise", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
 #[test]
-fn nothing_of_a_tracker_reaches_programs_of_a_host_that_has_closed_its_standard_descriptors() {
+fn programs_of_a_host_with_closed_standard_descriptors_inherit_nothing_of_the_tracker() {
     let place = Place::new();
     in_another_process(&place, "closed", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);

@@ -21,7 +21,7 @@ fn spawns() -> u32 {
 }
 
 #[test]
-fn nothing_changes_where_clone3_is_unknown() {
+fn spawning_works_where_clone3_is_unknown() {
     let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     in_another_process(&place, "clone2-enosys", Duration::from_mins(2));
@@ -29,7 +29,7 @@ fn nothing_changes_where_clone3_is_unknown() {
 }
 
 #[test]
-fn nothing_changes_where_clone3_is_forbidden() {
+fn spawning_works_where_clone3_is_forbidden() {
     let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     in_another_process(&place, "clone2-eperm", Duration::from_mins(2));

@@ -13,7 +13,7 @@ fn limit(pid: u32, bytes: Option<u64>) {
 }
 
 #[test]
-fn a_write_that_is_cut_short_damages_nothing_and_is_made_good() {
+fn a_truncated_write_damages_nothing_and_its_rows_are_recorded_later() {
     let place = Place::new();
     let mut host = Host::start(&place, "interval=100 sigxfsz-ignored");
     let left = host.spawn("left", "exec sleep 3600");
@@ -36,7 +36,7 @@ fn a_write_that_is_cut_short_damages_nothing_and_is_made_good() {
 
 /// Its default action ends a process: `run` would leave its program without an owner.
 #[test]
-fn the_command_outlives_sigxfsz_and_its_program_gets_it_as_ever() {
+fn the_command_ignores_sigxfsz_and_its_program_does_not() {
     let place = Place::new();
     let script = "grep -E '^Sig(Blk|Ign):' /proc/self/status";
     let run = |limit: &str| {

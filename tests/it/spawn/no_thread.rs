@@ -103,7 +103,7 @@ fn without_threads<T: Send>(errno: i32, act: impl FnOnce() -> T + Send) -> T {
 
 /// Nor is it the program's fault, which exit code 126 would say, what a profile refuses to its child before the exec.
 #[test]
-fn a_step_before_the_exec_that_was_refused_counted_as_a_program_that_is_not_executable() {
+fn a_refused_step_before_the_exec_was_reported_as_a_program_that_is_not_executable() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     for (call, step) in [

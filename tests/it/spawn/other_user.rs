@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use crate::{
-    containment::{keepers::KEEPER, leaves::leaves},
+    containment::{keepers::KEEPER, task_cgroups::can_use_cgroups},
     spawn::gate_host::{self, Given, is_kept, run_command},
     support::{Guard, PidfdWatch, Place, eventually, is_only, root, until},
 };
@@ -40,7 +40,7 @@ fn place() -> Place {
 /// The containments that root can use here.
 fn containments() -> Vec<&'static str> {
     let mut all = vec!["session", "keeper"];
-    all.extend(leaves().then_some("cgroup"));
+    all.extend(can_use_cgroups().then_some("cgroup"));
     all
 }
 
@@ -130,7 +130,7 @@ fn read_pid(given: &Given, name: &str) -> PidfdWatch {
 }
 
 #[test]
-fn a_program_of_another_user_has_nothing_of_root_and_is_ended_as_any_other() {
+fn a_program_of_another_user_inherits_nothing_of_root_and_is_ended_like_any_other() {
     if !root() {
         return;
     }

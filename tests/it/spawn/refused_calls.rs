@@ -58,7 +58,7 @@ fn where_no_descriptor_is_left_the_caller_gets_an_error_and_no_row_is_left() {
 }
 
 #[test]
-fn without_pidfds_nothing_opens_and_doctor_says_what_is_needed() {
+fn without_pidfds_no_ledger_is_opened_and_doctor_reports_what_is_needed() {
     let place = Place::new();
     for errno in [libc::ENOSYS, libc::EPERM] {
         let (error, doctor) = without(libc::SYS_pidfd_open, errno, || {
@@ -117,7 +117,7 @@ fn without_waitid_an_end_is_recorded_and_at_most_its_code_is_lost() {
 
 /// A program that cannot run for lack of memory, as execve(2) reports it.
 #[test]
-fn a_program_that_the_kernel_has_no_memory_for_is_not_started() {
+fn a_program_for_which_the_kernel_has_no_memory_is_not_started() {
     let place = Place::new();
     let tracker = tracker(&place);
     let error = without(libc::SYS_execve, libc::ENOMEM, || {

@@ -33,7 +33,7 @@ fn assert_nowhere(folder: &Path, secret: &str, but: &[&str]) {
 }
 
 #[test]
-fn a_crash_leaves_none_in_ledger_wal_export_and_log() {
+fn a_crash_leaves_no_secret_in_ledger_wal_export_and_log() {
     let place = Place::new();
     let secret = secret(&place);
     let options = format!("export={0}/export.json log={0}/log interval=50", place.path().display());
@@ -70,7 +70,7 @@ fn a_crash_leaves_none_in_ledger_wal_export_and_log() {
 }
 
 #[test]
-fn the_program_gets_the_real_ones() {
+fn the_program_gets_the_real_arguments() {
     let place = Place::new();
     let secret = secret(&place);
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
@@ -87,7 +87,7 @@ fn the_program_gets_the_real_ones() {
 }
 
 #[test]
-fn an_error_message_has_none() {
+fn an_error_message_contains_no_secret() {
     let place = Place::new();
     let secret = secret(&place);
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
@@ -102,7 +102,7 @@ fn an_error_message_has_none() {
 }
 
 #[test]
-fn without_arguments_those_of_descendants_are_not_recorded_either() {
+fn with_arguments_turned_off_those_of_descendants_are_not_recorded_either() {
     let place = Place::new();
     let bare = place.marker().to_owned();
     let mut host = Host::start(&place, "interval=50");
@@ -145,7 +145,7 @@ fn without_arguments_those_of_descendants_are_not_recorded_either() {
 }
 
 #[test]
-fn the_command_masks_too_and_records_no_arguments_when_asked() {
+fn the_command_masks_secrets_and_can_omit_arguments() {
     let place = Place::new();
     let secret = secret(&place);
     let run = |task: &str, options: &[&str], args: &[&str]| {
@@ -163,8 +163,8 @@ fn the_command_masks_too_and_records_no_arguments_when_asked() {
 }
 
 #[test]
-fn a_name_match_is_masked_and_matched_by_its_real_name() {
-    if !in_namespace("spawn::secrets::a_name_match_is_masked_and_matched_by_its_real_name") {
+fn a_name_match_uses_the_real_name_and_reports_a_masked_one() {
+    if !in_namespace("spawn::secrets::a_name_match_uses_the_real_name_and_reports_a_masked_one") {
         return;
     }
     let place = Place::new();

@@ -27,7 +27,7 @@ pub(crate) fn spawns() -> u32 {
 pub(crate) static ONE_STORM: Mutex<()> = Mutex::new(());
 
 #[test]
-fn storm() {
+fn spawns_during_a_flood_of_signals_end_as_expected() {
     let _one = ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     in_another_process(&place, "storm", Duration::from_mins(10));

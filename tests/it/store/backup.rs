@@ -24,7 +24,7 @@ fn commands() -> String {
 }
 
 #[test]
-fn a_backup_that_is_taken_during_writes_is_whole() {
+fn a_backup_taken_during_writes_is_complete() {
     need!("sqlite3");
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
@@ -81,7 +81,7 @@ impl Drop for Stop<'_> {
 }
 
 #[test]
-fn doctor_advised_to_restore_a_backup_where_one_had_just_been_restored() {
+fn doctor_advised_to_restore_a_backup_right_after_a_restore() {
     let place = Place::new();
     let runs = |task: &str| run(&place, &["run", "--task", task, "--", "true"]);
     let backup = place.path().join("backup.db");

@@ -34,7 +34,7 @@ fn ledger_with_an_orphan(place: &Place) -> crate::support::PidfdWatch {
 }
 
 #[test]
-fn a_damaged_table_is_named_by_all_and_nothing_is_ended_on_a_guess() {
+fn every_command_names_a_damaged_table_and_ends_nothing_on_a_guess() {
     let place = Place::new();
     let orphan = ledger_with_an_orphan(&place);
     damage(&place.ledger(), "process");
@@ -62,7 +62,7 @@ fn a_damaged_table_is_named_by_all_and_nothing_is_ended_on_a_guess() {
 }
 
 #[test]
-fn a_damaged_index_is_found_by_doctor_and_a_backup_brings_all_back() {
+fn a_damaged_index_is_found_by_doctor_and_a_backup_restores_everything() {
     let place = Place::new();
     let orphan = ledger_with_an_orphan(&place);
     let backup = place.path().join("backup.db");

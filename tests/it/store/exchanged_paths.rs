@@ -241,7 +241,7 @@ fn a_symlink_in_place_of_a_users_folder_made_the_command_write_as_root() {
 }
 
 #[test]
-fn a_folder_of_roots_in_place_of_a_users_made_the_command_write_as_root() {
+fn a_folder_of_root_in_place_of_a_users_folder_made_the_command_write_as_root() {
     the_command(Bait::RootsFolder);
 }
 
@@ -272,7 +272,7 @@ fn a_symlink_in_place_of_a_users_folder_made_the_library_write_as_root() {
 }
 
 #[test]
-fn a_folder_of_roots_in_place_of_a_users_made_the_library_write_as_root() {
+fn a_folder_of_root_in_place_of_a_users_folder_made_the_library_write_as_root() {
     the_library(Bait::RootsFolder);
 }
 
@@ -305,7 +305,7 @@ fn a_symlink_in_place_of_a_users_folder_made_root_write_its_own_files_there() {
 
 /// With `HOME` of the user, as some `sudo` keep it.
 #[test]
-fn the_default_folder_is_not_made_by_root_in_a_users_home() {
+fn the_default_folder_is_not_created_by_root_in_a_users_home() {
     let Some(scene) = Scene::new(Bait::Symlink) else { return };
     for args in [&["run", "--task", "t", "--", "true"][..], &["reap"], &["ps"]] {
         let mut command = crate::cli::command::bare(&scene.place);
@@ -316,7 +316,7 @@ fn the_default_folder_is_not_made_by_root_in_a_users_home() {
 }
 
 #[test]
-fn a_symlink_of_another_user_in_a_sticky_folder_leads_root_nowhere() {
+fn root_does_not_follow_a_symlink_of_another_user_in_a_sticky_folder() {
     let Some(scene) = Scene::new(Bait::Symlink) else { return };
     let sticky = scene.place.path().join("sticky");
     fs::create_dir(&sticky).expect("a folder");

@@ -27,7 +27,7 @@ fn a_ledger() -> Place {
 }
 
 #[test]
-fn a_schema_with_triggers_was_used() {
+fn a_ledger_with_foreign_triggers_was_used() {
     let hostile = [
         ("watcher", format!("CREATE TRIGGER watcher AFTER INSERT ON process BEGIN {ENDLESS}; END")),
         ("on_end", format!("CREATE TRIGGER on_end AFTER UPDATE ON instance BEGIN {ENDLESS}; END")),
@@ -88,7 +88,7 @@ fn a_schema_with_triggers_was_used() {
 }
 
 #[test]
-fn additions_by_a_person_are_accepted() {
+fn harmless_additions_to_the_schema_are_accepted() {
     for sql in [
         "CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, text UNIQUE); INSERT INTO notes (text) VALUES ('x')",
         "CREATE TABLE mine (x CHECK (x > 0)); CREATE INDEX mine_x ON mine (x + 1) WHERE x > 3",
@@ -112,7 +112,7 @@ fn additions_by_a_person_are_accepted() {
 /// The schema had been checked, and the trigger was added while the program ran: the end could not be recorded, and `run` never
 /// ended.
 #[test]
-fn a_trigger_that_came_later_held_a_run_for_ever() {
+fn a_trigger_that_was_added_later_blocked_a_run_forever() {
     let place = Place::new();
     let script = "echo up; while [ ! -e go ]; do sleep 0.05; done; exit 7";
     let args = ["run", "--task", "t", "--", "sh", "-c", script, place.marker()];

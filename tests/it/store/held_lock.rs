@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::{
     cli::command::Running,
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     spawn::gate_host::WriteLock,
     support::{Host, Place, at_once, until},
 };
@@ -49,8 +49,8 @@ fn ends_during_a_held_lock_are_recorded_once_it_is_free_and_the_tasks_can_run_ag
 
 /// The first spawn records the cgroup of the instance. Once it could not, all later programs were in sessions alone.
 #[test]
-fn a_first_spawn_beside_a_held_lock_is_refused_and_the_next_program_has_its_cgroup() {
-    if !leaves() {
+fn a_first_spawn_during_a_held_lock_is_refused_and_the_next_program_has_its_cgroup() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -99,7 +99,8 @@ fn row(place: &Place) -> String {
 #[test]
 fn an_end_that_a_run_cannot_record_is_reported_saved_beside_the_ledger_and_recorded_by_the_next() {
     use std::os::unix::fs::PermissionsExt;
-    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+    let containments =
+        ["session", "keeper"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
     at_once(containments, |containment| {
         at_once(
             [("exit 7", 7, "ended|exited|7|"), ("kill -9 $$", 137, "ended|exited||9")],
@@ -127,8 +128,9 @@ fn an_end_that_a_run_cannot_record_is_reported_saved_beside_the_ledger_and_recor
 
 /// The reason was read from the ledger, into which it could not be written.
 #[test]
-fn a_run_whose_limit_ended_the_program_beside_a_held_lock_exited_with_0() {
-    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+fn a_run_whose_limit_ended_the_program_during_a_held_lock_exited_with_0() {
+    let containments =
+        ["session", "keeper"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
     at_once(containments, |containment| {
         let place = Place::new();
         let options = ["--containment", containment, "--max-runtime", "1s"];
@@ -145,7 +147,8 @@ fn a_run_whose_limit_ended_the_program_beside_a_held_lock_exited_with_0() {
 /// Its row got the reason `orphan`, and `report` knew of no leak.
 #[test]
 fn an_orphan_that_a_run_could_not_record_was_in_no_report() {
-    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+    let containments =
+        ["session", "keeper"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
     at_once(containments, |containment| {
         let place = Place::new();
         let mut owner = place.child("exec sleep 3600");
@@ -171,7 +174,7 @@ fn an_orphan_that_a_run_could_not_record_was_in_no_report() {
 }
 
 #[test]
-fn a_run_beside_a_held_lock_does_not_wait_for_it_at_each_step() {
+fn a_run_does_not_wait_for_a_held_lock_at_each_step() {
     let place = Place::new();
     // The processes that it leaves are found in several scans, each of which records them before they are ended.
     let strays = "for n in 1 2 3 4; do (trap '' TERM; while :; do sleep 0.05; done) & done; exit 7";
@@ -185,8 +188,9 @@ fn a_run_beside_a_held_lock_does_not_wait_for_it_at_each_step() {
 }
 
 #[test]
-fn a_run_that_was_asked_twice_to_end_its_tree_beside_a_held_lock_left_it_running() {
-    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+fn a_run_that_got_two_signals_during_a_held_lock_left_its_tree_running() {
+    let containments =
+        ["session", "keeper"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
     let asked: [(&[&str], &[Signal]); 2] =
         [(&[], &[Signal::TERM, Signal::INT]), (&["--grace", "100ms"], &[Signal::TERM])];
     at_once(containments, |containment| {
@@ -209,7 +213,7 @@ fn a_run_that_was_asked_twice_to_end_its_tree_beside_a_held_lock_left_it_running
 }
 
 #[test]
-fn a_file_of_ends_that_no_instance_has_left_changes_nothing() {
+fn a_file_of_ends_that_no_instance_wrote_changes_nothing() {
     let place = Place::new();
     let (_, _) = ends_under_the_lock(&place, &["--containment", "session"], "exit 7", 7);
     let file = kept(&place).pop().expect("a file");

@@ -124,7 +124,7 @@ fn is_shown(place: &Place, verb: &[&str]) {
 
 /// The library's own lines go to the host's log, which may be a terminal.
 #[test]
-fn the_name_of_a_task_breaks_no_line_of_the_hosts_log() {
+fn the_name_of_a_task_cannot_break_lines_of_the_hosts_log() {
     let place = Place::new();
     let log = place.path().join("log");
     let mut host = Host::start(&place, &format!("log={} interval=100", log.display()));

@@ -80,7 +80,7 @@ fn ask(place: &Place, mode: &str, sql: &str) -> String {
 }
 
 #[test]
-fn every_recipe_answers_in_sqlite3() {
+fn every_recipe_works_in_sqlite3() {
     need!("sqlite3");
     let place = with_a_past();
     let recipes = recipes();
@@ -159,7 +159,7 @@ fn the_recipes_show_the_actual_rows() {
 
 /// Every minute of the last day has a pass, except for half an hour of it.
 #[test]
-fn a_checker_that_stood_still_is_found() {
+fn a_gap_between_passes_is_found() {
     need!("sqlite3");
     let place = Place::new();
     past::make(&place.ledger(), past::Past { passes: 2 * 24 * 60, ..TWO_DAYS }).expect("a past");
@@ -202,7 +202,7 @@ fn every_table_view_and_column_is_explained() {
 }
 
 #[test]
-fn datasette_is_given_the_same_recipes() {
+fn datasette_has_the_same_recipes() {
     let yaml = doc("datasette.yaml");
     let recipes = recipes();
     for Recipe { name, sql } in &recipes {

@@ -44,7 +44,7 @@ fn is_refused(place: &Place, host: &mut Host, why: &str) {
 }
 
 #[test]
-fn a_ledger_that_was_moved_away_and_back_has_the_ends_of_its_programs() {
+fn a_ledger_that_was_moved_away_and_back_contains_the_ends_of_its_programs() {
     let place = Place::new();
     let mut host = host(&place);
     let left = host.spawn("left", "exec sleep 3600");
@@ -63,7 +63,7 @@ fn a_ledger_that_was_moved_away_and_back_has_the_ends_of_its_programs() {
 }
 
 #[test]
-fn a_host_whose_ledger_was_removed_ends_its_programs_and_the_next_one_makes_another() {
+fn a_host_whose_ledger_was_removed_ends_its_programs_and_the_next_one_creates_another() {
     let place = Place::new();
     let mut host = host(&place);
     let left = host.spawn("left", "exec sleep 3600");
@@ -99,7 +99,7 @@ fn the_exit_code_of_a_program_whose_ledger_was_removed_was_lost() {
 
 /// Both count their rows from 1.
 #[test]
-fn a_host_whose_ledger_was_replaced_leaves_the_programs_in_the_new_one_alone() {
+fn a_host_whose_ledger_was_replaced_spares_the_programs_in_the_new_one() {
     let place = Place::new();
     let mut old = host(&place);
     let first = old.spawn("first", "exec sleep 3600");
@@ -118,7 +118,7 @@ fn a_host_whose_ledger_was_replaced_leaves_the_programs_in_the_new_one_alone() {
 }
 
 #[test]
-fn rows_of_a_removed_wal_lead_the_next_host_to_the_orphans() {
+fn orphans_recorded_in_a_removed_wal_are_ended_by_the_next_host() {
     let place = Place::new();
     let mut host = host(&place);
     let left = host.spawn("left", "exec sleep 3600");
@@ -137,7 +137,7 @@ fn rows_of_a_removed_wal_lead_the_next_host_to_the_orphans() {
 }
 
 #[test]
-fn a_ledger_that_was_emptied_is_written_to_no_more() {
+fn an_emptied_ledger_is_no_longer_written_to() {
     let place = Place::new();
     let mut host = host(&place);
     let left = host.spawn("left", "exec sleep 3600");
@@ -150,7 +150,7 @@ fn a_ledger_that_was_emptied_is_written_to_no_more() {
 }
 
 #[test]
-fn a_ledger_that_was_emptied_before_a_crash_is_not_taken_for_a_new_one() {
+fn a_ledger_that_was_emptied_before_a_crash_does_not_count_as_new() {
     let place = Place::new();
     let mut host = host(&place);
     let left = host.spawn("left", "exec sleep 3600");

@@ -176,7 +176,7 @@ fn verbs(place: &Place) -> Vec<(Vec<String>, i32)> {
 
 /// The older program that owns it refuses a greater `user_version` at its next start.
 #[test]
-fn a_command_that_did_not_own_a_ledger_migrated_it() {
+fn a_command_that_did_not_own_the_ledger_migrated_it() {
     for number in SCHEMAS {
         let place = of_schema(number);
         let before = schema(&place.ledger());
@@ -228,7 +228,7 @@ fn ends_by_a_reaper_are_recorded_in_an_older_ledger() {
 }
 
 #[test]
-fn a_ledger_is_migrated_where_that_is_asked_for() {
+fn a_ledger_is_migrated_on_request() {
     for (number, verb) in SCHEMAS.into_iter().zip([
         &["ps", "--migrate"][..],
         &["--migrate", "reap", "--dry-run"],
@@ -253,7 +253,7 @@ const ADDED: &str = "
     UPDATE ledger SET schema = 99;";
 
 #[test]
-fn a_ledger_that_a_later_version_has_only_added_to_is_used_as_it_is() {
+fn a_ledger_to_which_a_later_version_only_added_is_used_unchanged() {
     for number in SCHEMAS {
         let place = of_schema(number);
         run(&place, &["run", "--task", "new", "--", "true"]).expect(0);
@@ -330,7 +330,7 @@ fn two_owners_that_migrate_at_once_give_the_ledger_one_uuid() {
 
 /// A person may have created a table of this name before the ledger had one.
 #[test]
-fn a_persons_own_table_called_ledger_is_not_a_version() {
+fn a_users_own_table_called_ledger_is_not_a_version() {
     let place = of_schema(3);
     let own = "CREATE TABLE ledger (account TEXT, amount INTEGER)";
     Connection::open(place.ledger()).expect("opens").execute_batch(own).expect("made");
@@ -347,7 +347,7 @@ fn a_persons_own_table_called_ledger_is_not_a_version() {
 }
 
 #[test]
-fn a_program_of_the_version_before_writes_on_in_a_migrated_ledger() {
+fn a_program_of_the_previous_version_can_write_to_a_migrated_ledger() {
     let statements = include_str!("../../fixtures/statements-0.1.0.sql");
     for number in SCHEMAS {
         let place = of_schema(number);

@@ -241,7 +241,7 @@ fn a_ledger_that_is_larger_than_its_limit_loses_its_oldest_history() {
 
 /// A fleet that has nothing so far keeps all history from being pruned by age, and none from being pruned by size.
 #[test]
-fn limit_size_wins() {
+fn the_size_limit_prunes_unshipped_history() {
     const LIMIT: u64 = 2 << 20;
     let place = Place::new();
     Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
@@ -269,7 +269,7 @@ fn limit_size_wins() {
 }
 
 #[test]
-fn a_limit_that_could_hold_nothing_is_refused() {
+fn a_size_limit_that_leaves_no_room_is_refused() {
     let place = Place::new();
     let error = Tracker::builder(place.ledger()).limit_size(4096).open().expect_err("refused");
     assert!(error.is_invalid_input() && error.to_string().contains("1048576"), "{error}");
@@ -277,7 +277,7 @@ fn a_limit_that_could_hold_nothing_is_refused() {
 }
 
 #[test]
-fn a_shutdown_does_not_wait_for_the_history_to_go() {
+fn a_shutdown_does_not_wait_for_history_to_be_pruned() {
     let place = Place::new();
     Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
     fill(&place.ledger(), 100_000, 100);
@@ -294,7 +294,7 @@ fn a_shutdown_does_not_wait_for_the_history_to_go() {
 }
 
 #[test]
-fn a_prune_shows_how_far_it_is_on_a_terminal_and_nowhere_else() {
+fn a_prune_shows_its_progress_only_on_a_terminal() {
     let place = Place::new();
     Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
     for on_a_terminal in [true, false] {
@@ -321,7 +321,7 @@ fn a_prune_shows_how_far_it_is_on_a_terminal_and_nowhere_else() {
 
 /// A prune that is killed loses one step; the rest is complete.
 #[test]
-fn a_prune_that_is_killed_leaves_a_sound_ledger() {
+fn a_killed_prune_leaves_a_sound_ledger() {
     let place = Place::new();
     Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
     fill(&place.ledger(), 50_000, 100);

@@ -25,7 +25,7 @@ fn with_a_ledger() -> Place {
 }
 
 #[test]
-fn doctor_was_silent_about_a_hard_link_to_the_ledger() {
+fn doctor_did_not_report_a_hard_link_to_the_ledger() {
     let place = with_a_ledger();
     assert_eq!(warning(&place, &place.ledger()), None);
     let second = place.path().join("second.db");
@@ -39,9 +39,10 @@ fn doctor_was_silent_about_a_hard_link_to_the_ledger() {
 }
 
 #[test]
-fn doctor_was_silent_about_a_ledger_that_is_mounted_alone() {
-    if !in_namespace("store::second_names::doctor_was_silent_about_a_ledger_that_is_mounted_alone")
-    {
+fn doctor_did_not_report_a_ledger_mounted_without_its_folder() {
+    if !in_namespace(
+        "store::second_names::doctor_did_not_report_a_ledger_mounted_without_its_folder",
+    ) {
         return;
     }
     let place = with_a_ledger();

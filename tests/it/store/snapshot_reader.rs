@@ -51,7 +51,7 @@ fn fill_wal(place: &Place) {
 }
 
 #[test]
-fn doctor_names_it_and_the_wal_shrinks_within_a_pass_of_its_end() {
+fn doctor_names_the_reader_and_the_wal_shrinks_within_a_pass_of_its_end() {
     need!("sqlite3");
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger())

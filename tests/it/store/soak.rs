@@ -49,7 +49,7 @@ fn a_hundred_thousand_spawns_leave_nothing_that_grows() {
 }
 
 #[test]
-fn ten_thousand_openings_end_and_leave_no_thread_and_no_descriptor() {
+fn ten_thousand_openings_leave_no_thread_and_no_descriptor() {
     let _alone = alone();
     play(&Place::new(), "open-close");
 }

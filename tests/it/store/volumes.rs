@@ -134,7 +134,7 @@ fn a_sticky_empty_dir_needs_no_trust_folder() {
 }
 
 #[test]
-fn an_fs_group_volume_holds_a_ledger_in_a_private_folder() {
+fn an_fs_group_volume_can_contain_a_ledger_in_a_private_folder() {
     for owner in [0, USER] {
         let Some(volume) = Volume::new(owner, GROUP, 0o2775, USER, &[USER, GROUP]) else { return };
         let said = volume.is_refused(&volume.folder, &volume.folder, &[]);
@@ -149,14 +149,14 @@ fn an_fs_group_volume_holds_a_ledger_in_a_private_folder() {
 
 /// About a group without the user as a member, only its difference is known.
 #[test]
-fn a_volume_of_another_group_holds_no_ledger() {
+fn a_volume_of_another_group_cannot_contain_a_ledger() {
     let Some(volume) = Volume::new(0, GROUP, 0o2775, USER, &[USER]) else { return };
     volume.is_refused(&volume.below(0o700, USER), &volume.folder, &[]);
 }
 
 /// `OpenShift` gives a container a random uid without an account, and root's group.
 #[test]
-fn an_openshift_volume_holds_a_ledger_in_a_private_folder() {
+fn an_openshift_volume_can_contain_a_ledger_in_a_private_folder() {
     const RANDOM: u32 = 1_000_660_000;
     for mode in [0o775, 0o2775] {
         let Some(volume) = Volume::new(0, 0, mode, RANDOM, &[0, 1_000_660_000]) else { return };
@@ -167,7 +167,7 @@ fn an_openshift_volume_holds_a_ledger_in_a_private_folder() {
 
 /// With `--trust-folder` for one folder, the others and the file itself are checked as before.
 #[test]
-fn to_vouch_for_a_folder_loosens_nothing_else() {
+fn trust_folder_loosens_no_other_check() {
     let Some(volume) = Volume::new(0, 0, 0o777, USER, &[USER]) else { return };
     let option = volume.option();
     let option = [option[0].as_str(), option[1].as_str()];
@@ -205,7 +205,7 @@ fn to_vouch_for_a_folder_loosens_nothing_else() {
 
 /// Root's options do not apply to a user's folders.
 #[test]
-fn root_vouches_for_nothing_on_a_users_ledger() {
+fn trust_folder_of_root_does_not_apply_to_a_users_ledger() {
     let Some(volume) = Volume::new(USER, USER, 0o755, USER, &[USER]) else { return };
     volume.works(&volume.folder, &[]);
     fs::set_permissions(&volume.folder, Permissions::from_mode(0o777)).expect("a mode");
@@ -228,11 +228,9 @@ fn root_vouches_for_nothing_on_a_users_ledger() {
 
 /// `useradd` of many distributions gives each user a group of its own, and a umask of 002 makes `~/.local` 0775.
 #[test]
-fn a_folder_of_a_group_without_other_members_is_its_owners() {
+fn a_folder_of_a_user_private_group_is_accepted() {
     need!("mount", "setpriv");
-    if !root()
-        || !in_namespace("store::volumes::a_folder_of_a_group_without_other_members_is_its_owners")
-    {
+    if !root() || !in_namespace("store::volumes::a_folder_of_a_user_private_group_is_accepted") {
         return;
     }
     let accounts = Place::new();
@@ -288,12 +286,10 @@ fn a_folder_of_a_group_without_other_members_is_its_owners() {
 /// The root of the container is read-only, and the volume is a mount of its own: a `tmpfs` (an `emptyDir` in memory), or one
 /// folder of a volume (`subPath`).
 #[test]
-fn a_volume_below_a_root_that_cannot_be_written_holds_a_ledger() {
+fn a_volume_below_a_read_only_root_can_contain_a_ledger() {
     need!("mount", "setpriv");
     if !root()
-        || !in_namespace(
-            "store::volumes::a_volume_below_a_root_that_cannot_be_written_holds_a_ledger",
-        )
+        || !in_namespace("store::volumes::a_volume_below_a_read_only_root_can_contain_a_ledger")
     {
         return;
     }

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_share_is_of_one_processor() {
+    fn a_full_processor_is_a_share_of_100_percent() {
         let second = Duration::from_secs(1);
         assert!((share(second, 3 * second, second) - 200.0).abs() < 1e-9);
         assert!(

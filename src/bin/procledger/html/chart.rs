@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn no_leak_is_left_out_of_the_drawing() {
+    fn a_chart_contains_every_leak() {
         let groups: Vec<LeakGroup> = (0..30).map(|day| found(at(NOW - day * DAY), 2)).collect();
         let (_, slots) = slots(&groups, None, at(NOW)).expect("slots");
         assert_eq!(slots.len(), 30);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_times_break_nothing() {
+    fn a_chart_of_impossible_times_can_be_drawn() {
         assert!(charts(&[], None, at(NOW)).is_empty());
         assert!(charts(&[found(at(i64::MAX), 1)], None, at(NOW)).is_empty());
         let odd = [
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drawing_says_in_words_what_it_shows() {
+    fn a_chart_has_a_text_description() {
         let groups = [found(at(NOW - DAY), 5), found(at(NOW), 1)];
         let chart = charts(&groups, Some(at(NOW - 3 * DAY)), at(NOW)).remove(0);
         assert!(chart.name == "Leaks in each hour" || chart.name == "Leaks in each day");

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_formatted_for_people() {
+    fn figures_are_formatted_readably() {
         for (count, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(thousands(count), shown);
         }

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_time_lies_in_the_bucket_that_it_starts() {
+    fn every_time_lies_in_the_bucket_that_starts_at_or_before_it() {
         let time = NaiveDate::from_ymd_opt(2025, 3, 31).and_then(|day| day.and_hms_opt(23, 59, 59));
         let time = time.expect("a time");
         for (bucket, start, next) in [

@@ -159,7 +159,7 @@ mod tests {
         }
 
         #[test]
-        fn a_shell_reads_the_words_that_were_meant(words in prop::collection::vec("[ -~äß]{0,12}", 0..6)) {
+        fn a_shell_reads_quoted_words_unchanged(words in prop::collection::vec("[ -~äß]{0,12}", 0..6)) {
             prop_assert_eq!(::shell_words::split(&shell_words(&words)), Ok(words));
         }
     }

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_grow_coarser() {
+    fn longer_spans_are_shown_in_coarser_units() {
         for (millis, shown) in [
             (0, "0ms"),
             (850, "850ms"),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn short_figures_stay_short() {
+    fn short_figures_fit_their_columns() {
         for (millis, shown, cpu) in [
             (0, "0ms", "0.00s"),
             (850, "850ms", "0.85s"),

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_characters_take_their_room() {
+    fn wide_characters_count_with_their_width() {
         let mut table = Table::fitted(&["TASK", "PID"], Fit::Whole);
         table.row(["日本".to_owned(), "7".to_owned()]);
         table.row(["täxtx".to_owned(), "8".to_owned()]);

@@ -395,7 +395,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_a_worker_is_one_harmless_line_that_names_its_ledger() {
+    fn a_line_of_a_worker_is_printed_as_one_harmless_line_that_names_its_ledger() {
         let line = framed(Path::new("/a\n/x.db"), "done\x1b[2J\rprocledger: /root/y.db: forged");
         assert_eq!(line, "/a\\x0a/x.db: done\\x1b[2J\\x0dprocledger: /root/y.db: forged");
         // Text that was escaped before is not changed.

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_reads_a_little_and_the_end_reads_all() {
+    fn a_turn_reads_a_bounded_part_and_the_last_read_takes_the_rest() {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
         let mut lines = OutputLines::new(reader).expect("a flag");
         writer.write_all(&b"yyy\n".repeat(16 << 10)).expect("as much as a pipe holds");

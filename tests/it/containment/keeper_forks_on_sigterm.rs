@@ -95,7 +95,7 @@ fn it_does_not_outlive_another_instances_kill() {
 }
 
 #[test]
-fn it_does_not_outlive_its_host_whether_that_stops_or_is_killed() {
+fn it_does_not_outlive_a_host_that_stops_or_is_killed() {
     need!("cc");
     at_once(
         VARIANTS.into_iter().flat_map(|it| [(it, false), (it, true)]),

@@ -3,7 +3,7 @@
 use crate::support::{Host, Place};
 
 #[test]
-fn the_schema_explains_itself_and_every_view_answers() {
+fn the_schema_is_commented_and_every_view_works() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     host.spawn("left", "sleep 3600 & wait");

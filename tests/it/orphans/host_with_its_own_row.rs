@@ -8,7 +8,7 @@ use std::{
 use crate::support::{Guard, Host, Place};
 
 #[test]
-fn invariant_13_a_host_that_finds_its_own_row_leaves_itself_alone() {
+fn invariant_13_a_host_that_finds_its_own_row_does_not_end_itself() {
     let place = Place::new();
     let script = format!(
         "read go; exec {} --exact handle::as_a_host::as_a_host --nocapture --test-threads=1",

@@ -32,7 +32,7 @@ fn read(path: &Path) -> Option<BTreeMap<String, u64>> {
 }
 
 #[test]
-fn invariant_09_the_export_holds_exactly_the_running_tasks_and_no_reader_sees_half_a_file() {
+fn invariant_09_the_export_lists_exactly_the_running_tasks_and_is_never_read_incomplete() {
     let _alone = alone();
     let place = Place::new();
     let export = place.path().join("running.json");
@@ -72,7 +72,7 @@ fn invariant_09_the_export_holds_exactly_the_running_tasks_and_no_reader_sees_ha
 }
 
 #[test]
-fn a_crash_keeps_the_export_and_the_next_start_puts_it_right() {
+fn the_export_survives_a_crash_and_is_corrected_by_the_next_start() {
     let place = Place::new();
     let export = place.path().join("running.json");
     let options = format!("export={}", export.display());

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Whether leaves can be used here.
-pub(crate) fn leaves() -> bool {
+pub(crate) fn can_use_cgroups() -> bool {
     let place = Place::new();
     let opened = Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open();
     if let Err(error) = &opened {
@@ -49,7 +49,7 @@ fn no_cgroup_is_recorded(place: &Place) -> bool {
 #[test]
 fn a_cgroup_that_may_not_be_created_is_refused_with_a_remedy() {
     need!("setpriv");
-    if !root() || !leaves() {
+    if !root() || !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -74,8 +74,8 @@ fn a_cgroup_that_may_not_be_created_is_refused_with_a_remedy() {
 }
 
 #[test]
-fn a_row_names_its_leaf_and_the_root_was_born_in_it() {
-    if !leaves() {
+fn a_row_names_its_task_cgroup_and_the_root_starts_in_it() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -102,8 +102,8 @@ fn a_row_names_its_leaf_and_the_root_was_born_in_it() {
 }
 
 #[test]
-fn a_daemon_that_left_everything_behind_is_ended_after_a_crash() {
-    if !leaves() {
+fn a_daemon_that_left_session_and_environment_is_ended_after_a_crash() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -124,8 +124,8 @@ fn a_daemon_that_left_everything_behind_is_ended_after_a_crash() {
 }
 
 #[test]
-fn a_daemon_that_a_root_leaves_when_it_ends_well_is_a_stray_of_its_task() {
-    if !leaves() {
+fn a_daemon_left_by_a_root_that_exits_with_0_is_a_stray_of_its_task() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -145,8 +145,8 @@ fn a_daemon_that_a_root_leaves_when_it_ends_well_is_a_stray_of_its_task() {
 
 /// Members without an open pidfd die with the leaf: programs that fork faster than any scan.
 #[test]
-fn a_tree_that_ignores_sigterm_and_forks_dies_with_its_leaf() {
-    if !leaves() {
+fn a_tree_that_ignores_sigterm_and_forks_dies_with_its_cgroup() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -166,8 +166,8 @@ fn a_tree_that_ignores_sigterm_and_forks_dies_with_its_leaf() {
 }
 
 #[test]
-fn a_leaf_that_a_dead_reaper_left_frozen_is_thawed_so_that_sigterm_can_be_obeyed() {
-    if !leaves() {
+fn a_cgroup_that_a_dead_reaper_left_frozen_is_thawed_so_that_sigterm_takes_effect() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -193,8 +193,8 @@ fn a_leaf_that_a_dead_reaper_left_frozen_is_thawed_so_that_sigterm_can_be_obeyed
 
 /// A folder of the recorded name that is another cgroup is not the leaf: no process in it is signalled.
 #[test]
-fn invariant_02_a_leaf_with_another_inode_is_not_touched() {
-    if !leaves() {
+fn invariant_02_a_cgroup_with_another_inode_is_not_touched() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -215,8 +215,8 @@ fn invariant_02_a_leaf_with_another_inode_is_not_touched() {
 }
 
 #[test]
-fn a_host_in_a_leaf_of_another_ledger_dies_with_it_and_all_it_started() {
-    if !leaves() {
+fn a_host_in_a_task_cgroup_of_another_ledger_dies_with_all_its_processes() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -246,7 +246,7 @@ fn a_host_in_a_leaf_of_another_ledger_dies_with_it_and_all_it_started() {
 /// own.
 #[test]
 fn invariant_07_a_health_pass_does_not_record_a_new_host_in_a_tasks_cgroup() {
-    if !leaves() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -282,8 +282,8 @@ fn invariant_07_a_health_pass_does_not_record_a_new_host_in_a_tasks_cgroup() {
 }
 
 #[test]
-fn a_kept_stray_keeps_its_leaf_until_it_ends() {
-    if !leaves() {
+fn a_task_cgroup_remains_until_its_kept_stray_ends() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -303,8 +303,8 @@ fn a_kept_stray_keeps_its_leaf_until_it_ends() {
 
 /// A crash between the creation of a cgroup and the commit of the row that names it.
 #[test]
-fn a_leaf_without_a_row_is_removed_with_the_branch_of_its_dead_instance() {
-    if !leaves() {
+fn a_task_cgroup_without_a_row_is_removed_with_the_cgroup_of_its_dead_instance() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -320,8 +320,8 @@ fn a_leaf_without_a_row_is_removed_with_the_branch_of_its_dead_instance() {
 
 /// Killed while they spawn, again and again: every created cgroup is known, and removed by one reap.
 #[test]
-fn no_cgroup_is_forgotten_by_hosts_that_die_while_they_spawn() {
-    if !leaves() {
+fn every_cgroup_of_hosts_that_die_while_they_spawn_is_removed() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
@@ -346,7 +346,7 @@ fn no_cgroup_is_forgotten_by_hosts_that_die_while_they_spawn() {
 }
 
 #[test]
-fn a_containment_that_cannot_be_had_is_refused_in_one_line() {
+fn an_unavailable_containment_is_refused_in_one_line() {
     let place = Place::new();
     let run = |arguments: &[&str], variable: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_procledger"));
@@ -383,7 +383,7 @@ fn a_containment_that_cannot_be_had_is_refused_in_one_line() {
 }
 
 #[test]
-fn the_operator_can_turn_leaves_off() {
+fn the_operator_can_turn_task_cgroups_off() {
     let place = Place::new();
     let output = Command::new(env!("CARGO_BIN_EXE_procledger"))
         .arg("--db")
@@ -397,8 +397,8 @@ fn the_operator_can_turn_leaves_off() {
 }
 
 #[test]
-fn doctor_says_where_leaves_can_be_made() {
-    if !leaves() {
+fn doctor_reports_where_task_cgroups_can_be_created() {
+    if !can_use_cgroups() {
         return;
     }
     let place = Place::new();

@@ -24,7 +24,8 @@ const READY: &str = "it forks";
 
 #[test]
 fn a_stray_that_keeps_forking_while_its_dead_root_is_settled_is_ended() {
-    const NAME: &str = "end::strays_that_fork_on::a_stray_that_keeps_forking_while_its_dead_root_is_settled_is_ended";
+    const NAME: &str =
+        "end::forking_strays::a_stray_that_keeps_forking_while_its_dead_root_is_settled_is_ended";
     let _alone = alone();
     if !in_namespace_with_init(NAME) {
         return;

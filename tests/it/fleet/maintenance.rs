@@ -30,7 +30,7 @@ fn a_clock_that_is_years_ahead_deletes_no_history() {
 
 /// Both make the sums of a day anew: the later one waits.
 #[test]
-fn sums_are_recomputed_beside_a_shipper_that_makes_them() {
+fn sums_are_recomputed_while_a_shipper_updates_them() {
     let Some(scene) = scene() else { return };
     scene.ledger.leak(1);
     scene.ship();
@@ -61,7 +61,7 @@ fn sums_are_recomputed_beside_a_shipper_that_makes_them() {
 
 /// Many hosts add one row after the other, and PostgreSQL splits each full page of the key in the middle.
 #[test]
-fn keys_that_are_half_empty_are_rebuilt_beside_a_shipper() {
+fn half_empty_indexes_are_rebuilt_while_a_shipper_runs() {
     let Some(scene) = scene() else { return };
     scene.ledger.work();
     scene.ship();

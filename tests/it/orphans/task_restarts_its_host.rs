@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{Host, PidfdWatch, Place, eventually, is_alive, until};
 
 #[test]
-fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_gone() {
+fn invariant_13_a_host_restarted_by_its_own_task_survives_and_the_old_tree_is_ended() {
     let place = Place::new();
     let mut old = Host::start(&place, "");
     let binary = std::env::current_exe().expect("this binary");

@@ -10,7 +10,7 @@ use std::{
 use procledger::{ContainmentMode, Tracker};
 
 use crate::{
-    containment::leaves::leaves,
+    containment::task_cgroups::can_use_cgroups,
     support::{
         Host, PidfdWatch, Place, alone, canary, eventually, in_namespace_as_a_user, long, parent,
         pids, stays, until, zombies_of,
@@ -60,26 +60,26 @@ fn its_tree_is_ended_and_the_task_can_start_again(options: &str) {
 }
 
 #[test]
-fn its_tasks_stayed_running_in_a_session() {
+fn tasks_stayed_running_after_an_exec_in_a_session() {
     its_tree_is_ended_and_the_task_can_start_again(SESSION);
 }
 
 #[test]
-fn its_tasks_stayed_running_under_keepers_and_their_zombies_stayed_too() {
+fn tasks_stayed_running_after_an_exec_under_keepers_and_left_zombies() {
     its_tree_is_ended_and_the_task_can_start_again(KEEPER);
 }
 
 #[test]
-fn its_tasks_stayed_running_in_cgroups() {
-    if leaves() {
+fn tasks_stayed_running_after_an_exec_in_cgroups() {
+    if can_use_cgroups() {
         its_tree_is_ended_and_the_task_can_start_again(CGROUP);
     }
 }
 
 #[test]
-fn its_tasks_stayed_running_for_an_ordinary_user() {
+fn tasks_stayed_running_after_an_exec_for_an_ordinary_user() {
     if in_namespace_as_a_user(
-        "orphans::a_host_that_executes_itself::its_tasks_stayed_running_for_an_ordinary_user",
+        "orphans::host_that_executes_itself::tasks_stayed_running_after_an_exec_for_an_ordinary_user",
     ) {
         its_tree_is_ended_and_the_task_can_start_again(SESSION);
     }
@@ -89,7 +89,7 @@ fn its_tasks_stayed_running_for_an_ordinary_user() {
 #[test]
 fn exit_codes_of_processes_that_ended_before_are_recorded() {
     let modes = [SESSION, CGROUP];
-    for mode in modes.into_iter().filter(|mode| *mode != CGROUP || leaves()) {
+    for mode in modes.into_iter().filter(|mode| *mode != CGROUP || can_use_cgroups()) {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("{mode} no-monitor"));
         let coded = host.spawn("coded", "exit 7");
@@ -106,7 +106,7 @@ fn exit_codes_of_processes_that_ended_before_are_recorded() {
 }
 
 #[test]
-fn a_task_that_may_outlive_its_owner_is_adopted_and_its_status_is_known() {
+fn a_task_that_may_outlive_its_owner_is_adopted_and_its_status_is_recorded() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{SESSION} program=x"));
     let daemon = host.spawn_as("survive", "daemon", "exec sleep 3600");
@@ -135,7 +135,7 @@ fn each_exec_ends_the_orphans_of_the_former_image() {
 }
 
 #[test]
-fn each_ledger_of_a_host_with_several_is_cleaned() {
+fn every_ledger_of_a_host_with_several_is_cleaned_up() {
     let place = Place::new();
     let second = Place::new();
     let ledger = second.ledger();
@@ -151,7 +151,7 @@ fn each_ledger_of_a_host_with_several_is_cleaned() {
 }
 
 #[test]
-fn a_lock_file_that_was_removed_before_the_exec_hides_nothing() {
+fn a_lock_file_removed_before_the_exec_does_not_hide_orphans() {
     let place = Place::new();
     let mut host = Host::start(&place, SESSION);
     let root = host.spawn("task", "exec sleep 3600");
@@ -165,7 +165,7 @@ fn a_lock_file_that_was_removed_before_the_exec_hides_nothing() {
 }
 
 #[test]
-fn a_forked_child_that_keeps_the_lock_held_hides_nothing() {
+fn a_forked_child_that_holds_the_lock_does_not_hide_orphans() {
     let place = Place::new();
     let mut host = Host::start(&place, SESSION);
     let root = host.spawn("task", "exec sleep 3600");
@@ -180,7 +180,7 @@ fn a_forked_child_that_keeps_the_lock_held_hides_nothing() {
 /// A child at its gate dies with the image that created it, whether or not its row was committed, and running programs are
 /// ended.
 #[test]
-fn no_program_without_an_owner_is_left_by_an_exec_amid_spawns() {
+fn an_exec_during_spawns_leaves_no_program_without_an_owner() {
     let _alone = alone();
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{SESSION} no-monitor"));
@@ -216,7 +216,7 @@ fn becomes_another_program(place: &Place, options: &str) -> (Host, PidfdWatch) {
 #[test]
 fn orphans_of_a_host_that_became_another_program_are_ended_by_any_other_instance() {
     let modes = [SESSION, CGROUP];
-    for mode in modes.into_iter().filter(|mode| *mode != CGROUP || leaves()) {
+    for mode in modes.into_iter().filter(|mode| *mode != CGROUP || can_use_cgroups()) {
         let place = Place::new();
         let (host, root) = becomes_another_program(&place, mode);
         let dry = place.procledger(&["reap", "--dry-run"]);
@@ -282,7 +282,7 @@ fn a_process_ended_by_a_watch_does_not_stay_a_zombie_of_the_new_image() {
 
 /// A free lock alone ends nothing: a backup that was restored in its place is free, and the host lives.
 #[test]
-fn a_lock_file_that_was_replaced_by_a_copy_does_not_make_its_host_a_former_one() {
+fn a_lock_file_replaced_by_a_copy_does_not_make_its_host_count_as_dead() {
     let place = Place::new();
     let mut host = Host::start(&place, SESSION);
     let root = host.spawn("task", "exec sleep 3600");
@@ -300,7 +300,7 @@ fn a_lock_file_that_was_replaced_by_a_copy_does_not_make_its_host_a_former_one()
 }
 
 #[test]
-fn two_trackers_of_one_process_on_one_ledger_do_not_take_each_other_for_former_ones() {
+fn two_trackers_of_one_process_on_one_ledger_do_not_count_each_other_as_dead() {
     let place = Place::new();
     let open = || {
         let builder = Tracker::builder(place.ledger()).containment(ContainmentMode::Session);

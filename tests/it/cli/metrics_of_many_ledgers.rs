@@ -117,7 +117,7 @@ fn options_of_one_ledger_and_folders_that_cannot_be_listed_are_refused_in_one_li
 
 /// As root, each ledger is read by a process of its owner's.
 #[test]
-fn root_reads_ledgers_of_users_as_these_users() {
+fn root_reads_ledgers_of_users_as_their_owners() {
     if !root() {
         return;
     }
@@ -278,7 +278,7 @@ fn prometheus_scrapes_a_watch_and_alerts_on_an_unreadable_ledger() {
 }
 
 #[test]
-fn the_alert_rules_fire_as_their_texts_say() {
+fn the_alert_rules_fire_as_documented() {
     need!("promtool");
     let place = Place::new();
     fs::write(place.path().join("alerts.yml"), file("docs/alerts.yml")).expect("a file");

@@ -34,7 +34,7 @@ fn play(place: &Place, prefix: &[&str], program: &[&str]) -> Answer {
 }
 
 #[test]
-fn an_exit_code_is_that_of_the_program() {
+fn the_exit_code_is_that_of_the_program() {
     need!("tini", "dumb-init", "nohup", "setsid", "nice", "timeout");
     let place = Place::new();
     for prefix in INITS.into_iter().chain(PREFIXES).chain([RUN]) {
@@ -48,7 +48,7 @@ fn an_exit_code_is_that_of_the_program() {
 }
 
 #[test]
-fn a_death_by_a_signal_is_128_and_its_number() {
+fn a_death_by_a_signal_exits_with_128_plus_its_number() {
     need!("tini", "dumb-init");
     let place = Place::new();
     for prefix in INITS.into_iter().chain([RUN]) {
@@ -60,7 +60,7 @@ fn a_death_by_a_signal_is_128_and_its_number() {
 }
 
 #[test]
-fn a_program_that_cannot_run_is_126_or_127() {
+fn a_program_that_cannot_run_exits_with_126_or_127() {
     need!("tini", "nohup", "setsid", "nice", "timeout");
     let place = Place::new();
     let inits = [INITS[0], RUN];
@@ -109,7 +109,7 @@ fn input_reaches_the_program() {
 }
 
 #[test]
-fn a_time_limit_is_124() {
+fn an_exceeded_time_limit_exits_with_124() {
     need!("timeout");
     let place = Place::new();
     let limited =
@@ -127,7 +127,7 @@ fn a_time_limit_is_124() {
 
 /// Options of tini and dumb-init, and those of `run` for the same.
 #[test]
-fn a_signal_is_forwarded_as_another_one_or_not_at_all() {
+fn a_forwarded_signal_can_be_replaced_or_dropped() {
     need!("dumb-init");
     let place = Place::new();
     let rewriting: [[&[&str]; 2]; 2] = [
@@ -153,7 +153,7 @@ fn a_signal_is_forwarded_as_another_one_or_not_at_all() {
 }
 
 #[test]
-fn a_signal_reaches_the_program_alone_or_what_it_has_started_as_well() {
+fn a_signal_reaches_the_program_alone_or_its_whole_tree() {
     need!("tini", "dumb-init");
     let script = "(trap 'echo child >> log; exit' USR1; : > ready; while :; do sleep 0.01; done) & \
                   child=$!; trap 'eval \"$0\"; wait; echo root >> log; exit 42' USR1; \
@@ -179,7 +179,7 @@ fn a_signal_reaches_the_program_alone_or_what_it_has_started_as_well() {
 }
 
 #[test]
-fn an_exit_code_counts_as_success_if_that_is_wanted() {
+fn an_exit_code_counts_as_success_on_request() {
     need!("tini");
     let place = Place::new();
     let accepting: [&[&str]; 2] = [
@@ -223,7 +223,7 @@ fn the_death_of_the_parent_ends_the_program() {
 }
 
 #[test]
-fn a_variable_and_a_directory_are_those_of_the_program() {
+fn variables_and_directory_can_be_set_for_the_program() {
     need!("env");
     let place = Place::new();
     std::fs::create_dir(place.path().join("below")).expect("a folder");
@@ -250,7 +250,7 @@ fn the_program_leads_a_session() {
 }
 
 #[test]
-fn the_signal_at_a_time_limit_is_chosen_and_reaches_what_the_program_has_started() {
+fn the_signal_at_a_time_limit_can_be_chosen_and_reaches_descendants() {
     need!("timeout");
     let limited: [&[&str]; 2] = [
         &["timeout", "-s", "USR1", "3"],
@@ -274,7 +274,7 @@ fn the_signal_at_a_time_limit_is_chosen_and_reaches_what_the_program_has_started
 
 /// Here they differ: a prefix changes no stream, and has one code for all wrong options.
 #[test]
-fn no_stream_is_redirected_and_a_wrong_limit_is_a_usage_error() {
+fn no_stream_is_redirected_and_an_invalid_limit_is_a_usage_error() {
     need!("nohup", "timeout", "bash");
     for (prefix, file) in [("nohup", true), (&*format!("{PROCLEDGER} run --"), false)] {
         let (place, mut pty) = (Place::new(), Pty::new());

@@ -56,7 +56,7 @@ fn a_stray_that_was_recorded_before_is_one_leak() {
 
 /// A process that a job was configured to keep was ended all the same, once a health pass had seen it.
 #[test]
-fn kept_strays_live_on_after_a_health_pass() {
+fn kept_strays_run_on_after_a_health_pass() {
     let place = Place::new();
     let go = place.path().join("go");
     let tracker = Tracker::builder(place.ledger()).open().expect("open");
@@ -93,7 +93,7 @@ fn a_survivor_of_an_orphan_pass_is_tried_again() {
 #[test]
 fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
     const NAME: &str =
-        "end::ends_that_went_wrong::l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie";
+        "end::unusual_ends::l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie";
     let Ok(ledger) = std::env::var("PROCLEDGER_IT_FEW") else {
         let place = Place::new();
         let status = Command::new("/bin/sh")
@@ -131,8 +131,9 @@ fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
 /// Beyond the share of the descriptor limit, in a host that reaps any of its children: the row was closed, and with it
 /// everything that led to the daemon was lost.
 #[test]
-fn strays_of_an_unwatched_root_ran_on_where_the_host_had_reaped_it() {
-    const NAME: &str = "end::ends_that_went_wrong::strays_of_an_unwatched_root_ran_on_where_the_host_had_reaped_it";
+fn strays_of_an_unwatched_root_ran_on_if_the_host_had_reaped_the_root() {
+    const NAME: &str =
+        "end::unusual_ends::strays_of_an_unwatched_root_ran_on_if_the_host_had_reaped_the_root";
     let Ok(folder) = std::env::var("PROCLEDGER_IT_FEW") else {
         let place = Place::new();
         let status = Command::new("/bin/sh")
@@ -206,7 +207,7 @@ fn a_registered_process_is_not_a_stray_of_its_starter() {
 
 /// A health pass by hand, before any reaping, closed the row whose token leads to the daemon.
 #[test]
-fn a_health_pass_before_the_reaping_hides_no_daemon() {
+fn a_health_pass_before_the_root_is_reaped_hides_no_daemon() {
     let place = Place::new();
     let mut host = Host::start(&place, "no-monitor");
     let root = host.spawn("task", "setsid sleep 3600 >/dev/null 2>&1 & sleep 0.2").pid();
@@ -229,7 +230,7 @@ fn a_health_pass_before_the_reaping_hides_no_daemon() {
 /// A daemon that was about to leave its root's session when the root ended was seen there, but when its pidfd was opened it
 /// could not be attributed to the root any more, or it was calling exec and showed no token: two to nine of 120 lived on.
 #[test]
-fn a_daemon_that_left_the_session_as_its_root_ended_lived_on() {
+fn a_daemon_that_left_the_session_while_its_root_ended_was_missed() {
     need!("unshare");
     if !crate::support::namespaces() {
         return;

@@ -20,7 +20,7 @@ const THREADS: usize = 8;
 const PROGRAMS: usize = 1_000;
 
 #[test]
-fn a_thousand_programs_at_once_all_have_their_rows() {
+fn a_thousand_programs_started_at_once_all_have_rows() {
     let place = Place::new();
     in_another_process(&place, "load", Duration::from_mins(3));
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
@@ -28,7 +28,7 @@ fn a_thousand_programs_at_once_all_have_their_rows() {
 }
 
 #[test]
-fn children_that_wait_together_are_committed_together() {
+fn children_that_wait_at_the_same_time_are_committed_together() {
     let place = Place::new();
     in_another_process(&place, "together", Duration::from_mins(2));
     assert_eq!(place.alive(), [0_u32; 0]);

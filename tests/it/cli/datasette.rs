@@ -71,7 +71,7 @@ impl Browser {
 }
 
 #[test]
-fn every_recipe_answers_over_http_and_a_commit_is_seen_at_once() {
+fn every_recipe_works_over_http_and_shows_new_commits_at_once() {
     need!("datasette");
     let place = with_a_past();
     let mut host = Host::start(&place, "");

@@ -19,7 +19,7 @@ use crate::{
 
 /// These bodies are shared with the gate's tests: the requirements on a program and its host are the same.
 #[test]
-fn the_guarantees_of_the_gate_hold_when_it_is_relayed() {
+fn the_gate_keeps_its_guarantees_when_a_keeper_relays_it() {
     for role in ["clean-program", "closed", "crosswise", "not-started", "thread-ends"] {
         let place = Place::new();
         in_another_process_under_keeper(&place, role, Duration::from_mins(2));
@@ -28,7 +28,7 @@ fn the_guarantees_of_the_gate_hold_when_it_is_relayed() {
 }
 
 #[test]
-fn a_group_that_is_stopped_and_continued_hangs_no_spawn_under_a_keeper() {
+fn stopping_and_continuing_a_group_hangs_no_spawn_under_a_keeper() {
     let place = Place::new();
     let mut host = command(&place, "stopped-group");
     host.env("PROCLEDGER_CONTAINMENT", "keeper");
@@ -36,7 +36,7 @@ fn a_group_that_is_stopped_and_continued_hangs_no_spawn_under_a_keeper() {
 }
 
 #[test]
-fn codes_and_signals_reach_the_waiter_and_the_ledger() {
+fn exit_codes_and_signals_reach_the_waiter_and_the_ledger() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     // 34 is a real-time signal, which has no name in libraries.
@@ -63,7 +63,7 @@ fn codes_and_signals_reach_the_waiter_and_the_ledger() {
 }
 
 #[test]
-fn every_byte_passes_and_a_pipe_ends_when_its_program_does() {
+fn all_output_is_passed_on_and_a_pipe_closes_with_its_program() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let job = Job::new("cat", "sh")
@@ -89,7 +89,7 @@ fn every_byte_passes_and_a_pipe_ends_when_its_program_does() {
 }
 
 #[test]
-fn the_row_is_the_programs_and_the_keeper_is_out_of_the_way() {
+fn the_row_describes_the_program_and_the_keeper_is_isolated_from_it() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
@@ -129,7 +129,7 @@ fn the_row_is_the_programs_and_the_keeper_is_out_of_the_way() {
 const AT_ONCE: u32 = 100;
 
 #[test]
-fn a_hundred_at_once_leave_no_zombie_and_no_descriptor() {
+fn a_hundred_programs_at_once_leave_no_zombie_and_no_descriptor() {
     let place = Place::new();
     in_another_process_under_keeper(&place, "kept-many", Duration::from_mins(2));
     assert_eq!(

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    equal::{Ledger, fleet_equals_ledger, init, ship},
+    comparison::{Ledger, fleet_equals_ledger, init, ship},
     proxy::{Fault, Proxy},
     scene::scene,
     server::{Server, Setup},
@@ -23,7 +23,7 @@ fn sample<T>(all: Vec<T>) -> Vec<T> {
 
 /// The shipper is killed at each of its system calls: `strace` counts each call of each thread by itself.
 #[test]
-fn ship_killed_anywhere() {
+fn a_shipper_killed_at_any_system_call_loses_nothing() {
     need!("strace");
     let Some(scene) = scene() else { return };
     scene.ship();
@@ -70,7 +70,7 @@ fn ship_killed_anywhere() {
 
 /// The first batch of a ledger: a stream that was made, and is not in the ledger yet, is shipped again from the start.
 #[test]
-fn the_first_batch_is_killed_anywhere() {
+fn a_shipper_killed_during_its_first_batch_loses_nothing() {
     need!("strace");
     let Some(first) = scene() else { return };
     for (name, count) in sample((1..=8).flat_map(|n| [("sendto", n), ("pwrite64", n)]).collect()) {
@@ -91,7 +91,7 @@ fn the_first_batch_is_killed_anywhere() {
 }
 
 #[test]
-fn ship_cut() {
+fn a_connection_cut_at_any_byte_loses_nothing() {
     let Some(scene) = scene() else { return };
     scene.ship();
     scene.ledger.work();
@@ -114,7 +114,7 @@ fn ship_cut() {
 
 /// The answer to the commit is lost, whatever the number of bytes before it.
 #[test]
-fn swallowed_answers() {
+fn a_lost_answer_to_a_commit_loses_and_duplicates_nothing() {
     let Some(scene) = scene() else { return };
     scene.ship();
     // Batches of the same size, with nothing that goes on.
@@ -145,7 +145,7 @@ fn swallowed_answers() {
 
 /// A host never waits for the network: while the shipper hangs, the ledger can be written, and its WAL be emptied.
 #[test]
-fn a_hanging_network_holds_nothing_of_the_ledger() {
+fn a_hanging_network_does_not_block_the_ledger() {
     let Some(scene) = scene() else { return };
     scene.ship();
     scene.ledger.work();
@@ -181,7 +181,7 @@ fn a_hanging_network_holds_nothing_of_the_ledger() {
 
 /// The database is killed while batches arrive.
 #[test]
-fn the_database_is_killed_between_any_two_steps() {
+fn a_database_killed_between_any_two_steps_loses_nothing() {
     let Some(server) = Server::start(&Setup::default()) else { return };
     let database = server.database();
     init(&database);

@@ -38,7 +38,7 @@ async fn give_up<T>(future: impl Future<Output = T>) {
 }
 
 #[test]
-fn a_wait_answers_when_the_end_is_in_the_ledger() {
+fn a_wait_resolves_once_the_end_is_in_the_ledger() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -53,7 +53,7 @@ fn a_wait_answers_when_the_end_is_in_the_ledger() {
 }
 
 #[test]
-fn a_wait_that_is_dropped_has_taken_nothing() {
+fn a_dropped_wait_consumes_nothing() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -69,7 +69,7 @@ fn a_wait_that_is_dropped_has_taken_nothing() {
 }
 
 #[test]
-fn no_status_is_lost_however_often_a_wait_is_cut_short() {
+fn no_status_is_lost_by_repeatedly_dropped_waits() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -93,7 +93,7 @@ fn no_status_is_lost_however_often_a_wait_is_cut_short() {
 }
 
 #[test]
-fn output_that_was_read_by_a_dropped_future_is_in_the_next_ones_answer() {
+fn output_read_by_a_dropped_future_is_returned_by_the_next() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -112,7 +112,7 @@ fn output_that_was_read_by_a_dropped_future_is_in_the_next_ones_answer() {
 }
 
 #[test]
-fn much_output_on_both_pipes_is_read_whole() {
+fn large_output_on_both_pipes_is_read_completely() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -126,7 +126,7 @@ fn much_output_on_both_pipes_is_read_whole() {
 }
 
 #[test]
-fn a_grandchild_that_holds_the_pipe_does_not_hold_up_the_answer() {
+fn a_grandchild_that_holds_the_pipe_does_not_delay_the_wait() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -140,7 +140,7 @@ fn a_grandchild_that_holds_the_pipe_does_not_hold_up_the_answer() {
 }
 
 #[test]
-fn pipes_are_tokios() {
+fn pipes_are_those_of_tokio() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -191,7 +191,7 @@ fn broken() -> pipe::Receiver {
 }
 
 #[test]
-fn a_termination_that_is_dropped_is_done_all_the_same() {
+fn a_dropped_terminate_future_is_still_carried_out() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -215,7 +215,7 @@ fn a_termination_that_is_dropped_is_done_all_the_same() {
 }
 
 #[test]
-fn a_termination_answers_for_each_member() {
+fn terminate_returns_the_outcome_of_each_member() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -234,7 +234,7 @@ fn a_termination_answers_for_each_member() {
 
 /// The keeper is the program's parent: its report, not a wait of our own, says how it ended.
 #[test]
-fn under_a_keeper_a_wait_has_the_status_and_the_tree_goes_as_a_whole() {
+fn under_a_keeper_a_wait_returns_the_status_and_the_whole_tree_is_ended() {
     let place = Place::new();
     block_on(async {
         let tracker = kept(&place).open().expect("a ledger").into_async();
@@ -262,7 +262,7 @@ fn under_a_keeper_a_wait_has_the_status_and_the_tree_goes_as_a_whole() {
 }
 
 #[test]
-fn a_shutdown_that_is_dropped_is_done_all_the_same() {
+fn a_dropped_shutdown_future_is_still_carried_out() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -292,7 +292,7 @@ async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
 }
 
 #[test]
-fn a_handle_that_is_dropped_kills_nothing_unless_it_was_asked_to() {
+fn a_dropped_handle_kills_nothing_unless_configured_to() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
@@ -314,7 +314,7 @@ fn a_handle_that_is_dropped_kills_nothing_unless_it_was_asked_to() {
 
 /// Two hundred waits, all pending: threads of the runtime are identified by their name.
 #[test]
-fn no_wait_takes_a_thread() {
+fn no_wait_uses_a_thread() {
     let _alone = alone();
     let place = Place::new();
     let name = format!("plw{:x}", std::process::id() & 0xffff);
@@ -378,7 +378,7 @@ fn without_a_monitor_a_wait_records_the_end() {
 
 /// The one thread of the runtime continues with other work during the grace period of a stubborn tree.
 #[test]
-fn the_runtime_goes_on_while_a_tree_is_being_ended() {
+fn the_runtime_continues_while_a_tree_is_being_ended() {
     let _alone = alone();
     let place = Place::new();
     block_on(async {

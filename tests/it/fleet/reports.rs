@@ -64,7 +64,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 #[test]
-fn hosts_say_what_is_not_as_it_should_be() {
+fn the_list_of_hosts_notes_what_needs_attention() {
     let Some(database) = three_hosts() else { return };
     let table = printed(from(&database, &["hosts"]));
     let line = |host: &str| table.lines().find(|line| line.starts_with(host)).expect(host);
@@ -90,7 +90,7 @@ fn hosts_say_what_is_not_as_it_should_be() {
 }
 
 #[test]
-fn what_a_silent_host_ran_is_as_of_then() {
+fn processes_of_a_silent_host_are_shown_as_of_its_last_report() {
     let Some(database) = three_hosts() else { return };
     let table = printed(from(&database, &["ps"]));
     assert!(is_plain(&table), "{table:?}");
@@ -107,7 +107,7 @@ fn what_a_silent_host_ran_is_as_of_then() {
 
 /// A long list is written in parts, each of which is escaped for itself.
 #[test]
-fn a_list_in_many_parts_is_one_list() {
+fn a_list_written_in_parts_is_one_list() {
     let Some(database) = three_hosts() else { return };
     let task = "ä\n\u{202e}".repeat(30);
     let many = format!(
@@ -137,7 +137,7 @@ fn a_list_in_many_parts_is_one_list() {
 }
 
 #[test]
-fn a_leak_names_the_signal_that_ended_it_where_it_is_known() {
+fn a_leak_names_the_signal_that_ended_it_if_known() {
     let Some(database) = three_hosts() else { return };
     for words in ["leaks", "report"] {
         let table = printed(from(&database, &[words]));
@@ -154,7 +154,7 @@ fn a_leak_names_the_signal_that_ended_it_where_it_is_known() {
 
 /// The sums are those of the leaks, whatever the window cuts.
 #[test]
-fn sums_are_those_of_a_count_by_hand() {
+fn sums_match_a_count_of_the_single_leaks() {
     let Some(database) = three_hosts() else { return };
     for (by, key) in [
         ("day", "to_char(found_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')"),
@@ -198,7 +198,7 @@ fn sums_are_those_of_a_count_by_hand() {
 }
 
 #[test]
-fn all_tasks_but_the_largest_of_a_day_are_one_sum() {
+fn all_but_the_largest_tasks_of_a_day_are_one_sum() {
     let Some(database) = three_hosts() else { return };
     // 25 more tasks in one day of one host, of which five are not among the 20 largest.
     let more = "INSERT INTO fleet.leak (stream, id, print, process, root, verified, task_id, pid, kind, rule, rule_key, evidence,
@@ -265,7 +265,7 @@ fn the_largest_tasks_and_programs_of_the_fleet_are_named() {
 }
 
 #[test]
-fn a_report_always_says_who_is_silent_and_what_was_lost() {
+fn a_report_always_names_silent_hosts_and_lost_rows() {
     let Some(database) = three_hosts() else { return };
     for words in [&["report"][..], &["report", "--by", "host"], &["report", "--since", "0s"]] {
         let text = printed(from(&database, words));
@@ -298,7 +298,7 @@ fn a_report_always_says_who_is_silent_and_what_was_lost() {
 }
 
 #[test]
-fn a_check_is_one_line_and_an_exit_code() {
+fn a_check_prints_one_line_and_sets_the_exit_code() {
     let Some(database) = three_hosts() else { return };
     let check = |code: i32, words: &[&str]| {
         let output = from(&database, &[&["check"], words].concat()).output().expect("it runs");
@@ -325,7 +325,7 @@ fn a_check_is_one_line_and_an_exit_code() {
 }
 
 #[test]
-fn one_scrape_has_all_hosts() {
+fn one_scrape_contains_all_hosts() {
     need!("promtool");
     let Some(database) = three_hosts() else { return };
     let page = printed(from(&database, &["metrics", "--since", "13h"]));
@@ -343,7 +343,7 @@ fn one_scrape_has_all_hosts() {
 }
 
 #[test]
-fn history_is_kept_as_long_as_the_fleet_keeps_it() {
+fn history_is_kept_as_long_as_the_fleet_is_configured_to() {
     let Some(database) = three_hosts() else { return };
     printed(fleet(&["init", "--to", &database.url(), "--keep", "4weeks"]));
     let row = |id: u32, started: u32, ended: u32| {
@@ -404,7 +404,7 @@ fn a_host_that_is_given_up_is_closed_and_keeps_its_history() {
 }
 
 #[test]
-fn the_page_has_a_column_for_the_host_and_both_lines() {
+fn the_page_has_a_column_for_the_host_and_the_notes_on_missing_data() {
     need!("chromium");
     let Some(database) = three_hosts() else { return };
     let place = Place::new();

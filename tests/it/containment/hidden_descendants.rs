@@ -20,7 +20,7 @@ fn hidden(place: &Place) -> String {
 }
 
 #[test]
-fn terminate_ends_a_child_that_left_session_and_environment() {
+fn terminate_ends_a_child_that_left_its_session_and_wiped_its_environment() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("open");
     let mut process = tracker.spawn(job(&place, &hidden(&place))).expect("spawned");
@@ -41,7 +41,7 @@ fn strays_that_become_children_of_the_host_are_ended() {
         let status = namespaced(std::env::current_exe().expect("this binary"))
             .args([
                 "--exact",
-                "containment::a_descendant_that_hid::strays_that_become_children_of_the_host_are_ended",
+                "containment::hidden_descendants::strays_that_become_children_of_the_host_are_ended",
             ])
             .env("PROCLEDGER_IT_AS_INIT", place.ledger())
             .status()

@@ -27,7 +27,7 @@ fn script(name: &str) -> String {
 }
 
 #[test]
-fn names_made_to_mislead_are_spawned_registered_seen_and_ended() {
+fn processes_with_misleading_names_are_spawned_registered_found_and_ended() {
     let place = Place::new();
     let mut canary = canary();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");

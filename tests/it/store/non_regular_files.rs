@@ -152,7 +152,7 @@ fn opening_an_object_in_place_of_the_exports_lock_blocked() {
 }
 
 #[test]
-fn a_log_file_that_nothing_reads_was_waited_for() {
+fn opening_a_log_file_that_is_a_fifo_without_a_reader_blocked() {
     let place = Place::new();
     answer(procledger(&place).args(["run", "--task", "t", "--", "true"])).expect(0);
     let log = place.path().join("log");
@@ -164,7 +164,7 @@ fn a_log_file_that_nothing_reads_was_waited_for() {
 /// The signals of a `run` were blocked for as long as its ledger was being opened: here for the 30 s that another setup may
 /// take.
 #[test]
-fn a_run_that_waited_for_another_setup_took_no_signal() {
+fn a_run_that_waited_for_another_setup_did_not_react_to_signals() {
     let place = Place::new();
     let lock = fs::File::create(place.path().join("ledger.db-setup.lock")).expect("a file");
     rustix::fs::fchmod(&lock, Mode::RUSR | Mode::WUSR).expect("a mode");

@@ -65,10 +65,8 @@ fn a_keeper_is_reported_as_usable_missing_or_unusable() {
 }
 
 #[test]
-fn there_none_or_unusable_for_a_user_without_cgroups() {
-    if in_namespace_as_a_user(
-        "cli::doctor_knows_the_keeper::there_none_or_unusable_for_a_user_without_cgroups",
-    ) {
+fn a_user_without_cgroups_gets_the_same_findings() {
+    if in_namespace_as_a_user("cli::doctor_keeper::a_user_without_cgroups_gets_the_same_findings") {
         check();
     }
 }

@@ -79,7 +79,7 @@ fn reap(place: &Place, code: i32) {
 }
 
 #[test]
-fn rows_of_a_container_with_an_init_were_running_for_ever() {
+fn rows_of_a_container_with_an_init_stayed_running_forever() {
     if !as_root() {
         return;
     }
@@ -131,7 +131,7 @@ fn crash_of_the_host_alone(place: &Place) -> (Host, PidfdWatch) {
 }
 
 #[test]
-fn a_container_that_lives_on_without_its_host_is_left_as_it_is() {
+fn a_container_that_outlives_its_host_is_left_unchanged() {
     if !as_root() {
         return;
     }
@@ -151,7 +151,7 @@ fn a_container_that_lives_on_without_its_host_is_left_as_it_is() {
 
 /// Two containers may share a ledger: each cannot know what the other left, whether it lives or not.
 #[test]
-fn another_container_with_the_same_ledger_guesses_nothing() {
+fn another_container_with_the_same_ledger_closes_no_row() {
     if !as_root() {
         return;
     }
@@ -174,7 +174,7 @@ fn another_container_with_the_same_ledger_guesses_nothing() {
 
 /// Where the first process of a container has the ledger open as well, its lock proves that the whole container is gone.
 #[test]
-fn the_next_container_knows_by_the_lock_of_the_former_ones_first_process() {
+fn a_free_lock_of_the_first_process_proves_that_its_container_is_gone() {
     if !as_root() {
         return;
     }
