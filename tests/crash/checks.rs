@@ -1,4 +1,4 @@
-//! What has to hold after a crash. Which processes live is asked of the kernel, and which ran of the programs themselves; the
+//! What has to hold after a crash. The kernel reports which processes live, and the programs themselves report which ran; the
 //! ledger is read from copies, so that reading it repairs nothing.
 
 use std::{collections::HashSet, fs, path::Path, time::Duration};

@@ -70,7 +70,7 @@ impl Place {
         path
     }
 
-    /// A copy of setpriv(1) that runs as root whoever starts it.
+    /// A copy of setpriv(1) that runs as root, whichever user starts it.
     pub(crate) fn elevated(&self) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = self.path().join("elevated");
@@ -339,7 +339,7 @@ macro_rules! need {
 }
 pub(crate) use need;
 
-/// Serialises scenarios that measure time, or that load the machine.
+/// Serializes scenarios that measure time, or that load the machine.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)

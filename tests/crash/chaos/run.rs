@@ -1,4 +1,4 @@
-//! The first process of the namespace: it chooses the actions and asks the model for the outcome.
+//! The first process of the namespace: it chooses the actions and compares the outcome with the model.
 
 use std::{
     collections::HashMap,

@@ -85,12 +85,12 @@ impl Fixture {
         None
     }
 
-    /// The leaf of the root, if it has one.
-    pub(super) fn leaf(&self) -> Option<PathBuf> {
+    /// The cgroup of the root, if it has one.
+    pub(super) fn cgroup(&self) -> Option<PathBuf> {
         let ledger = rusqlite::Connection::open(self.part.ledger()).expect("a ledger");
         let query = "SELECT cgroup FROM process WHERE root IS NULL";
-        let leaf: Option<String> = ledger.query_row(query, [], |row| row.get(0)).expect("a row");
-        leaf.map(PathBuf::from)
+        let cgroup: Option<String> = ledger.query_row(query, [], |row| row.get(0)).expect("a row");
+        cgroup.map(PathBuf::from)
     }
 
     /// Ends everything that is left and returns the findings.

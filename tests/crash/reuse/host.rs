@@ -109,7 +109,7 @@ if [ "$count" = daemon ]; then echo "$$" >> "$D/daemons"; echo up; exec sleep 36
 echo "$$ $PROCLEDGER_TOKEN" > "$D/root"
 while [ "$count" -gt 0 ]; do
   count=$((count - 1))
-  # In a leaf they keep nothing; in a session alone, what hides all of its marks is lost by design (README, what escapes).
+  # In a cgroup they keep no mark; in session mode a process without any mark is lost by design (README, what escapes).
   if [ "$mode" = cgroup ]; then (cd / && setsid env -i "$0" "$D" daemon &); else (cd / && setsid "$0" "$D" daemon &); fi
 done
 echo up; exec sleep 3600 > /dev/null

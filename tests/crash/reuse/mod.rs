@@ -25,7 +25,7 @@ pub(crate) enum Way {
     Open,
     /// Its owner ends it.
     Terminate,
-    /// Another instance ends it, as a person's `kill` does.
+    /// Another instance ends it, as `procledger kill` does.
     Kill,
 }
 

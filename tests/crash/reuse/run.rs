@@ -14,7 +14,7 @@ use crate::{
 };
 
 const DAEMONS: usize = 8;
-/// Processes that are created during a pass: a tree that started new ones for ever could not be ended.
+/// Processes that are created during a pass: a tree that started new ones forever could not be ended.
 const BIRTHS: u32 = 6;
 
 pub(crate) fn body(task: &Task) {
@@ -99,12 +99,12 @@ fn swap_any(fixture: &mut Fixture, stepper: &mut Stepper, outcome: &mut Outcome)
 
 /// Starts a new process of the tree, at the start of a tick.
 fn bear(fixture: &Fixture) -> (PidfdWatch, u64) {
-    let leaf = fixture.leaf();
+    let cgroup = fixture.cgroup();
     await_tick();
-    let token = leaf.is_none().then_some(fixture.token.as_str());
+    let token = cgroup.is_none().then_some(fixture.token.as_str());
     let newborn = with_number(20_000, token);
-    if let Some(leaf) = leaf {
-        fs::write(leaf.join("cgroup.procs"), newborn.pid().to_string()).expect("in the leaf");
+    if let Some(cgroup) = cgroup {
+        fs::write(cgroup.join("cgroup.procs"), newborn.pid().to_string()).expect("moved");
     }
     let tick = start_tick(newborn.pid()).expect("alive");
     (newborn, tick)

@@ -162,7 +162,7 @@ impl Running {
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        // Without a leaf, a keeper would end what a crashed owner leaves, and there would be nothing to reap.
+        // Without a task cgroup, a keeper would end what a crashed owner leaves, and there would be nothing to reap.
         if std::env::var_os("PROCLEDGER_CONTAINMENT").is_none() {
             command.env("PROCLEDGER_CONTAINMENT", "session");
         }
@@ -203,7 +203,7 @@ pub(crate) fn bytes_of(folder: &Path) -> Vec<(PathBuf, u32, u32, Vec<u8>)> {
         for entry in fs::read_dir(&folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             let seen = fs::symlink_metadata(&path).expect("it is there");
-            // A reader makes the index of the WAL anew, which holds no data of its own.
+            // A reader recreates the index of the WAL, which holds no data of its own.
             let is_index = path.to_string_lossy().ends_with("-shm");
             let is_compared = seen.is_file() && !is_index;
             let bytes = if is_compared { fs::read(&path).expect("readable") } else { Vec::new() };

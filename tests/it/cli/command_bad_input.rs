@@ -138,7 +138,7 @@ fn a_missing_folder_is_refused() {
     }
 }
 
-/// To create the folder is no remedy where it is there, and cannot be used.
+/// The message does not advise creating the folder: a file is in its place.
 #[test]
 fn a_file_in_place_of_the_folder_is_refused() {
     let place = Place::new();
@@ -342,7 +342,7 @@ fn an_invalid_variable_is_refused_in_one_line_and_changes_nothing() {
     }
 }
 
-/// A trusted folder is named relative to the working directory, by each subcommand; one that is not there is refused.
+/// Each subcommand takes a trusted folder relative to the working directory, and refuses a missing one.
 #[test]
 fn a_relative_trusted_folder_is_used() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! `procledger demo`: shows the cleanup after a crash, and leaves nothing behind.
+//! `procledger demo`: shows the cleanup after a crash and leaves nothing behind.
 
 use std::{
     fs,

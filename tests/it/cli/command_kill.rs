@@ -1,4 +1,4 @@
-//! `procledger kill`: patterns, the grace, the first signal, the order, and what it does to the task that runs it.
+//! `procledger kill`: patterns, grace, signal, order, and a task that runs the command itself.
 
 use std::{fs, time::Instant};
 
@@ -83,7 +83,7 @@ fn the_signal_option_replaces_sigterm() {
     }
 }
 
-/// The child of a program that flushes through it must not get its signal before the program has ended.
+/// A program that flushes its output through a child needs the child until the program itself has ended.
 #[test]
 fn root_first_signals_the_root_before_the_others() {
     for containment in ["session", "auto"] {
@@ -134,7 +134,7 @@ fn a_task_is_ended_by_its_own_stop_signals_unless_kill_overrides_them() {
     running.finish().expect(8);
 }
 
-/// A root that does not obey has its grace; then the others have one of their own, and all of them end.
+/// A root that ignores the signal is given its grace; then the others are given theirs, and all are ended.
 #[test]
 fn a_root_that_ignores_its_signal_delays_the_others_only_by_its_grace() {
     let place = Place::new();

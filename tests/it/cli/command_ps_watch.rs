@@ -107,7 +107,7 @@ fn a_frame_fits_the_terminal_after_each_resize() {
     drop(tasks);
 }
 
-/// The output without the sequences for colour and clearing.
+/// The output without the sequences that color and clear.
 fn plain(line: &str) -> String {
     let mut parts = line.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();

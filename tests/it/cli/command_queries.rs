@@ -1,4 +1,4 @@
-//! Inspecting a ledger with the command, and the changes that a person makes by hand.
+//! Commands that inspect a ledger, and those that change it on request.
 
 use std::{
     fs::{self, File},
@@ -173,7 +173,7 @@ fn forget_refuses_a_process_that_is_known_to_run() {
     assert!(run(&place, &["ps"]).expect(0).out.contains("known"));
 }
 
-/// Only the row of its root led to it: with that row closed, it ran on for ever.
+/// Only the row of the root identified the descendant: once that row was closed, the descendant ran on forever.
 #[test]
 fn forget_left_no_way_to_end_processes_of_a_dead_root() {
     let place = Place::new();

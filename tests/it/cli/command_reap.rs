@@ -41,7 +41,7 @@ fn a_dry_run_reports_rule_and_evidence_and_changes_nothing() {
     assert_eq!(run(&place, &["reap"]).expect(0).out, "checked 0, ended 0, already gone 0\n");
 }
 
-/// `checked 0` alone looks as if all were well, where the path of the ledger is mistyped.
+/// If the path of the ledger is mistyped, `checked 0` alone looks as if all were well.
 #[test]
 fn a_reap_without_a_ledger_reports_that_it_created_one() {
     let place = Place::new();
@@ -207,7 +207,7 @@ fn a_young_process_is_left_running() {
     assert!(out.contains("script alive") && out.contains(", too young 1\n"), "{out}");
 }
 
-/// Without a ledger there are names only; what the minimum age leaves out is counted, and listed on request.
+/// Without a ledger only names are matched; processes below the minimum age are counted, and listed on request.
 #[test]
 fn a_dry_run_with_a_name_needs_no_ledger_and_counts_processes_that_are_too_young() {
     let place = Place::new();

@@ -58,7 +58,7 @@ fn failures_of_run_itself_have_exit_codes_of_their_own() {
     }
 }
 
-/// `No such file or directory` alone is said of a script that is there, and of a command line in quotes.
+/// `No such file or directory` alone was printed about a script whose interpreter is missing, and about a quoted command line.
 #[test]
 fn an_existing_program_was_reported_as_not_found() {
     let place = Place::new();
@@ -97,7 +97,7 @@ fn an_existing_program_was_reported_as_not_found() {
     }
 }
 
-/// A file name need not be text, in a variable as little as in an argument.
+/// File names need not be UTF-8, neither in variables nor in arguments.
 #[test]
 fn a_variable_that_is_not_utf8_is_passed_on() {
     let place = Place::new();
@@ -131,7 +131,7 @@ fn a_script_without_an_interpreter_is_run_by_the_shell() {
     assert!(answer.expect(4).out.starts_with("0 "));
 }
 
-/// But for the one that listens for forks, where the kernel lets it and a program has a session alone.
+/// One more receives fork events where the kernel permits it and the program runs in session mode.
 #[test]
 fn run_has_two_threads_while_its_program_runs() {
     let place = Place::new();
@@ -365,7 +365,7 @@ fn a_program_that_kill_ended_with_0_exits_with_its_signal() {
     let running = Running::start(&place, "t", &["--grace", "20s"], script);
     run(&place, &["kill", "t"]).expect(0);
     running.finish().expect(128 + 15);
-    // A signal that a person sends to it is its own matter.
+    // How it reacts to a signal from a user is its own decision.
     let running = Running::start(&place, "t", &[], script);
     running.signal(Signal::TERM);
     running.finish().expect(0);
@@ -407,7 +407,7 @@ fn a_flush_of_a_second_is_not_cut_off() {
     assert_eq!(rows, "slow|5000\nformer|100");
 }
 
-/// The grace is a limit, not a wait.
+/// The grace is an upper limit: `run` does not wait for all of it.
 #[test]
 fn a_program_that_ends_at_sigterm_is_not_delayed_by_the_grace() {
     let place = Place::new();

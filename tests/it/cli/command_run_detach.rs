@@ -178,7 +178,7 @@ fn it_survives_its_terminal_in_each_containment() {
         let rows = run(&place, &["ps", "--json"]).expect(0).json();
         assert_eq!(rows[0]["state"], "running", "{containment}: {rows:#}");
         assert!(containment == "auto" || rows[0]["containment"] == containment, "{rows:#}");
-        // The supervisor is alive, so it is no orphan.
+        // The supervisor is alive, so its program is not an orphan.
         run(&place, &["reap"]).expect(0);
         assert!(!program.is_dead(), "{containment}");
         let supervisor = supervisor("t", &place);
@@ -188,8 +188,7 @@ fn it_survives_its_terminal_in_each_containment() {
     }
 }
 
-/// While a supervisor waits for an earlier run of the task its caller may be interrupted: the program does not start behind the
-/// caller's back.
+/// The caller may be interrupted while the supervisor waits for an earlier run of the task: then the program must not start.
 #[test]
 fn a_supervisor_whose_caller_has_ended_starts_nothing() {
     let place = Place::new();
@@ -222,7 +221,7 @@ fn a_supervisor_whose_caller_has_ended_starts_nothing() {
     assert!(!second.exists(), "the program was started");
 }
 
-/// It is the owner: its crash leaves an orphan as that of any other owner.
+/// The supervisor is the owner: if it crashes, its program is an orphan.
 #[test]
 fn a_crash_of_the_supervisor_counts_as_a_crash_of_the_owner() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! How `procledger run` ends where something else ended its program, what it says then, and what the program is given.
+//! How `procledger run` exits and what it prints if its program was ended, and what it passes to the program.
 
 use std::{
     fs,
@@ -63,7 +63,7 @@ fn an_exceeded_memory_limit_does_not_count_as_success() {
     assert!(answer.err.contains("more than its limit of 1024"), "{answer:?}");
 }
 
-/// The program itself decides what a signal means that it is sent, through `run` or not.
+/// The program itself decides how to react to a signal, whether `run` forwarded it or not.
 #[test]
 fn nothing_is_printed_about_a_program_that_ends_by_itself() {
     let place = Place::new();

@@ -147,7 +147,7 @@ fn processes_in_use_and_young_processes_are_left_out() {
     assert!(text.contains("--min-age 0s lists the young ones"), "{text}");
 }
 
-/// As long as the instance lives its daemons are its own affair; afterwards they are orphans of that ledger.
+/// While the instance lives, it is responsible for its daemons; afterwards they are orphans of its ledger.
 #[test]
 fn tracked_processes_are_left_out_until_their_owner_is_dead() {
     let place = Place::new();
@@ -215,7 +215,7 @@ fn an_unknown_or_forbidden_user_is_refused_in_one_line() {
     }
 }
 
-/// `/proc` of another PID namespace shows other processes than those that could be meant.
+/// `/proc` of another PID namespace shows the wrong processes.
 #[test]
 fn scan_fails_where_proc_belongs_to_another_pid_namespace() {
     need!("unshare");

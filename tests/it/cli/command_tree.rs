@@ -1,4 +1,4 @@
-//! The processes of a task, as `ps` summarises them and `tree` shows them: looked up at the time of the call.
+//! The processes of a task, as `ps` summarizes them and `tree` shows them: looked up at the time of the call.
 
 use std::{fs, time::Duration};
 
@@ -9,8 +9,8 @@ use crate::{
     support::{Host, Place, eventually, need, root, until},
 };
 
-/// One that stays, a child of it with a child of its own, one in another session, and one that holds 64 MiB: it has read them
-/// and cannot write, because its reader sleeps.
+/// A root that stays, a child that has a child, a child in another session, and a child that holds 64 MiB: it has read them and
+/// cannot write them, because its reader sleeps.
 const FAMILY: &str = "sh -c 'sleep 300; true' & setsid sleep 300 & \
     dd if=/dev/zero bs=64M count=1 2>/dev/null | sleep 300 & \
     echo $$; exec sleep 300";
@@ -115,7 +115,7 @@ fn a_descendant_recorded_by_a_pass_is_shown_without_other_evidence() {
     assert!(lost.is_dead());
 }
 
-/// No pass has seen it, and neither session nor token nor parent leads to it: it is known as a descendant of the keeper.
+/// No pass has seen the process, and neither session nor token nor parent identifies it: only the keeper does.
 #[test]
 fn a_process_known_only_as_a_descendant_of_the_keeper_is_shown() {
     let place = Place::new();

@@ -12,7 +12,7 @@ fn waiting(place: &Place, args: &[&str]) -> Child {
     procledger(place).arg("wait").args(args).spawn().expect("procledger")
 }
 
-/// It has opened the ledger, and sleeps.
+/// Returns once it has opened the ledger and sleeps.
 fn until_it_sleeps(waiting: &Child) {
     let files = format!("/proc/{}/fd", waiting.id());
     let watches = || {

@@ -153,7 +153,7 @@ fn bash_completes_the_names_of_tasks() {
     assert_eq!(files(), before, "it created a file");
 }
 
-/// As a person types it: the shell asks readline, which asks the script.
+/// As a user types it: the shell calls readline, which calls the script.
 #[test]
 fn bash_completes_a_task_at_a_terminal() {
     need!("bash", "script");

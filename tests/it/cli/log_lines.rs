@@ -1,4 +1,4 @@
-//! The former processor's log lines, word for word: people and alerts search for them.
+//! The log lines of the former implementation, word for word: users and alerts search for them.
 
 use std::{
     io::Write,

@@ -32,7 +32,7 @@ fn an_export_a_report_or_a_log_replaced_the_ledger() {
     }
     assert!(fs::read(&ledger).expect("read") == before);
     assert_eq!(place.sqlite3("SELECT task_id FROM process"), "kept");
-    // Another file beside it is none of the ledger's.
+    // Another file in the same folder does not belong to the ledger.
     let beside = place.path().join("ledger.db-running.json");
     let exported = place.procledger(&["export", beside.to_str().expect("text")]);
     assert!(exported.status.success() && beside.exists(), "{exported:?}");

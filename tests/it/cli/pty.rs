@@ -1,4 +1,4 @@
-//! Not a scenario: a real terminal for a program, with the test as the person at its other end.
+//! Not a scenario: a real terminal for a program, with the test as the user at its other end.
 
 use std::{
     fs::File,

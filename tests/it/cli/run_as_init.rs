@@ -1,5 +1,5 @@
-//! `procledger run` as the first process of a PID namespace, or as a subreaper, is an init: it reaps whatever it is left,
-//! forwards signals, and ends with its program.
+//! `procledger run` as the first process of a PID namespace, or as a subreaper, is an init: it reaps all processes that it
+//! adopts, forwards signals, and ends with its program.
 
 use std::{fs, os::unix::process::CommandExt, path::Path, process::Command};
 

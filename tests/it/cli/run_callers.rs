@@ -325,7 +325,7 @@ fn an_owner_can_be_named_with_its_start_tick() {
     assert_eq!(answer.err, "procledger: task t was ended, since its owner has ended\n");
 }
 
-/// Where the environment names an owner for everything below, a task that is to survive has none.
+/// If the environment names an owner for all tasks, a task that is to survive does not get it.
 #[test]
 fn a_task_that_survives_its_owners_ignores_the_owner_in_the_environment() {
     let place = Place::new();
@@ -342,7 +342,7 @@ fn a_task_that_survives_its_owners_ignores_the_owner_in_the_environment() {
     running.finish().expect(128 + 15);
 }
 
-/// An orphan's parent is its reaper. Only the init of the machine is certain to be nothing else.
+/// The parent of an orphan is its reaper, which may be the caller, unless it is the init of the machine.
 #[test]
 fn a_parent_that_has_ended_already_is_a_usage_error() {
     let place = Place::new();
@@ -425,7 +425,7 @@ fn a_run_that_waits_for_an_earlier_one_can_be_interrupted() {
 /// of them printed hundreds of lines meanwhile.
 #[test]
 fn several_runs_that_replaced_the_same_one_cut_its_grace_short() {
-    // It is asked to end once, and obeys after a while.
+    // It gets a single stop signal, and ends after a while.
     const OBEYS: &str = "trap 'sleep 0.3; exit 3' TERM; echo up; sleep 3600 & wait";
     at_once(containments(), |containment| {
         let place = Place::new();
@@ -519,7 +519,7 @@ fn a_late_reader_gets_the_number_of_dropped_messages() {
     assert!(lines[1].starts_with("procledger: task t was ended: asked by "), "{text}");
 }
 
-/// The task would have to end first, and this command with it. It asked for that again and again.
+/// The task would have to end first, and this command with it. The command requested that again and again.
 #[test]
 fn a_run_that_replaced_its_own_task_never_ended() {
     let place = Place::new();

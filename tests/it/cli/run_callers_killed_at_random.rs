@@ -136,7 +136,7 @@ fn no_tree_outlives_a_killed_shell_caller() {
     }
 }
 
-/// Otherwise the limit above would mean nothing.
+/// Otherwise the limit above would prove nothing.
 #[test]
 fn the_clock_counts_sleep_and_excludes_waits_for_a_processor() {
     if tool("taskset").is_none() {

@@ -1,4 +1,4 @@
-//! `procledger run` hands on to its program what it has inherited, as env(1) does: signals that are ignored or blocked, and
+//! `procledger run` passes on to its program what it has inherited, as env(1) does: signals that are ignored or blocked, and
 //! descriptors.
 
 use std::process::Command;

@@ -11,7 +11,7 @@ use crate::{
     support::{Guard, Place, eventually, is_alive, need, parent, state, stays, until},
 };
 
-/// An interactive shell on a terminal, and a person in front of it.
+/// An interactive shell on a terminal, and its user.
 struct Person {
     place: Place,
     pty: Pty,

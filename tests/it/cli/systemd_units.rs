@@ -8,7 +8,7 @@ use crate::{
     support::{Place, need},
 };
 
-/// Since systemd 254; an older one reports an unknown key and goes on.
+/// Since systemd 254; an older version reports an unknown key and continues.
 const NEW_KEY: (&str, u32) = ("DelegateSubgroup", 254);
 
 #[test]

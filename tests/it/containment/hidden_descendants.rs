@@ -1,5 +1,5 @@
-//! Descendants that leave the session and wipe their environment are known by their parent alone, and the host is the parent of
-//! every root: being a descendant of the host is no reason to spare a process.
+//! Descendants that leave the session and wipe their environment are identified only by their parent. The host is the parent of
+//! every root, so descent from the host is no reason to spare a process.
 
 use std::time::Duration;
 

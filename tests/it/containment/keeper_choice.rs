@@ -13,7 +13,7 @@ use crate::{
     support::{Place, need, root},
 };
 
-/// `auto`, where no leaf can be made.
+/// `auto`, where no task cgroup can be created.
 fn auto(place: &Place, keeper: &Path) -> Builder {
     Tracker::builder(place.ledger())
         .containment(ContainmentMode::Auto)

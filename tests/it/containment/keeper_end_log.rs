@@ -62,7 +62,7 @@ fn a_host_dies_and_the_next_one_records_what_its_keeper_ended() {
         &fs::metadata(record).expect("a file").permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
-    // A pass by hand ends no row before that is imported.
+    // A requested pass ends no row before the record is imported.
     let health = place.procledger(&["health"]);
     assert!(
         String::from_utf8_lossy(&health.stdout).contains("reap") || !health.status.success(),

@@ -107,7 +107,11 @@ fn it_does_not_outlive_a_host_that_stops_or_is_killed() {
             if is_killed {
                 host.crash();
                 until("the keeper is gone", || keepers(&place.ledger()).is_empty());
-                assert_eq!(place.alive(), [0_u32; 0], "the keeper leaves when all of it is gone");
+                assert_eq!(
+                    place.alive(),
+                    [0_u32; 0],
+                    "the keeper exits when the whole tree is gone"
+                );
                 Host::start(&place, HOST).stop();
             } else {
                 host.stop();

@@ -58,7 +58,7 @@ impl Impostor {
     }
 }
 
-/// What no impostor may change.
+/// Checks that impostors of these users change nothing.
 fn check(users: &[Option<u32>]) {
     let place = Place::new();
     let tracker = kept(&place).monitor(false).open().expect("a ledger");

@@ -41,7 +41,7 @@ fn the_program_continues_and_its_end_and_strays_are_recorded() {
     host.stop();
 }
 
-/// The program has the keeper's uid, and SIGSTOP cannot be blocked. Its parent, which the host is, has to let it go on.
+/// The program has the keeper's uid, and SIGSTOP cannot be blocked. The host, as the keeper's parent, has to continue it.
 #[test]
 fn a_host_waited_forever_for_a_keeper_that_its_program_had_stopped() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! A program under a keeper behaves as one without: what it receives, what it prints, and how it ends.
+//! A program under a keeper behaves as it does without one: what it receives, what it prints, and how it ends.
 
 use std::{
     collections::BTreeSet,

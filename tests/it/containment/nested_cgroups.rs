@@ -181,7 +181,7 @@ impl Subtree {
         (root, self.place.watch("hidden"))
     }
 
-    fn leaf(&self) -> PathBuf {
+    fn cgroup(&self) -> PathBuf {
         let row = "SELECT cgroup FROM process WHERE task_id = 'task' AND root IS NULL";
         PathBuf::from(self.place.sqlite3(row))
     }
@@ -211,7 +211,7 @@ fn nothing_outlives(run_as: RunAs, how: &str) {
         let mut host = subtree.host("");
         let then = if end == End::ByItself { "end" } else { "sleep" };
         let (task, hidden) = subtree.start(&mut host, how, then);
-        let leaf = subtree.leaf();
+        let cgroup = subtree.cgroup();
         let output = match end {
             End::Kill => Some(subtree.procledger(&["kill", "task"])),
             End::Reap => {
@@ -233,7 +233,7 @@ fn nothing_outlives(run_as: RunAs, how: &str) {
             output.is_none_or(|output| output.status.success()),
             "{run_as:?} {how} {end:?}: {printed:?}"
         );
-        until(&format!("{how} {end:?}: the cgroup is removed"), || !leaf.exists());
+        until(&format!("{how} {end:?}: the cgroup is removed"), || !cgroup.exists());
         until("its row is closed", || subtree.place.sqlite3("SELECT count(*) FROM running") == "0");
         assert!(unrelated.is_running());
     }
@@ -330,7 +330,7 @@ fn more_members_than_descriptors_are_ended_with_their_cgroup() {
     let subtree = Subtree::new(RunAs::Root);
     let mut host = subtree.host("");
     let (_, hidden) = subtree.start(&mut host, "many:150", "sleep");
-    let leaf = subtree.leaf();
+    let cgroup = subtree.cgroup();
     host.crash();
     let output = Command::new("/bin/sh")
         .args(["-c", "ulimit -n 48; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_procledger"), "--db"])
@@ -342,9 +342,9 @@ fn more_members_than_descriptors_are_ended_with_their_cgroup() {
     assert!(hidden.is_dead(), "{printed} {}", String::from_utf8_lossy(&output.stderr));
     until("the cgroup is removed", || {
         // What one command could not see completely is handled by the next.
-        leaf.exists() && subtree.procledger(&["reap"]).status.success() || !leaf.exists()
+        cgroup.exists() && subtree.procledger(&["reap"]).status.success() || !cgroup.exists()
     });
-    assert!(!leaf.exists(), "{printed}");
+    assert!(!cgroup.exists(), "{printed}");
 }
 
 /// A process of another PID namespace has no pid in ours. If something in the cgroup must be left, the cgroup is not killed as
@@ -367,8 +367,8 @@ fn an_unlistable_member_beside_a_protected_program_is_reported_as_a_survivor() {
         place.path().display(),
     );
     assert!(host.ask(&format!("spawn task {task}")).starts_with("pid "));
-    let leaf = subtree.leaf();
-    let members = || fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default();
+    let cgroup = subtree.cgroup();
+    let members = || fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     let is_keepme = |pid: &str| {
         fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"./keepme"))
     };
@@ -378,7 +378,7 @@ fn an_unlistable_member_beside_a_protected_program_is_reported_as_a_survivor() {
     });
     let kept = PidfdWatch::on(kept);
     let outside = canary();
-    fs::write(leaf.join("cgroup.procs"), outside.pid().to_string()).expect("moved in");
+    fs::write(cgroup.join("cgroup.procs"), outside.pid().to_string()).expect("moved in");
     let outside = (PidfdWatch::on(outside.pid()), outside);
 
     let children = format!("/proc/{0}/task/{0}/children", host.pid());
@@ -404,5 +404,5 @@ fn an_unlistable_member_beside_a_protected_program_is_reported_as_a_survivor() {
     let (code, printed) = kill(&[]);
     assert_eq!(code, Some(0), "{printed}");
     assert!(outside.0.is_dead(), "{printed}");
-    until("the cgroup is removed", || !leaf.exists());
+    until("the cgroup is removed", || !cgroup.exists());
 }

@@ -1,7 +1,7 @@
 //! Real programs that leave their task in typical ways, all in one task: the host is killed, or the root exits with 0 and
 //! leaves them all. Beside them run some of the same programs that are in no ledger, and those have to survive.
 //!
-//! Each scenario runs in a PID namespace of its own, so that the oracle can count everything, and so that all of it dies with
+//! Each scenario runs in a PID namespace of its own, so that the test can count every process, and so that all of it dies with
 //! the test.
 
 mod programs;
@@ -114,7 +114,7 @@ fn all<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Vec<&'a Identity> {
     seen.into_iter().map(|seen| &seen.identity).collect()
 }
 
-/// Starts the daemons of the cast again, outside of any ledger. Excludes those that take long to start.
+/// Starts the same daemons again, outside of any ledger. Excludes those that take long to start.
 fn unrelated(place: &Place) -> (Guard, Vec<Seen>) {
     let mut programs = programs::present(&PROGRAMS);
     programs.retain(|program| program.is_small);

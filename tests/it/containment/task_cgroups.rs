@@ -1,4 +1,4 @@
-//! A cgroup leaf contains everything that a task starts, however it was started.
+//! A task cgroup contains everything that a task starts, however it was started.
 
 use std::{
     fs,
@@ -15,12 +15,12 @@ use crate::{
     support::{Host, PidfdWatch, Place, canary, eventually, need, root, skipped, until},
 };
 
-/// Whether leaves can be used here.
+/// Whether task cgroups can be used here.
 pub(crate) fn can_use_cgroups() -> bool {
     let place = Place::new();
     let opened = Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open();
     if let Err(error) = &opened {
-        skipped(&format!("no cgroup leaf: {error}"));
+        skipped(&format!("no task cgroup: {error}"));
     }
     opened.is_ok()
 }
@@ -35,8 +35,8 @@ fn daemon(place: &Place, file: &str) -> String {
     )
 }
 
-/// The folder of a task's leaf, as its row names it.
-fn leaf_of(place: &Place, task: &str) -> PathBuf {
+/// The folder of a task's cgroup, as its row names it.
+fn cgroup_of(place: &Place, task: &str) -> PathBuf {
     let row = format!("SELECT cgroup FROM process WHERE task_id = '{task}' AND root IS NULL");
     PathBuf::from(place.sqlite3(&row))
 }
@@ -87,17 +87,20 @@ fn a_row_names_its_task_cgroup_and_the_root_starts_in_it() {
     let first = eventually("its pid is written", || {
         fs::read_to_string(&first).ok().filter(|t| !t.is_empty())
     });
-    let leaf = leaf_of(&place, "task");
+    let cgroup = cgroup_of(&place, "task");
     let row = &tracker.ledger().roots().expect("rows")[0];
-    let recorded = row.spec.cgroup.as_ref().expect("a leaf");
-    assert_eq!((row.spec.containment.as_str(), &recorded.path), ("cgroup", &leaf));
-    assert_eq!(recorded.inode, fs::metadata(&leaf).expect("the folder").ino());
-    let name = leaf.file_name().expect("a name").to_str().expect("text");
+    let recorded = row.spec.cgroup.as_ref().expect("a cgroup");
+    assert_eq!((row.spec.containment.as_str(), &recorded.path), ("cgroup", &cgroup));
+    assert_eq!(recorded.inode, fs::metadata(&cgroup).expect("the folder").ino());
+    let name = cgroup.file_name().expect("a name").to_str().expect("text");
     assert!(first.trim_end().ends_with(name), "{first} is {name}");
     assert_eq!(place.sqlite3("SELECT containment FROM running"), "cgroup");
     drop(process);
     tracker.shutdown().expect("shut down");
-    assert!(!leaf.exists() && !leaf.parent().expect("a branch").exists(), "all is removed");
+    assert!(
+        !cgroup.exists() && !cgroup.parent().expect("the instance's cgroup").exists(),
+        "all is removed"
+    );
     assert!(no_cgroup_is_recorded(&place));
 }
 
@@ -110,7 +113,7 @@ fn a_daemon_that_left_session_and_environment_is_ended_after_a_crash() {
     let mut host = Host::start(&place, "containment=cgroup");
     let root = host.spawn("task", &format!("{}; exec sleep 3600", daemon(&place, "daemon")));
     let daemon = place.watch("daemon");
-    let leaf = leaf_of(&place, "task");
+    let cgroup = cgroup_of(&place, "task");
     let unrelated = canary();
     host.crash();
     let reap = place.procledger(&["reap"]);
@@ -119,7 +122,7 @@ fn a_daemon_that_left_session_and_environment_is_ended_after_a_crash() {
     let evidence =
         format!("SELECT kind, task_id, evidence FROM leaks WHERE pid = {}", daemon.pid());
     assert_eq!(place.sqlite3(&evidence), "orphan|task|cgroup");
-    assert!(!leaf.exists() && no_cgroup_is_recorded(&place), "the leaf and its branch are removed");
+    assert!(!cgroup.exists() && no_cgroup_is_recorded(&place), "both cgroups are removed");
     drop(unrelated);
 }
 
@@ -140,10 +143,10 @@ fn a_daemon_left_by_a_root_that_exits_with_0_is_a_stray_of_its_task() {
     assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
     let leak = "SELECT task_id, kind, outcome, evidence FROM leaks";
     until("it is recorded", || place.sqlite3(leak) == "task|stray|term|cgroup");
-    until("its leaf is removed", || !leaf_of(&place, "task").exists());
+    until("its cgroup is removed", || !cgroup_of(&place, "task").exists());
 }
 
-/// Members without an open pidfd die with the leaf: programs that fork faster than any scan.
+/// Members without an open pidfd die with the cgroup: programs that fork faster than any scan.
 #[test]
 fn a_tree_that_ignores_sigterm_and_forks_dies_with_its_cgroup() {
     if !can_use_cgroups() {
@@ -158,10 +161,10 @@ fn a_tree_that_ignores_sigterm_and_forks_dies_with_its_cgroup() {
     tracker.spawn(place.job("task", script)).expect("spawned");
     place.wait_for("started");
     std::thread::sleep(Duration::from_millis(200));
-    let leaf = leaf_of(&place, "task");
+    let cgroup = cgroup_of(&place, "task");
     let report = tracker.terminate("task").expect("terminated");
     assert_eq!(report.survived(), 0, "{report:?}");
-    assert!(!leaf.exists(), "it is empty");
+    assert!(!cgroup.exists(), "it is empty");
     assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "0");
 }
 
@@ -178,9 +181,9 @@ fn a_cgroup_that_a_dead_reaper_left_frozen_is_thawed_so_that_sigterm_takes_effec
     );
     let root = host.spawn("task", &script);
     place.wait_for("up");
-    let leaf = leaf_of(&place, "task");
-    fs::write(leaf.join("cgroup.freeze"), "1").expect("frozen");
-    let events = leaf.join("cgroup.events");
+    let cgroup = cgroup_of(&place, "task");
+    fs::write(cgroup.join("cgroup.freeze"), "1").expect("frozen");
+    let events = cgroup.join("cgroup.events");
     until("it is frozen", || {
         fs::read_to_string(&events).is_ok_and(|text| text.contains("frozen 1"))
     });
@@ -191,7 +194,7 @@ fn a_cgroup_that_a_dead_reaper_left_frozen_is_thawed_so_that_sigterm_takes_effec
     assert!(place.path().join("obeyed").exists(), "it got SIGTERM before it was killed");
 }
 
-/// A folder of the recorded name that is another cgroup is not the leaf: no process in it is signalled.
+/// Another cgroup with the recorded name is not the cgroup of the task: no process in it is signalled.
 #[test]
 fn invariant_02_a_cgroup_with_another_inode_is_not_touched() {
     if !can_use_cgroups() {
@@ -200,18 +203,18 @@ fn invariant_02_a_cgroup_with_another_inode_is_not_touched() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=cgroup no-monitor");
     let root = host.spawn("task", "exec sleep 3600");
-    let leaf = leaf_of(&place, "task");
+    let cgroup = cgroup_of(&place, "task");
     root.kill();
     host.crash();
-    until("it is empty", || fs::remove_dir(&leaf).is_ok());
-    fs::create_dir(&leaf).expect("another one of its name");
+    until("it is empty", || fs::remove_dir(&cgroup).is_ok());
+    fs::create_dir(&cgroup).expect("another one of its name");
     let unrelated = canary();
-    fs::write(leaf.join("cgroup.procs"), unrelated.pid().to_string()).expect("moved in");
+    fs::write(cgroup.join("cgroup.procs"), unrelated.pid().to_string()).expect("moved in");
     let watched = PidfdWatch::on(unrelated.pid());
     let reap = place.procledger(&["reap"]);
     assert!(!watched.is_dead(), "{reap:?}");
     drop(unrelated);
-    until("it is empty", || fs::remove_dir(&leaf).is_ok());
+    until("it is empty", || fs::remove_dir(&cgroup).is_ok());
 }
 
 #[test]
@@ -232,7 +235,7 @@ fn a_host_in_a_task_cgroup_of_another_ledger_dies_with_all_its_processes() {
     );
     tracker.spawn(place.job("outer", &script)).expect("spawned");
     let (program, daemon) = (place.watch("up"), place.watch("daemon"));
-    let outer = leaf_of(&place, "outer");
+    let outer = cgroup_of(&place, "outer");
     let inside: PathBuf =
         crate::support::sqlite3(&inner, "SELECT cgroup FROM process WHERE root IS NULL").into();
     assert!(inside.starts_with(&outer), "{} is in {}", inside.display(), outer.display());
@@ -265,7 +268,7 @@ fn invariant_07_a_health_pass_does_not_record_a_new_host_in_a_tasks_cgroup() {
     );
     tracker.spawn(place.job("outer", &script)).expect("spawned");
     let (host, program) = (place.watch("host"), place.watch("up"));
-    let listed = std::fs::read_to_string(leaf_of(&place, "outer").join("cgroup.procs"));
+    let listed = std::fs::read_to_string(cgroup_of(&place, "outer").join("cgroup.procs"));
     let listed = listed.expect("its processes");
     assert!(
         listed.lines().any(|pid| pid == host.pid().to_string()),
@@ -290,15 +293,15 @@ fn a_task_cgroup_remains_until_its_kept_stray_ends() {
     let mut host = Host::start(&place, "containment=cgroup");
     let root = host.spawn_as("keep", "task", &format!("{}; sleep 0.2", daemon(&place, "daemon")));
     let daemon = place.watch("daemon");
-    let leaf = leaf_of(&place, "task");
+    let cgroup = cgroup_of(&place, "task");
     until("the root ends", || root.is_dead());
     host.stop();
     let reap = place.procledger(&["reap"]);
-    assert!(reap.status.success() && !daemon.is_dead() && leaf.exists(), "{reap:?}");
+    assert!(reap.status.success() && !daemon.is_dead() && cgroup.exists(), "{reap:?}");
     daemon.kill();
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
-    assert!(!leaf.exists() && no_cgroup_is_recorded(&place));
+    assert!(!cgroup.exists() && no_cgroup_is_recorded(&place));
 }
 
 /// A crash between the creation of a cgroup and the commit of the row that names it.
@@ -310,22 +313,22 @@ fn a_task_cgroup_without_a_row_is_removed_with_the_cgroup_of_its_dead_instance()
     let place = Place::new();
     let mut host = Host::start(&place, "containment=cgroup");
     host.spawn("task", "exec sleep 3600");
-    let branch = leaf_of(&place, "task").parent().expect("a branch").to_owned();
-    let lost = branch.join("00000000000040008000000000000000");
-    fs::create_dir_all(lost.join("deeper")).expect("a leaf");
+    let instance = cgroup_of(&place, "task").parent().expect("the instance's cgroup").to_owned();
+    let lost = instance.join("00000000000040008000000000000000");
+    fs::create_dir_all(lost.join("deeper")).expect("a cgroup");
     host.crash();
     assert!(place.procledger(&["reap"]).status.success());
-    assert!(!branch.exists() && no_cgroup_is_recorded(&place));
+    assert!(!instance.exists() && no_cgroup_is_recorded(&place));
 }
 
-/// Killed while they spawn, again and again: every created cgroup is known, and removed by one reap.
+/// Hosts are killed while they spawn, again and again: every created cgroup is known, and one reap removes it.
 #[test]
 fn every_cgroup_of_hosts_that_die_while_they_spawn_is_removed() {
     if !can_use_cgroups() {
         return;
     }
     let place = Place::new();
-    let mut branches = Vec::new();
+    let mut instances = Vec::new();
     for round in 0..40_u64 {
         let mut host = Host::start(&place, "containment=cgroup no-reap");
         // Refused before the orphan pass; nothing is spawned by then.
@@ -336,11 +339,13 @@ fn every_cgroup_of_hosts_that_die_while_they_spawn_is_removed() {
         std::thread::sleep(Duration::from_micros(round * 150));
         host.crash();
         let recorded = place.sqlite3("SELECT cgroup FROM instance WHERE cgroup IS NOT NULL");
-        branches.extend(recorded.lines().map(PathBuf::from));
+        instances.extend(recorded.lines().map(PathBuf::from));
     }
     assert!(place.procledger(&["reap"]).status.success());
-    assert!(!branches.is_empty(), "none came as far as its first cgroup");
-    until("the branches are removed", || branches.iter().all(|branch| !branch.exists()));
+    assert!(!instances.is_empty(), "none came as far as its first cgroup");
+    until("the cgroups of the instances are removed", || {
+        instances.iter().all(|instance| !instance.exists())
+    });
     assert!(no_cgroup_is_recorded(&place));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
@@ -369,7 +374,7 @@ fn an_unavailable_containment_is_refused_in_one_line() {
     let (code, error) = run(&[], "wood");
     assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
     assert!(error.contains("PROCLEDGER_CONTAINMENT"), "{error}");
-    // A folder that was asked for is not replaced by another containment, whatever the environment says.
+    // A requested folder is not replaced by another containment, not even if the environment names one.
     for (arguments, variable) in [
         (&["--cgroup", folder][..], ""),
         (&["--cgroup", folder, "--containment", "auto"], ""),

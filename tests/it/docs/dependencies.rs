@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, process::Command};
 
 use crate::support::root;
 
-/// How many there are without the optional features, the library among them. One more has to be worth it.
+/// The number of crates without the optional features, including the library. A further one has to be worth it.
 const CRATES: usize = 58;
 
 fn crates(features: &str) -> BTreeSet<String> {

@@ -224,7 +224,7 @@ fn circles(uses: &BTreeMap<&Module, BTreeSet<Module>>) -> Vec<Vec<String>> {
     circles
 }
 
-/// Fails if files of a crate use each other in a circle.
+/// Fails if files of a crate use each other in a cycle.
 fn no_circle(root: &str, without: &[&str]) {
     let files = Crate::read(root, without);
     assert!(files.files.len() > 2, "where is the source of {root}?");

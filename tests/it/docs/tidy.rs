@@ -167,7 +167,7 @@ fn sql_is_only_in_store() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|source| !source.is_in("store")) {
         for (number, line) in source.code.lines().enumerate() {
-            // What `demo` suggests that a person type into sqlite3 is text for that person.
+            // A query that `demo` suggests for sqlite3 is text for the user.
             let suggested = line.contains("sqlite3 -readonly");
             let sql = ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM ", "PRAGMA "];
             if !suggested && sql.iter().any(|word| line.contains(word)) {
@@ -229,11 +229,11 @@ fn is_function(line: &str) -> bool {
     .any(|start| line.starts_with(start))
 }
 
-/// Words that make a person of a process, or a speaker of the kernel. House style: docs/glossary.md.
+/// Words that treat a process or the kernel as a person. House style: docs/glossary.md.
 const PERSONS: [&str; 7] =
     ["anybody", "everybody", "nobody", "somebody", "told", "whoever", "whomever"];
 
-/// The words of a text; a name in code, a quoted word and a path are no words of the prose.
+/// The words of a text, without names in code, quoted words and paths.
 fn prose_words(line: &str) -> impl Iterator<Item = &str> {
     let is_inner = |c: char| c.is_ascii_alphanumeric() || "_`\"'/:".contains(c);
     line.split(move |c| !is_inner(c)).filter(|word| word.chars().all(|c| c.is_ascii_alphabetic()))

@@ -8,7 +8,7 @@ use crate::{
     support::{PidfdWatch, Place, in_namespace_as_a_user, state, until},
 };
 
-/// Shell text that starts such a program: in a session of its own, without its parent, deaf to SIGTERM, with the token of its
+/// Shell text that starts such a program: in a session of its own, without its parent, ignoring SIGTERM, with the token of its
 /// task. Its pid is in the file `daemon`.
 fn leaderless() -> String {
     let program = std::env::current_exe().expect("this binary");

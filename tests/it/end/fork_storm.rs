@@ -21,7 +21,7 @@ fn processes() -> u32 {
 }
 
 const PAUSE: Duration = Duration::from_millis(50);
-/// No storm lives longer than this, whatever goes wrong.
+/// Upper bound on the life of a storm, even if the test fails.
 const LIFE: Duration = Duration::from_mins(1);
 const READY: &str = "the storm is up";
 

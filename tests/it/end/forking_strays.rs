@@ -18,7 +18,7 @@ use crate::{
 
 /// Time between two forks, in microseconds: about as long as a scan takes.
 const PAUSE: u32 = 500;
-/// The upper bound, whatever goes wrong; longer than any wait for its end.
+/// Upper bound on its life, even if the test fails; longer than any wait for its end.
 const LIFE: Duration = Duration::from_mins(2);
 const READY: &str = "it forks";
 

@@ -49,7 +49,7 @@ fn kill_in_its_grace(place: &Place) -> Child {
     let asked = place.path().join("asked");
     let _ = fs::remove_file(&asked);
     let child = procledger(place).args(["kill", "task"]).spawn().expect("a command");
-    until("the program is asked to end", || asked.exists());
+    until("the program has got its stop signal", || asked.exists());
     child
 }
 

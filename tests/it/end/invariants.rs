@@ -33,7 +33,7 @@ fn invariant_02_a_reused_pid_gets_no_signal() {
     assert!(unrelated.is_running());
 }
 
-/// Starts a program with this very pid.
+/// Starts a program with exactly this pid.
 fn with_pid(pid: u32) -> Guard {
     for _ in 0..100 {
         fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("root may");
@@ -46,7 +46,7 @@ fn with_pid(pid: u32) -> Guard {
     panic!("no process got pid {pid}");
 }
 
-/// Keeps the ledger from being written, as a person in `sqlite3` may do.
+/// Keeps the ledger from being written, as an open transaction in `sqlite3` may do.
 fn locked(place: &Place) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(place.ledger()).expect("a ledger");
     connection.execute_batch("BEGIN IMMEDIATE").expect("the lock");

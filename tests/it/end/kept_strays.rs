@@ -65,7 +65,7 @@ fn a_shutdown_that_first_notices_the_roots_end_leaves_kept_strays() {
     assert_eq!(place.sqlite3(KEPT), [line; 3].join("\n"));
 }
 
-/// Kept is kept: even after a crash of the host that kept it, it is not an orphan.
+/// A kept stray is not an orphan, not even after a crash of the host that kept it.
 #[test]
 fn kept_strays_outlive_the_crash_of_their_host() {
     let place = Place::new();

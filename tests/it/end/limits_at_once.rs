@@ -102,7 +102,7 @@ fn a_wait_and_a_limit_of_other_tasks_are_not_delayed_by_a_grace() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// A person's `kill` blocks other passes; the monitor waited for its turn.
+/// A `kill` blocks other passes; the monitor waited for its turn.
 #[test]
 fn a_wait_and_a_limit_of_other_tasks_are_not_delayed_by_a_kill() {
     let _alone = alone();

@@ -262,7 +262,7 @@ fn an_adopted_program_keeps_its_limit() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// Without a memory limit there is no reason to wake up.
+/// Without a memory limit there is nothing to check.
 #[test]
 fn the_memory_thread_runs_only_while_there_are_memory_limits() {
     let place = Place::new();

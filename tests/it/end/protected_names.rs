@@ -223,7 +223,7 @@ fn a_protected_name_with_a_folder_is_refused() {
     }
 }
 
-/// The leaf cannot be killed as a whole then: its members are ended one by one, and it does not stay frozen.
+/// Then the cgroup cannot be killed as a whole: its members are ended one by one, and it does not stay frozen.
 #[test]
 fn protected_processes_in_a_cgroup_are_left_and_all_others_are_ended() {
     if !crate::containment::task_cgroups::can_use_cgroups() {
@@ -240,12 +240,12 @@ fn protected_processes_in_a_cgroup_are_left_and_all_others_are_ended() {
     );
     tracker.spawn(place.job("task", &script)).expect("spawned");
     place.wait_for("up");
-    let leaf = std::path::PathBuf::from(place.sqlite3("SELECT cgroup FROM process"));
+    let cgroup = std::path::PathBuf::from(place.sqlite3("SELECT cgroup FROM process"));
     let report = tracker.terminate("task").expect("terminated");
     assert!(report.survived() == 0 && kept(&report) > 0, "{report:?}");
-    let frozen = std::fs::read_to_string(leaf.join("cgroup.freeze")).expect("it is in use");
+    let frozen = std::fs::read_to_string(cgroup.join("cgroup.freeze")).expect("it is in use");
     assert_eq!(frozen.trim(), "0");
-    let inside = std::fs::read_to_string(leaf.join("cgroup.procs")).expect("it is in use");
+    let inside = std::fs::read_to_string(cgroup.join("cgroup.procs")).expect("it is in use");
     let kept: Vec<u32> = report
         .endings
         .iter()

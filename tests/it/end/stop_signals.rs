@@ -1,4 +1,4 @@
-//! A tree is asked to end by the stop signals of its job, in their order, whatever ends it; or by those of one call.
+//! Every way to end a tree sends the stop signals of its job in their order, unless the call names others.
 
 use std::{fs, time::Duration};
 
@@ -19,8 +19,8 @@ const LAST: Duration = Duration::from_mins(10);
 /// SIGHUP, then SIGTERM.
 const STOP: [(i32, Duration); 2] = [(libc::SIGHUP, FIRST), (libc::SIGTERM, LAST)];
 
-/// Writes each SIGHUP and SIGTERM to the file `got` with its own name, `$1`, and ends by SIGTERM; starts no process. It listens once
-/// the file of its name is written.
+/// Writes each SIGHUP and SIGTERM to the file `got` with its own name, `$1`, and ends by SIGTERM; starts no process. It is ready once
+/// the file of its name exists.
 const LISTENS: &str = "exec 3<>never; trap 'echo HUP $1 >> got' HUP; trap 'echo TERM $1 >> got; exit 7' TERM; \
     echo $$ > $1; while :; do read x <&3; done";
 
@@ -86,7 +86,7 @@ pub(crate) fn ended_by_both(place: &Place, all: &[PidfdWatch], what: &str) {
     each_got(place, &["HUP", "TERM"], what);
 }
 
-/// Opens a tracker of another instance, in whatever containment.
+/// Opens a tracker of another instance; its containment does not matter.
 pub(crate) fn another(place: &Place) -> Tracker {
     Tracker::builder(place.ledger()).keeper(KEEPER).open().expect("a ledger")
 }

@@ -1,4 +1,4 @@
-//! A suspended tree does not run until it is resumed, and whatever ends it or gives it up makes it run first.
+//! A suspended tree does not run until it is resumed, and every way to end or release it resumes it first.
 
 use std::{fs, thread, time::Duration};
 
@@ -45,7 +45,7 @@ fn a_constantly_forking_tree_is_suspended_as_a_whole_and_resumed() {
             let (before, others) = (lengths(&place), lengths(&other));
             all_beat(&other, others);
             stays("suspended", || lengths(&place) == before);
-            // Twice is no error.
+            // A second call is not an error.
             assert!(process.suspend().expect("suspended") >= 3);
             // By another handle.
             let handle = tracker.get("tree").expect("a look").expect("it runs");

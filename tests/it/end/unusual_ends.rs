@@ -1,4 +1,4 @@
-//! Ends, or their records, that went another way than planned and must still be completed correctly.
+//! Ends in unusual circumstances, which must still be completed and recorded correctly.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -122,7 +122,7 @@ fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
     tracker.terminate("long").expect("terminated");
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(crate::support::state(pid), None);
-    // A leaf takes one more descriptor: too many trees at once were left running because descriptors ran out.
+    // A task cgroup takes one more descriptor: too many trees at once were left running because descriptors ran out.
     let report = tracker.shutdown().expect("shut down");
     assert!(report.suspects.is_empty(), "{report:?}");
     assert_eq!(place.alive(), [0_u32; 0]);
@@ -205,7 +205,7 @@ fn a_registered_process_is_not_a_stray_of_its_starter() {
     assert!(!is_alive(pid));
 }
 
-/// A health pass by hand, before any reaping, closed the row whose token leads to the daemon.
+/// A requested health pass before the root was reaped closed the row whose token identifies the daemon.
 #[test]
 fn a_health_pass_before_the_root_is_reaped_hides_no_daemon() {
     let place = Place::new();

@@ -356,7 +356,7 @@ fn a_mounted_file_of_another_user_is_written_only_in_a_folder_of_the_host() {
     }
 }
 
-/// A broken list is kept aside before it is overwritten, also where it cannot be renamed.
+/// A malformed list is backed up before it is overwritten, also where it cannot be renamed.
 #[test]
 fn a_malformed_list_at_a_mount_point_is_copied_before_it_is_overwritten() {
     need!("mount");

@@ -1,4 +1,4 @@
-//! The JSON export follows the ledger.
+//! The JSON export is updated with the ledger.
 
 use std::{
     collections::BTreeMap,
@@ -84,7 +84,7 @@ fn the_export_survives_a_crash_and_is_corrected_by_the_next_start() {
     assert_eq!(read(&export), Some(entry));
     let next = Host::start(&place, &options);
     assert!(task.is_dead());
-    until("it is put right", || read(&export).is_some_and(|tasks| tasks.is_empty()));
+    until("it is corrected", || read(&export).is_some_and(|tasks| tasks.is_empty()));
     next.stop();
     assert!(!export.exists());
 }

@@ -1,6 +1,6 @@
 //! Three machines and a database, each with a network of its own: the machines work and crash, they are cut off, shippers and the
 //! database are killed, and one ledger is restored from a backup. Afterwards each row of each ledger is in the fleet once, and the
-//! fleet's reports say what a count by hand over the ledgers says.
+//! fleet's reports agree with an independent count over the ledgers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -233,7 +233,7 @@ impl Machine {
         }
     }
 
-    /// Puts the backup in place of the ledger. What the fleet has of it is kept aside, for the count.
+    /// Puts the backup in place of the ledger. Saves what the fleet has of it, for the count.
     fn restore(&self) {
         let mut shipper = self.shipper();
         self.catch_up(&mut shipper);

@@ -1,4 +1,4 @@
-//! `fleet maintain` beside what else goes on.
+//! `fleet maintain` while other commands work on the fleet.
 
 use std::{
     process::{Command, Stdio},
@@ -28,7 +28,7 @@ fn a_clock_that_is_years_ahead_deletes_no_history() {
     assert_eq!(rows(), before);
 }
 
-/// Both make the sums of a day anew: the later one waits.
+/// Both recompute the sums of a day: the later one waits.
 #[test]
 fn sums_are_recomputed_while_a_shipper_updates_them() {
     let Some(scene) = scene() else { return };

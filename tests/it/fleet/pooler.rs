@@ -99,7 +99,7 @@ impl Drop for Pooler {
     }
 }
 
-/// A fleet with one ledger behind a pooler, and a shipper that has shipped to it by way of the pooler.
+/// A fleet with one ledger behind a pooler, and a shipper that has shipped to it through the pooler.
 struct Pooled {
     scene: Scene,
     pooler: Pooler,

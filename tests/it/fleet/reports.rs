@@ -152,7 +152,7 @@ fn a_leak_names_the_signal_that_ended_it_if_known() {
     assert_eq!(signals.iter().filter(|signal| signal.is_null()).count(), 60);
 }
 
-/// The sums are those of the leaks, whatever the window cuts.
+/// The sums are those of the leaks, wherever the window begins.
 #[test]
 fn sums_match_a_count_of_the_single_leaks() {
     let Some(database) = three_hosts() else { return };
@@ -224,7 +224,7 @@ fn all_but_the_largest_tasks_of_a_day_are_one_sum() {
     assert!(page.contains(&tile), "{tile}");
 }
 
-/// As many tasks as leaks would be a report that nobody can read, and that takes long.
+/// With as many tasks as leaks, a full report would be unreadable and slow.
 #[test]
 fn the_largest_tasks_and_programs_of_the_fleet_are_named() {
     let Some(database) = three_hosts() else { return };

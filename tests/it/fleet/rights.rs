@@ -148,7 +148,7 @@ fn a_host_can_only_add() {
     assert_eq!(database.rows("SELECT count(*) FROM fleet.ended"), "2");
 }
 
-/// Sent again from the start, whatever became of it: nothing changes, and nothing is denied.
+/// Rows that are sent again from the start, changed or not: nothing changes, and nothing is denied.
 #[test]
 fn rows_that_are_shipped_again_change_nothing() {
     let Some(database) = database() else { return };
@@ -187,7 +187,7 @@ fn a_reader_can_read_everything_and_change_nothing() {
     assert!(is_denied(&mut client, "UPDATE fleet.meta SET version = 2"));
 }
 
-/// A host may write what it likes of itself, and the reports on all hosts go on.
+/// A host may write anything about itself; the reports on all hosts must still work.
 #[test]
 fn rows_of_a_hostile_host_break_no_report() {
     let Some(database) = database() else { return };
@@ -257,7 +257,8 @@ fn rows_of_a_hostile_host_break_no_report() {
     all();
 }
 
-/// Before PostgreSQL 15 every user may create in `public`, where an operator may suit a statement better than the server's own.
+/// Before PostgreSQL 15 every user may create objects in `public`, and an operator there may match a statement better than a
+/// built-in one.
 #[test]
 fn operators_that_another_user_created_in_public_are_not_used() {
     let Some(database) = database() else { return };

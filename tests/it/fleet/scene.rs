@@ -46,7 +46,7 @@ impl Scene {
         self.database.rows(&format!("SELECT {columns} FROM fleet.stream ORDER BY stream"))
     }
 
-    /// Ships by way of another address.
+    /// Ships to another address.
     pub(super) fn ship_to(&self, url: &str) -> Output {
         self.place.procledger(&["ship", "--to", url, "--once"])
     }

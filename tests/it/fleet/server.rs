@@ -4,7 +4,7 @@
 //!
 //! A shell holds each server and reads its orders from a pipe: at the end of the pipe, which comes with the end of the test
 //! process however that ends, it stops the server and removes its folder. A test process that ends by itself waits for that,
-//! since whoever ran it may look at once for processes that it left.
+//! since its caller may look at once for processes that it left.
 #![expect(unsafe_code, reason = "statics are not dropped; only atexit(3) runs something for them")]
 
 use std::{
@@ -126,7 +126,7 @@ extern "C" fn stop_shared() {
     }
 }
 
-/// What the names of all databases of this run begin with.
+/// The prefix of the names of all databases of this run.
 fn prefix() -> String {
     format!("fleet_{}_", std::process::id())
 }
@@ -399,7 +399,7 @@ impl Database {
 
     /// The schema `fleet` with its rows, as SQL.
     pub(super) fn dump(&self) -> String {
-        // The program beside the server's own, which is of the same version.
+        // The program in the folder of the server, which is of the same version.
         let server = programs().expect("there is a server").join("initdb");
         let server = fs::canonicalize(server).expect("it is there");
         let mut dump = Command::new(server.with_file_name("pg_dump"));

@@ -49,7 +49,7 @@ fn settings_of_the_database_do_not_change_the_results() {
     }
     let host = format!("web-{name}");
     printed(fleet(&["enroll", &host, "--to", &url]));
-    // What the test itself asks has the defaults again.
+    // Queries of the test itself use the defaults again.
     let reset = format!("ALTER DATABASE {name} RESET ALL");
     scene.database.client().batch_execute(&reset).expect("reset");
     fleet_equals_ledger(&scene.database, &scene.path());
@@ -63,7 +63,7 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// As a standby answers, or a database that its owner has closed for a while.
+/// Like a standby, or a database that its owner has made read-only for a while.
 #[test]
 fn a_database_that_is_read_only_is_read_and_shipped_to_later() {
     let Some(scene) = scene() else { return };

@@ -1,4 +1,4 @@
-//! Shipping to a real database: each row once, whatever happens to either side.
+//! Shipping to a real database: each row once, even if the ledger or the database is interrupted or restored.
 
 use super::{
     comparison::{Ledger, fleet_equals_ledger, init, ship, try_ship},
@@ -56,7 +56,7 @@ fn a_ledger_that_was_restored_is_shipped_again() {
             scene.ship();
         }
         copy(&backup, &scene.path());
-        // The other time line goes on, and ends what the first one has ended.
+        // The other timeline continues, and ends what the first one has ended.
         scene.ledger.end(2);
         scene.ledger.work();
         scene.check();
@@ -128,7 +128,7 @@ fn a_lost_answer_is_not_taken_for_a_restored_ledger() {
     assert_eq!(scene.stream("restarts, lost, gap"), "0|0|0");
 }
 
-/// What a fleet does not have is pruned only where the size limit wins; then it is counted.
+/// Unshipped rows are pruned only if the size limit requires it; then they are counted.
 #[test]
 fn the_size_limit_prunes_unshipped_rows_and_the_gap_is_counted() {
     let Some(scene) = scene() else { return };
@@ -152,7 +152,7 @@ fn the_size_limit_prunes_unshipped_rows_and_the_gap_is_counted() {
     assert_eq!(scene.stream("gap, lost"), "20|0", "counted once");
 }
 
-/// Neither `ended_at` nor `found_at` is an order.
+/// Rows are recorded neither in the order of `ended_at` nor in that of `found_at`.
 #[test]
 fn rows_with_clock_steps_and_late_ends_are_shipped_once() {
     let Some(scene) = scene() else { return };
@@ -186,7 +186,7 @@ fn hostile_text_is_shipped_as_data() {
     assert_eq!(found, "2");
 }
 
-/// A process may call itself by any text, which is longer than what an index can hold.
+/// A process may give itself any name, also one that is too long for an index.
 #[test]
 fn a_leak_of_a_program_with_a_very_long_name_is_shipped() {
     let Some(scene) = scene() else { return };
@@ -253,7 +253,7 @@ fn all_named_ledgers_are_shipped() {
     assert_eq!(scene.stream("count(*) OVER ()"), "2\n2");
 }
 
-/// As a program of the version before has made it, which would refuse a ledger that was migrated.
+/// As the previous version created it, whose program would refuse a migrated ledger.
 #[test]
 fn a_ledger_of_an_older_schema_is_refused_and_left_unchanged() {
     let Some(database) = database() else { return };

@@ -149,7 +149,7 @@ fn rows_that_a_copy_shares_with_its_original_are_counted() {
     assert!(report.ends_with(line), "{report}");
 }
 
-/// Ships in a mount namespace where the machine seems to have been started anew.
+/// Ships in a mount namespace where the machine seems to have been restarted.
 fn ship_in_another_boot(scene: &Scene, ledger: &Path, boot: &Path) -> Output {
     let mut unshare = Command::new("unshare");
     let script = "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && shift && exec \"$@\"";
@@ -189,7 +189,7 @@ fn a_copy_in_another_boot_waits_to_see_whether_the_original_continues() {
         assert_eq!(error.matches("nothing is shipped until it is known").count(), 1, "{error}");
     });
     both_are_there(&scene, &path);
-    // A machine that was started anew with a ledger from a backup, and nothing else ships it.
+    // A restarted machine with a ledger from a backup, which nothing else ships.
     let backup = scene.place.path().join("backup.db");
     copy(&scene.path(), &backup);
     scene.ledger.work();

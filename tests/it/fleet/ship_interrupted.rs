@@ -112,12 +112,12 @@ fn a_connection_cut_at_any_byte_loses_nothing() {
     assert!(failed > 0);
 }
 
-/// The answer to the commit is lost, whatever the number of bytes before it.
+/// The answer to the commit is lost after any number of bytes.
 #[test]
 fn a_lost_answer_to_a_commit_loses_and_duplicates_nothing() {
     let Some(scene) = scene() else { return };
     scene.ship();
-    // Batches of the same size, with nothing that goes on.
+    // Batches of the same size, while nothing else changes.
     scene.ledger.end(1000);
     scene.ledger.settle(1000);
     scene.check();

@@ -114,7 +114,7 @@ struct FullDisk {
 }
 
 impl FullDisk {
-    /// `None` where there is no PostgreSQL, or without root, who alone can make a file system.
+    /// `None` where there is no PostgreSQL, or without root, as only root can create a file system.
     fn start(wal_in_space: bool) -> Option<Self> {
         if !root() {
             return None;

@@ -15,7 +15,7 @@ fn file(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect(name)
 }
 
-/// A later version has added columns: this one ships and reads on, until the schema says that it is too old.
+/// A later version has added columns: this version still ships and reads, until the schema declares it too old.
 #[test]
 fn a_newer_fleet_can_be_shipped_to_and_read() {
     let Some(scene) = scene() else { return };
@@ -52,7 +52,7 @@ fn a_newer_fleet_can_be_shipped_to_and_read() {
     assert!(error.contains("update the program"), "{error}");
 }
 
-/// A fleet as the version before has made it, with a host that has shipped to it.
+/// A fleet as the previous version created it, with a host that has shipped to it.
 #[test]
 fn a_fleet_of_the_previous_version_is_upgraded() {
     let (Some(database), Some(new)) = (database(), database()) else { return };
@@ -91,7 +91,7 @@ fn a_fleet_of_the_previous_version_is_upgraded() {
     assert!(printed(fleet(&report)).contains("2026-11-27T19:00Z"));
 }
 
-/// What versions of the schema may do: each leaves the statements of this version valid.
+/// Changes that a later schema may make: each leaves the statements of this version valid.
 const UPGRADES: [&str; 4] = [
     "ALTER TABLE fleet.stream ADD COLUMN later text; ALTER TABLE fleet.live ADD COLUMN later integer NOT NULL DEFAULT 7;
      ALTER TABLE fleet.ended ADD COLUMN later bigint; ALTER TABLE fleet.leak ADD COLUMN later timestamptz DEFAULT now()",

@@ -6,7 +6,7 @@
 //! ledger). Commands, one per line: `spawn TASK SCRIPT` (`survive` and `keep` with that option of the job, `hour` with that
 //! longest run time), `within TASK MS SCRIPT` and `rss TASK BYTES SCRIPT` with that limit, `exit` without a shutdown, `wait
 //! TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`, `running`, `adopted`, `import PATH`,
-//! `fork`, `quit`; `exec` (the host executes itself, and opens its ledgers anew), `become PROGRAM` (it executes that instead),
+//! `fork`, `quit`; `exec` (the host executes itself, and opens its ledgers again), `become PROGRAM` (it executes that instead),
 //! `child NAME SCRIPT` and `child-wait NAME` (a program that the host starts and waits for by itself), `reap-pid PID`
 //! (waitpid), `fork-and-hold` (a forked child that executes nothing), `keep-spawning` (two threads start programs until an
 //! exec), `also TASK SCRIPT` (spawn by the second tracker). End of input is an orderly end.
@@ -70,7 +70,7 @@ fn also(options: &str) -> Option<Tracker> {
     Some(build(Tracker::builder(path), options).open().expect("the second ledger"))
 }
 
-/// The state of a host beside its tracker.
+/// The state of a host besides its tracker.
 struct Own {
     also: Option<Tracker>,
     children: HashMap<String, std::process::Child>,
@@ -136,7 +136,7 @@ fn fork_and_hold() -> String {
     }
 }
 
-/// Not a scenario either: a program whose first thread ends while another one continues.
+/// Not a scenario: a program whose first thread ends while another one continues.
 #[test]
 fn as_a_zombie_leader() {
     if std::env::var_os("PROCLEDGER_IT_ZOMBIE_LEADER").is_none() {

@@ -48,7 +48,7 @@ async fn large_input_and_output_pass_at_the_same_time_in_a_future() {
     }
 }
 
-/// Programs that read no input, a part of it, or close it and go on.
+/// Programs that read none or a part of their input, or close it and continue.
 const READS_NO_MORE: [(&str, &str); 3] = [
     ("exit 3", ""),
     ("head -c 3; exit 3", "abc"),
@@ -127,7 +127,7 @@ async fn a_future_that_reaches_its_time_limit_is_continued_by_the_next() {
         while communicator.stdout() != b"one\n" || communicator.stderr() != b"err\n" {
             assert_eq!(communicator.read().await.expect("read"), None);
         }
-        // One that is dropped has lost nothing either: another one goes on.
+        // A dropped future has lost nothing either: another one continues.
         assert!(tokio::time::timeout(limit, communicator.read()).await.is_ok());
         std::fs::write(place.path().join("go"), "").expect("a file");
         let output = process.wait_with_output().await.expect("read");

@@ -97,7 +97,7 @@ fn a_cancelled_spawn_leaves_no_program() {
     }
 }
 
-/// The contrast to that: without the option a cancelled spawn runs on, and stays tracked.
+/// By contrast, without the option a cancelled spawn runs on and stays tracked.
 #[test]
 fn without_the_option_a_cancelled_spawn_stays_tracked() {
     let place = Place::new();
@@ -166,7 +166,7 @@ fn a_panic_ends_the_programs_of_its_handles() {
     assert!(place.alive().is_empty());
 }
 
-/// In a grace period when the tracker closes: it is waited for, and keeps its own rule.
+/// The tracker closes during their grace period: it waits for them, and their rule is kept.
 #[test]
 fn a_shutdown_waits_for_trees_that_dropped_handles_end() {
     let place = Place::new();

@@ -24,7 +24,7 @@ fn rule(exit: &Exit) -> &str {
     exit.because.as_ref().map_or("", |because| &because.rule)
 }
 
-/// The reasons of an exit, each brought about.
+/// Causes an exit for each reason.
 fn reasons(place: &Place, tracker: &Tracker, containment: Containment) {
     let mut exited = tracker.spawn(place.job("exits", "exit 7")).expect("spawned");
     let exit = exited.wait().expect("ended");

@@ -1,4 +1,4 @@
-//! An operation on a process fails half-way: no process may be left running.
+//! An operation on a process fails halfway: no process may be left running.
 
 use std::{fs::File, os::fd::OwnedFd, process::ChildStdout};
 

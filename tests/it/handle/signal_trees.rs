@@ -9,7 +9,7 @@ use crate::{
     support::{PidfdWatch, Place, canary, state, until},
 };
 
-/// Adds its pid to the file `got` at each SIGUSR1, and goes on; starts no process. It listens once the file of its name is written.
+/// Adds its pid to the file `got` at each SIGUSR1, and goes on; starts no process. It is ready once the file of its name exists.
 const LISTENS: &str =
     "exec 3<>never; trap 'echo $$ >> got' USR1; echo $$ > $1; while :; do read x <&3; done";
 

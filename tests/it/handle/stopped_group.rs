@@ -1,5 +1,5 @@
 //! A host's process group is stopped and continued while it spawns. A child that the stop catches just before it leaves the
-//! group misses the SIGCONT, and its caller, which sleeps until the child execs, used to hang for ever.
+//! group misses the SIGCONT, and its caller, which sleeps until the child execs, used to hang forever.
 
 use std::{
     process::{Command, Stdio},

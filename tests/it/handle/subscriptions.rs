@@ -112,7 +112,7 @@ fn a_wait_returns_at_its_time_limit() {
     let began = Instant::now();
     assert!(events.next_within(Duration::from_millis(50)).expect("read").is_none());
     assert!(began.elapsed() >= Duration::from_millis(50));
-    // A file beside the ledger that is no part of it wakes nothing for good.
+    // A file beside the ledger that is not part of it does not end the wait.
     std::fs::write(place.path().join("other"), "x").expect("a file");
     assert!(events.next_within(Duration::from_millis(50)).expect("read").is_none());
     tracker.shutdown().expect("an orderly end");

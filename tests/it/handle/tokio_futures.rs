@@ -232,7 +232,7 @@ fn terminate_returns_the_outcome_of_each_member() {
     });
 }
 
-/// The keeper is the program's parent: its report, not a wait of our own, says how it ended.
+/// The keeper is the program's parent: the status comes from its report, not from a wait of the host.
 #[test]
 fn under_a_keeper_a_wait_returns_the_status_and_the_whole_tree_is_ended() {
     let place = Place::new();

@@ -62,7 +62,7 @@ fn invariant_03_rows_that_cannot_be_checked_are_left_unchanged() {
     assert!(task.is_dead(), "the original may");
 }
 
-/// For a program that asks about a file: which ledger it is or was. A new one at the same path is a different one.
+/// Its uuid identifies a ledger, also in a copy; a new ledger at the same path has another uuid.
 #[test]
 fn a_copy_could_not_be_recognized_as_a_copy_of_its_ledger() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! A container with an init restarts: the rows of its host stayed `running` for ever, since they belong to a PID namespace that
+//! A container with an init restarts: the rows of its host stayed `running` forever, since they belong to a PID namespace that
 //! no process can inspect.
 
 use std::{fs, path::Path, process::Command};
@@ -149,7 +149,7 @@ fn a_container_that_outlives_its_host_is_left_unchanged() {
     closed_as_gone(&place);
 }
 
-/// Two containers may share a ledger: each cannot know what the other left, whether it lives or not.
+/// Two containers may share a ledger: neither can know whether processes of the other one live.
 #[test]
 fn another_container_with_the_same_ledger_closes_no_row() {
     if !as_root() {

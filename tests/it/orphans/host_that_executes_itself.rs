@@ -1,5 +1,5 @@
-//! A host executes itself, as servers do for a graceful restart, or another program: pid, start tick and pidfd stay, and
-//! everything else of it is gone. Its former instance was taken for alive as long as the new image lived: its rows stayed
+//! A host executes itself, as servers do for a graceful restart, or another program: pid, start tick and pidfd stay, but
+//! everything else is lost. Its former instance was taken for alive as long as the new image lived: its rows stayed
 //! `running`, its tasks could neither be started again nor terminated, and in session mode their trees lived on.
 
 use std::{

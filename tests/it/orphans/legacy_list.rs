@@ -1,4 +1,4 @@
-//! The former processor left its list of processes.
+//! A list of processes that the former implementation left.
 
 use std::{
     fs,
@@ -56,7 +56,7 @@ fn an_entry_is_ended_only_when_time_name_and_parent_agree() {
     let named_otherwise = program(&place, &other);
     let owned = place.child(&format!("{} & echo $! > owned; wait", worker.display()));
     let its_child = place.watch("owned");
-    // The sweep alone would find only the first one; the entries prove the owner of the others.
+    // A name match alone would find only the first one; the entries prove the owner of the others.
     let hour_ago = now.checked_sub(Duration::from_hours(1)).expect("a time");
     write(
         &list,

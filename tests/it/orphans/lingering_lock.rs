@@ -47,7 +47,7 @@ fn a_permanent_holder_of_a_dead_hosts_lock_is_reported_and_nothing_is_ended() {
     let (root, lock) = crash(&place);
     let began = Instant::now();
     let tracker = Tracker::builder(place.ledger()).open().expect("opened");
-    assert!(began.elapsed() < Duration::from_secs(20), "it does not wait for ever");
+    assert!(began.elapsed() < Duration::from_secs(20), "it does not wait forever");
     assert!(!root.is_dead(), "two witnesses must agree");
     let suspects = &tracker.startup_report().suspects;
     assert_eq!(suspects.len(), 1);

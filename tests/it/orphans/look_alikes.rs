@@ -1,4 +1,4 @@
-//! The name sweep among processes that only resemble its matches.
+//! A name match among processes that only resemble the matches.
 //!
 //! All of it in a PID namespace whose first process is this test: orphans become its children.
 
@@ -308,7 +308,7 @@ fn owned(fixture: &mut Fixture) {
     fixture.enter("wiped", Fate::Spared);
     fixture.add("spawned", spawned, Fate::Spared);
     let other = fixture.host("other.db");
-    // Its parent is gone, and a process with a token of a ledger that this sweep does not know is left.
+    // Its parent is gone, and a process with a token of a ledger that this search does not know is left.
     let daemon = format!("(setsid {program} & echo $! > {}); sleep 300; :", token.display());
     other.spawn("daemon", &daemon);
     fixture.enter("token", Fate::Spared);

@@ -1,4 +1,4 @@
-//! An unrelated process that has taken the pid of a dead process survives whatever is done about that process.
+//! An unrelated process that has taken the pid of a dead process survives every operation on that dead process.
 //!
 //! The reuse is forced for real, in a PID namespace of the test's own where `ns_last_pid` sets the next pid. If both were
 //! started within the same tick of 10 ms, pid and start tick agree, and only the inode of the pidfd differs.
@@ -65,7 +65,7 @@ pub(crate) fn body(given: &Given) {
             equal += u32::from(try_way(given, way, number));
             number += 1;
         }
-        note(&format!("{way:?}: {number} reused numbers, {equal} of them within the same tick"));
+        note(&format!("{way:?}: {number} reused pids, {equal} of them within the same tick"));
         same_tick += equal;
         // A crash sometimes takes longer than a tick; the others leave no time in between.
         assert!(equal > 0 || matches!(way, OrphanOfACrash), "{way:?}: no two starts in one tick");
@@ -89,7 +89,7 @@ fn unrelated_with(given: &Given, pid: u32) -> Guard {
         if guard.pid() == pid {
             return guard;
         }
-        assert!(Instant::now() < deadline, "the number {pid} could not be had again");
+        assert!(Instant::now() < deadline, "pid {pid} could not be reused");
     }
 }
 

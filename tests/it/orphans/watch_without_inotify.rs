@@ -114,7 +114,7 @@ fn without(instances_limit: u32, watches: u32, said: &str) {
     for name in ["a.db", "later.db", "folder/c.db", "folder/new.db"] {
         is_served(&place, &watch, name, "before");
     }
-    // Logged once, whatever happens.
+    // Logged only once.
     thread::sleep(Duration::from_secs(2));
     watch.log.extend(watch.err.try_iter());
     let count = watch.log.iter().filter(|line| line.contains("inotify")).count();

@@ -246,14 +246,14 @@ fn attributes_that_a_user_may_not_set_are_refused_before_anything_runs() {
             let error = tracker.spawn(job).expect_err(what);
             assert!(error.is_denied(), "{error:?}");
             let text = error.to_string();
-            // Without the capability another user is out of reach whatever the ledger says, which may be said first.
+            // Without the capability, another user is refused on any ledger, and that error may come first.
             let is_named = text.contains(what) && text.contains(lacks);
             assert!(is_named || text.contains("only root's ledger"), "{text}");
             assert!(!is_named || error.raw_os_error() == Some(errno), "{error:?}");
         }
         assert!(!place.path().join("ran").exists());
         assert_eq!(place.sqlite3("SELECT count(*) FROM process"), "0");
-        // Its own are no change, and need no right.
+        // Its own ids are no change, and need no privilege.
         let gid = rustix::process::getegid().as_raw();
         let mut process = tracker.spawn(job().uid(own).gid(gid)).expect("spawned");
         assert!(process.wait().expect("ended").success());

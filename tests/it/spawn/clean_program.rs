@@ -73,7 +73,7 @@ pub(crate) fn soil() {
     }
 }
 
-/// One script shows everything: `cat` its own state as it was started, the shell its descriptors.
+/// A single script prints everything: `cat` shows the state that it was started with, the shell its descriptors.
 const REPORT: &str = "cat /proc/self/status; echo; echo stat $(cat /proc/$$/stat); echo pid $$; \
     echo fds; ls -1 /proc/$$/fd; echo; pwd -P | sed 's/^/cwd /'; \
     tr '\\0' '\\n' </proc/$$/environ | sed 's/^/env /'; cat >&2";

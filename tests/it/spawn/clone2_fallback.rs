@@ -1,6 +1,6 @@
 //! Where clone3 is refused, as by seccomp profiles older than it, clone(2) is used with the same result.
 
-#![expect(unsafe_code, reason = "a seccomp filter, written by hand")]
+#![expect(unsafe_code, reason = "a hand-written seccomp filter")]
 
 use std::{
     sync::{PoisonError, mpsc::channel},
@@ -41,7 +41,7 @@ fn check(place: &Place) {
         WHERE task_id LIKE '%-%' AND (task_id GLOB '[0-9]*' OR task_id = 'warm-up-0') GROUP BY 1";
     assert_eq!(place.sqlite3(storm), format!("0|{}\n1|{}", spawns() / 2, spawns() / 2));
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
-    // clone(2) cannot place a process into a cgroup leaf, and no row claims that it did.
+    // clone(2) cannot place a process into a cgroup, and no row claims that it did.
     let contained = "SELECT count(*) FROM process WHERE task_id = 'again' AND cgroup IS NOT NULL";
     assert_eq!(place.sqlite3(contained), "0");
     assert_eq!(place.alive(), [0_u32; 0]);

@@ -28,13 +28,13 @@ fn a_truncated_write_damages_nothing_and_its_rows_are_recorded_later() {
 
     limit(host.pid(), None);
     let row = "SELECT end_reason, exit_signal FROM history WHERE task_id = 'left'";
-    until("what became of it is recorded", || place.sqlite3(row) == "terminated|15");
+    until("its end is recorded", || place.sqlite3(row) == "terminated|15");
     host.spawn("new", "exec sleep 3600");
     host.stop();
     assert_eq!(place.sqlite3("PRAGMA integrity_check"), "ok");
 }
 
-/// Its default action ends a process: `run` would leave its program without an owner.
+/// The default action of the signal ends a process: `run` would leave its program without an owner.
 #[test]
 fn the_command_ignores_sigxfsz_and_its_program_does_not() {
     let place = Place::new();

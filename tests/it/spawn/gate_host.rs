@@ -35,14 +35,14 @@ impl Given {
 
     /// A tracker that only the test drives.
     pub(crate) fn builder(&self) -> Builder {
-        // Unused unless the environment asks for it.
+        // Unused unless the environment requests it.
         let keeper = env!("CARGO_BIN_EXE_procledger-keeper");
         let builder = Tracker::builder(self.ledger()).program("gate-host").grace(GRACE);
         if is_kept() { builder.keeper(keeper) } else { builder }
     }
 }
 
-/// Whether programs are put under a keeper, as `PROCLEDGER_CONTAINMENT` asks.
+/// Whether programs are put under a keeper, as `PROCLEDGER_CONTAINMENT` requests.
 pub(crate) fn is_kept() -> bool {
     std::env::var_os("PROCLEDGER_CONTAINMENT").is_some_and(|word| word == "keeper")
 }

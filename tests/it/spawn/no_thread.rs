@@ -1,4 +1,4 @@
-//! The kernel makes no thread: `ulimit -u`, or a cgroup's `pids.max`, is used up.
+//! The kernel creates no thread: `ulimit -u`, or a cgroup's `pids.max`, is used up.
 
 use std::{
     process::{Command, Output, Stdio},
@@ -12,7 +12,7 @@ use crate::{
     support::{Place, in_namespace, in_namespace_as_a_user, need},
 };
 
-/// The command where its user may have so many processes and threads.
+/// The command, with a limit on the number of processes and threads of its user.
 fn with_room_for(processes: u32, place: &Place, args: &[&str]) -> Output {
     Command::new("prlimit")
         .arg(format!("--nproc={processes}:{processes}"))
@@ -101,7 +101,7 @@ fn without_threads<T: Send>(errno: i32, act: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(run).join().expect("it comes back"))
 }
 
-/// Nor is it the program's fault, which exit code 126 would say, what a profile refuses to its child before the exec.
+/// What a profile refuses to the child before the exec is not a fault of the program, as exit code 126 would mean.
 #[test]
 fn a_refused_step_before_the_exec_was_reported_as_a_program_that_is_not_executable() {
     let place = Place::new();

@@ -292,7 +292,7 @@ fn a_symlink_in_place_of_a_users_folder_made_root_write_its_own_files_there() {
     ];
     let mut next = uses.iter().cycle();
     let done = scene.race(|| {
-        // Root's own and not a list: it would be kept aside.
+        // Root's own and not a list: it would be renamed.
         scene.renew("former.json", "{", 0);
         let args = next.next().expect("endless");
         let answer = answer(on_ledger(&scene.place, &scene.place.ledger()).args(*args));

@@ -109,8 +109,7 @@ fn harmless_additions_to_the_schema_are_accepted() {
     }
 }
 
-/// The schema had been checked, and the trigger was added while the program ran: the end could not be recorded, and `run` never
-/// ended.
+/// The trigger was added after the check, while the program ran: its end could not be recorded, and `run` never ended.
 #[test]
 fn a_trigger_that_was_added_later_blocked_a_run_forever() {
     let place = Place::new();

@@ -37,7 +37,7 @@ fn ends_during_a_held_lock_are_recorded_once_it_is_free_and_the_tasks_can_run_ag
     assert!(read.status.success(), "readers do not wait");
     held.release();
 
-    // By hand: the next health pass, which would do it too, is 30 s away.
+    // On request: the next health pass, which would do it too, is 30 s away.
     for task in ["ends", "left", "new"] {
         host.spawn(task, "exec sleep 3600");
     }
@@ -47,7 +47,7 @@ fn ends_during_a_held_lock_are_recorded_once_it_is_free_and_the_tasks_can_run_ag
     host.stop();
 }
 
-/// The first spawn records the cgroup of the instance. Once it could not, all later programs were in sessions alone.
+/// The first spawn records the cgroup of the instance. If that failed, all later programs ran in session mode.
 #[test]
 fn a_first_spawn_during_a_held_lock_is_refused_and_the_next_program_has_its_cgroup() {
     if !can_use_cgroups() {

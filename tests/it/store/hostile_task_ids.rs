@@ -87,7 +87,7 @@ fn the_name_of_a_task_is_shown_as_text_everywhere() {
     assert!(is_harmless(&page.replace(['\t', '\r'], "")));
 }
 
-/// A leak of a hostile task, whatever its name was when it ran.
+/// A leak of a task with a hostile name.
 fn rename_all(place: &Place) {
     let ledger = rusqlite::Connection::open(place.ledger()).expect("a ledger");
     let task = HOSTILE.concat();

@@ -51,7 +51,7 @@ pub(crate) fn recipes() -> Vec<Recipe> {
 pub(crate) fn with_a_past() -> Place {
     let place = Place::new();
     past::make(&place.ledger(), TWO_DAYS).expect("a past");
-    // Never seen in such a short history: a process that could not be ended, a task that always fails, a person's kill.
+    // Never seen in such a short history: a process that could not be ended, a task that always fails, a kill by a user.
     let ledger = Connection::open(place.ledger()).expect("a ledger");
     ledger
         .execute_batch(

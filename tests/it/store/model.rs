@@ -1,4 +1,4 @@
-//! Random sequences of actions by callers, persons and accidents, compared with a model that fits on a page.
+//! Random sequences of calls, commands and accidents, compared with a small model.
 //!
 //! Two programs share one ledger. After each action everything is checked: the live rows and the ended ones, with their
 //! reasons; every process that should be alive, and every one that should be dead. The processes are real, in a PID namespace

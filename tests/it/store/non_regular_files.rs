@@ -1,5 +1,5 @@
 //! A FIFO, a device, a socket, a folder or a symlink in place of one of the ledger's files: `doctor`, `reap` and `run` waited
-//! for its other end for ever. Each `answer` here is bounded.
+//! forever for its other end. Each `answer` here is bounded.
 
 use std::{
     fs,

@@ -3,7 +3,7 @@
 //!
 //! The program that owns a ledger brings it up to date; everything else uses it as it is. A program of the version before
 //! works on in a ledger that was brought up to date: `statements-0.1.0.sql` is what it writes, and a test that is ignored
-//! otherwise runs the program itself:
+//! otherwise runs that program itself:
 //!
 //! ```sh
 //! git clone . ../procledger-0.1.0 && (cd ../procledger-0.1.0 && git checkout 08ed5f4 && cargo build)
@@ -328,7 +328,7 @@ fn two_owners_that_migrate_at_once_give_the_ledger_one_uuid() {
     }
 }
 
-/// A person may have created a table of this name before the ledger had one.
+/// A user may have created a table of this name before the schema had one.
 #[test]
 fn a_users_own_table_called_ledger_is_not_a_version() {
     let place = of_schema(3);
@@ -368,7 +368,7 @@ fn a_program_of_the_previous_version_can_write_to_a_migrated_ledger() {
     }
 }
 
-/// The real program of the version before: beside this one, and started again after this one has migrated its ledger.
+/// The real program of the previous version: beside this one, and started again after this one has migrated its ledger.
 /// `PROCLEDGER_RELEASED` is the path of a build of 0.1.0, the last state in which `migrations` ends with 03.
 #[test]
 #[ignore = "needs a build of the version before; what that writes is held by the test above"]

@@ -43,7 +43,7 @@ fn threads_that_write_and_read_take_turns() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// The connection keeps the file, as those that read do.
+/// The connection that writes keeps the file open, like connections that read.
 #[test]
 fn a_tree_is_ended_although_the_ledger_was_removed() {
     let place = Place::new();

@@ -239,7 +239,7 @@ fn a_ledger_that_is_larger_than_its_limit_loses_its_oldest_history() {
     host.stop();
 }
 
-/// A fleet that has nothing so far keeps all history from being pruned by age, and none from being pruned by size.
+/// While a fleet has no rows of the ledger, no history is pruned by age; the size limit is still enforced.
 #[test]
 fn the_size_limit_prunes_unshipped_history() {
     const LIMIT: u64 = 2 << 20;

@@ -1,4 +1,4 @@
-//! People look at a ledger with `sqlite3`.
+//! The schema documents itself for users who open a ledger with `sqlite3`.
 
 use crate::support::{Host, Place};
 

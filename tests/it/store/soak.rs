@@ -1,7 +1,7 @@
 //! Resources that could grow without bound: descriptors, threads, memory, the WAL, temporary files, cgroups. Compared after a
 //! warm-up and at the end of a condensed long day.
 //!
-//! `PROCLEDGER_LONG=1 cargo test --test it -- soak --nocapture` takes 100,000 spawns and ends, and 10,000 openings and
+//! `PROCLEDGER_LONG=1 cargo test --test it -- soak --nocapture` makes 100,000 spawns and ends, and 10,000 openings and
 //! closings; otherwise it is a sample of each. What was measured is printed.
 
 use std::{
@@ -65,7 +65,7 @@ struct Figures {
     wal: u64,
     ledger: u64,
     files: BTreeSet<String>,
-    leaves: usize,
+    cgroups: usize,
 }
 
 impl Figures {
@@ -82,7 +82,7 @@ impl Figures {
             wal: size(given.folder.join("ledger.db-wal")),
             ledger: size(given.ledger()),
             files: files(&given.folder),
-            leaves: leaves(&given.ledger()),
+            cgroups: cgroups(&given.ledger()),
         }
     }
 
@@ -96,7 +96,7 @@ impl Figures {
                 && now.wal <= WAL_BYTES
                 && now.ledger <= LEDGER_BYTES
                 && now.files.is_subset(&before.files)
-                && now.leaves <= before.leaves
+                && now.cgroups <= before.cgroups
                 && children().is_empty()
         };
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -111,7 +111,7 @@ impl Figures {
             now = Self::now(given);
         }
         note(&format!(
-            "descriptors {} then {} and {} of the ledger, threads {} then {}, memory {} then {} KiB, WAL {} KiB, ledger {} KiB, leaves {}",
+            "descriptors {} then {} and {} of the ledger, threads {} then {}, memory {} then {} KiB, WAL {} KiB, ledger {} KiB, cgroups {}",
             before.descriptors.len(),
             now.descriptors.len(),
             now.of_ledger,
@@ -121,7 +121,7 @@ impl Figures {
             now.memory_kib,
             now.wal >> 10,
             now.ledger >> 10,
-            now.leaves,
+            now.cgroups,
         ));
     }
 }
@@ -160,14 +160,14 @@ fn all_files(folder: &Path) -> BTreeSet<String> {
 }
 
 /// Cgroups of trees that still exist, below those of live instances.
-fn leaves(ledger: &Path) -> usize {
+fn cgroups(ledger: &Path) -> usize {
     // Another connection of this process would drop SQLite's locks when it is closed, so the command reads.
-    let branches = crate::support::sqlite3(
+    let instances = crate::support::sqlite3(
         ledger,
         "SELECT cgroup FROM instance WHERE cgroup IS NOT NULL AND stopped_at IS NULL",
     );
-    let below = |branch: &str| fs::read_dir(branch).into_iter().flatten().flatten();
-    branches.lines().flat_map(below).filter(|entry| entry.path().is_dir()).count()
+    let below = |instance: &str| fs::read_dir(instance).into_iter().flatten().flatten();
+    instances.lines().flat_map(below).filter(|entry| entry.path().is_dir()).count()
 }
 
 fn open(given: &Given) -> Tracker {

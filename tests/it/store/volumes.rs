@@ -147,7 +147,7 @@ fn an_fs_group_volume_can_contain_a_ledger_in_a_private_folder() {
     }
 }
 
-/// About a group without the user as a member, only its difference is known.
+/// If the user is not in the group that can write to the volume, a private folder below is not enough.
 #[test]
 fn a_volume_of_another_group_cannot_contain_a_ledger() {
     let Some(volume) = Volume::new(0, GROUP, 0o2775, USER, &[USER]) else { return };

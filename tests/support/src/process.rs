@@ -124,7 +124,7 @@ impl PidfdWatch {
     pub fn dies_within(&self, limit: Duration) -> bool {
         self.fd.as_ref().is_none_or(|fd| {
             let mut fds = [PollFd::new(fd, PollFlags::IN)];
-            let limit = Timespec::try_from(limit).expect("not for ever");
+            let limit = Timespec::try_from(limit).expect("a finite time");
             poll(&mut fds, Some(&limit)).expect("poll") > 0
         })
     }

@@ -114,7 +114,7 @@ kill -KILL "$npx"; wait "$npx"; : > "$D/node.up""#,
     },
 ];
 
-/// `sleeper NAME` creates a program of that name that waits for ever without a child, once it has reported that it is up.
+/// `sleeper NAME` creates a program of that name that waits forever without a child, once it has reported that it is up.
 const HEAD: &str = r#"
 D=$1 NPM=$2; cd "$D"; export HOME="$D" TMPDIR="$D"
 sleeper() {
