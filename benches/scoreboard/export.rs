@@ -61,13 +61,13 @@ pub(crate) fn measure(board: &mut Board) {
     (0..rounds).for_each(|_| former_samples.add(timed(|| former.persist()).0));
     board.add(
         Line::new("export of 1,000 after a change", &ours)
-            .beside("serialise, write, rename", limit.median())
+            .beside("serialize, write, rename", limit.median())
             .at_most(1.5)
             .former(former_samples.median()),
     );
     board.add(
         Line::new("export of a change that follows another", &following)
-            .beside("serialise, write, rename", limit.median()),
+            .beside("serialize, write, rename", limit.median()),
     );
     spawns_do_not_wait(board, &fixture, rounds);
     std::mem::forget(fixture.tracker);

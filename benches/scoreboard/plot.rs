@@ -40,7 +40,7 @@ struct Label<'a> {
     x: f64,
     y: f64,
     cost: &'a str,
-    colour: &'a str,
+    color: &'a str,
 }
 
 pub(crate) fn draw(points: &[Point]) -> String {
@@ -94,15 +94,15 @@ impl<'a> Panel<'a> {
         }
         let named = costs.into_iter().zip(COLOURS);
         let mut labels: Vec<Label<'_>> =
-            named.filter_map(|(cost, colour)| self.curve(svg, cost, colour)).collect();
+            named.filter_map(|(cost, color)| self.curve(svg, cost, color)).collect();
         // From the bottom up: a label that would overlap another one moves up, and the order stays that of the lines.
         labels.sort_by(|a, b| b.y.total_cmp(&a.y));
         let mut limit = f64::INFINITY;
-        for Label { x, y, cost, colour } in labels {
+        for Label { x, y, cost, color } in labels {
             limit = (y + 4.0).min(limit);
             let _ = writeln!(
                 svg,
-                "<text x=\"{:.1}\" y=\"{limit:.1}\" fill=\"{colour}\">{cost}</text>",
+                "<text x=\"{:.1}\" y=\"{limit:.1}\" fill=\"{color}\">{cost}</text>",
                 x + 8.0
             );
             limit -= 13.0;
@@ -145,21 +145,20 @@ impl<'a> Panel<'a> {
         );
     }
 
-    fn curve<'c>(&self, svg: &mut String, cost: &'c str, colour: &'c str) -> Option<Label<'c>> {
+    fn curve<'c>(&self, svg: &mut String, cost: &'c str, color: &'c str) -> Option<Label<'c>> {
         let of_cost = self.points.iter().filter(|point| point.cost == cost);
         let places: Vec<(f64, f64)> =
             of_cost.map(|point| (self.x(point.size), self.y(point.nanoseconds))).collect();
         let line: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let _ = writeln!(
             svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"/>",
             line.join(" ")
         );
         for (x, y) in &places {
-            let _ =
-                writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
+            let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{color}\"/>");
         }
-        places.last().map(|&(x, y)| Label { x, y, cost, colour })
+        places.last().map(|&(x, y)| Label { x, y, cost, color })
     }
 }
 

@@ -138,7 +138,7 @@ fn near<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
     near.min().map(|(_, name)| name)
 }
 
-/// Counts the letters to insert, delete, replace or exchange with their neighbour (optimal string alignment).
+/// Counts the letters to insert, delete, replace or exchange with their neighbor (optimal string alignment).
 fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
     let mut rows = vec![(0..=to.len()).collect::<Vec<usize>>()];
