@@ -26,6 +26,12 @@ fn start(place: &Place, containment: &str, options: &[&str]) -> Running {
 fn all_ended(place: &Place, reason: &str, how: &str) {
     let left =
         "SELECT id, task_id, root, state, owner, last_error FROM process WHERE state <> 'ended'";
+    let of_tasks = format!("{left} AND (task_id = 'inner' OR root IS NULL)");
+    assert_eq!(place.sqlite3(&of_tasks), "", "{how}");
+    // On a busy machine the outer owner may have recorded a descendant while the tree was killed: the next pass closes that row.
+    if !place.sqlite3(left).is_empty() {
+        run(place, &["reap"]).expect(0);
+    }
     assert_eq!(place.sqlite3(left), "", "{how}");
     let twice =
         "SELECT task_id, pid FROM process GROUP BY task_id, pid, start_tick HAVING count(*) > 1";
