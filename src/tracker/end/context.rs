@@ -1,4 +1,4 @@
-//! The context of an end: for whom it acts, and which processes it must not signal.
+//! The context of an end: the instance it acts for, and which processes it must not signal.
 
 use super::run::EndContext;
 use crate::{

@@ -25,7 +25,7 @@
 //! - [`strays`]: the remaining members of trees whose roots' ends are recorded;
 //! - [`suspend`]: suspending trees, and resuming them;
 //! - [`terminate`]: ends that the owner, or a person, requested;
-//! - [`context`]: for whom an end acts, and which processes it must not signal.
+//! - [`context`]: the instance that an end acts for, and which processes it must not signal.
 
 pub(super) mod adopted_zombies;
 pub(super) mod background;

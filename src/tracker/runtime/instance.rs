@@ -23,7 +23,7 @@ pub(in crate::tracker) struct Instance {
     pub(in crate::tracker) id: InstanceId,
     pub(in crate::tracker) identity: Identity,
     process: ProcessMark,
-    /// Where this process runs, and the user for whom it acts.
+    /// Where this process runs, and the user that it acts for.
     pub(in crate::tracker) observer: Observer,
     /// Tokens of the trees of other ledgers to which this process belongs; our programs inherit them.
     pub(in crate::tracker) outer_tokens: Vec<String>,

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// The context of an end: for whom it acts, and which processes it must not signal.
+/// The context of an end: the instance it acts for, and which processes it must not signal.
 #[derive(Clone)]
 pub(in crate::tracker) struct EndContext<'a> {
     pub(in crate::tracker) proc: &'a Proc,
