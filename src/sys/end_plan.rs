@@ -33,10 +33,11 @@ pub(crate) const WAIT_CAP: Duration = Duration::from_secs(2);
 /// # fn main() -> procledger::Result<()> {
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
-/// # tracker.spawn(procledger::Job::new("web", "sleep").arg("300"))?; // SIGINT to the program alone, SIGINT to the rest of its
-/// tree when it has ended, SIGKILL after 20 s. let plan =
-/// procledger::EndPlan::new().signal(2).root_first(true).grace(Duration::from_secs(20)); let report = tracker.kill_with(&["web"],
-/// "the operator", &plan)?; assert_eq!(report.survived(), 0);
+/// # tracker.spawn(procledger::Job::new("web", "sleep").arg("300"))?;
+/// // SIGINT to the program alone, SIGINT to the rest of its tree when it has ended, SIGKILL after 20 s.
+/// let plan = procledger::EndPlan::new().signal(2).root_first(true).grace(Duration::from_secs(20));
+/// let report = tracker.kill_with(&["web"], "the operator", &plan)?;
+/// assert_eq!(report.survived(), 0);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -222,11 +222,16 @@ impl Tracker {
     /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
     /// use procledger::{EndReason, Job};
     ///
-    /// let mut process = tracker.spawn(Job::new("task-42", "sleep").arg("3600"))?; let waiter =
-    /// tracker.get("task-42")?.expect("it runs"); let waiter = std::thread::spawn(move || { let mut waiter = waiter;
-    /// waiter.wait() }); tracker.kill(&["task-42"], "the operator")?; let exit = waiter.join().unwrap()?; assert_eq!(exit.reason,
-    /// EndReason::Killed); assert_eq!(exit.requested_by.as_deref(), Some("the operator")); assert_eq!(process.wait()?, exit); //
-    /// This also works after it has ended. assert_eq!(tracker.wait("task-42")?.reason, EndReason::Killed);
+    /// let mut process = tracker.spawn(Job::new("task-42", "sleep").arg("3600"))?;
+    /// let waiter = tracker.get("task-42")?.expect("it runs");
+    /// let waiter = std::thread::spawn(move || { let mut waiter = waiter; waiter.wait() });
+    /// tracker.kill(&["task-42"], "the operator")?;
+    /// let exit = waiter.join().unwrap()?;
+    /// assert_eq!(exit.reason, EndReason::Killed);
+    /// assert_eq!(exit.requested_by.as_deref(), Some("the operator"));
+    /// assert_eq!(process.wait()?, exit);
+    /// // This also works after it has ended.
+    /// assert_eq!(tracker.wait("task-42")?.reason, EndReason::Killed);
     /// # Ok(()) }
     /// ```
     ///
