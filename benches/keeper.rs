@@ -1,4 +1,5 @@
-//! The cost of a keeper: the time it adds to a spawn, and the memory it holds while its program runs.
+//! The cost of a keeper: the time it adds to a spawn, and the memory it holds while its program
+//! runs.
 //!
 //! `cargo bench --bench keeper`. Session and keeper alternate in one run; the figures are medians.
 

@@ -19,8 +19,8 @@
 //! | GET /report | leaks by task |
 //! | GET /events | ends, leaks and survivors from now on, as server-sent events, until the API stops |
 //!
-//! Kill it with SIGKILL and start it again: the programs that it ran are dead before it answers, and are in the report. SIGTERM
-//! and Ctrl-C shut it down in order.
+//! Kill it with SIGKILL and start it again: the programs that it ran are dead before it answers,
+//! and are in the report. SIGTERM and Ctrl-C shut it down in order.
 
 use std::{error::Error as _, io, net::SocketAddr, time::Duration};
 
@@ -66,10 +66,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(export) = args.next() {
         builder = builder.export(export);
     }
-    // Processes that a crash left behind are dead when this returns; only then are requests answered.
+    // Processes that a crash left behind are dead when this returns; only then are requests
+    // answered.
     let tracker = tokio::task::spawn_blocking(|| builder.open()).await??.into_async();
     let listener = tokio::net::TcpListener::bind(address.parse::<SocketAddr>()?).await?;
-    // Installed before the API reports that it is listening: a signal without a handler would end it without a shutdown.
+    // Installed before the API reports that it is listening: a signal without a handler would end
+    // it without a shutdown.
     let (term, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     println!("listening on http://{}", listener.local_addr()?);
     let stopped = stopped(tracker.clone(), term, interrupt);
@@ -149,8 +151,9 @@ struct Streamed {
     stdout: Option<BufReader<Receiver>>,
 }
 
-/// Answers with a JSON object for each line, and a last one with the end. When the client hangs up, the body is dropped, and the
-/// handle with it. A client that does not read stops the program's output, like a full pipe.
+/// Answers with a JSON object for each line, and a last one with the end. When the client hangs up,
+/// the body is dropped, and the handle with it. A client that does not read stops the program's
+/// output, like a full pipe.
 fn streamed(mut process: AsyncProcess) -> Response {
     let stdout = process.stdout.take().map(BufReader::new);
     let lines = unfold(Some(Streamed { process, stdout }), async |state| {

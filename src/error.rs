@@ -1,7 +1,8 @@
 //! The crate's only error type.
 //!
-//! [`Error`] is opaque: a message that names its subject, predicates for the kind of error, and a source chain. No type of a
-//! dependency is part of it, so a dependency's new major version does not force one of this crate.
+//! [`Error`] is opaque: a message that names its subject, predicates for the kind of error, and a
+//! source chain. No type of a dependency is part of it, so a dependency's new major version does
+//! not force one of this crate.
 
 use std::{error::Error as StdError, fmt, io};
 
@@ -41,8 +42,9 @@ pub(crate) enum Kind {
     Other,
 }
 
-/// An error, described in one line that names its subject. The cause is its [`source`](std::error::Error::source): `Display` is
-/// without it, while `Debug`, and so a `main` that returns the error, prints both.
+/// An error, described in one line that names its subject. The cause is its
+/// [`source`](std::error::Error::source): `Display` is without it, while `Debug`, and so a `main`
+/// that returns the error, prints both.
 ///
 /// ```
 /// let error = procledger::Tracker::builder("/no/such/folder/ledger.db").open().unwrap_err();
@@ -159,7 +161,8 @@ impl Error {
         self.kind == Kind::Closed
     }
 
-    /// Returns whether the program could not be started; [`raw_os_error`](Self::raw_os_error) returns the reason.
+    /// Returns whether the program could not be started; [`raw_os_error`](Self::raw_os_error)
+    /// returns the reason.
     pub fn is_not_started(&self) -> bool {
         self.kind == Kind::NotStarted
     }

@@ -1,5 +1,6 @@
-//! The entry points of `fuzz/`: the parsers of input that other users control, with the properties that hold for any bytes. Not
-//! part of the API: it exists only where `cfg(fuzzing)` is set, as cargo-fuzz and `fuzz/run` do.
+//! The entry points of `fuzz/`: the parsers of input that other users control, with the properties
+//! that hold for any bytes. Not part of the API: it exists only where `cfg(fuzzing)` is set, as
+//! cargo-fuzz and `fuzz/run` do.
 
 use crate::{
     export::fuzz_legacy,

@@ -1,29 +1,32 @@
 //! The identity of a process.
 //!
-//! A pid alone is reused by the kernel. An [`Identity`] has five parts: the boot, the PID namespace, the pid, the start tick
-//! and the inode of the pidfd. Comparing two of them has one of three results ([`Sameness`]), and a signal is only ever sent
-//! after [`Sameness::Same`].
+//! A pid alone is reused by the kernel. An [`Identity`] has five parts: the boot, the PID
+//! namespace, the pid, the start tick and the inode of the pidfd. Comparing two of them has one of
+//! three results ([`Sameness`]), and a signal is only ever sent after [`Sameness::Same`].
 //!
 //! Where each part comes from:
 //!
 //! - boot: `/proc/sys/kernel/random/boot_id` (`proc_sys_kernel(5)`), one random UUID for each boot;
 //! - PID namespace: inode of `/proc/self/ns/pid` (namespaces(7));
-//! - boottime offset: `/proc/self/timens_offsets` (`time_namespaces(7)`); it shifts field 22 of every `stat` that is read;
-//! - start tick: field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), in clock ticks since boot, 10 ms each. It is compared as it
-//!   is: wall time is stepped by NTP, ticks are not;
-//! - pidfd inode: `fstat` on a pidfd, unique for the boot since pidfs (Linux 6.9). Two processes may share pid *and* tick when
-//!   a pid is reused within one tick; the inode still differs.
+//! - boottime offset: `/proc/self/timens_offsets` (`time_namespaces(7)`); it shifts field 22 of
+//!   every `stat` that is read;
+//! - start tick: field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), in clock ticks since boot,
+//!   10 ms each. It is compared as it is: wall time is stepped by NTP, ticks are not;
+//! - pidfd inode: `fstat` on a pidfd, unique for the boot since pidfs (Linux 6.9). Two processes
+//!   may share pid *and* tick when a pid is reused within one tick; the inode still differs.
 
 use std::{fmt, num::NonZeroU32};
 
 use uuid::Uuid;
 
-/// Inode of the initial PID namespace: `PROC_PID_INIT_INO` in the kernel's `include/linux/proc_ns.h`.
+/// Inode of the initial PID namespace: `PROC_PID_INIT_INO` in the kernel's
+/// `include/linux/proc_ns.h`.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// A process number that may identify a process: greater than 0, and at most `i32::MAX`.
 ///
-/// Zero and negative numbers mean "my process group" and "everything" to kill(2); they cannot be expressed here.
+/// Zero and negative numbers mean "my process group" and "everything" to kill(2); they cannot be
+/// expressed here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Pid(NonZeroU32);
 
@@ -67,7 +70,8 @@ impl fmt::Debug for Pid {
     }
 }
 
-/// The scope in which a pid is meaningful: a boot of a machine, a PID namespace and a boottime offset.
+/// The scope in which a pid is meaningful: a boot of a machine, a PID namespace and a boottime
+/// offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PidScope {
     /// `/etc/machine-id`; `None` if the machine has none.
@@ -80,7 +84,8 @@ pub(crate) struct PidScope {
     pub(crate) boottime_offset: i64,
 }
 
-/// What an observer can determine about everything recorded in another scope, before checking a single process.
+/// What an observer can determine about everything recorded in another scope, before checking a
+/// single process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// The same scope: pids can be looked up.
@@ -92,16 +97,17 @@ pub(crate) enum Reach {
 }
 
 impl PidScope {
-    /// Reports whether this is the initial PID namespace of its machine, from which all others can be seen.
+    /// Reports whether this is the initial PID namespace of its machine, from which all others can
+    /// be seen.
     pub(crate) fn is_initial(&self) -> bool {
         self.pid_namespace == INITIAL_PID_NAMESPACE
     }
 
     /// Returns what an observer at `self` can determine about processes recorded at `recorded`.
     ///
-    /// An equal boot id proves the same boot of the same machine. A different one proves a reboot only when the machine ids
-    /// agree and the observer is in the initial PID namespace: containers share their host's kernel but have whatever machine
-    /// id their image has.
+    /// An equal boot id proves the same boot of the same machine. A different one proves a reboot
+    /// only when the machine ids agree and the observer is in the initial PID namespace: containers
+    /// share their host's kernel but have whatever machine id their image has.
     pub(crate) fn reach(&self, recorded: &Self) -> Reach {
         if self.boot_id == recorded.boot_id {
             let same = self.pid_namespace == recorded.pid_namespace
@@ -140,8 +146,9 @@ pub struct Identity {
 impl Identity {
     /// Determines whether the process observed now is the one that was recorded as `self`.
     ///
-    /// Every part that both sides have must agree. A recorded inode that can no longer be observed makes the result unknown:
-    /// within one boot the kernel does not lose pidfs, so something hides it from us.
+    /// Every part that both sides have must agree. A recorded inode that can no longer be observed
+    /// makes the result unknown: within one boot the kernel does not lose pidfs, so something hides
+    /// it from us.
     pub(crate) fn sameness(&self, observed: &Self) -> Sameness {
         match observed.scope.reach(&self.scope) {
             Reach::Elsewhere => return Sameness::Unknown,

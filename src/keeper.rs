@@ -1,8 +1,10 @@
-//! The keeper: a small process between a host and a program, which ends the program's whole tree when the host dies.
+//! The keeper: a small process between a host and a program, which ends the program's whole tree
+//! when the host dies.
 //!
-//! A tracker uses the program `procledger-keeper`, whose `main` is [`main`]; it looks for it beside its own executable and on
-//! `PATH`, or uses the one that [`Builder::keeper`](crate::Builder::keeper) names. A host that wants to be installed as a
-//! single file names its own executable there, and calls [`is_asked`] before anything else:
+//! A tracker uses the program `procledger-keeper`, whose `main` is [`main`]; it looks for it beside
+//! its own executable and on `PATH`, or uses the one that
+//! [`Builder::keeper`](crate::Builder::keeper) names. A host that wants to be installed as a single
+//! file names its own executable there, and calls [`is_asked`] before anything else:
 //!
 //! ```no_run
 //! use std::process::ExitCode;

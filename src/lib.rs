@@ -1,11 +1,14 @@
-//! A process ledger on SQLite: records every process before it runs, and ends what a crash leaves behind.
+//! A process ledger on SQLite: records every process before it runs, and ends what a crash leaves
+//! behind.
 //!
-//! Programs that run other programs, such as agent runners, CI and job APIs, leak processes: a restart loses track of what was
-//! running, a wrapper dies while its server runs on, or a clean-up by name kills an unrelated process. This crate records every
-//! process in one SQLite file, and follows three rules:
+//! Programs that run other programs, such as agent runners, CI and job APIs, leak processes: a
+//! restart loses track of what was running, a wrapper dies while its server runs on, or a clean-up
+//! by name kills an unrelated process. This crate records every process in one SQLite file, and
+//! follows three rules:
 //!
 //! - a program executes its first instruction only after its row is committed;
-//! - a signal is sent only to a process that was verified to be the recorded one, never to a bare PID;
+//! - a signal is sent only to a process that was verified to be the recorded one, never to a bare
+//!   PID;
 //! - a process that cannot be identified with certainty is left running and reported.
 //!
 //! # Embedding
@@ -31,7 +34,8 @@
 //!
 //! # A task from start to end
 //!
-//! [`Tracker::spawn`] returns when the row is committed and the program runs. A [`Job`] sets its limits:
+//! [`Tracker::spawn`] returns when the row is committed and the program runs. A [`Job`] sets its
+//! limits:
 //!
 //! ```
 //! use std::time::Duration;
@@ -62,15 +66,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Dropping a [`Process`] ends nothing: the tracker still owns the process, detects its end within milliseconds, and ends
-//! what it leaves behind. With [`Job::terminate_on_drop`] it ends the program's tree. Dropping the last [`Tracker`] ends
-//! everything that it owns; `std::process::exit`, and a SIGTERM or Ctrl-C that the host does not handle, drop nothing (see
+//! Dropping a [`Process`] ends nothing: the tracker still owns the process, detects its end within
+//! milliseconds, and ends what it leaves behind. With [`Job::terminate_on_drop`] it ends the
+//! program's tree. Dropping the last [`Tracker`] ends everything that it owns;
+//! `std::process::exit`, and a SIGTERM or Ctrl-C that the host does not handle, drop nothing (see
 //! [`Tracker`]).
 //!
 //! # Processes that were started by other means
 //!
-//! [`Tracker::register`] tracks a process from that call on. Since the process was not started by the tracker, only its
-//! descendants count as its tree:
+//! [`Tracker::register`] tracks a process from that call on. Since the process was not started by
+//! the tracker, only its descendants count as its tree:
 //!
 //! ```
 //! use procledger::Tracker;
@@ -89,8 +94,9 @@
 //!
 //! # Reading a ledger
 //!
-//! [`Ledger`] opens a ledger for reading and changes nothing; any number of hosts may have it open. The file is plain SQLite
-//! with views for people; `docs/ledger.md` describes its tables, has recipes, and says how to copy it.
+//! [`Ledger`] opens a ledger for reading and changes nothing; any number of hosts may have it open.
+//! The file is plain SQLite with views for people; `docs/ledger.md` describes its tables, has
+//! recipes, and says how to copy it.
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -112,8 +118,8 @@
 //!
 //! # When something fails
 //!
-//! There is one [`Error`] type, with predicates for decisions and a message for the log. If a row cannot be written, the
-//! program does not run.
+//! There is one [`Error`] type, with predicates for decisions and a message for the log. If a row
+//! cannot be written, the program does not run.
 //!
 //! ```
 //! use procledger::{Job, Tracker};
@@ -145,8 +151,9 @@
 //!
 //! # Beside std, tokio and process-wrap
 //!
-//! A [`Job`] is a `Command` with a task, and a [`Process`] is a `Child`. `AsyncTracker`, `AsyncProcess`, `AsyncCommunicator` and
-//! `ProcessSet` (feature `tokio`) have the same methods as futures. What differs:
+//! A [`Job`] is a `Command` with a task, and a [`Process`] is a `Child`. `AsyncTracker`,
+//! `AsyncProcess`, `AsyncCommunicator` and `ProcessSet` (feature `tokio`) have the same methods as
+//! futures. What differs:
 //!
 //! | here | std | tokio | process-wrap | difference |
 //! | --- | --- | --- | --- | --- |
@@ -173,26 +180,30 @@
 //!
 //! # After a crash
 //!
-//! A row is written before its program may run, and closed after the program has ended. If the host dies in between, the next
-//! instance that opens the ledger finds the row, verifies that the process is still the same one ([`Identity`]), ends its whole
-//! tree, and records a leak with the rule and the evidence ([`LeakRecord`]). Several instances may share a ledger: each holds a
-//! lock that the kernel releases when the instance dies, and an instance never touches the processes of a live one.
+//! A row is written before its program may run, and closed after the program has ended. If the host
+//! dies in between, the next instance that opens the ledger finds the row, verifies that the
+//! process is still the same one ([`Identity`]), ends its whole tree, and records a leak with the
+//! rule and the evidence ([`LeakRecord`]). Several instances may share a ledger: each holds a lock
+//! that the kernel releases when the instance dies, and an instance never touches the processes of
+//! a live one.
 //!
 //! # Platform
 //!
-//! Linux 5.9 or newer (`close_range(2)`, pidfds) on `x86_64` and `aarch64`. Linux 6.9 makes identities exact even if a PID is
-//! reused within one clock tick, and 6.15 reports the exit code of processes that are not our children. Building needs Rust
-//! 1.95 and a C compiler for the bundled SQLite.
+//! Linux 5.9 or newer (`close_range(2)`, pidfds) on `x86_64` and `aarch64`. Linux 6.9 makes
+//! identities exact even if a PID is reused within one clock tick, and 6.15 reports the exit code
+//! of processes that are not our children. Building needs Rust 1.95 and a C compiler for the
+//! bundled SQLite.
 //!
 //! # Features
 //!
 //! - `cli` (default): the `procledger` command and its dependencies;
-//! - `bundled` (default): compiles SQLite in. Without it, the system's SQLite is linked, which must be 3.51.3 or newer: older
-//!   versions may lose a WAL that is reset while it is read;
-//! - `tokio`: `Tracker::into_async` and `Process::into_async`, whose futures wait, read output and end trees, without a thread
-//!   for each wait;
+//! - `bundled` (default): compiles SQLite in. Without it, the system's SQLite is linked, which must
+//!   be 3.51.3 or newer: older versions may lose a WAL that is reset while it is read;
+//! - `tokio`: `Tracker::into_async` and `Process::into_async`, whose futures wait, read output and
+//!   end trees, without a thread for each wait;
 //! - `fleet`: the module `fleet`, for the ledgers of many machines in one PostgreSQL database;
-//! - `metrics`: also reports each figure of [`Tracker::metrics`] to the recorder of the `metrics` facade.
+//! - `metrics`: also reports each figure of [`Tracker::metrics`] to the recorder of the `metrics`
+//!   facade.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,5 @@
-//! Paths that another user controls, and the ledger's own files, for the `procledger` command. Not intended for programs that
-//! embed the library.
+//! Paths that another user controls, and the ledger's own files, for the `procledger` command. Not
+//! intended for programs that embed the library.
 
 pub use crate::sys::{
     fs_user::{Account, Acting},

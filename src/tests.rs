@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-/// Reports whether this user may run tests that need root. If not, the test reports that; it counts as skipped where CI runs as
-/// an ordinary user, and runs where CI runs as root.
+/// Reports whether this user may run tests that need root. If not, the test reports that; it counts
+/// as skipped where CI runs as an ordinary user, and runs where CI runs as root.
 pub(crate) fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {

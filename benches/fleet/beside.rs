@@ -1,9 +1,10 @@
 //! What a shipper costs the host beside it.
 //!
-//! Measures pairs of blocks of spawns, one without a shipper and one beside it, in alternating order. Both blocks of a pair begin
-//! in the same way: whatever has just ended has settled, and some spawns that do not count have brought the caches and the clock
-//! of the CPU to where spawns bring them. Each pair has a ratio of its own, so that a machine which is slower for a while slows
-//! both.
+//! Measures pairs of blocks of spawns, one without a shipper and one beside it, in alternating
+//! order. Both blocks of a pair begin in the same way: whatever has just ended has settled, and
+//! some spawns that do not count have brought the caches and the clock of the CPU to where spawns
+//! bring them. Each pair has a ratio of its own, so that a machine which is slower for a while
+//! slows both.
 
 use std::{
     fs,
@@ -33,7 +34,8 @@ pub(crate) struct Beside {
     pub(crate) idle: f64,
     /// The database does not answer.
     pub(crate) hanging: f64,
-    /// The shipper ships the whole ledger, batch after batch, all the time. The database is on the same two cores.
+    /// The shipper ships the whole ledger, batch after batch, all the time. The database is on the
+    /// same two cores.
     pub(crate) shipping: f64,
 }
 
@@ -88,7 +90,8 @@ pub(crate) fn measure(server: &Server, ledger: &Path) -> Beside {
     Beside { resident, idle, hanging, shipping }
 }
 
-/// Returns the ratio of the time of a block beside a shipper to that of one without, as the median of all pairs.
+/// Returns the ratio of the time of a block beside a shipper to that of one without, as the median
+/// of all pairs.
 fn ratio(mut without: impl FnMut() -> Duration, mut beside: impl FnMut() -> Duration) -> f64 {
     without();
     let mut pair = |number: usize| {
@@ -141,7 +144,8 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
-            // The shipper ends its workers. It is a child that was not waited for, so its pid was not reused.
+            // The shipper ends its workers. It is a child that was not waited for, so its pid was
+            // not reused.
             let _ = kill_process(pid, Signal::TERM);
         }
         let _ = self.0.wait();

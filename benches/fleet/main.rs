@@ -1,10 +1,13 @@
-//! Measures what shipping a ledger to a fleet's database costs, beside bare COPY into a table of the same rows, in one run.
+//! Measures what shipping a ledger to a fleet's database costs, beside bare COPY into a table of
+//! the same rows, in one run.
 //!
-//! `cargo bench --bench fleet [-- --strict]`. It needs the programs of a PostgreSQL server, which it starts in a temporary folder
-//! with its own defaults: `fsync` is on. With `--strict` it exits with 1 if a limit is missed.
+//! `cargo bench --bench fleet [-- --strict]`. It needs the programs of a PostgreSQL server, which
+//! it starts in a temporary folder with its own defaults: `fsync` is on. With `--strict` it exits
+//! with 1 if a limit is missed.
 //!
-//! `-- --reading` measures the reports instead, over 5 million ended rows, or over as many as `--rows N` says, with a leak for every 20 of
-//! them, or as many as `--leaks N` says. `-- --beside` measures only what a shipper costs the host beside it.
+//! `-- --reading` measures the reports instead, over 5 million ended rows, or over as many as
+//! `--rows N` says, with a leak for every 20 of them, or as many as `--leaks N` says. `-- --beside`
+//! measures only what a shipper costs the host beside it.
 #![expect(clippy::disallowed_methods, reason = "it measures the command as a person runs it")]
 
 mod beside;
@@ -169,7 +172,8 @@ fn rate(count: usize, began: Instant) -> f64 {
     f64::from(u32::try_from(count).expect("small")) / began.elapsed().as_secs_f64()
 }
 
-/// Rows per second of several hosts that catch up. Each pauses for half of the time of its last batch.
+/// Rows per second of several hosts that catch up. Each pauses for half of the time of its last
+/// batch.
 fn whole_batches(server: &Server, folder: &Path) -> f64 {
     let paths: Vec<PathBuf> = (0..LEDGERS).map(|n| folder.join(format!("whole-{n}.db"))).collect();
     for path in &paths {

@@ -1,7 +1,7 @@
 //! How long each report takes over the history of 1,000 hosts.
 //!
-//! The rows are written by the server itself, hour after hour of 30 days; the sums are made by the statements of the shipper.
-//! No two leaks share a task: nothing makes the sums by task larger.
+//! The rows are written by the server itself, hour after hour of 30 days; the sums are made by the
+//! statements of the shipper. No two leaks share a task: nothing makes the sums by task larger.
 
 use std::{
     process::{Command, Stdio as Standard},

@@ -15,7 +15,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server with its own defaults except for these settings; `None` if PostgreSQL is not installed.
+    /// Starts a server with its own defaults except for these settings; `None` if PostgreSQL is not
+    /// installed.
     pub(crate) fn start(settings: &[&str]) -> Option<Self> {
         let bin = postgres_programs()?;
         let folder = tempfile::Builder::new().prefix("procledger-pg-").tempdir_in("/tmp").ok()?;

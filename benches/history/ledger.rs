@@ -1,4 +1,5 @@
-//! A ledger with a long history, created in seconds by writing straight into its tables; no program could produce it that fast.
+//! A ledger with a long history, created in seconds by writing straight into its tables; no program
+//! could produce it that fast.
 
 use std::path::Path;
 
@@ -27,7 +28,8 @@ pub(crate) fn make(path: &Path, past: Past) -> rusqlite::Result<()> {
     let mut ledger = Connection::open(path)?;
     // A power cut can only destroy a ledger that can be created again.
     ledger.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -400000")?;
-    // Maintained row by row, the indexes would take longer than everything else; built at the end they take seconds.
+    // Maintained row by row, the indexes would take longer than everything else; built at the end
+    // they take seconds.
     let indexes = indexes(&ledger)?;
     for (name, _) in &indexes {
         ledger.execute_batch(&format!("DROP INDEX {name}"))?;
@@ -35,7 +37,8 @@ pub(crate) fn make(path: &Path, past: Past) -> rusqlite::Result<()> {
     let tx = ledger.transaction()?;
     let now = chrono::Utc::now().timestamp_millis();
     let span = past.days * 86_400_000;
-    // The first instance is the one that created the ledger; the historic ones get the numbers after it.
+    // The first instance is the one that created the ledger; the historic ones get the numbers
+    // after it.
     tx.execute(INSTANCES, params![past.instances, now, span])?;
     tx.execute(PROCESSES, params![past.processes, now, span, past.tasks, past.instances])?;
     tx.execute(PASSES, params![past.passes, now, span, past.instances])?;

@@ -1,8 +1,9 @@
-//! Measures whether a million rows of history slow anything down: the same verbs on an empty ledger and on one with a history,
-//! interleaved in one run.
+//! Measures whether a million rows of history slow anything down: the same verbs on an empty ledger
+//! and on one with a history, interleaved in one run.
 //!
-//! `cargo bench --bench history [-- --strict]`. Compare within one run: absolute times depend on the machine. With `--strict`
-//! it exits with 1 if a limit is missed; `--make FILE` creates the ledger with the history and measures nothing.
+//! `cargo bench --bench history [-- --strict]`. Compare within one run: absolute times depend on
+//! the machine. With `--strict` it exits with 1 if a limit is missed; `--make FILE` creates the
+//! ledger with the history and measures nothing.
 #![expect(clippy::disallowed_methods, reason = "it measures the command as a person runs it")]
 
 mod ledger;
@@ -26,7 +27,8 @@ const A_BUSY_QUARTER: ledger::Past = ledger::Past {
     days: 90,
 };
 
-/// A verb on a ledger with a long history may take at most this many times as long as on one without.
+/// A verb on a ledger with a long history may take at most this many times as long as on one
+/// without.
 const RATIO: f64 = 1.2;
 /// The limit for a report of a month, in any format.
 const REPORT: Duration = Duration::from_millis(300);
@@ -115,7 +117,8 @@ struct Scores {
 }
 
 impl Scores {
-    /// Measures the same on both sides, interleaved, so that other load on the machine affects both.
+    /// Measures the same on both sides, interleaved, so that other load on the machine affects
+    /// both.
     fn compare(
         &mut self,
         what: &str,

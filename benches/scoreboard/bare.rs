@@ -1,4 +1,5 @@
-//! The limit of a write: one cached statement in its own transaction, on the same tables, with the same pragmas.
+//! The limit of a write: one cached statement in its own transaction, on the same tables, with the
+//! same pragmas.
 
 use std::{path::Path, time::Duration};
 

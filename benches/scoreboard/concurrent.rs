@@ -58,7 +58,8 @@ pub(crate) fn measure(board: &mut Board) {
     );
 }
 
-/// Measures eight threads that commit a row before each program runs, one after another, and do nothing else.
+/// Measures eight threads that commit a row before each program runs, one after another, and do
+/// nothing else.
 fn all_gated() -> Samples {
     let folder = tempfile::tempdir().expect("a folder");
     let ledger = Mutex::new(Bare::at(&folder.path().join("bare.db")));
@@ -99,7 +100,8 @@ fn all_bare() -> Samples {
     })
 }
 
-/// Spawns this many programs on this many threads; each program is waited for, and only its spawn is timed.
+/// Spawns this many programs on this many threads; each program is waited for, and only its spawn
+/// is timed.
 fn all(fixture: &Fixture, threads: usize) -> Samples {
     on_threads(threads, |worker| {
         let mut times = Samples::default();

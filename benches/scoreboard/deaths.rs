@@ -53,7 +53,8 @@ fn few(board: &mut Board, rounds: usize) {
     );
 }
 
-/// Kills a program of ours; measures until `wait` returns, and until another connection sees its row ended.
+/// Kills a program of ours; measures until `wait` returns, and until another connection sees its
+/// row ended.
 fn die(fixture: &Fixture, ledger: &rusqlite::Connection, round: usize) -> (Duration, Duration) {
     let task = format!("death-{round}");
     let mut process = fixture.spawn(&task, &SLEEP);
@@ -79,7 +80,8 @@ fn die(fixture: &Fixture, ledger: &rusqlite::Connection, round: usize) -> (Durat
     })
 }
 
-/// The limit: SIGKILL until a thread that sleeps in epoll, watching this process among others, has woken.
+/// The limit: SIGKILL until a thread that sleeps in epoll, watching this process among others, has
+/// woken.
 fn epolled(raw: &mut Program, _others: usize) -> Duration {
     let child = raw.vfork();
     let pidfd = child.pidfd();

@@ -98,9 +98,9 @@ fn kill(count: usize, words: &[&str]) -> Duration {
     .0
 }
 
-/// The minimum for a recorded end: the identity of each process is read, all rows are claimed, each process gets SIGTERM and is
-/// waited for, its absence is verified, and all ends are recorded. A stubborn process is read again after its grace, and gets
-/// SIGKILL.
+/// The minimum for a recorded end: the identity of each process is read, all rows are claimed, each
+/// process gets SIGTERM and is waited for, its absence is verified, and all ends are recorded. A
+/// stubborn process is read again after its grace, and gets SIGKILL.
 fn record_and_end(count: usize, words: &[&str], stubborn: bool) -> Duration {
     let folder = tempfile::tempdir().expect("a folder");
     let mut ledger = Bare::at(&folder.path().join("bare.db"));

@@ -82,8 +82,9 @@ fn flush(fixture: &Fixture) {
     fixture.tracker.flush_export(Duration::from_secs(10)).expect("written");
 }
 
-/// Time from a commit until the file has been replaced. The list has the same length before and after. Changes within the pause
-/// after a write are collected; a change after a longer pause is written at once.
+/// Time from a commit until the file has been replaced. The list has the same length before and
+/// after. Changes within the pause after a write are collected; a change after a longer pause is
+/// written at once.
 fn change(fixture: &Fixture, file: &Path, pid: u32, round: usize, pause: Duration) -> Duration {
     let task = if round == 0 { format!("task-{pid}") } else { format!("again-{}", round - 1) };
     fixture.tracker.unregister(&task).expect("released");

@@ -15,7 +15,8 @@ pub(crate) struct Fixture {
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
 impl Fixture {
-    /// Without the monitor, so that nothing else runs while a verb is measured; in sessions, the plainest containment.
+    /// Without the monitor, so that nothing else runs while a verb is measured; in sessions, the
+    /// plainest containment.
     pub(crate) fn quiet() -> Self {
         Self::with(|builder| builder.monitor(false))
     }

@@ -1,6 +1,6 @@
-//! The former implementation, rebuilt from its description: a list in memory that is written to a JSON file at every change,
-//! `kill -0` for each process at every check, `pgrep -f` for orphans, and SIGTERM, 100 ms and SIGKILL for one process after
-//! another.
+//! The former implementation, rebuilt from its description: a list in memory that is written to a
+//! JSON file at every change, `kill -0` for each process at every check, `pgrep -f` for orphans,
+//! and SIGTERM, 100 ms and SIGKILL for one process after another.
 
 use std::{
     fs,
@@ -73,7 +73,8 @@ impl Former {
         }
     }
 
-    /// Performs a start: loads the list, kills the processes that it names, and searches for orphans.
+    /// Performs a start: loads the list, kills the processes that it names, and searches for
+    /// orphans.
     pub(crate) fn start(&self) {
         let text = fs::read(&self.file).expect("a file");
         let list: serde_json::Value = serde_json::from_slice(&text).expect("a list");

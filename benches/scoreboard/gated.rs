@@ -1,5 +1,6 @@
-//! The floor of a spawn that is recorded before its program runs, written without any code of this crate: a child that waits
-//! until the row with its identity is committed, and then calls execve(2).
+//! The floor of a spawn that is recorded before its program runs, written without any code of this
+//! crate: a child that waits until the row with its identity is committed, and then calls
+//! execve(2).
 
 #![expect(unsafe_code, reason = "clone in the memory of its caller, and futexes")]
 
@@ -22,8 +23,8 @@ struct Gate<'a> {
     inside: AtomicU32,
 }
 
-/// Starts the program once `commit`, which gets the pid of the waiting child, has returned; returns when the program is loaded.
-/// The child is created in `cgroup` if there is one.
+/// Starts the program once `commit`, which gets the pid of the waiting child, has returned; returns
+/// when the program is loaded. The child is created in `cgroup` if there is one.
 pub(crate) fn spawn(
     program: &mut Program,
     cgroup: Option<BorrowedFd<'_>>,
@@ -53,8 +54,8 @@ const FLAGS: c_int =
     libc::CLONE_VM | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
 
 fn clone(gate: &Gate<'_>, top: *mut u8, pidfd: &mut RawFd) -> c_int {
-    // SAFETY: the stack is large enough and nothing else uses it; the caller returns, and drops the gate, only when the child
-    // has left this memory.
+    // SAFETY: the stack is large enough and nothing else uses it; the caller returns, and drops the
+    // gate, only when the child has left this memory.
     unsafe {
         libc::clone(
             pass,
@@ -71,9 +72,9 @@ fn clone(gate: &Gate<'_>, top: *mut u8, pidfd: &mut RawFd) -> c_int {
 extern "C" fn pass(gate: *mut c_void) -> c_int {
     // SAFETY: `spawn` keeps it until this child has left its memory.
     let gate = unsafe { &*gate.cast::<Gate<'_>>() };
-    // Without a session of its own it would share the scheduler's group (autogroup) with its creator, which then gets the processor
-    // only when the program has ended.
-    // SAFETY: no memory is touched.
+    // Without a session of its own it would share the scheduler's group (autogroup) with its
+    // creator, which then gets the processor only when the program has ended. SAFETY: no memory is
+    // touched.
     unsafe { libc::setsid() };
     while gate.open.load(Ordering::Acquire) == 0 {
         futex(&gate.open, libc::FUTEX_WAIT, 0);
@@ -84,11 +85,13 @@ extern "C" fn pass(gate: *mut c_void) -> c_int {
 /// `FUTEX_WAKE` wakes one waiter, and `FUTEX_WAIT` waits while the value is this one.
 fn futex(word: &AtomicU32, operation: c_int, value: u32) {
     let none = ptr::null::<libc::timespec>();
-    // SAFETY: it is a futex word, and there is no time limit. A call that fails is repeated by the caller's loop.
+    // SAFETY: it is a futex word, and there is no time limit. A call that fails is repeated by the
+    // caller's loop.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, none) };
 }
 
-/// Whether this machine's floor of a spawn into a cgroup can be measured: clone3(2) with a stack has no wrapper in libc.
+/// Whether this machine's floor of a spawn into a cgroup can be measured: clone3(2) with a stack
+/// has no wrapper in libc.
 pub(crate) const HAS_CLONE_INTO: bool = cfg!(target_arch = "x86_64");
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -118,7 +121,8 @@ fn clone_into(gate: &Gate<'_>, top: *mut u8, pidfd: &mut RawFd, cgroup: Borrowed
         u64::try_from(cgroup.as_raw_fd()).expect("a descriptor"),
     ]);
     let pid: i64;
-    // SAFETY: as in `clone`; the child starts on its own stack with the registers of its creator, and never returns from `enter`.
+    // SAFETY: as in `clone`; the child starts on its own stack with the registers of its creator,
+    // and never returns from `enter`.
     unsafe {
         std::arch::asm!(
             "syscall",

@@ -1,8 +1,9 @@
 //! Alternatives that a user might pick, measured in turns with this crate on the same work.
 //!
-//! None of them records a program before it runs. Each is measured from its user's position: a library from inside a process of
-//! its language that is already running, a command as a command. Tools that are not installed are skipped, with a message; execa
-//! is found by `EXECA`, the path of its `index.js`.
+//! None of them records a program before it runs. Each is measured from its user's position: a
+//! library from inside a process of its language that is already running, a command as a command.
+//! Tools that are not installed are skipped, with a message; execa is found by `EXECA`, the path of
+//! its `index.js`.
 
 use std::{
     env,
@@ -44,7 +45,8 @@ for _ in sys.stdin:
     print(time.perf_counter_ns() - start, flush=True)
 "#;
 
-/// The recipe of psutil's documentation for a tree: list its children, send SIGTERM to each, and wait.
+/// The recipe of psutil's documentation for a tree: list its children, send SIGTERM to each, and
+/// wait.
 const PSUTIL_TREE: &str = r#"
 import subprocess, sys, time, psutil
 print(0, flush=True)

@@ -1,13 +1,14 @@
 //! What each verb costs next to the minimum that the machine allows, measured in the same run.
 //!
-//! `cargo bench --bench scoreboard [-- --quick] [--strict] [GROUP...]`. Absolute times depend on the machine; a line is met or
-//! missed by its ratio to a limit that was measured alternately with it. With `--strict` it exits with 1 if a target is missed;
-//! `--quick` takes less than two minutes and leaves out what needs ten million rows. The table is printed, and written with
-//! every figure to `target/scoreboard/scoreboard.json`, and the growth of each cost to `growth.svg` beside it. Group names
-//! restrict the run to those groups.
+//! `cargo bench --bench scoreboard [-- --quick] [--strict] [GROUP...]`. Absolute times depend on
+//! the machine; a line is met or missed by its ratio to a limit that was measured alternately with
+//! it. With `--strict` it exits with 1 if a target is missed; `--quick` takes less than two minutes
+//! and leaves out what needs ten million rows. The table is printed, and written with every figure
+//! to `target/scoreboard/scoreboard.json`, and the growth of each cost to `growth.svg` beside it.
+//! Group names restrict the run to those groups.
 //!
-//! Each group runs in a process and a PID namespace of its own: no unrelated processes are scanned, and whatever a group has
-//! started dies with it.
+//! Each group runs in a process and a PID namespace of its own: no unrelated processes are scanned,
+//! and whatever a group has started dies with it.
 #![expect(
     clippy::disallowed_methods,
     reason = "the limits are other ways to start and end programs; here only what the bench has started"

@@ -48,8 +48,9 @@ fn open(path: &Path) -> Duration {
     took
 }
 
-/// The minimum that an instance needs: a bare open, a locked file that shows that it lives, its row, and the row of the pass that
-/// found nothing to reap, which is committed before anything may be spawned.
+/// The minimum that an instance needs: a bare open, a locked file that shows that it lives, its
+/// row, and the row of the pass that found nothing to reap, which is committed before anything may
+/// be spawned.
 fn open_least(path: &Path, round: usize) -> Duration {
     let lock = path.with_extension(format!("lock-{round}"));
     let (took, held) = timed(|| {
@@ -66,7 +67,8 @@ fn open_least(path: &Path, round: usize) -> Duration {
     took
 }
 
-/// The limit: a connection with the same pragmas that has read the running rows and recorded its own instance.
+/// The limit: a connection with the same pragmas that has read the running rows and recorded its
+/// own instance.
 fn open_bare(path: &Path) -> Duration {
     let (took, connection) = timed(|| {
         let connection = bare::open(path);

@@ -15,7 +15,8 @@ use super::{
 };
 
 pub(crate) const PROCESSES: usize = 10_000;
-/// The former implementation starts a program for each process at each check, so only this many are measured.
+/// The former implementation starts a program for each process at each check, so only this many are
+/// measured.
 const FORMER_CHECKS: usize = 300;
 
 pub(crate) fn measure(board: &mut Board) {
@@ -94,7 +95,8 @@ fn count_changes(reader: &rusqlite::Connection) {
         .expect("a table");
 }
 
-/// The limit: `/proc/PID/stat` of each process, through one descriptor on `/proc` and into one buffer.
+/// The limit: `/proc/PID/stat` of each process, through one descriptor on `/proc` and into one
+/// buffer.
 pub(crate) fn read_stats(pids: &[u32]) -> usize {
     let proc = open_proc();
     let (mut path, mut buffer) = (String::new(), [0_u8; 4096]);

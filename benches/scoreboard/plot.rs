@@ -1,4 +1,5 @@
-//! The growth of each cost as a picture: three logarithmic panels, against processes, history and hosts.
+//! The growth of each cost as a picture: three logarithmic panels, against processes, history and
+//! hosts.
 //!
 //! Colours are legible on light and on dark pages; the background is the page's.
 
@@ -95,7 +96,8 @@ impl<'a> Panel<'a> {
         let named = costs.into_iter().zip(COLOURS);
         let mut labels: Vec<Label<'_>> =
             named.filter_map(|(cost, color)| self.curve(svg, cost, color)).collect();
-        // From the bottom up: a label that would overlap another one moves up, and the order stays that of the lines.
+        // From the bottom up: a label that would overlap another one moves up, and the order stays
+        // that of the lines.
         labels.sort_by(|a, b| b.y.total_cmp(&a.y));
         let mut limit = f64::INFINITY;
         for Label { x, y, cost, color } in labels {

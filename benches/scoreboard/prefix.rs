@@ -65,8 +65,9 @@ pub(crate) fn measure(board: &mut Board) {
     held(board, &ledger);
 }
 
-/// The minimum for a prefix that records, in a process of its own: it opens a ledger that was used before, commits a row, runs
-/// `true`, and commits its end. It omits everything that makes it safe to act on the record.
+/// The minimum for a prefix that records, in a process of its own: it opens a ledger that was used
+/// before, commits a row, runs `true`, and commits its end. It omits everything that makes it safe
+/// to act on the record.
 pub(crate) fn serve_bare(ledger: &str) -> ExitCode {
     let connection = Connection::open(ledger).expect("a ledger");
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");

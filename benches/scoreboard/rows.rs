@@ -11,7 +11,8 @@ use super::{
     sleepers::{Program, Sleepers},
 };
 
-/// Processes that are present during the measurement: the cost that grows with the load of the machine becomes visible.
+/// Processes that are present during the measurement: the cost that grows with the load of the
+/// machine becomes visible.
 const OTHERS: usize = 200;
 
 pub(crate) fn measure(board: &mut Board) {
@@ -56,8 +57,8 @@ fn registering(board: &mut Board, sleepers: &Sleepers, rounds: usize) {
     std::mem::forget(fixture.tracker);
 }
 
-/// The minimum for a row: the process is pinned and read, and its row is committed. No process is read twice, since the first
-/// read takes longest.
+/// The minimum for a row: the process is pinned and read, and its row is committed. No process is
+/// read twice, since the first read takes longest.
 fn floor_of_registering(bare: &mut Bare, rounds: usize) -> Samples {
     let sleepers = Sleepers::new(rounds);
     let mut floor = Samples::default();
@@ -80,7 +81,8 @@ fn floor_of_registering(bare: &mut Bare, rounds: usize) -> Samples {
     floor
 }
 
-/// The program is dead before the measurement, which covers reading its status, scanning for strays, and recording the end.
+/// The program is dead before the measurement, which covers reading its status, scanning for
+/// strays, and recording the end.
 fn ending(board: &mut Board, rounds: usize) {
     let fixture = Fixture::quiet();
     let folder = tempfile::tempdir().expect("a folder");
@@ -95,7 +97,8 @@ fn ending(board: &mut Board, rounds: usize) {
     };
     let update = |round: usize| {
         let (_, row) = bare.insert(&format!("task-{round}"), 2);
-        // A program runs and ends in between, as with ours, so both find the caches in the same state.
+        // A program runs and ends in between, as with ours, so both find the caches in the same
+        // state.
         let child = raw.vfork();
         wait_dead(child.0.cast_unsigned());
         child.wait();

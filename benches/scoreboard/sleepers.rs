@@ -28,7 +28,8 @@ impl Sleepers {
     pub(crate) fn new(count: usize) -> Self {
         let own = std::env::current_exe().expect("an executable");
         let mut server = Command::new(own)
-            // The command they are recorded with: the bench's own path would be longer than most commands.
+            // The command they are recorded with: the bench's own path would be longer than most
+            // commands.
             .arg0("worker")
             .args(["sleepers", &count.to_string(), "sleeping"])
             .stdin(Stdio::piped())
@@ -67,14 +68,16 @@ pub(crate) fn serve(count: &str, _kind: &str) -> ExitCode {
     std::io::stdout().write_all(text.as_bytes()).expect("a reader");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     for pid in pids {
-        // SAFETY: no memory is touched. Some may be gone and their pids unused: no other process is in this namespace.
+        // SAFETY: no memory is touched. Some may be gone and their pids unused: no other process is
+        // in this namespace.
         unsafe { libc::kill(pid, libc::SIGKILL) };
     }
     ExitCode::SUCCESS
 }
 
 fn sleep_for_ever() -> ! {
-    // SAFETY: pause(2) takes no arguments; the dispositions are set first, with none of the host's handlers left.
+    // SAFETY: pause(2) takes no arguments; the dispositions are set first, with none of the host's
+    // handlers left.
     unsafe {
         libc::signal(libc::SIGTERM, libc::SIG_DFL);
         loop {
@@ -126,8 +129,8 @@ impl Program {
     pub(crate) fn vfork(&mut self) -> Raw {
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         let top = self.stack_top();
-        // SAFETY: the stack is large enough, this thread is suspended until the child has left it, and the child does nothing but
-        // execve, or exit if that fails.
+        // SAFETY: the stack is large enough, this thread is suspended until the child has left it,
+        // and the child does nothing but execve, or exit if that fails.
         let pid = unsafe {
             libc::clone(execute, top.cast(), flags, ptr::from_mut(self).cast::<c_void>())
         };

@@ -1,4 +1,5 @@
-//! A short program from its start until its end is recorded, next to the same work in a program without this crate.
+//! A short program from its start until its end is recorded, next to the same work in a program
+//! without this crate.
 
 use std::{
     process::{Command, Stdio},

@@ -20,8 +20,8 @@ use crate::{
 
 /// Keeps a JSON file in step with its source, from a thread of its own.
 ///
-/// Stopping or dropping it joins the thread, so the caller must not hold a lock that the source waits for. In a forked child,
-/// which has no such thread, all calls do nothing or return an error.
+/// Stopping or dropping it joins the thread, so the caller must not hold a lock that the source
+/// waits for. In a forked child, which has no such thread, all calls do nothing or return an error.
 pub(crate) struct Exporter {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Held>>,
@@ -30,15 +30,17 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// Takes the lock, or stays passive if another instance has it, and starts the thread, which writes at once.
+    /// Takes the lock, or stays passive if another instance has it, and starts the thread, which
+    /// writes at once.
     ///
-    /// `source` returns what has changed since its last successful call; the first time, and after an error, all rows.
-    /// `owner_uid` owns the ledger: if root acts on its behalf, the lock and the file are given to that user. `counters` counts
-    /// the writes.
+    /// `source` returns what has changed since its last successful call; the first time, and after
+    /// an error, all rows. `owner_uid` owns the ledger: if root acts on its behalf, the lock and
+    /// the file are given to that user. `counters` counts the writes.
     ///
     /// # Errors
     ///
-    /// When the folder is missing, a folder is at the path, or the lock file belongs to another user.
+    /// When the folder is missing, a folder is at the path, or the lock file belongs to another
+    /// user.
     pub(crate) fn start(
         path: PathBuf,
         owner_uid: u32,
@@ -67,7 +69,8 @@ impl Exporter {
     ///
     /// # Errors
     ///
-    /// Busy if another instance writes the file, or if writing took too long; then the message contains the last error.
+    /// Busy if another instance writes the file, or if writing took too long; then the message
+    /// contains the last error.
     pub(crate) fn flush(&self, timeout: Duration) -> Result<()> {
         if !self.is_here() {
             return Err(Error::new(
@@ -114,13 +117,15 @@ impl Exporter {
         self.is_here() && self.shared.lock().passive
     }
 
-    /// Writes pending changes, in one attempt, and ends the thread. The file stays. Dropping does the same.
+    /// Writes pending changes, in one attempt, and ends the thread. The file stays. Dropping does
+    /// the same.
     #[cfg(test)]
     pub(crate) fn stop(mut self) {
         drop(self.end(Ending::Stop));
     }
 
-    /// Ends the thread, and removes the lock file and, if it is still the one that we wrote, the export.
+    /// Ends the thread, and removes the lock file and, if it is still the one that we wrote, the
+    /// export.
     ///
     /// # Errors
     ///
@@ -140,8 +145,8 @@ impl Exporter {
         thread.join().ok()
     }
 
-    /// Reports whether this is the process that started the thread: a forked child has a copy of the mutex, which may be
-    /// locked.
+    /// Reports whether this is the process that started the thread: a forked child has a copy of
+    /// the mutex, which may be locked.
     fn is_here(&self) -> bool {
         self.process.is_of_this_process()
     }

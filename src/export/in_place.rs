@@ -1,21 +1,23 @@
 //! Writes the file in place if it cannot be replaced by a rename.
 //!
-//! A file that is bind-mounted into a container is a mount point, and rename(2) onto one fails with EBUSY; in a folder that
-//! cannot be written, or on a read-only file system that such a file is mounted into, not even a temporary file can be created.
-//! The file itself can still be written.
+//! A file that is bind-mounted into a container is a mount point, and rename(2) onto one fails with
+//! EBUSY; in a folder that cannot be written, or on a read-only file system that such a file is
+//! mounted into, not even a temporary file can be created. The file itself can still be written.
 //!
 //! A reader may then see a part of the new list. Countermeasures:
 //!
-//! - the new list is written by one pwrite(2), padded with spaces to the length of the old one, so that what is read before the
-//!   file is truncated is valid JSON as well;
-//! - the file is locked meanwhile: a reader that takes flock(2) (`LOCK_SH`) sees only whole lists. The writer waits for it, but
-//!   for a second at most, since any user that can read the file can lock it;
-//! - space is reserved before the first byte is written: on a full disk the old list stays. (A file system that copies on write
-//!   may still run out in the middle.)
+//! - the new list is written by one pwrite(2), padded with spaces to the length of the old one, so
+//!   that what is read before the file is truncated is valid JSON as well;
+//! - the file is locked meanwhile: a reader that takes flock(2) (`LOCK_SH`) sees only whole lists.
+//!   The writer waits for it, but for a second at most, since any user that can read the file can
+//!   lock it;
+//! - space is reserved before the first byte is written: on a full disk the old list stays. (A file
+//!   system that copies on write may still run out in the middle.)
 //!
-//! Only a regular file of the ledger's owner with no other name is written to. This is checked on the opened file: no symlink is
-//! followed and no FIFO is waited for. A mount point may belong to another user, as with the user IDs of a container, provided
-//! that only root or the owner can have mounted it there.
+//! Only a regular file of the ledger's owner with no other name is written to. This is checked on
+//! the opened file: no symlink is followed and no FIFO is waited for. A mount point may belong to
+//! another user, as with the user IDs of a container, provided that only root or the owner can have
+//! mounted it there.
 
 use std::{
     fs::{File, Metadata},
@@ -39,10 +41,12 @@ use crate::sys::{
 /// How long to wait for a reader that has locked the file. Reading a list takes milliseconds.
 const READERS: Duration = Duration::from_secs(1);
 const READERS_POLL: Duration = Duration::from_millis(1);
-/// An old list that is longer than the new one by more than this is truncated without being overwritten with spaces first.
+/// An old list that is longer than the new one by more than this is truncated without being
+/// overwritten with spaces first.
 const PADDING_MAX: u64 = 1 << 20;
 
-/// Reports whether an error of the rename, or of what comes before it, concerns the place and not the list.
+/// Reports whether an error of the rename, or of what comes before it, concerns the place and not
+/// the list.
 pub(super) fn is_about_the_place(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::BUSY | Errno::XDEV | Errno::ACCESS | Errno::PERM | Errno::ROFS))
@@ -80,8 +84,8 @@ fn distrust(path: &Path, found: &Metadata, owner: u32) -> Option<String> {
     None
 }
 
-/// Reports whether the folder belongs to root or the owner, and other users cannot write to it: an ordinary user can mount
-/// (fusermount(1)) only onto a place that it may write to.
+/// Reports whether the folder belongs to root or the owner, and other users cannot write to it: an
+/// ordinary user can mount (fusermount(1)) only onto a place that it may write to.
 fn only_we_mount_in(path: &Path, owner: u32) -> bool {
     let folder = path.parent().and_then(|folder| folder.symlink_metadata().ok());
     folder.is_some_and(|folder| {

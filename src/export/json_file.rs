@@ -34,10 +34,12 @@ use crate::{
     },
 };
 
-/// Readable by all users, as the former implementation's file was: it names tasks and pids, which `ps` shows as well.
+/// Readable by all users, as the former implementation's file was: it names tasks and pids, which
+/// `ps` shows as well.
 const MODE: u32 = 0o644;
 
-/// The number of random characters at the end of a temporary file's name, after a prefix that names the target.
+/// The number of random characters at the end of a temporary file's name, after a prefix that names
+/// the target.
 const RANDOM: usize = 12;
 
 /// How often a new temporary file may be removed as a leftover before it is locked; once is rare.
@@ -66,8 +68,8 @@ pub(crate) fn write_once(path: &Path, entries: &[ExportEntry]) -> Result<()> {
 /// The expected result of writing a new list at a path.
 #[derive(Debug)]
 pub(crate) enum Prospect {
-    /// A temporary file can be created and filled, and nothing is known that would prevent its rename. The rename itself would
-    /// replace a live host's list, and is not tried.
+    /// A temporary file can be created and filled, and nothing is known that would prevent its
+    /// rename. The rename itself would replace a live host's list, and is not tried.
     Replaced,
     /// No rename is possible, and the file can be opened for writing. Nothing was written.
     InPlace {
@@ -78,7 +80,8 @@ pub(crate) enum Prospect {
     Fails(Error),
 }
 
-/// Determines whether the export at `path` could be written by `owner`, without changing what is there.
+/// Determines whether the export at `path` could be written by `owner`, without changing what is
+/// there.
 ///
 /// # Errors
 ///
@@ -98,8 +101,9 @@ fn has_no_space(file: &File) -> bool {
 
 /// The location of the file. The folder is resolved once; the last part of the path never is.
 ///
-/// If another user controls the path and we are root, that user could change where it leads at any time. So everything is done
-/// with that user's file access rights, and the file belongs to that user.
+/// If another user controls the path and we are root, that user could change where it leads at any
+/// time. So everything is done with that user's file access rights, and the file belongs to that
+/// user.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) path: PathBuf,
@@ -138,8 +142,8 @@ impl Target {
         Ok(Self { path, folder, prefix, owner, account })
     }
 
-    /// Runs `work` with the file access rights that we may use there. For root they are determined anew each time, since the
-    /// folder may have been removed, and created again by another user.
+    /// Runs `work` with the file access rights that we may use there. For root they are determined
+    /// anew each time, since the folder may have been removed, and created again by another user.
     pub(super) fn act<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let account = match self.account {
             Some(account) => Some(account),
@@ -159,8 +163,8 @@ impl Target {
         self.path.symlink_metadata().is_ok()
     }
 
-    /// Acquires the right to write the file: the lock file beside it, or, where none can be created there, a lock on the file
-    /// itself.
+    /// Acquires the right to write the file: the lock file beside it, or, where none can be created
+    /// there, a lock on the file itself.
     pub(super) fn lock(&self) -> Result<Option<Lock>> {
         let beside = self.lock_path();
         let error = match Lock::acquire(&beside, self.owner) {
@@ -179,11 +183,12 @@ impl Target {
         }
     }
 
-    /// Puts the text at the path: a temporary file is renamed there; where that is impossible, the file is written in place.
-    /// `locked` is the export, if the lock is on the export itself.
+    /// Puts the text at the path: a temporary file is renamed there; where that is impossible, the
+    /// file is written in place. `locked` is the export, if the lock is on the export itself.
     ///
-    /// There is no fsync: after a power cut none of the processes in the file is running, and the ledger shows that. An fsync
-    /// would make each process start wait for the disk, for a file that is worthless after a power cut.
+    /// There is no fsync: after a power cut none of the processes in the file is running, and the
+    /// ledger shows that. An fsync would make each process start wait for the disk, for a file that
+    /// is worthless after a power cut.
     pub(super) fn replace(&self, text: Vec<u8>, locked: Option<&File>) -> Result<Written> {
         self.act(|| self.replace_here(text, locked))
     }
@@ -210,7 +215,8 @@ impl Target {
         Ok((file, stamp))
     }
 
-    /// Writes the file in place. `why` is the error of the rename; `None` for a mount point, onto which no rename is tried.
+    /// Writes the file in place. `why` is the error of the rename; `None` for a mount point, onto
+    /// which no rename is tried.
     fn write_in_place(
         &self,
         text: Vec<u8>,
@@ -229,10 +235,11 @@ impl Target {
         Ok(Written { stamp, _file: None, text })
     }
 
-    /// Removes the list if it is still the one that we wrote; if it cannot be removed, an empty list is written.
+    /// Removes the list if it is still the one that we wrote; if it cannot be removed, an empty
+    /// list is written.
     ///
-    /// Between the check and the removal another process could put its own file there; another instance does not, since it
-    /// needs the lock that we hold.
+    /// Between the check and the removal another process could put its own file there; another
+    /// instance does not, since it needs the lock that we hold.
     pub(super) fn remove(&self, written: &Written, locked: Option<&File>) -> Result<()> {
         if !written.stamp.id.is_at(&self.path) {
             return Ok(());
@@ -283,7 +290,8 @@ impl Target {
         self.fill(temp.as_file_mut(), &vec![b' '; usize::try_from(bytes).unwrap_or(0)]).map(drop)
     }
 
-    /// Reports whether a rename would fail because another user's file is there, in a sticky folder.
+    /// Reports whether a rename would fail because another user's file is there, in a sticky
+    /// folder.
     fn is_kept_by_the_folder(&self) -> bool {
         let user = rustix::process::geteuid().as_raw();
         let owner_of = |path: &Path| path.symlink_metadata().map_or(user, |found| found.uid());
@@ -302,14 +310,16 @@ impl Target {
     fn create(&self) -> io::Result<NamedTempFile> {
         for _ in 0..ATTEMPTS {
             let mut builder = tempfile::Builder::new();
-            // `make_in` rather than `tempfile_in`, whose errors contain the random name and no errno.
+            // `make_in` rather than `tempfile_in`, whose errors contain the random name and no
+            // errno.
             let temp =
                 builder.prefix(&self.prefix).rand_bytes(RANDOM).make_in(&self.folder, |path| {
                     File::options().write(true).create_new(true).mode(0o600).open(path)
                 })?;
             // On a file system without locks no exporter removes leftovers either.
             let ours = try_flock(temp.as_file()).unwrap_or(true);
-            // A process that removes leftovers may have removed it between its creation and the lock.
+            // A process that removes leftovers may have removed it between its creation and the
+            // lock.
             if ours && FileId::of(&temp.as_file().metadata()?).is_at(temp.path()) {
                 return Ok(temp);
             }
@@ -317,8 +327,8 @@ impl Target {
         Err(io::Error::from(rustix::io::Errno::AGAIN))
     }
 
-    /// Removes what crashed writers left beside the file: regular files of the owner with exactly our kind of name that no
-    /// writer has locked. Leftovers that cannot be removed do no harm.
+    /// Removes what crashed writers left beside the file: regular files of the owner with exactly
+    /// our kind of name that no writer has locked. Leftovers that cannot be removed do no harm.
     pub(super) fn remove_leftovers(&self) {
         let removed = self.act(|| {
             self.remove_leftovers_here();
@@ -351,8 +361,8 @@ impl Target {
         }
     }
 
-    /// Returns the error with advice for its cause. The temporary file's name is not part of it, so equal causes give equal
-    /// messages.
+    /// Returns the error with advice for its cause. The temporary file's name is not part of it, so
+    /// equal causes give equal messages.
     fn failed(&self, error: io::Error) -> Error {
         let path = self.path.display();
         let found = self.path.symlink_metadata().ok();
@@ -402,9 +412,9 @@ impl Target {
 
 /// The list as we renamed it into place, or wrote it there.
 ///
-/// The descriptor stays open, which keeps the kernel from reusing the inode number for another user's file. The descriptor of a
-/// file that was written in place is closed: it would keep a mounted file from being unmounted, and no other file can take its
-/// place.
+/// The descriptor stays open, which keeps the kernel from reusing the inode number for another
+/// user's file. The descriptor of a file that was written in place is closed: it would keep a
+/// mounted file from being unmounted, and no other file can take its place.
 #[derive(Debug)]
 pub(super) struct Written {
     stamp: Stamp,

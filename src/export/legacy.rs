@@ -1,11 +1,13 @@
 //! Reads the JSON file that the former implementation left.
 //!
-//! The file names processes that may be signalled, so it is trusted only if no user but the ledger's owner can have written it.
-//! The opened file is checked, never its name: no symlink is followed and no FIFO is waited for.
+//! The file names processes that may be signalled, so it is trusted only if no user but the
+//! ledger's owner can have written it. The opened file is checked, never its name: no symlink is
+//! followed and no FIFO is waited for.
 //!
-//! A file that is not a JSON array is renamed to `PATH.corrupt`, atomically and replacing an older one, so that a crash leaves it
-//! under one of the two names. In an array each entry is validated by itself. If an object has a key twice, the last one counts,
-//! as it did for the former implementation.
+//! A file that is not a JSON array is renamed to `PATH.corrupt`, atomically and replacing an older
+//! one, so that a crash leaves it under one of the two names. In an array each entry is validated
+//! by itself. If an object has a key twice, the last one counts, as it did for the former
+//! implementation.
 
 use std::{
     collections::HashSet,
@@ -33,10 +35,12 @@ use crate::{
     },
 };
 
-/// Largest file that is read: some 100,000 processes, held in memory. A larger one is not a list of processes.
+/// Largest file that is read: some 100,000 processes, held in memory. A larger one is not a list of
+/// processes.
 const SIZE_MAX: u64 = 16 * 1024 * 1024;
 
-/// Maximum number of lines about rejected entries in the log; another line gives the number of entries beyond it.
+/// Maximum number of lines about rejected entries in the log; another line gives the number of
+/// entries beyond it.
 const REJECTED_MAX: usize = 1000;
 
 /// Maximum length of the excerpt of a rejected value in such a line, in characters.
@@ -65,7 +69,8 @@ pub(crate) enum Legacy {
     },
 }
 
-/// One process that the former implementation had registered. Nothing in it was verified against the machine.
+/// One process that the former implementation had registered. Nothing in it was verified against
+/// the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LegacyEntry {
     /// The task.
@@ -76,11 +81,13 @@ pub(crate) struct LegacyEntry {
     pub(crate) start_time: Millis,
 }
 
-/// Reads the file at `path`, which is trusted only if `trusted_uid` owns it and no other user can write to it.
+/// Reads the file at `path`, which is trusted only if `trusted_uid` owns it and no other user can
+/// write to it.
 ///
 /// # Errors
 ///
-/// If the file could not be read, or is corrupt and could not be renamed. The caller logs the error and goes on.
+/// If the file could not be read, or is corrupt and could not be renamed. The caller logs the error
+/// and goes on.
 pub(crate) fn read_legacy(path: &Path, trusted_uid: u32) -> Result<Legacy> {
     // The file may be renamed, in a folder that another user controls and could exchange meanwhile.
     let account = match controller_of_folder(path) {
@@ -130,7 +137,8 @@ fn distrust(found: &Metadata, trusted_uid: u32) -> Option<String> {
     }
 }
 
-/// Returns the whole text; `None` if it is too long, even if it has grown only since its size was read.
+/// Returns the whole text; `None` if it is too long, even if it has grown only since its size was
+/// read.
 fn read_bounded(file: File, found: &Metadata) -> std::io::Result<Option<Vec<u8>>> {
     if found.len() > SIZE_MAX {
         return Ok(None);
@@ -200,7 +208,8 @@ pub(crate) fn fuzz(text: &[u8]) {
     }
 }
 
-/// Parsed entries. They are validated one by one while the text is parsed, so the whole file is never in memory as a tree.
+/// Parsed entries. They are validated one by one while the text is parsed, so the whole file is
+/// never in memory as a tree.
 #[derive(Default)]
 struct Parsed {
     entries: Vec<LegacyEntry>,

@@ -1,4 +1,5 @@
-//! The exported list, kept in memory as the text of each entry, so that an update formats only the entries that changed.
+//! The exported list, kept in memory as the text of each entry, so that an update formats only the
+//! entries that changed.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,4 +1,5 @@
-//! The right to write: an exclusive `flock` on `PATH.lock`, or on the export itself if no such file can be created.
+//! The right to write: an exclusive `flock` on `PATH.lock`, or on the export itself if no such file
+//! can be created.
 
 use std::{
     fs::{File, Metadata, Permissions},
@@ -16,8 +17,8 @@ use crate::{
     sys::plain_file::{FileId, open_as_is, try_flock},
 };
 
-/// How often a lock file may vanish between opening and locking before we give up. Each time means that another instance ended
-/// cleanly within microseconds.
+/// How often a lock file may vanish between opening and locking before we give up. Each time means
+/// that another instance ended cleanly within microseconds.
 const ATTEMPTS: u32 = 100;
 
 /// The result of one attempt to lock a file.
@@ -71,8 +72,8 @@ impl Lock {
         Ok(if lock.is_named() { Take::Taken(lock) } else { Take::Vanished })
     }
 
-    /// Locks the export itself, for a place where no lock file can be created; `None` while another instance or a reader has it
-    /// locked.
+    /// Locks the export itself, for a place where no lock file can be created; `None` while another
+    /// instance or a reader has it locked.
     pub(super) fn of_the_export(file: File, path: &Path) -> Result<Option<Self>> {
         let id = FileId::of(&file.metadata().map_err(|error| failed("examine", path, error))?);
         let is_free = try_flock(&file).map_err(|errno| failed("lock", path, errno))?;
@@ -85,8 +86,8 @@ impl Lock {
         self.is_the_export.then_some(&self.file)
     }
 
-    /// Checks whether the lock file could be used, without taking the lock: an instance that starts at that moment would find it
-    /// taken.
+    /// Checks whether the lock file could be used, without taking the lock: an instance that starts
+    /// at that moment would find it taken.
     pub(super) fn look(path: &Path, owner: u32) -> Result<()> {
         match path.symlink_metadata() {
             Err(_) => Ok(()),
@@ -95,14 +96,14 @@ impl Lock {
         }
     }
 
-    /// Reports whether the path still names the locked file; if not, another instance may hold a lock on a new file of the same
-    /// name.
+    /// Reports whether the path still names the locked file; if not, another instance may hold a
+    /// lock on a new file of the same name.
     pub(super) fn is_named(&self) -> bool {
         self.id.is_at(&self.path)
     }
 
-    /// Removes the file, then releases the lock. An instance that waits with the file open finds its name removed and opens it
-    /// anew.
+    /// Removes the file, then releases the lock. An instance that waits with the file open finds
+    /// its name removed and opens it anew.
     pub(super) fn remove(self) -> Result<()> {
         if self.is_the_export || !self.is_named() {
             return Ok(());
@@ -113,14 +114,16 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing is not enough: a child that has not reached its exec yet holds a copy of the descriptor.
+        // Closing is not enough: a child that has not reached its exec yet holds a copy of the
+        // descriptor.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
 /// Returns `None` if the file appeared or vanished meanwhile, so that the caller starts again.
 ///
-/// In two steps: with `O_CREAT` on an existing file `fs.protected_regular` may refuse even root in a sticky folder.
+/// In two steps: with `O_CREAT` on an existing file `fs.protected_regular` may refuse even root in
+/// a sticky folder.
 fn open_or_create(path: &Path, owner: u32) -> Result<Option<File>> {
     match open_as_is(path, OFlags::RDONLY) {
         Ok(file) => Ok(Some(file)),
@@ -146,7 +149,8 @@ fn create(path: &Path, owner: u32) -> Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// Gives a new file to the ledger's owner, for which root may act, and sets its mode regardless of the umask.
+/// Gives a new file to the ledger's owner, for which root may act, and sets its mode regardless of
+/// the umask.
 pub(super) fn hand_over(file: &File, owner: u32, mode: u32) -> std::io::Result<()> {
     // The file's uid does not decide: some mounts show their own uid, and refuse to change it.
     if owner != rustix::process::geteuid().as_raw() {

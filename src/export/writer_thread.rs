@@ -18,16 +18,17 @@ use crate::{
     model::ExportUpdate,
 };
 
-/// A change is written at once, but after a write the next change waits this many times as long as the write took: if tasks start
-/// and end all the time, the export is busy for a fifth of the time.
+/// A change is written at once, but after a write the next change waits this many times as long as
+/// the write took: if tasks start and end all the time, the export is busy for a fifth of the time.
 const REST: u32 = 4;
 /// The minimum wait: a task rarely starts alone.
 const REST_MIN: Duration = Duration::from_millis(1);
 /// The maximum wait: the file follows within 50 ms.
 const REST_MAX: Duration = Duration::from_millis(20);
 
-/// The first wait after a failed write, and the minimum time between a failure and a write for a new change: a full disk must not
-/// lead to a busy loop, yet once there is space again a change must be visible within 50 ms.
+/// The first wait after a failed write, and the minimum time between a failure and a write for a
+/// new change: a full disk must not lead to a busy loop, yet once there is space again a change
+/// must be visible within 50 ms.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 
 /// Longest wait after a failed write when nothing changes.
@@ -50,7 +51,8 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn remove(self) -> Result<()> {
-        // Without the lock, or if the lock file lost its name, another instance is responsible for the export.
+        // Without the lock, or if the lock file lost its name, another instance is responsible for
+        // the export.
         let Some(lock) = self.lock.filter(Lock::is_named) else { return Ok(()) };
         self.target.act(|| {
             let removed =
@@ -66,7 +68,8 @@ pub(super) enum Ending {
     Finish,
 }
 
-/// The data that the handle and the thread share. The mutex is never held across I/O, the source or a log line.
+/// The data that the handle and the thread share. The mutex is never held across I/O, the source or
+/// a log line.
 pub(super) struct Shared {
     state: Mutex<State>,
     pub(super) wake: Condvar,
@@ -233,8 +236,8 @@ impl Writer {
             let state = self.shared.lock();
             state.settled < state.requested
         };
-        // A list that exists before our first write is that of an instance that crashed. Writing it makes it ours, so that it is
-        // removed.
+        // A list that exists before our first write is that of an instance that crashed. Writing it
+        // makes it ours, so that it is removed.
         let inherited = self.held.written.is_none() && self.held.target.is_there();
         let wanted = (ending == Ending::Stop && behind) || inherited;
         // Only if this instance is the writer: an instance that ends does not take over.
@@ -292,7 +295,8 @@ impl Writer {
         Ok(self.held.lock.is_some())
     }
 
-    /// Reads what has changed from the source. A source that panics is handled like any other error: the thread goes on.
+    /// Reads what has changed from the source. A source that panics is handled like any other
+    /// error: the thread goes on.
     fn ask_source(&mut self) -> Result<ExportUpdate> {
         catch_unwind(AssertUnwindSafe(|| (self.source)())).unwrap_or_else(|_| {
             Err(Error::new(

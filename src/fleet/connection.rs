@@ -19,25 +19,28 @@ use crate::error::{Error, Kind, Result};
 
 const CONNECT: Duration = Duration::from_secs(10);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
-/// The settings of each connection. Times are shown in UTC. A statement that hangs is canceled, and so is a transaction whose client
-/// has vanished, since it holds the row of its stream. Functions and operators are those of PostgreSQL, whatever another user has
-/// created in `public`.
+/// The settings of each connection. Times are shown in UTC. A statement that hangs is canceled, and
+/// so is a transaction whose client has vanished, since it holds the row of its stream. Functions
+/// and operators are those of PostgreSQL, whatever another user has created in `public`.
 const SESSION: &str = "SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '20s'; SET TIME ZONE 'UTC';
     SET search_path = pg_catalog";
-/// Begins a transaction that reads: one state of the database, with the settings that a pooler may not have kept.
+/// Begins a transaction that reads: one state of the database, with the settings that a pooler may
+/// not have kept.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '60s';
     SET LOCAL idle_in_transaction_session_timeout = '20s'; SET LOCAL TIME ZONE 'UTC'; SET LOCAL search_path = pg_catalog";
 /// What `search_path` is while these settings are in effect.
 const SEARCH_PATH: &str = "pg_catalog";
-/// What to do where they are not, or where prepared statements are missing: the connection does not keep its session.
+/// What to do where they are not, or where prepared statements are missing: the connection does not
+/// keep its session.
 const POOLER: &str = "; the address leads to a pooler that does not keep sessions: use PgBouncer with pool_mode = session, or connect to \
      the server itself";
 
 /// The address of a fleet's database.
 ///
-/// `postgresql://USER@HOST:PORT/DATABASE`, with the parameters of libpq. Every connection that leaves the machine is encrypted
-/// and the server's certificate is verified, by the system's certificates or those of `sslrootcert`; `sslcert` and `sslkey` name
-/// the client's own. A password comes from `PGPASSWORD`, from the file `PGPASSFILE` or from the systemd credential `pgpass`.
+/// `postgresql://USER@HOST:PORT/DATABASE`, with the parameters of libpq. Every connection that
+/// leaves the machine is encrypted and the server's certificate is verified, by the system's
+/// certificates or those of `sslrootcert`; `sslcert` and `sslkey` name the client's own. A password
+/// comes from `PGPASSWORD`, from the file `PGPASSFILE` or from the systemd credential `pgpass`.
 #[derive(Clone, Debug)]
 pub struct Address {
     config: Config,
@@ -55,13 +58,14 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// Invalid input if it is not an address, contains a password, or asks for an unverified connection.
+    /// Invalid input if it is not an address, contains a password, or asks for an unverified
+    /// connection.
     pub fn parse(url: &str) -> Result<Self> {
         Self::new(url, false)
     }
 
-    /// Parses an address whose connections accept any certificate of the server: they are encrypted, but an attacker in the middle
-    /// is not detected.
+    /// Parses an address whose connections accept any certificate of the server: they are
+    /// encrypted, but an attacker in the middle is not detected.
     ///
     /// # Errors
     ///
@@ -278,7 +282,8 @@ pub(super) fn lost_session(what: &str) -> Error {
     Error::new(Kind::Unsupported, message)
 }
 
-/// Returns an error whose message contains its cause. The server's own is not repeated as a source: it would follow the advice.
+/// Returns an error whose message contains its cause. The server's own is not repeated as a source:
+/// it would follow the advice.
 fn with_cause(kind: Kind, message: String, cause: postgres::Error) -> Error {
     let error = Error::new(kind, message);
     if cause.as_db_error().is_some() { error } else { error.with_source(cause) }
@@ -399,8 +404,9 @@ fn encoded(text: &str) -> String {
     text.bytes().map(byte).collect()
 }
 
-/// Reports whether all hosts are Unix sockets or loopback addresses. The name `localhost` is replaced by the addresses that it has
-/// now, so that the connection uses the addresses that were checked.
+/// Reports whether all hosts are Unix sockets or loopback addresses. The name `localhost` is
+/// replaced by the addresses that it has now, so that the connection uses the addresses that were
+/// checked.
 fn stays_on_the_machine(config: &mut Config) -> Result<bool> {
     let mut addresses = config.get_hostaddrs().to_vec();
     if addresses.is_empty() && config.get_hosts() == [Host::Tcp("localhost".to_owned())] {
@@ -423,7 +429,8 @@ fn stays_on_the_machine(config: &mut Config) -> Result<bool> {
     })
 }
 
-/// Sets the addresses of a single host, which are tried one after the other: a server may listen on only one of them.
+/// Sets the addresses of a single host, which are tried one after the other: a server may listen on
+/// only one of them.
 fn use_addresses(config: &mut Config, addresses: &[IpAddr]) {
     let host = config.get_hosts().first().cloned();
     for (index, address) in addresses.iter().enumerate() {

@@ -12,7 +12,8 @@ use crate::error::{Error, Kind, Result};
 /// Longer names are cut off by PostgreSQL, and could then be the same.
 const LONGEST: usize = 63;
 
-/// The login of a host: it can add to the streams that it has created, and cannot see those of others.
+/// The login of a host: it can add to the streams that it has created, and cannot see those of
+/// others.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Enrollment {
@@ -30,8 +31,8 @@ pub struct Enrollment {
 ///
 /// # Errors
 ///
-/// Invalid input if the name is empty or too long; denied if a role of this name exists for another purpose, or if the user may
-/// not create roles.
+/// Invalid input if the name is empty or too long; denied if a role of this name exists for another
+/// purpose, or if the user may not create roles.
 pub fn enroll(address: &Address, host: &str) -> Result<Enrollment> {
     let login = format!("procledger-{host}");
     if host.is_empty() || login.len() > LONGEST || host.contains(char::is_control) {

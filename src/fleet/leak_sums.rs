@@ -1,4 +1,5 @@
-//! The sums over the leaks of a stream's days and hours: recomputed from the leaks, never incremented.
+//! The sums over the leaks of a stream's days and hours: recomputed from the leaks, never
+//! incremented.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +8,8 @@ use postgres::types::ToSql;
 
 const HOUR: i64 = 3600;
 
-/// Recomputes the sums of a stream for the days and hours in which leaks were found at these times. `execute` executes a statement
-/// in a transaction.
+/// Recomputes the sums of a stream for the days and hours in which leaks were found at these times.
+/// `execute` executes a statement in a transaction.
 pub(super) fn recompute<E>(
     stream: i32,
     found_at: impl IntoIterator<Item = DateTime<Utc>>,

@@ -19,11 +19,11 @@ use crate::error::Result;
 
 /// Sums are recomputed for this many days: longer than a leak usually stays open.
 const DAYS_OF_SUMS: u64 = 14;
-/// The settings of a transaction that deletes or computes rows. Locks of rows are waited for: no other statement queues behind this
-/// one, and a shipper that hangs holds them only briefly.
+/// The settings of a transaction that deletes or computes rows. Locks of rows are waited for: no
+/// other statement queues behind this one, and a shipper that hangs holds them only briefly.
 const ROWS: &str = "SET LOCAL statement_timeout = 0";
-/// The settings of a transaction that creates or drops a table. Other statements queue behind one that waits for the lock of a table:
-/// it fails instead, and can be run again.
+/// The settings of a transaction that creates or drops a table. Other statements queue behind one
+/// that waits for the lock of a table: it fails instead, and can be run again.
 const TABLES: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '5s'";
 
 /// The result of [`maintain`].
@@ -54,8 +54,9 @@ pub struct Forgotten {
     pub leaks: u64,
 }
 
-/// Creates the partitions of the coming weeks, deletes history that is older than the fleet keeps, recomputes the sums of the last
-/// two weeks, and rebuilds indexes that are half empty. Run it once a day, as the owner.
+/// Creates the partitions of the coming weeks, deletes history that is older than the fleet keeps,
+/// recomputes the sums of the last two weeks, and rebuilds indexes that are half empty. Run it once
+/// a day, as the owner.
 ///
 /// # Errors
 ///
@@ -177,8 +178,9 @@ fn drop_old(client: &mut Client, oldest: SystemTime, done: &mut Maintenance) -> 
     Ok(())
 }
 
-/// Rebuilds indexes that are half empty, except for those of current weeks, which would not stay full. Each of many hosts adds rows
-/// behind its own last one, and PostgreSQL splits a full page in the middle. Other statements do not wait for a rebuild.
+/// Rebuilds indexes that are half empty, except for those of current weeks, which would not stay
+/// full. Each of many hosts adds rows behind its own last one, and PostgreSQL splits a full page in
+/// the middle. Other statements do not wait for a rebuild.
 fn rebuild(client: &mut Client, now: DateTime<Utc>, done: &mut Maintenance) -> Result<()> {
     let what = "rebuild an index";
     let indexes = begin(client, what)?.query(include_str!("schema/index_list.sql"), &[]);
@@ -234,12 +236,14 @@ fn midnight(day: NaiveDate) -> SystemTime {
     day.and_time(NaiveTime::MIN).and_utc().into()
 }
 
-/// Gives up a host: its processes that were live at its last batch count as lost, and it no longer counts as silent. Its history
-/// stays. If it ships again, it is shipped from the start, and is an ordinary host again.
+/// Gives up a host: its processes that were live at its last batch count as lost, and it no longer
+/// counts as silent. Its history stays. If it ships again, it is shipped from the start, and is an
+/// ordinary host again.
 ///
 /// # Errors
 ///
-/// Not found if the fleet has no such host; if the database cannot be reached, or the user does not own the schema.
+/// Not found if the fleet has no such host; if the database cannot be reached, or the user does not
+/// own the schema.
 pub fn forget(address: &Address, host: &str) -> Result<Forgotten> {
     let what = |error| failed("forget the host", error);
     let mut client = schema::connect_as_owner(address)?;

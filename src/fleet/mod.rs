@@ -1,8 +1,9 @@
 //! The fleet: ledgers of many machines, read by one receiver or shipped to one PostgreSQL database.
 //!
-//! Each ledger stays where it is and remains authoritative for its machine: a PID is meaningful only there, and nothing that a
-//! receiver has can cause a signal. A [`Stream`] reads a ledger batch by batch; it writes nothing, migrates nothing, and holds
-//! no snapshot between two batches. An [`Address`] names the database, and [`Init`] creates its schema.
+//! Each ledger stays where it is and remains authoritative for its machine: a PID is meaningful
+//! only there, and nothing that a receiver has can cause a signal. A [`Stream`] reads a ledger
+//! batch by batch; it writes nothing, migrates nothing, and holds no snapshot between two batches.
+//! An [`Address`] names the database, and [`Init`] creates its schema.
 //!
 //! ```
 //! use procledger::{Job, Tracker, fleet::Stream};

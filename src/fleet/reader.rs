@@ -20,14 +20,15 @@ use crate::{
     store::{LeakGroup, LeakGrouping},
 };
 
-/// The key of the sum over all tasks or programs that are not among the 20 largest of a host's day, or not among the largest of
-/// the fleet.
+/// The key of the sum over all tasks or programs that are not among the 20 largest of a host's day,
+/// or not among the largest of the fleet.
 pub const OTHERS: &str = "(all others)";
 /// How many tasks or programs are named.
 const NAMED: &str = "1000";
-/// The setting of PostgreSQL for sums. Parallel workers would each group nearly all of a million tasks, sort them, and hand them to one
-/// process: that takes half as much CPU time again, and is no faster. Those of the other sums of a page would only take the CPU from the
-/// sums by task, which another connection makes meanwhile.
+/// The setting of PostgreSQL for sums. Parallel workers would each group nearly all of a million
+/// tasks, sort them, and hand them to one process: that takes half as much CPU time again, and is
+/// no faster. Those of the other sums of a page would only take the CPU from the sums by task,
+/// which another connection makes meanwhile.
 const SERIAL: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
 
 /// A fleet, open for reading. It needs the role `fleet_read`.
@@ -41,7 +42,8 @@ impl Fleet {
     ///
     /// # Errors
     ///
-    /// Newer if its schema has changed so much that this version may not use it; if it cannot be reached, or has no schema.
+    /// Newer if its schema has changed so much that this version may not use it; if it cannot be
+    /// reached, or has no schema.
     pub fn open(address: &Address) -> Result<Self> {
         let mut client = address.connect()?;
         let meta = read(&mut client, "read the fleet's version", schema::meta)?;
@@ -86,7 +88,8 @@ impl Fleet {
         Ok(rows.first().map_or(0, |row| count(row, 0)))
     }
 
-    /// Returns all processes that had not ended at the last batch of their hosts, sorted by host and age.
+    /// Returns all processes that had not ended at the last batch of their hosts, sorted by host
+    /// and age.
     ///
     /// # Errors
     ///
@@ -120,9 +123,11 @@ impl Fleet {
         Ok(rows.first().map_or(0, |row| count(row, 0)))
     }
 
-    /// Returns the leaks since a time, counted by a key: days and hours newest first, all others largest first.
+    /// Returns the leaks since a time, counted by a key: days and hours newest first, all others
+    /// largest first.
     ///
-    /// Tasks and programs: of the 20 largest of each host and day the 1,000 largest by name, and the others together.
+    /// Tasks and programs: of the 20 largest of each host and day the 1,000 largest by name, and
+    /// the others together.
     ///
     /// # Errors
     ///
@@ -331,8 +336,9 @@ impl LiveHost {
     }
 }
 
-/// Reads the live processes. Their rows are sorted here: the server would keep them in a file to sort them.
-/// Each is kept as a row of the protocol until it is returned: as a process it takes a dozen allocations.
+/// Reads the live processes. Their rows are sorted here: the server would keep them in a file to
+/// sort them. Each is kept as a row of the protocol until it is returned: as a process it takes a
+/// dozen allocations.
 fn live(
     client: &mut Client,
 ) -> std::result::Result<impl ExactSizeIterator<Item = FleetProcess> + use<>, postgres::Error> {

@@ -1,7 +1,8 @@
 //! The schema of a fleet's database: its migrations, roles and rights.
 //!
-//! Unlike a ledger's, this schema is upgraded by its owner alone, with `procledger fleet init`. Columns are only added, and every
-//! statement names its columns, so shippers of the previous version continue to work.
+//! Unlike a ledger's, this schema is upgraded by its owner alone, with `procledger fleet init`.
+//! Columns are only added, and every statement names its columns, so shippers of the previous
+//! version continue to work.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -35,7 +36,8 @@ pub(crate) const VERSION: i32 = 2;
 /// How long history is kept by default.
 pub(super) const KEEP: Duration = Duration::from_hours(90 * 24);
 
-/// An engine that speaks PostgreSQL's protocol. They differ in how tables are created, and in nothing else.
+/// An engine that speaks PostgreSQL's protocol. They differ in how tables are created, and in
+/// nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {
     /// PostgreSQL 13 or newer, and compatible databases.
@@ -86,7 +88,8 @@ pub struct Init {
 }
 
 impl Init {
-    /// Creates the schema of this engine. The default is PostgreSQL, or the engine that the schema was created for.
+    /// Creates the schema of this engine. The default is PostgreSQL, or the engine that the schema
+    /// was created for.
     #[must_use]
     pub fn engine(mut self, engine: Engine) -> Self {
         self.engine = Some(engine);
@@ -107,13 +110,13 @@ impl Init {
         format!("{roles}BEGIN;\n{}COMMIT;\n", self.steps(0, engine, Utc::now()))
     }
 
-    /// Creates the schema, or upgrades an older one. Returns the version that it had, 0 for none, and what it is now. Running it
-    /// again changes nothing but how long history is kept.
+    /// Creates the schema, or upgrades an older one. Returns the version that it had, 0 for none,
+    /// and what it is now. Running it again changes nothing but how long history is kept.
     ///
     /// # Errors
     ///
-    /// Newer if a newer version of this crate has upgraded the schema; if the database cannot be reached, or the user may not
-    /// create schemas and roles.
+    /// Newer if a newer version of this crate has upgraded the schema; if the database cannot be
+    /// reached, or the user may not create schemas and roles.
     pub fn run(&self, address: &Address) -> Result<(i32, Meta)> {
         let mut client = connect_as_owner(address)?;
         let mut transaction = begin(&mut client, "read the fleet's version")?;
@@ -208,7 +211,8 @@ pub(super) fn partition(monday: NaiveDate) -> String {
         .replace("{to_day}", &next.to_string())
 }
 
-/// Returns the time by the clock of the database: that of this machine must not decide which history is old.
+/// Returns the time by the clock of the database: that of this machine must not decide which
+/// history is old.
 pub(super) fn now(client: &mut impl GenericClient) -> Result<DateTime<Utc>> {
     let row = client.query_one(include_str!("statements/now.sql"), &[]);
     Ok(row.map_err(|error| failed("read the clock of the database", error))?.get(0))
@@ -218,11 +222,13 @@ pub(super) fn milliseconds(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Connects as the owner of the schema. It checks who owns the schema before anything in it is used.
+/// Connects as the owner of the schema. It checks who owns the schema before anything in it is
+/// used.
 ///
 /// # Errors
 ///
-/// Denied to a superuser if the schema belongs to an ordinary role: a view or a trigger of that role would have all rights.
+/// Denied to a superuser if the schema belongs to an ordinary role: a view or a trigger of that
+/// role would have all rights.
 pub(super) fn connect_as_owner(address: &Address) -> Result<Client> {
     let what = "look for the owner of the schema `fleet`";
     let mut client = address.connect()?;
@@ -242,7 +248,8 @@ pub(super) fn connect_as_owner(address: &Address) -> Result<Client> {
     }
 }
 
-/// Refuses a database that cannot store every text: one name that it cannot represent would stop a host permanently.
+/// Refuses a database that cannot store every text: one name that it cannot represent would stop a
+/// host permanently.
 fn check_encoding(client: &mut impl GenericClient) -> Result<()> {
     let encoding = client.query_one(include_str!("statements/encoding.sql"), &[]);
     let encoding: String =

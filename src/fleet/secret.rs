@@ -1,4 +1,5 @@
-//! Passwords for the fleet's database: from the environment, from a file that only this user can read, or from systemd.
+//! Passwords for the fleet's database: from the environment, from a file that only this user can
+//! read, or from systemd.
 //!
 //! Never from an address: every user of the machine can read a command line in `/proc`.
 
@@ -23,7 +24,8 @@ pub(super) struct Login<'a> {
     pub(super) user: &'a str,
 }
 
-/// Returns the password of a login; `None` if there is none, as for client certificates or peer authentication.
+/// Returns the password of a login; `None` if there is none, as for client certificates or peer
+/// authentication.
 ///
 /// In this order: `PGPASSWORD`, the file `PGPASSFILE`, the credential `pgpass` of a systemd unit.
 pub(super) fn password(login: Login<'_>) -> Result<Option<String>> {
@@ -34,7 +36,8 @@ pub(super) fn password(login: Login<'_>) -> Result<Option<String>> {
         return Ok(find(&read_private(Path::new(&file), "password file")?, login));
     }
     if let Some(folder) = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from) {
-        // Its folder is accessible to the unit's user alone; the mode of the file depends on how systemd could provide it.
+        // Its folder is accessible to the unit's user alone; the mode of the file depends on how
+        // systemd could provide it.
         if let Ok(text) = fs::read_to_string(folder.join(CREDENTIAL)) {
             return Ok(find(&text, login));
         }
@@ -63,8 +66,8 @@ pub(super) fn read_private(path: &Path, what: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Returns the password of the first line that matches: `host:port:database:user:password`, where `*` matches everything and a
-/// backslash escapes a colon or a backslash.
+/// Returns the password of the first line that matches: `host:port:database:user:password`, where
+/// `*` matches everything and a backslash escapes a colon or a backslash.
 fn find(text: &str, login: Login<'_>) -> Option<String> {
     let port = login.port.to_string();
     let wanted = [login.host, &port, login.database, login.user];

@@ -21,7 +21,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As for [`Ledger::open`](crate::Ledger::open); unsupported if the ledger has a schema before 4, and so no uuid.
+    /// As for [`Ledger::open`](crate::Ledger::open); unsupported if the ledger has a schema before
+    /// 4, and so no uuid.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let store = Store::open_read_only(path.as_ref())?;
         let (uuid, start) = store.stream_start()?;
@@ -38,8 +39,8 @@ impl Stream {
         &self.start
     }
 
-    /// Reports whether this ledger continues what a receiver at this position has. If not, it was restored from a backup, and
-    /// the receiver has to begin again at the [`start`](Self::start).
+    /// Reports whether this ledger continues what a receiver at this position has. If not, it was
+    /// restored from a backup, and the receiver has to begin again at the [`start`](Self::start).
     ///
     /// # Errors
     ///

@@ -20,7 +20,8 @@ pub(super) struct Tls {
     pub(super) roots: Option<PathBuf>,
     /// The client's own certificate, and its key.
     pub(super) client: Option<(PathBuf, PathBuf)>,
-    /// Accepts any certificate: the connection is encrypted, but an attacker in the middle is not detected.
+    /// Accepts any certificate: the connection is encrypted, but an attacker in the middle is not
+    /// detected.
     pub(super) unverified: bool,
 }
 

@@ -47,7 +47,8 @@ struct Passes {
     failed: AtomicU64,
     /// The origin of `last_us`: the end of the first pass.
     first: OnceLock<Instant>,
-    /// When the last one ended. Not by the wall clock: setting the clock must not look as if no pass had run.
+    /// When the last one ended. Not by the wall clock: setting the clock must not look as if no
+    /// pass had run.
     last_us: AtomicU64,
     last_took_us: AtomicU64,
     duration: Latency,
@@ -66,7 +67,8 @@ fn micros(span: Duration) -> u64 {
 }
 
 impl Counters {
-    /// Describes the figures to the facade's recorder, which has been installed by now if the program uses one.
+    /// Describes the figures to the facade's recorder, which has been installed by now if the
+    /// program uses one.
     pub(crate) fn describe() {
         facade::describe();
     }
@@ -81,7 +83,8 @@ impl Counters {
         facade::count(SPAWN_FAILURES, [], 1);
     }
 
-    /// Reports to the facade that the number of roots has changed; the number itself is kept by the owner of the roots.
+    /// Reports to the facade that the number of roots has changed; the number itself is kept by the
+    /// owner of the roots.
     pub(crate) fn executing(by: f64) {
         facade::change(EXECUTING, by);
     }
@@ -145,7 +148,8 @@ impl Counters {
         facade::observe(DETECTION, [], after);
     }
 
-    /// Returns the time since the last pass of a kind began: processes that it observed alive were alive then.
+    /// Returns the time since the last pass of a kind began: processes that it observed alive were
+    /// alive then.
     pub(crate) fn since_last_began(&self, kind: PassKind) -> Option<Duration> {
         let passes = &self.passes[kind as usize];
         let took = Duration::from_micros(read(&passes.last_took_us));

@@ -1,4 +1,5 @@
-//! Passes the same events to the recorder of the `metrics` facade; does nothing without that feature.
+//! Passes the same events to the recorder of the `metrics` facade; does nothing without that
+//! feature.
 //!
 //! If the program installs no recorder, an event costs one atomic load in the facade.
 

@@ -1,5 +1,6 @@
-//! The figures by name. They are in base units, which the suffix names, as <https://prometheus.io/docs/practices/naming/>
-//! requires. The names are stable, since dashboards and alerts use them.
+//! The figures by name. They are in base units, which the suffix names, as
+//! <https://prometheus.io/docs/practices/naming/> requires. The names are stable, since dashboards
+//! and alerts use them.
 
 /// The kind of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::model::FleetHost;
 
-/// Returns the page of all hosts except those that were given up, with the leaks of a window by host.
+/// Returns the page of all hosts except those that were given up, with the leaks of a window by
+/// host.
 pub(crate) fn fleet_page<'a>(
     hosts: &[FleetHost],
     leaks: impl Iterator<Item = (&'a str, u64)>,
@@ -42,7 +43,8 @@ pub(crate) fn fleet_page<'a>(
     page.finish()
 }
 
-/// Converts a count to a float, as which Prometheus stores it: counts are far below 2^53, up to which that is exact.
+/// Converts a count to a float, as which Prometheus stores it: counts are far below 2^53, up to
+/// which that is exact.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has no integers")]
 fn figure(count: u64) -> f64 {
     count as f64

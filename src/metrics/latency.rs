@@ -7,7 +7,8 @@ use std::{
 
 use crate::model::Histogram;
 
-/// Upper bounds in microseconds: from a death that the monitor sees at once to a pass over an overloaded machine.
+/// Upper bounds in microseconds: from a death that the monitor sees at once to a pass over an
+/// overloaded machine.
 const BOUNDS: [u64; 18] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
@@ -16,7 +17,8 @@ const BOUNDS: [u64; 18] = [
 /// Observations of one kind of latency.
 #[derive(Debug, Default)]
 pub(super) struct Latency {
-    /// The number of observations for each bound, without those of smaller bounds, and one for observations above all bounds.
+    /// The number of observations for each bound, without those of smaller bounds, and one for
+    /// observations above all bounds.
     slots: [AtomicU64; BOUNDS.len() + 1],
     sum_us: AtomicU64,
 }
@@ -29,7 +31,8 @@ impl Latency {
         self.slots[slot].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Reads the histogram. The count is the sum of the slots as they were read, so that it always equals the `+Inf` bucket.
+    /// Reads the histogram. The count is the sum of the slots as they were read, so that it always
+    /// equals the `+Inf` bucket.
     pub(super) fn read(&self) -> Histogram {
         let mut count = 0;
         let mut up_to = |slot: &AtomicU64| {

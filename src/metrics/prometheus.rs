@@ -19,7 +19,8 @@ use crate::model::{
 };
 
 impl Metrics {
-    /// Returns the figures as a page for Prometheus to scrape, to be served as `text/plain; version=0.0.4`.
+    /// Returns the figures as a page for Prometheus to scrape, to be served as `text/plain;
+    /// version=0.0.4`.
     ///
     /// Every name begins with `procledger_`; `docs/metrics.md` lists them.
     ///
@@ -102,7 +103,8 @@ fn passes(page: &mut Page, passes: &[PassMetrics]) {
 impl LedgerMetrics {
     /// Returns the figures as a page for Prometheus, as `procledger metrics` prints them.
     ///
-    /// Every name begins with `procledger_ledger_`, so that it never collides with a tracker's figure of the same meaning.
+    /// Every name begins with `procledger_ledger_`, so that it never collides with a tracker's
+    /// figure of the same meaning.
     ///
     /// If Prometheus reads several ledgers, their samples need a label that distinguishes them: see
     /// [`to_prometheus_with`](Self::to_prometheus_with).
@@ -110,7 +112,8 @@ impl LedgerMetrics {
         self.to_prometheus_with(&[])
     }
 
-    /// Returns the same page with labels added to every sample. Values may be any text; they are escaped.
+    /// Returns the same page with labels added to every sample. Values may be any text; they are
+    /// escaped.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {

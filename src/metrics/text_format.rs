@@ -37,7 +37,8 @@ impl Page {
         self
     }
 
-    /// Adds a sample to the last family. The label values are words of this crate, in which nothing needs escaping.
+    /// Adds a sample to the last family. The label values are words of this crate, in which nothing
+    /// needs escaping.
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.line("", labels, None, value);
     }

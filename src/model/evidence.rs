@@ -1,6 +1,7 @@
 //! Evidence that links a process to its root.
 //!
-//! The ledger stores it twice: as a text with details, and as a key. Rows of older versions have only the text.
+//! The ledger stores it twice: as a text with details, and as a key. Rows of older versions have
+//! only the text.
 
 use std::fmt;
 

@@ -37,9 +37,11 @@ pub struct FleetHost {
     pub gap: u64,
     /// The number of leaks that were pruned before they were shipped.
     pub leak_gap: u64,
-    /// The number of processes that were live when they were shipped, and are no longer in the ledger.
+    /// The number of processes that were live when they were shipped, and are no longer in the
+    /// ledger.
     pub lost: u64,
-    /// The number of leaks that had survived when they were shipped, and are no longer in the ledger.
+    /// The number of leaks that had survived when they were shipped, and are no longer in the
+    /// ledger.
     pub lost_leaks: u64,
     /// How often it was shipped again from the start, after a restore.
     pub restarts: u64,
@@ -53,8 +55,8 @@ pub struct FleetHost {
     pub version: String,
     /// The host of the ledger that this one is a copy of.
     pub copy_of: Option<String>,
-    /// The number of rows that both this copy and the stream of its original contain, and that sums therefore count twice: those
-    /// that were recorded between the last batch and the copy.
+    /// The number of rows that both this copy and the stream of its original contain, and that sums
+    /// therefore count twice: those that were recorded between the last batch and the copy.
     pub copied: u64,
     /// Whether the host was given up, and no batch has arrived since.
     pub forgotten: bool,

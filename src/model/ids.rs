@@ -41,8 +41,8 @@ impl TaskId {
     }
 }
 
-/// Formats the id for messages and logs: characters that could move a terminal's cursor, break a line or change its direction are
-/// escaped. [`as_str`](TaskId::as_str) returns the text itself.
+/// Formats the id for messages and logs: characters that could move a terminal's cursor, break a
+/// line or change its direction are escaped. [`as_str`](TaskId::as_str) returns the text itself.
 impl std::fmt::Display for TaskId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.chars().try_for_each(|char| match u32::from(char) {

@@ -39,9 +39,11 @@ pub(crate) struct InstanceRecord {
 pub(crate) struct DeadInstance {
     pub(crate) id: InstanceId,
     pub(crate) how: StopHow,
-    /// The reason why its processes are certainly gone (a reboot, a dead namespace). `None` if each process must be checked.
+    /// The reason why its processes are certainly gone (a reboot, a dead namespace). `None` if each
+    /// process must be checked.
     pub(crate) processes_gone: Option<EndReason>,
-    /// Its process is alive but has since executed another program image: an exec ended the instance.
+    /// Its process is alive but has since executed another program image: an exec ended the
+    /// instance.
     pub(crate) replaced: bool,
 }
 
@@ -54,7 +56,8 @@ pub(crate) struct OrphanClaim {
     pub(crate) replaced: HashSet<ProcessId>,
     /// Rows marked `survive` of the claimant's program: it owns them now, and they keep running.
     pub(crate) adopted: Vec<ProcessRecord>,
-    /// Rows that were recorded as ended without a check, because the machine was restarted or their namespace is dead.
+    /// Rows that were recorded as ended without a check, because the machine was restarted or their
+    /// namespace is dead.
     pub(crate) gone: Vec<ProcessRecord>,
 }
 

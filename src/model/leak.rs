@@ -31,8 +31,8 @@ pub struct LeakRecord {
     pub process: ProcessId,
     /// Row number of its tree's root; its own if it is the root itself.
     pub root: ProcessId,
-    /// Whether the whole tree could be seen; `false` if only a session contained it, which a daemon may have left before it was
-    /// observed.
+    /// Whether the whole tree could be seen; `false` if only a session contained it, which a daemon
+    /// may have left before it was observed.
     pub verified: bool,
     /// The task it belonged to.
     pub task_id: Option<TaskId>,
@@ -58,7 +58,8 @@ pub struct LeakRecord {
     pub rss_bytes: Option<u64>,
     /// The outcome.
     pub outcome: Outcome,
-    /// The time from the first signal until it was dead; serialized as `died_after_ms`, in milliseconds.
+    /// The time from the first signal until it was dead; serialized as `died_after_ms`, in
+    /// milliseconds.
     #[serde(rename = "died_after_ms", serialize_with = "whole_millis_or_null")]
     pub died_after: Option<Duration>,
     /// The signal that ended it, for [`Outcome::Term`], where it is known.

@@ -9,8 +9,9 @@
 //!     '----------------> ended <------------------------'
 //! ```
 //!
-//! `ended` is final. The store applies an event to the life of a row, and writes the result by a conditional update: if zero rows
-//! changed, another instance has made a transition, and this one stops.
+//! `ended` is final. The store applies an event to the life of a row, and writes the result by a
+//! conditional update: if zero rows changed, another instance has made a transition, and this one
+//! stops.
 
 use std::time::SystemTime;
 
@@ -50,7 +51,8 @@ pub struct End {
 }
 
 impl End {
-    /// Returns an end that nothing observed: its status is unknown, and no instance ended the process.
+    /// Returns an end that nothing observed: its status is unknown, and no instance ended the
+    /// process.
     pub(crate) fn unobserved(reason: EndReason, at: Millis) -> Self {
         Self {
             at: at.into(),
@@ -104,7 +106,8 @@ impl Justification {
 pub(crate) enum Event {
     /// An instance begins to end it, or takes over the claim of another one.
     Claim(InstanceId),
-    /// It is known to be dead, or was released by its owner, or a person closed its row with `forget`.
+    /// It is known to be dead, or was released by its owner, or a person closed its row with
+    /// `forget`.
     Died(End),
     /// It could not be ended.
     Survived,
@@ -147,8 +150,8 @@ impl Life {
     ///
     /// # Errors
     ///
-    /// If the event does not fit the life: `ended` accepts no event, `Survived` and `GiveBack` require a claim, and only a
-    /// running row can be adopted.
+    /// If the event does not fit the life: `ended` accepts no event, `Survived` and `GiveBack`
+    /// require a claim, and only a running row can be adopted.
     pub(crate) fn apply(&self, event: Event) -> Result<Self, IllegalTransition> {
         match (self, event) {
             (Self::Ended(_), event) => Err(IllegalTransition { state: State::Ended, event }),
@@ -212,7 +215,8 @@ mod tests {
     }
 
     proptest! {
-        /// The model: an ended process stays ended; a claim is held until it is resolved, given back or taken over.
+        /// The model: an ended process stays ended; a claim is held until it is resolved, given
+        /// back or taken over.
         #[test]
         fn any_sequence_of_events_follows_the_model(events in prop::collection::vec(prop::sample::select(events().to_vec()), 0..30)) {
             let (mut life, mut dead, mut claimed, mut survived) = (Life::Running, false, false, false);

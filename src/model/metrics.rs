@@ -4,16 +4,19 @@ use std::time::{Duration, SystemTime};
 
 use super::{EndReason, LeakKind, Outcome, PassKind, State};
 
-/// The counts of one tracker since it was opened. Returned by [`Tracker::metrics`](crate::Tracker::metrics).
+/// The counts of one tracker since it was opened. Returned by
+/// [`Tracker::metrics`](crate::Tracker::metrics).
 ///
-/// Counts only grow. They cover this instance alone and are lost when it ends; lasting data is in the ledger, see
-/// [`LedgerMetrics`].
+/// Counts only grow. They cover this instance alone and are lost when it ends; lasting data is in
+/// the ledger, see [`LedgerMetrics`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Metrics {
-    /// The number of roots that this instance is responsible for now: the former implementation's `executing_count`.
+    /// The number of roots that this instance is responsible for now: the former implementation's
+    /// `executing_count`.
     pub executing_count: u64,
-    /// The number of those that only the health pass covers, because half of the descriptor limit is used up.
+    /// The number of those that only the health pass covers, because half of the descriptor limit
+    /// is used up.
     pub unwatched: u64,
     /// Whether the monitor thread runs.
     pub monitoring: bool,
@@ -25,9 +28,11 @@ pub struct Metrics {
     pub ends: Vec<EndCount>,
     /// Leaks that this instance has recorded, by kind and outcome.
     ///
-    /// A survivor counts once as survived, however often ending it is tried again, and once more when it is ended.
+    /// A survivor counts once as survived, however often ending it is tried again, and once more
+    /// when it is ended.
     pub leaks: Vec<LeakCount>,
-    /// Processes of all instances that could not be ended and still exist. `None` if the ledger could not be read.
+    /// Processes of all instances that could not be ended and still exist. `None` if the ledger
+    /// could not be read.
     pub survivors: Option<u64>,
     /// The passes of each kind.
     pub passes: Vec<PassMetrics>,
@@ -35,12 +40,14 @@ pub struct Metrics {
     pub export_writes: u64,
     /// How often replacing it failed.
     pub export_failures: u64,
-    /// The time from the first signal to a process until its death, for each process that was ended.
+    /// The time from the first signal to a process until its death, for each process that was
+    /// ended.
     pub reap_latency: Histogram,
-    /// The time from the death of a root until its end was in the ledger, for each death that the monitor or a health pass
-    /// detected.
+    /// The time from the death of a root until its end was in the ledger, for each death that the
+    /// monitor or a health pass detected.
     ///
-    /// The kernel does not report when a process died, so this begins when it was last known to be alive: an upper bound.
+    /// The kernel does not report when a process died, so this begins when it was last known to be
+    /// alive: an upper bound.
     pub death_detection_latency: Histogram,
 }
 
@@ -82,8 +89,9 @@ pub struct LeakCount {
     pub count: u64,
 }
 
-/// The passes of one kind. Silence and failure can be distinguished: a pass without errors counts in `completed`, a pass with
-/// errors in `with_errors`, and a pass that could not run in `failed`. If none of them grows, no passes are running.
+/// The passes of one kind. Silence and failure can be distinguished: a pass without errors counts
+/// in `completed`, a pass with errors in `with_errors`, and a pass that could not run in `failed`.
+/// If none of them grows, no passes are running.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PassMetrics {
@@ -113,9 +121,11 @@ pub struct Histogram {
     pub sum: Duration,
 }
 
-/// The figures of a ledger, for all its instances. Returned by [`Ledger::metrics`](crate::Ledger::metrics).
+/// The figures of a ledger, for all its instances. Returned by
+/// [`Ledger::metrics`](crate::Ledger::metrics).
 ///
-/// Nothing here is a counter: history is pruned, so each figure is the current state, or a count over `window`.
+/// Nothing here is a counter: history is pruned, so each figure is the current state, or a count
+/// over `window`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LedgerMetrics {

@@ -1,6 +1,7 @@
 //! Plain records and reports: the content of the ledger, and the results of passes.
 //!
-//! Times are [`SystemTime`](std::time::SystemTime)s of whole milliseconds, as the ledger stores them.
+//! Times are [`SystemTime`](std::time::SystemTime)s of whole milliseconds, as the ledger stores
+//! them.
 
 mod evidence;
 #[cfg(feature = "fleet")]

@@ -10,7 +10,8 @@ use crate::identity::Pid;
 /// Processes that look orphaned, each with its descendants.
 #[derive(Clone, Debug, Serialize)]
 pub struct OrphanScan {
-    /// Whether systemd manages services here. If not, services cannot be distinguished from orphans.
+    /// Whether systemd manages services here. If not, services cannot be distinguished from
+    /// orphans.
     pub systemd: bool,
     /// The trees, the oldest first.
     pub trees: Vec<OrphanTree>,
@@ -29,7 +30,8 @@ pub struct OrphanTree {
     pub parent: Pid,
     /// Why it is listed.
     pub why: String,
-    /// The name by which [`Builder::orphan_name`](crate::Builder::orphan_name) would match it; `None` if it has none.
+    /// The name by which [`Builder::orphan_name`](crate::Builder::orphan_name) would match it;
+    /// `None` if it has none.
     pub name: Option<String>,
     /// The ledger that is named in its environment, if no live instance has that ledger open.
     pub ledger: Option<String>,
@@ -77,6 +79,7 @@ pub struct OrphansLeftOut {
     pub tracked: u64,
     /// In a PID namespace of their own, such as a container.
     pub containers: u64,
-    /// With a controlling terminal, or with a descendant that has one: a person may be working there.
+    /// With a controlling terminal, or with a descendant that has one: a person may be working
+    /// there.
     pub terminals: u64,
 }

@@ -40,6 +40,7 @@ pub struct PassSummary {
     pub first_at: SystemTime,
     /// When the last one started.
     pub last_at: SystemTime,
-    /// The longest time between the starts of two consecutive passes; zero where there was only one.
+    /// The longest time between the starts of two consecutive passes; zero where there was only
+    /// one.
     pub longest_gap: Duration,
 }

@@ -16,7 +16,8 @@ use crate::{
 pub struct Limits {
     /// Whether it outlives its owner and is adopted by the next instance of the same program.
     pub survive: bool,
-    /// Time between the first signal and SIGKILL; if the job has stop signals, the sum of their waits.
+    /// Time between the first signal and SIGKILL; if the job has stop signals, the sum of their
+    /// waits.
     pub grace: Duration,
     /// It is ended when it runs longer than this.
     pub max_runtime: Option<Duration>,
@@ -25,7 +26,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns the settings of a process with this grace, no limits, and no setting that differs from the default.
+    /// Returns the settings of a process with this grace, no limits, and no setting that differs
+    /// from the default.
     pub(crate) fn with_grace(grace: Duration) -> Self {
         Self { survive: false, grace, max_runtime: None, max_rss: None }
     }
@@ -52,8 +54,8 @@ pub struct ProcessSpec {
     pub cgroup: Option<Cgroup>,
     /// What contains its tree.
     pub containment: Containment,
-    /// The keeper that created it, in the same PID scope; `None` without one, and in rows of versions before 0.2, which did not
-    /// record it.
+    /// The keeper that created it, in the same PID scope; `None` without one, and in rows of
+    /// versions before 0.2, which did not record it.
     pub keeper: Option<Identity>,
     /// Program and arguments.
     pub command: Vec<String>,
@@ -61,7 +63,8 @@ pub struct ProcessSpec {
     pub cwd: Option<String>,
     /// The user that it runs as.
     pub uid: u32,
-    /// The attributes that it was started with instead of those that it would have inherited from its host.
+    /// The attributes that it was started with instead of those that it would have inherited from
+    /// its host.
     pub attributes: Attributes,
     /// Its limits.
     pub limits: Limits,
@@ -104,8 +107,8 @@ impl ProcessSpec {
         }
     }
 
-    /// Returns the time between the first signal to its tree and SIGKILL, not counting the up to 2 s more for a tree whose
-    /// processes keep ending.
+    /// Returns the time between the first signal to its tree and SIGKILL, not counting the up to
+    /// 2 s more for a tree whose processes keep ending.
     pub fn asking_time(&self) -> Duration {
         self.end_plan.asking_time(self.limits.grace)
     }
@@ -159,8 +162,8 @@ impl ProcessRecord {
     }
 }
 
-/// A root that ended by itself, with the processes that it left. Both are recorded in one transaction, so that a crash loses
-/// nothing.
+/// A root that ended by itself, with the processes that it left. Both are recorded in one
+/// transaction, so that a crash loses nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct RootEnd {
     pub(crate) process: ProcessId,
@@ -193,7 +196,8 @@ pub(crate) enum Verdict {
     Survived(String),
     /// It cannot be identified: the claim is given back.
     Unknown(String),
-    /// The attempt was interrupted during its grace period: the claim is given back, and no other attempt is due.
+    /// The attempt was interrupted during its grace period: the claim is given back, and no other
+    /// attempt is due.
     Interrupted,
 }
 
@@ -232,7 +236,8 @@ impl Settled {
     }
 }
 
-/// CPU time is written only after it has grown by this much, so that a pass over sleeping processes writes nothing.
+/// CPU time is written only after it has grown by this much, so that a pass over sleeping processes
+/// writes nothing.
 pub(crate) const CPU_STEP: Duration = Duration::from_secs(1);
 
 /// A health pass's observation of a live process.

@@ -38,7 +38,8 @@ impl Query {
         self
     }
 
-    /// Selects only processes that ended, or leaks that were found, at this time or later; all of them with `None`.
+    /// Selects only processes that ended, or leaks that were found, at this time or later; all of
+    /// them with `None`.
     pub fn since(mut self, since: impl Into<Option<SystemTime>>) -> Self {
         self.since = since.into();
         self

@@ -25,14 +25,16 @@ pub struct Ending {
     /// The last stop signal that was sent to it before it ended, if known; not serialized.
     #[serde(skip)]
     pub stop_signal: Option<i32>,
-    /// The time from the first signal until it was dead; serialized as `died_after_ms`, in milliseconds.
+    /// The time from the first signal until it was dead; serialized as `died_after_ms`, in
+    /// milliseconds.
     #[serde(rename = "died_after_ms", serialize_with = "whole_millis_or_null")]
     pub died_after: Option<Duration>,
     /// For a survivor: why it survived, and what to do.
     pub obstacle: Option<String>,
 }
 
-/// A process that was left running because it could not be judged, or because it looks like a leak but a person may be using it.
+/// A process that was left running because it could not be judged, or because it looks like a leak
+/// but a person may be using it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Suspect {
     /// The task whose token it carries, if it carries one.
@@ -54,13 +56,15 @@ pub struct Report {
     pub endings: Vec<Ending>,
     /// Each process that was left running because it could not be identified with certainty.
     pub suspects: Vec<Suspect>,
-    /// Each process that matches a configured name but was left running because it is younger than the minimum age.
+    /// Each process that matches a configured name but was left running because it is younger than
+    /// the minimum age.
     pub young: Vec<Suspect>,
     /// Number of processes that a dead instance left on purpose and this one adopted.
     pub adopted: u64,
-    /// Number of roots and recorded descendants that were to be ended and are not known to be dead, because they or the rest of
-    /// their tree could not be examined, or because it is unknown whether their instance is dead. Their rows stay live, and the
-    /// suspects say why; not serialized.
+    /// Number of roots and recorded descendants that were to be ended and are not known to be dead,
+    /// because they or the rest of their tree could not be examined, or because it is unknown
+    /// whether their instance is dead. Their rows stay live, and the suspects say why; not
+    /// serialized.
     #[serde(skip)]
     pub unverified: u64,
     /// The errors that occurred, one line each. The pass went on.

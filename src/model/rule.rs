@@ -1,6 +1,7 @@
 //! Rules: why a process was ended or left running.
 //!
-//! The ledger stores each rule twice: as a sentence with details, for reading, and as a key, for counting.
+//! The ledger stores each rule twice: as a sentence with details, for reading, and as a key, for
+//! counting.
 
 use std::{fmt, time::Duration};
 
@@ -63,8 +64,8 @@ string_enum! {
     }
 }
 
-/// The sentences with details, for which `*` stands. The first match counts. The first pattern was recorded by versions before
-/// 0.2.
+/// The sentences with details, for which `*` stands. The first match counts. The first pattern was
+/// recorded by versions before 0.2.
 const SENTENCES: [(RuleKey, &str); 13] = [
     (RuleKey::NameMatch, "its name is configured, and *"),
     (RuleKey::PersonAsked, "asked by *"),
@@ -150,7 +151,8 @@ impl fmt::Display for Named {
 /// Why a process is left running on purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SpareReason {
-    /// It was left running when the tree was ended before: no instance is responsible for it any more.
+    /// It was left running when the tree was ended before: no instance is responsible for it any
+    /// more.
     LeftBefore,
     /// Its job keeps what its root leaves.
     KeepsStrays,

@@ -1,7 +1,7 @@
 //! Streams: a ledger as it is sent to a receiver in another place, batch by batch.
 //!
-//! A [`Position`] describes what the receiver has; a [`Batch`] contains what it lacks. Both are plain data: [`Position::after`]
-//! needs neither the ledger nor the receiver.
+//! A [`Position`] describes what the receiver has; a [`Batch`] contains what it lacks. Both are
+//! plain data: [`Position::after`] needs neither the ledger nor the receiver.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +12,22 @@ use super::{LeakRecord, Millis, Outcome, PassKind, ProcessRecord, millis};
 
 /// The part of a ledger that a receiver has.
 ///
-/// Row numbers are dense and are assigned in the order of the commits, so two numbers describe which rows it has. Rows that had
-/// not ended are listed as well, since they change without getting a new number.
+/// Row numbers are dense and are assigned in the order of the commits, so two numbers describe
+/// which rows it has. Rows that had not ended are listed as well, since they change without getting
+/// a new number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// The largest number of a process that it has.
     pub process: i64,
     /// The largest number of a leak that it has.
     pub leak: i64,
-    /// Fingerprint of the process with the number `process`; `None` if the receiver has no processes.
+    /// Fingerprint of the process with the number `process`; `None` if the receiver has no
+    /// processes.
     pub process_print: Option<u32>,
     /// Fingerprint of the leak with the number `leak`.
     pub leak_print: Option<u32>,
-    /// The number above which missing processes are counted; `None` before the first batch, which begins with the oldest row.
+    /// The number above which missing processes are counted; `None` before the first batch, which
+    /// begins with the oldest row.
     pub counted: Option<i64>,
     /// The same for leaks.
     pub counted_leaks: Option<i64>,
@@ -46,9 +49,9 @@ pub struct OpenProcess {
 /// A process in a batch.
 #[derive(Clone, Debug)]
 pub struct StreamProcess {
-    /// Fingerprint of the data that never changes: boot, PID namespace, PID, start tick, inode of the pidfd, token and time of
-    /// the start. It detects that a row number belongs to another process, as may happen in a ledger that was restored from a
-    /// backup.
+    /// Fingerprint of the data that never changes: boot, PID namespace, PID, start tick, inode of
+    /// the pidfd, token and time of the start. It detects that a row number belongs to another
+    /// process, as may happen in a ledger that was restored from a backup.
     pub print: u32,
     /// The row.
     pub row: ProcessRecord,
@@ -142,7 +145,8 @@ impl Batch {
 }
 
 impl Position {
-    /// Returns the position of a receiver that has this batch as well. Receiving a batch twice changes nothing.
+    /// Returns the position of a receiver that has this batch as well. Receiving a batch twice
+    /// changes nothing.
     #[must_use]
     pub fn after(mut self, batch: &Batch) -> Self {
         (self.process, self.leak) = (batch.process, batch.leak);
@@ -204,8 +208,8 @@ pub(crate) fn print_of_leak(row: &LeakRecord) -> u32 {
         .0
 }
 
-/// FNV-1a in 32 bits, which is the same on every machine and in every version; the standard library's hashers do not guarantee
-/// that.
+/// FNV-1a in 32 bits, which is the same on every machine and in every version; the standard
+/// library's hashers do not guarantee that.
 struct Fingerprint(u32);
 
 impl Default for Fingerprint {

@@ -1,5 +1,5 @@
-//! Detects processes that were adopted after their parent had ended, as far as one snapshot of the machine shows it: Linux keeps
-//! no record of a former parent.
+//! Detects processes that were adopted after their parent had ended, as far as one snapshot of the
+//! machine shows it: Linux keeps no record of a former parent.
 
 use super::name_match::is_reaper;
 use crate::{
@@ -10,8 +10,8 @@ use crate::{
 /// Service managers: everything that they start themselves is a service.
 const MANAGERS: [&str; 2] = ["systemd", "init"];
 
-/// Returns why a process was certainly or probably adopted by its current parent; `None` if nothing indicates that it was. `name`
-/// is the name of the parent's program.
+/// Returns why a process was certainly or probably adopted by its current parent; `None` if nothing
+/// indicates that it was. `name` is the name of the parent's program.
 pub(crate) fn adopted(
     snapshot: &Snapshot,
     stat: &Stat,
@@ -22,13 +22,14 @@ pub(crate) fn adopted(
         |leader: u32| Pid::new(i64::from(leader)).is_some_and(|pid| snapshot.get(pid).is_none());
     let by = format!("adopted by process {} ({name})", parent.pid);
     let (pid, session, group) = (stat.pid.get(), stat.session, stat.group);
-    // 1. A process inherits its session and can leave it only for a new one of its own, so any other session is that of a former
-    //    parent.
+    // 1. A process inherits its session and can leave it only for a new one of its own, so any
+    //    other session is that of a former parent.
     if session != parent.session && session != pid {
         let leader = if is_gone(session) { "whose leader has ended" } else { "not its parent's" };
         return Some(format!("{by}: it is in session {session}, {leader}"));
     }
-    // 2. A process that adopts orphans may have started a child itself, in its own session and group.
+    // 2. A process that adopts orphans may have started a child itself, in its own session and
+    //    group.
     let is_adopter = parent.pid.get() == 1 || is_reaper(name);
     if is_adopter && MANAGERS.contains(&name) {
         Some(format!("{by}, which starts services only"))

@@ -1,5 +1,5 @@
-//! Determines which processes must not be touched on behalf of a tree: the acting process and its ancestors, and the processes
-//! that other instances are responsible for.
+//! Determines which processes must not be touched on behalf of a tree: the acting process and its
+//! ancestors, and the processes that other instances are responsible for.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,8 +8,8 @@ use crate::{
     sys::snapshot::{Snapshot, Stat},
 };
 
-/// An instance that is, or may be, alive, with the processes that it is responsible for. Processes that this call is about to end
-/// are not among them.
+/// An instance that is, or may be, alive, with the processes that it is responsible for. Processes
+/// that this call is about to end are not among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Foreign {
     pub(crate) instance: Pid,
@@ -24,8 +24,8 @@ pub(crate) struct System<'a> {
     acting: Option<Pid>,
     /// The acting process and its ancestors.
     lineage: HashSet<Pid>,
-    /// Each instance with its ancestors, as far as they are in the snapshot: the foreign instances in their order, then the
-    /// acting process.
+    /// Each instance with its ancestors, as far as they are in the snapshot: the foreign instances
+    /// in their order, then the acting process.
     chains: Vec<Vec<&'a Stat>>,
     /// The foreign instances that each process belongs to; an instance belongs to itself.
     owners: Owners,
@@ -56,10 +56,11 @@ impl<'a> System<'a> {
         }
     }
 
-    /// Returns the processes that the end of a tree must leave running for the sake of the acting process: itself, its ancestors
-    /// and, if it runs within this very tree, its descendants, which have the tree's token, session and parents. The acting
-    /// process is often the parent of other trees; that exempts nothing. `begins` reports whether a process is one that the tree
-    /// begins with.
+    /// Returns the processes that the end of a tree must leave running for the sake of the acting
+    /// process: itself, its ancestors and, if it runs within this very tree, its descendants, which
+    /// have the tree's token, session and parents. The acting process is often the parent of other
+    /// trees; that exempts nothing. `begins` reports whether a process is one that the tree begins
+    /// with.
     pub(super) fn kin(&self, begins: impl Fn(&Stat) -> bool) -> HashSet<Pid> {
         let mut kin = self.lineage.clone();
         let within = kin.iter().any(|&pid| self.snapshot.get(pid).is_some_and(&begins));
@@ -69,30 +70,34 @@ impl<'a> System<'a> {
         kin
     }
 
-    /// Returns whether a process is another instance, belongs to one, or is the acting process or an ancestor of it.
+    /// Returns whether a process is another instance, belongs to one, or is the acting process or
+    /// an ancestor of it.
     pub(crate) fn is_accounted_for(&self, pid: Pid) -> bool {
         self.owners.contains_key(&pid) || self.lineage.contains(&pid)
     }
 
-    /// Returns for each instance, with the acting process last, whether it descends from the root and is therefore part of the
-    /// tree.
+    /// Returns for each instance, with the acting process last, whether it descends from the root
+    /// and is therefore part of the tree.
     pub(super) fn instances_that(&self, descends: impl Fn(&[&Stat]) -> bool) -> Vec<bool> {
         self.chains.iter().map(|chain| !chain.is_empty() && descends(chain)).collect()
     }
 
-    /// Returns whether an instance that does not descend from the root is below the root's keeper. Processes below that keeper
-    /// may then belong to the new host, since the daemons of its tasks are orphaned to the keeper as well.
+    /// Returns whether an instance that does not descend from the root is below the root's keeper.
+    /// Processes below that keeper may then belong to the new host, since the daemons of its tasks
+    /// are orphaned to the keeper as well.
     pub(super) fn has_outside_below(&self, keeper: Pid, inside: &[bool]) -> bool {
         let is_below = |chain: &[&Stat]| chain.iter().any(|stat| stat.parent == keeper.get());
         self.chains.iter().zip(inside).any(|(chain, inside)| !inside && is_below(chain))
     }
 
-    /// Returns what must not be touched on behalf of a tree. `inside`: the instances that descend from its root.
+    /// Returns what must not be touched on behalf of a tree. `inside`: the instances that descend
+    /// from its root.
     ///
-    /// An instance that was started by a task of the tree passes the tree's cgroup and token on to the processes that it starts,
-    /// whether or not those are known. So the processes in `passed_on`, which have the cgroup or the token, are exempt with their
-    /// descendants if they belong to another instance. Being below any other instance proves nothing, since that may be the
-    /// subreaper of all processes (or PID 1).
+    /// An instance that was started by a task of the tree passes the tree's cgroup and token on to
+    /// the processes that it starts, whether or not those are known. So the processes in
+    /// `passed_on`, which have the cgroup or the token, are exempt with their descendants if they
+    /// belong to another instance. Being below any other instance proves nothing, since that may be
+    /// the subreaper of all processes (or PID 1).
     pub(super) fn exempt(
         &self,
         root: Option<Pid>,
@@ -113,8 +118,8 @@ impl<'a> System<'a> {
 /// For each process, the indexes of the instances that it belongs to.
 type Owners = HashMap<Pid, Vec<usize>>;
 
-/// The processes that must not be touched on behalf of one tree. Those of instances are not copied, since one pass decides many
-/// trees.
+/// The processes that must not be touched on behalf of one tree. Those of instances are not copied,
+/// since one pass decides many trees.
 #[derive(Debug)]
 pub(crate) struct Exempt<'a> {
     owners: Option<&'a Owners>,
@@ -138,8 +143,9 @@ impl Exempt<'_> {
         self.pids.contains(&pid) || self.is_foreign(pid)
     }
 
-    /// Returns the processes that are exempt for a reason that a later scan may not find again: the acting process with its kin,
-    /// and the processes to which other instances passed the tree's cgroup or token on.
+    /// Returns the processes that are exempt for a reason that a later scan may not find again: the
+    /// acting process with its kin, and the processes to which other instances passed the tree's
+    /// cgroup or token on.
     pub(crate) fn found(&self) -> impl Iterator<Item = Pid> + '_ {
         self.pids.iter().copied()
     }
@@ -151,7 +157,8 @@ impl Exempt<'_> {
     }
 }
 
-/// Returns the acting process, its ancestors and everything below it, which a search by name always skips.
+/// Returns the acting process, its ancestors and everything below it, which a search by name always
+/// skips.
 pub(crate) fn oneself(snapshot: &Snapshot, own: Pid) -> HashSet<Pid> {
     let mut exempt = snapshot.below(own);
     exempt.extend(snapshot.ancestors(own));

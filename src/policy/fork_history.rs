@@ -1,8 +1,10 @@
-//! Records the fork events of processes below this one: which process forked which, and which of them are to be checked.
+//! Records the fork events of processes below this one: which process forked which, and which of
+//! them are to be checked.
 //!
-//! A pid alone does not identify a process, so each is noted with the time of the event. If a fork is reported for a pid that is
-//! already noted, the process is a new one, and the previous one is gone. Whatever becomes uncertain is forgotten: this history
-//! only assists the health pass, which also searches by itself.
+//! A pid alone does not identify a process, so each is noted with the time of the event. If a fork
+//! is reported for a pid that is already noted, the process is a new one, and the previous one is
+//! gone. Whatever becomes uncertain is forgotten: this history only assists the health pass, which
+//! also searches by itself.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -57,7 +59,8 @@ impl Forks {
         Self { own, delays, noted: HashMap::new(), due: VecDeque::new(), watched: VecDeque::new() }
     }
 
-    /// Notes an event. Descendants of a process for which `is_apart` returns true belong to that process and are not noted.
+    /// Notes an event. Descendants of a process for which `is_apart` returns true belong to that
+    /// process and are not noted.
     pub(crate) fn take(&mut self, event: Event, now: Instant, is_apart: impl Fn(Pid) -> bool) {
         match event {
             Event::Fork { parent, child, at } => {
@@ -112,7 +115,8 @@ impl Forks {
         fronts.into_iter().flatten().map(|(when, _)| *when).min()
     }
 
-    /// Schedules another check of a process after the longer delay, unless one is scheduled already.
+    /// Schedules another check of a process after the longer delay, unless one is scheduled
+    /// already.
     pub(crate) fn watch(&mut self, pid: Pid, now: Instant) {
         if let Some(noted) = self.noted.get_mut(&pid).filter(|noted| !noted.watched) {
             noted.watched = true;

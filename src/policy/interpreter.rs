@@ -1,7 +1,9 @@
-//! Determines which script an interpreter runs, from its arguments, as the interpreter itself would.
+//! Determines which script an interpreter runs, from its arguments, as the interpreter itself
+//! would.
 //!
-//! Only the script counts: text after `-c` or `-e`, a module after `-m`, and the value of an option are not scripts. An option
-//! that is unknown here may take the next word as its value, so a script after such an option is doubtful.
+//! Only the script counts: text after `-c` or `-e`, a module after `-m`, and the value of an option
+//! are not scripts. An option that is unknown here may take the next word as its value, so a script
+//! after such an option is doubtful.
 
 /// A script in a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,14 +13,15 @@ pub(super) struct Script<'a> {
     pub(super) doubtful: bool,
 }
 
-/// How one family of interpreters reads its options. Short ones may be joined, as in `-ec` or `-pe`.
+/// How one family of interpreters reads its options. Short ones may be joined, as in `-ec` or
+/// `-pe`.
 #[derive(Debug)]
 struct Interpreter {
     names: &'static [&'static str],
     /// Options without a value, digits included.
     plain: &'static [u8],
-    /// Options after which there is no script: the next word is program text, a module, or an argument of a program read from the
-    /// input.
+    /// Options after which there is no script: the next word is program text, a module, or an
+    /// argument of a program read from the input.
     no_script: &'static [u8],
     /// Options whose value is the rest of the word or, if that is empty, the next word.
     value: &'static [u8],
@@ -49,8 +52,8 @@ const NONE: Interpreter = Interpreter {
     subcommands: &[],
 };
 
-/// From the manual pages sh(1), bash(1), zsh(1), python3(1), node(1), perlrun(1), ruby(1), php(1), lua(1), tclsh(1), and
-/// the built-in help of `deno` and `bun`.
+/// From the manual pages sh(1), bash(1), zsh(1), python3(1), node(1), perlrun(1), ruby(1), php(1),
+/// lua(1), tclsh(1), and the built-in help of `deno` and `bun`.
 const INTERPRETERS: [Interpreter; 9] = [
     Interpreter {
         names: &["sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "rbash"],
@@ -142,8 +145,8 @@ enum Word {
     Unknown,
 }
 
-/// Returns the words that may be the script of this command line; none if it runs no script. `program` is the base name of
-/// `argv[0]` or of the executable.
+/// Returns the words that may be the script of this command line; none if it runs no script.
+/// `program` is the base name of `argv[0]` or of the executable.
 pub(super) fn scripts<'a>(program: &[u8], argv: &'a [Vec<u8>]) -> Vec<Script<'a>> {
     let Some(interpreter) = find(program) else { return Vec::new() };
     let (mut doubtful, mut found) = (false, Vec::new());
@@ -178,12 +181,14 @@ pub(super) fn scripts<'a>(program: &[u8], argv: &'a [Vec<u8>]) -> Vec<Script<'a>
     found
 }
 
-/// Reports whether a program of this name runs the programs of others: its name means no particular one.
+/// Reports whether a program of this name runs the programs of others: its name means no particular
+/// one.
 pub(super) fn is_generic(program: &[u8]) -> bool {
     find(program).is_some() || is_one_of(program, &OTHER_RUNTIMES)
 }
 
-/// Finds the interpreter, also by a name with a version (`python3.11`) or with the leading dash of a login shell.
+/// Finds the interpreter, also by a name with a version (`python3.11`) or with the leading dash of
+/// a login shell.
 fn find(program: &[u8]) -> Option<&'static Interpreter> {
     let program = program.strip_prefix(b"-").unwrap_or(program);
     let is_version =

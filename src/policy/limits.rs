@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::model::Rule;
 
-/// From this many eighths of its limit on, a tree's members are determined anew for each check: what the cheap check misses is
-/// usually smaller than the remaining eighth.
+/// From this many eighths of its limit on, a tree's members are determined anew for each check:
+/// what the cheap check misses is usually smaller than the remaining eighth.
 const NEAR: u64 = 7;
 
 /// Returns the rule by which a process that has run for `age` is over its limit.
@@ -17,31 +17,34 @@ pub(crate) fn ran_too_long(limit: Option<Duration>, age: Duration) -> Option<Rul
 /// The memory that a tree uses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TreeMemory {
-    /// The sum of the resident memory and swap of all members; shared memory counts once for each member that maps it.
+    /// The sum of the resident memory and swap of all members; shared memory counts once for each
+    /// member that maps it.
     pub(crate) resident: u64,
-    /// The same, with each page divided by the number of processes that map it; `None` until it was needed.
+    /// The same, with each page divided by the number of processes that map it; `None` until it was
+    /// needed.
     pub(crate) proportional: Option<u64>,
 }
 
 impl TreeMemory {
-    /// Reports whether it is worth scanning all processes and determining what the members share. The proportional size is never
-    /// larger than `resident`.
+    /// Reports whether it is worth scanning all processes and determining what the members share.
+    /// The proportional size is never larger than `resident`.
     pub(crate) fn is_near(&self, limit: u64) -> bool {
         self.resident > limit / 8 * NEAR
     }
 
-    /// Returns the rule by which the tree is over its limit, with both figures. Without the proportional figure no tree is over
-    /// its limit.
+    /// Returns the rule by which the tree is over its limit, with both figures. Without the
+    /// proportional figure no tree is over its limit.
     pub(crate) fn is_too_much(&self, limit: u64) -> Option<Rule> {
         let used = self.proportional.filter(|used| *used > limit)?;
         Some(Rule::MaxRss { used, resident: self.resident, limit })
     }
 }
 
-/// Returns how long a process has run: the time since it started, minus the time for which the machine was suspended since then.
+/// Returns how long a process has run: the time since it started, minus the time for which the
+/// machine was suspended since then.
 ///
-/// Start ticks are of the boot clock, which counts suspended time; the difference between the boot and the monotonic clock is all
-/// time suspended since boot.
+/// Start ticks are of the boot clock, which counts suspended time; the difference between the boot
+/// and the monotonic clock is all time suspended since boot.
 pub(crate) fn run_time(
     since_start: Duration,
     suspended_then: Duration,

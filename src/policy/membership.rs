@@ -1,17 +1,20 @@
-//! Decides which processes belong to a tree, which of them are left running, and which are only suspects.
+//! Decides which processes belong to a tree, which of them are left running, and which are only
+//! suspects.
 //!
-//! [`decide`] is the only place that decides this: for an end, for a dry run, for what a dead root left, for the health pass and
-//! the memory limits, and for `tree` and `ps`. It is a function of a [`System`] (a snapshot, and which instances are
-//! responsible for which processes) and of the [`TreeFacts`] of one tree. The callers differ in how they collect the facts, not
-//! in what they conclude from them:
+//! [`decide`] is the only place that decides this: for an end, for a dry run, for what a dead root
+//! left, for the health pass and the memory limits, and for `tree` and `ps`. It is a function of a
+//! [`System`] (a snapshot, and which instances are responsible for which processes) and of the
+//! [`TreeFacts`] of one tree. The callers differ in how they collect the facts, not in what they
+//! conclude from them:
 //!
-//! - an end collects them again and again, while processes are dying. It passes on what its earlier scans have found ([`Known`]),
-//!   so that a later scan decides the same: what was certain stays certain, and a process that was signalled is no longer spared;
+//! - an end collects them again and again, while processes are dying. It passes on what its earlier
+//!   scans have found ([`Known`]), so that a later scan decides the same: what was certain stays
+//!   certain, and a process that was signalled is no longer spared;
 //! - all other callers collect them once.
 //!
-//! The order of evidence: current facts come before what an earlier pass recorded. The token comes last, since any process can
-//! copy it; it is read only from processes without other evidence. A row alone proves nothing about a process that another
-//! instance is responsible for.
+//! The order of evidence: current facts come before what an earlier pass recorded. The token comes
+//! last, since any process can copy it; it is read only from processes without other evidence. A
+//! row alone proves nothing about a process that another instance is responsible for.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -44,17 +47,20 @@ impl Known {
     }
 }
 
-/// What is known of one tree at the time of the snapshot. Every pid in it was verified to be the recorded process.
+/// What is known of one tree at the time of the snapshot. Every pid in it was verified to be the
+/// recorded process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TreeFacts {
     /// The root, if it exists: alive, or a zombie that still pins its pid and session number.
     pub(crate) root: Option<Pid>,
-    /// The root is a descendant whose own root is gone: no caller has asked to end this very process, so it may be spared.
+    /// The root is a descendant whose own root is gone: no caller has asked to end this very
+    /// process, so it may be spared.
     pub(crate) may_spare_root: bool,
-    /// The session, or in the foreground the process group, that the gate created. Its number may be reused by unrelated
-    /// processes once no process of the tree pins it.
+    /// The session, or in the foreground the process group, that the gate created. Its number may
+    /// be reused by unrelated processes once no process of the tree pins it.
     pub(crate) session: Option<Pid>,
-    /// The processes in its task cgroup. Listed after the snapshot was taken: a pid in both is the same process in both.
+    /// The processes in its task cgroup. Listed after the snapshot was taken: a pid in both is the
+    /// same process in both.
     pub(crate) task_cgroup: HashSet<Pid>,
     /// The keeper of the tree, while it is alive: not a member itself, but everything below it is.
     pub(crate) keeper: Option<Pid>,
@@ -63,18 +69,19 @@ pub(crate) struct TreeFacts {
     pub(crate) token_holders: Vec<Pid>,
     /// Processes of another effective uid that carry the token, with that uid.
     pub(crate) other_holders: Vec<(Pid, u32)>,
-    /// Processes that were left when this tree was ended before, by pid and start tick: no instance is responsible for them any
-    /// more.
+    /// Processes that were left when this tree was ended before, by pid and start tick: no instance
+    /// is responsible for them any more.
     pub(crate) left_before: HashSet<(Pid, u64)>,
     /// The job keeps its strays: everything but the root is left running.
     pub(crate) keeps_strays: bool,
-    /// Processes that earlier scans of the same end spared: they stay spared, whatever becomes of their parents.
+    /// Processes that earlier scans of the same end spared: they stay spared, whatever becomes of
+    /// their parents.
     pub(crate) spared_before: BTreeMap<Pid, SpareReason>,
-    /// Processes that they exempted: they stay exempt, even after the process that showed that the acting process is within the
-    /// tree has died.
+    /// Processes that they exempted: they stay exempt, even after the process that showed that the
+    /// acting process is within the tree has died.
     pub(crate) exempt_before: HashSet<Pid>,
-    /// Processes that they found on a terminal: they stay suspects, even after this very end has killed the process that used the
-    /// terminal.
+    /// Processes that they found on a terminal: they stay suspects, even after this very end has
+    /// killed the process that used the terminal.
     pub(crate) on_terminal_before: HashSet<Pid>,
 }
 
@@ -83,8 +90,8 @@ pub(crate) struct TreeFacts {
 pub(crate) struct Spared {
     pub(crate) evidence: Evidence,
     pub(crate) why: SpareReason,
-    /// Whether it would be ended otherwise. If it is only a suspect or a descendant of one, it is no evidence for other
-    /// processes.
+    /// Whether it would be ended otherwise. If it is only a suspect or a descendant of one, it is
+    /// no evidence for other processes.
     pub(crate) is_member: bool,
 }
 
@@ -106,8 +113,8 @@ pub(crate) struct Membership<'a> {
 }
 
 impl Membership<'_> {
-    /// Returns whether a process of the tree was left running before. Such a tree cannot be ended by one action on all its
-    /// members.
+    /// Returns whether a process of the tree was left running before. Such a tree cannot be ended
+    /// by one action on all its members.
     pub(crate) fn leaves_some_from_before(&self) -> bool {
         self.spared.values().any(|spared| spared.why == SpareReason::LeftBefore)
     }
@@ -132,7 +139,8 @@ pub(crate) fn decide<'a>(
     let mut start = Start::of(system, tree);
     let mut found = find(system, &start);
     if start.session.is_none() {
-        // A member that was found by other evidence pins the session as well: the next scan would know it.
+        // A member that was found by other evidence pins the session as well: the next scan would
+        // know it.
         start.session = start.pinned(system.snapshot, found.members.keys().copied());
         if start.session.is_some() {
             found = find(system, &start);
@@ -230,10 +238,12 @@ fn spare(
     }
 }
 
-/// Returns the processes that certainly descend from the root, according to their parents, its session, or an earlier scan.
+/// Returns the processes that certainly descend from the root, according to their parents, its
+/// session, or an earlier scan.
 ///
-/// A task cgroup, a token, a keeper, or a row of an earlier pass does not prove descent: a task that restarts its host passes all
-/// of them on to the new host, which must not count as a descendant. `session` is that of the [`Membership`].
+/// A task cgroup, a token, a keeper, or a row of an earlier pass does not prove descent: a task
+/// that restarts its host passes all of them on to the new host, which must not count as a
+/// descendant. `session` is that of the [`Membership`].
 pub(crate) fn descendants(
     system: &System<'_>,
     tree: &TreeFacts,
@@ -253,8 +263,8 @@ pub(crate) fn descendants(
 /// The processes that a tree's closure begins with.
 struct Start<'a> {
     tree: &'a TreeFacts,
-    /// The known members, without rows that prove nothing: those of other instances' processes, of the acting process and of its
-    /// ancestors.
+    /// The known members, without rows that prove nothing: those of other instances' processes, of
+    /// the acting process and of its ancestors.
     known: Vec<&'a Known>,
     /// The session, while a process of the tree pins its number.
     session: Option<Pid>,
@@ -272,8 +282,8 @@ impl<'a> Start<'a> {
         Self { known, ..start }
     }
 
-    /// Returns the session, if one of these processes pins its number: a process in the session, or the process whose pid is that
-    /// number, whichever session it is in by now.
+    /// Returns the session, if one of these processes pins its number: a process in the session, or
+    /// the process whose pid is that number, whichever session it is in by now.
     fn pinned(&self, snapshot: &Snapshot, processes: impl IntoIterator<Item = Pid>) -> Option<Pid> {
         let session = self.tree.session?;
         let is_in = |pid| snapshot.get(pid).is_some_and(|stat| is_in(session, stat));
@@ -349,7 +359,8 @@ impl<'a> Closure<'a> {
     }
 }
 
-/// Returns whether the process or a descendant has a controlling terminal: a `tmux` server has none itself, but its windows have.
+/// Returns whether the process or a descendant has a controlling terminal: a `tmux` server has none
+/// itself, but its windows have.
 fn serves_a_terminal(snapshot: &Snapshot, pid: Pid) -> bool {
     let on_terminal = |pid| snapshot.get(pid).is_some_and(|stat| stat.terminal != 0);
     on_terminal(pid) || snapshot.below(pid).into_iter().any(on_terminal)
@@ -364,8 +375,9 @@ mod tests {
     };
 
     fn machine() -> Snapshot {
-        // 10 is a root with a session; 11 its child, 12 a grandchild in a session of its own; 20 an unrelated process; 30 a
-        // daemon that was reparented to init and carries the token; 31 its child.
+        // 10 is a root with a session; 11 its child, 12 a grandchild in a session of its own; 20 an
+        // unrelated process; 30 a daemon that was reparented to init and carries the token; 31 its
+        // child.
         snapshot(&[
             (1, 0, 1),
             (10, 1, 10),
@@ -463,7 +475,8 @@ mod tests {
         let tree = TreeFacts { token_holders: vec![pid(30)], ..TreeFacts::default() };
         assert_eq!(members(&snapshot, &tree), [0_u32; 0]);
         assert_eq!(suspects(&snapshot, &tree), [(30, SuspectReason::Terminal)]);
-        // A process that an earlier pass found below the root belongs to the task, with or without a terminal.
+        // A process that an earlier pass found below the root belongs to the task, with or without
+        // a terminal.
         let recorded = TreeFacts { known: vec![Known::recorded(pid(30))], ..tree };
         assert_eq!(members(&snapshot, &recorded), [30, 31]);
     }
@@ -491,8 +504,8 @@ mod tests {
         assert_eq!(pids(&decide(&system, &tree, None).members), [0_u32; 0]);
     }
 
-    /// 10 is a root. Its child 11 has started a daemon 30, whose child 31 has started a new host, 32, with its program 33: all of
-    /// these have lost their parents, and carry the token.
+    /// 10 is a root. Its child 11 has started a daemon 30, whose child 31 has started a new host,
+    /// 32, with its program 33: all of these have lost their parents, and carry the token.
     fn new_host() -> (Snapshot, Vec<Foreign>) {
         let all = [
             (1, 0, 1),
@@ -513,7 +526,8 @@ mod tests {
         let first = TreeFacts { token_holders: [30, 31, 32, 33].map(pid).to_vec(), ..tree(10) };
         let found = decide(&system, &first, None);
         assert_eq!(pids(&found.members), [10, 11, 30, 31]);
-        // The second scan knows what the first one found, and does not read the tokens of those processes.
+        // The second scan knows what the first one found, and does not read the tokens of those
+        // processes.
         let certain = descendants(&system, &first, found.session);
         let known = (found.members.iter())
             .map(|(&pid, &evidence)| Known {
@@ -559,8 +573,8 @@ mod tests {
         );
     }
 
-    /// 5 is a keeper, 10 its root, 12 a daemon that was orphaned to it, 13 a new host that was orphaned to it too, 14 the new
-    /// host's program.
+    /// 5 is a keeper, 10 its root, 12 a daemon that was orphaned to it, 13 a new host that was
+    /// orphaned to it too, 14 the new host's program.
     fn below_a_keeper() -> Snapshot {
         snapshot(&[
             (1, 0, 1),

@@ -1,17 +1,20 @@
-//! Decides which unregistered processes match a configured name, and which of those were left behind.
+//! Decides which unregistered processes match a configured name, and which of those were left
+//! behind.
 //!
-//! A name is compared with three things only: the base name of the executable, of `argv[0]`, and of the script that an
-//! interpreter runs. Text elsewhere in a command line never counts: `tail -f NAME.log` and `sh -c '… NAME …'` are likely run by a
-//! person. A matching process is ended only when nothing exempts it and its parent is a process that adopts orphans; a doubtful
-//! one is reported and left running.
+//! A name is compared with three things only: the base name of the executable, of `argv[0]`, and of
+//! the script that an interpreter runs. Text elsewhere in a command line never counts: `tail -f
+//! NAME.log` and `sh -c '… NAME …'` are likely run by a person. A matching process is ended only
+//! when nothing exempts it and its parent is a process that adopts orphans; a doubtful one is
+//! reported and left running.
 
 use std::time::Duration;
 
 use super::interpreter::{Script, is_generic, scripts};
 use crate::{identity::Pid, model::Named};
 
-/// Programs that adopt orphans, besides pid 1: a user's service manager, and the inits that containers use. The shims of
-/// container engines are not among them: they started their children themselves.
+/// Programs that adopt orphans, besides pid 1: a user's service manager, and the inits that
+/// containers use. The shims of container engines are not among them: they started their children
+/// themselves.
 const REAPERS: [&str; 6] = ["systemd", "init", "tini", "dumb-init", "docker-init", "catatonit"];
 
 /// Executables that contain many programs, of which `argv[0]` selects one.
@@ -26,7 +29,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Returns the scripts that it may be interpreting. `argv[0]` may be anything, so the executable is checked as well.
+    /// Returns the scripts that it may be interpreting. `argv[0]` may be anything, so the
+    /// executable is checked as well.
     fn scripts(&self) -> Vec<Script<'_>> {
         let argv0 = self.argv.first().map_or(&b""[..], |argv0| base_name(argv0));
         let executable = self.executable.as_deref().map(without_deletion);
@@ -66,10 +70,11 @@ pub(crate) enum Parent {
     Init,
     /// Another process, with the base name of its executable.
     Alive(Pid, String),
-    /// It has this pid but cannot be read: it belongs to another user, whose processes `/proc` hides.
+    /// It has this pid but cannot be read: it belongs to another user, whose processes `/proc`
+    /// hides.
     Hidden(u32),
-    /// Its number is 0: the process entered this PID namespace from outside, as with `docker exec`. Orphans never have such a
-    /// parent.
+    /// Its number is 0: the process entered this PID namespace from outside, as with `docker exec`.
+    /// Orphans never have such a parent.
     Outside,
 }
 
@@ -140,9 +145,10 @@ fn match_one(program: &Program, name: &str) -> Option<Matched> {
     by("script", script.doubtful.then_some("it may be the value of an unknown option"))
 }
 
-/// Returns a name by which a program matches for certain, and which an unrelated program does not have: that of the script
-/// that it interprets, else of its executable. `None` for a shell, an interpreter or a runtime without a script, such as
-/// `sh -c`: its name is that of every other one, including a person's.
+/// Returns a name by which a program matches for certain, and which an unrelated program does not
+/// have: that of the script that it interprets, else of its executable. `None` for a shell, an
+/// interpreter or a runtime without a script, such as `sh -c`: its name is that of every other one,
+/// including a person's.
 pub(crate) fn name_of(program: &Program) -> Option<String> {
     let executable = program.executable.as_deref().map(|path| base_name(without_deletion(path)));
     let argv0 = program.argv.first().map_or(&b""[..], |argv0| base_name(title(argv0)));
@@ -162,7 +168,8 @@ pub(crate) fn without_deletion(path: &[u8]) -> &[u8] {
     path.strip_suffix(b" (deleted)").unwrap_or(path)
 }
 
-/// Returns the text before the first `": "`: programs overwrite their `argv[0]` with `NAME: what they do`.
+/// Returns the text before the first `": "`: programs overwrite their `argv[0]` with `NAME: what
+/// they do`.
 fn title(argv0: &[u8]) -> &[u8] {
     let end = argv0.windows(2).position(|pair| pair == b": ").unwrap_or(argv0.len());
     &argv0[..end]
@@ -254,8 +261,8 @@ mod tests {
         }
     }
 
-    /// Of several names only those are proposed that match the program itself, and no shell or interpreter that runs
-    /// something else.
+    /// Of several names only those are proposed that match the program itself, and no shell or
+    /// interpreter that runs something else.
     #[test]
     fn the_name_of_a_program_is_never_that_of_a_shell() {
         let plain = [

@@ -1,4 +1,5 @@
-//! Determines which members of a tree are left running: programs that have a protected name, and all their descendants.
+//! Determines which members of a tree are left running: programs that have a protected name, and
+//! all their descendants.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,20 +15,21 @@ use crate::{
 
 /// Returns the part of a program by which one of the names protects it.
 ///
-/// No name is protected by default; protected names are those of [`Builder::protect`](crate::Builder::protect) and
-/// [`Job::protect`](crate::Job::protect).
+/// No name is protected by default; protected names are those of
+/// [`Builder::protect`](crate::Builder::protect) and [`Job::protect`](crate::Job::protect).
 pub(crate) fn protecting(program: &Program, names: &[&[String]]) -> Option<Named> {
     names.iter().find_map(|names| matched(program, names)).map(|found| found.named)
 }
 
 /// Returns the members of a tree that are left running, each with the reason.
 ///
-/// `judge` returns the reason that applies to a process itself; it is called for `candidates`, in the order of their pids.
-/// Processes in `before` stay spared. All descendants of a process that is left running are left running with it, except
-/// `exempt`, which are not members anyway.
+/// `judge` returns the reason that applies to a process itself; it is called for `candidates`, in
+/// the order of their pids. Processes in `before` stay spared. All descendants of a process that is
+/// left running are left running with it, except `exempt`, which are not members anyway.
 ///
-/// The root, which its caller asked to end, is never protected, nor is a process that it forked and that still runs the same
-/// program: the workers of a server, a subshell, a child just before its exec.
+/// The root, which its caller asked to end, is never protected, nor is a process that it forked and
+/// that still runs the same program: the workers of a server, a subshell, a child just before its
+/// exec.
 pub(super) fn spared(
     snapshot: &Snapshot,
     root: Option<Pid>,
@@ -55,8 +57,8 @@ pub(super) fn spared(
     spared
 }
 
-/// Returns the root, and each descendant that is connected to it by an unbroken line of processes that are protected by the same
-/// rule as the root itself.
+/// Returns the root, and each descendant that is connected to it by an unbroken line of processes
+/// that are protected by the same rule as the root itself.
 fn same_program(
     snapshot: &Snapshot,
     root: Pid,

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::model::Millis;
 
-/// How long a step may hold the write lock. This is less than the time slice that the scheduler gives to a thread that has just
-/// slept: a thread that is preempted during a step holds the lock until it runs again. A waiting writer tries again after 1, 3,
-/// 8, 18 and 33 ms (SQLite's busy handler), so with the pause below it gets the lock long before 50 ms have passed.
+/// How long a step may hold the write lock. This is less than the time slice that the scheduler
+/// gives to a thread that has just slept: a thread that is preempted during a step holds the lock
+/// until it runs again. A waiting writer tries again after 1, 3, 8, 18 and 33 ms (SQLite's busy
+/// handler), so with the pause below it gets the lock long before 50 ms have passed.
 const TARGET: Duration = Duration::from_micros(1_500);
 /// A pause is this many times as long as the lock was held.
 const PAUSES: u32 = 3;
@@ -22,7 +23,8 @@ const SHORTEST_PART: Duration = Duration::from_mins(1);
 /// The longest time between two checks; it is shorter if history is kept for less than four days.
 const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 
-/// The number of rows or pages that a step handles: as many as the disk can handle within the target.
+/// The number of rows or pages that a step handles: as many as the disk can handle within the
+/// target.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchSize {
     size: u32,
@@ -50,8 +52,8 @@ impl BatchSize {
     }
 }
 
-/// Returns the time up to which history is deleted next so that the ledger gets smaller. Each step deletes the oldest part,
-/// counted from the `last` cutoff.
+/// Returns the time up to which history is deleted next so that the ledger gets smaller. Each step
+/// deletes the oldest part, counted from the `last` cutoff.
 pub(crate) fn next_cutoff(oldest: Millis, last: Option<Millis>, now: Millis) -> Millis {
     let from = last.map_or(oldest, |last| last.max(oldest));
     let part = now.0.saturating_sub(from.0) / PART;

@@ -1,4 +1,5 @@
-//! Suspects: processes that may belong to a tree without being certain members. They are reported, and left running.
+//! Suspects: processes that may belong to a tree without being certain members. They are reported,
+//! and left running.
 
 use std::{collections::HashSet, fmt};
 
@@ -15,8 +16,8 @@ pub(crate) const LISTED: usize = 16;
 pub(crate) enum SuspectReason {
     /// It carries the token, and serves a terminal: it may be a person's.
     Terminal,
-    /// It carries the token, and has this effective uid, which is not that of the row: any user may put a token into an
-    /// environment.
+    /// It carries the token, and has this effective uid, which is not that of the row: any user may
+    /// put a token into an environment.
     OtherUser(u32),
     /// Its environment cannot be read, and it may have been forked below the root.
     Unreadable,
@@ -39,11 +40,12 @@ impl fmt::Display for SuspectReason {
     }
 }
 
-/// Returns processes that were orphaned and adopted, and are no older than `oldest`, in the order of their pids.
+/// Returns processes that were orphaned and adopted, and are no older than `oldest`, in the order
+/// of their pids.
 ///
-/// A process whose parent is alive belongs to that parent, and is a member if the parent is one. An orphan has one of the
-/// `adopters` as its parent, and is in its own session or that of a former parent. A process that an adopter started itself is in
-/// the adopter's session, or has a row.
+/// A process whose parent is alive belongs to that parent, and is a member if the parent is one. An
+/// orphan has one of the `adopters` as its parent, and is in its own session or that of a former
+/// parent. A process that an adopter started itself is in the adopter's session, or has a row.
 pub(crate) fn orphans<'a>(
     snapshot: &'a Snapshot,
     adopters: &HashSet<Pid>,
@@ -70,8 +72,8 @@ mod tests {
 
     #[test]
     fn only_young_orphans_outside_of_their_adopters_session_are_suspects() {
-        // 1 adopts; 5 is older than the root 10; 20 is an orphan; 21 its child; 30 a child of 1 in its session; 41 has a parent
-        // of its own, which does not adopt.
+        // 1 adopts; 5 is older than the root 10; 20 is an orphan; 21 its child; 30 a child of 1 in
+        // its session; 41 has a parent of its own, which does not adopt.
         let all = [(1, 0, 1), (5, 1, 5), (10, 1, 10), (20, 1, 20), (21, 20, 20), (30, 1, 1)];
         let others = [(40, 1, 40), (41, 40, 41)];
         let all = all.into_iter().chain(others);

@@ -1,7 +1,7 @@
 //! Finds the processes that carry the token of a root in their environment.
 //!
-//! A process that was forked before the root cannot have inherited its token, only copied it. A process of another uid may have
-//! copied it as well, and is only a suspect.
+//! A process that was forked before the root cannot have inherited its token, only copied it. A
+//! process of another uid may have copied it as well, and is only a suspect.
 
 use std::collections::HashMap;
 
@@ -46,7 +46,8 @@ pub(crate) trait TokenReader {
     fn uid(&mut self, pid: Pid) -> Result<Option<u32>, Self::Error>;
 }
 
-/// Finds the holders of the tokens in `owners`. `skips` reports which processes are known to belong to a tree, and are not read.
+/// Finds the holders of the tokens in `owners`. `skips` reports which processes are known to belong
+/// to a tree, and are not read.
 pub(crate) fn token_holders<R: TokenReader>(
     snapshot: &Snapshot,
     owners: &HashMap<Uuid, TokenOwner>,
@@ -86,7 +87,8 @@ mod tests {
     const OLD: Uuid = Uuid::from_u128(1);
     const YOUNG: Uuid = Uuid::from_u128(2);
 
-    /// Every process carries both tokens; process 30 has another uid, and 40 is gone when its uid is read.
+    /// Every process carries both tokens; process 30 has another uid, and 40 is gone when its uid
+    /// is read.
     struct Both;
 
     impl TokenReader for Both {

@@ -1,4 +1,5 @@
-//! Masks a command line, word by word: an option or a header determines how the words after it are treated.
+//! Masks a command line, word by word: an option or a header determines how the words after it are
+//! treated.
 
 use std::borrow::Cow;
 
@@ -11,9 +12,11 @@ use super::{
     values,
 };
 
-/// How deep nested texts are parsed. For example, `ssh host "sh -c \"curl -H 'Authorization: …'\""` has three levels.
+/// How deep nested texts are parsed. For example, `ssh host "sh -c \"curl -H 'Authorization: …'\""`
+/// has three levels.
 const DEPTH: u32 = 4;
-/// Masking one secret may reveal another. No input is known that still changes after this many rounds.
+/// Masking one secret may reveal another. No input is known that still changes after this many
+/// rounds.
 const ROUNDS: u32 = 4;
 
 /// Returns the program and its arguments with secrets masked.
@@ -134,7 +137,8 @@ fn what_follows(program: Program<'_>, word: &str) -> Next {
     }
     match of_name(word) {
         _ if matches!(word, "Bearer" | "bearer" | "Basic" | "basic") => Next::Bearer,
-        // A bare word may be part of a sentence, so it counts as a secret only if it looks like one.
+        // A bare word may be part of a sentence, so it counts as a secret only if it looks like
+        // one.
         Value::Plain => Next::Anything,
         _ => Next::Value(Value::IfRandom),
     }
@@ -149,7 +153,8 @@ fn mask_word(word: &str, depth: u32) -> Cow<'_, str> {
     if masked == word { Cow::Borrowed(word) } else { Cow::Owned(masked) }
 }
 
-/// Masks `NAME=VALUE`, `--name=value`, `-Dname=value`. A value that is not a secret itself may contain one.
+/// Masks `NAME=VALUE`, `--name=value`, `-Dname=value`. A value that is not a secret itself may
+/// contain one.
 fn assignment(word: &str, depth: u32) -> Option<String> {
     let (left, value) = word.split_once('=')?;
     let of_name_or_path = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/@$[]".contains(&byte);
@@ -172,8 +177,8 @@ fn assignment(word: &str, depth: u32) -> Option<String> {
     Some(format!("{left}={}", mask_word(value, depth)))
 }
 
-/// Masks `Name: value`. Without a space after the colon only names that are used exclusively for headers count: `token:8080` is
-/// a port.
+/// Masks `Name: value`. Without a space after the colon only names that are used exclusively for
+/// headers count: `token:8080` is a port.
 fn header(word: &str) -> Option<String> {
     let (name, rest) = word.split_once(':')?;
     let is_name = !name.is_empty()
@@ -202,8 +207,8 @@ fn mask_line(text: &str, depth: u32) -> String {
     splice(&text, false, depth, &splice(&text, true, depth, &text))
 }
 
-/// Splits the text, masks each word, and joins them again. `last` is the result of another way of splitting; if that masked
-/// something, it is kept.
+/// Splits the text, masks each word, and joins them again. `last` is the result of another way of
+/// splitting; if that masked something, it is kept.
 fn splice(text: &str, quotes: bool, depth: u32, last: &str) -> String {
     if last != text {
         return last.to_owned();

@@ -8,7 +8,8 @@ pub(super) struct SecretOptions {
     programs: &'static [&'static str],
     /// Options whose value is the next argument, or is attached to a short option.
     options: &'static [(&'static str, Value)],
-    /// Options whose value is always attached: `mysql -p db` prompts for the password, and `db` is the database.
+    /// Options whose value is always attached: `mysql -p db` prompts for the password, and `db` is
+    /// the database.
     attached: &'static [(&'static str, Value)],
 }
 
@@ -126,7 +127,8 @@ const KNOWN: &[SecretOptions] = &[
     },
 ];
 
-/// Programs whose `login` takes `-p PASSWORD`, while `-p` has another meaning in their other subcommands.
+/// Programs whose `login` takes `-p PASSWORD`, while `-p` has another meaning in their other
+/// subcommands.
 const WITH_LOGIN: &[&str] = &["docker", "podman", "nerdctl", "buildah", "skopeo", "az", "oc", "cf"];
 /// Words that are followed by a secret, whatever it looks like.
 const ANNOUNCE: &[(&str, &str)] = &[
@@ -137,7 +139,8 @@ const ANNOUNCE: &[(&str, &str)] = &[
 ];
 const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "ash", "fish"];
 
-/// The program whose options come next: mysql, both in `sudo mysql -pX` and in `docker exec db mysql -pX`.
+/// The program whose options come next: mysql, both in `sudo mysql -pX` and in `docker exec db
+/// mysql -pX`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Program<'a> {
     name: &'a str,
@@ -177,8 +180,8 @@ impl<'a> Program<'a> {
         options.iter().find(|(name, _)| *name == option).map(|(_, class)| *class)
     }
 
-    /// Parses an option with its value attached, such as `-pX` or `-uuser:X`. Returns the length of the option, and how the value
-    /// is treated.
+    /// Parses an option with its value attached, such as `-pX` or `-uuser:X`. Returns the length of
+    /// the option, and how the value is treated.
     pub(super) fn attached(&self, word: &str) -> Option<(usize, Value)> {
         let known = self.known?;
         let short = known.options.iter().filter(|(name, _)| name.len() == 2);

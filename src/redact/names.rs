@@ -9,7 +9,8 @@ pub(super) enum Value {
     Plain,
     /// It is a secret, whatever it looks like.
     Secret,
-    /// `USER:PASSWORD` (or `USER,PASSWORD`, `USER%PASSWORD`): the user stays. Otherwise as [`Value::IfRandom`].
+    /// `USER:PASSWORD` (or `USER,PASSWORD`, `USER%PASSWORD`): the user stays. Otherwise as
+    /// [`Value::IfRandom`].
     Credentials,
     /// A secret, unless it is the path of a file that contains one.
     KeyOrPath,
@@ -50,7 +51,8 @@ static SECRET: WordSet = WordSet::new(
 static SECRET_ENDS: WordSet =
     WordSet::new("password passwd passphrase secret token apikey sessionid _pwd");
 
-/// Last parts of a name that concerns a secret, but whose value is not one: `--password-file`, `--token-count`.
+/// Last parts of a name that concerns a secret, but whose value is not one: `--password-file`,
+/// `--token-count`.
 static ABOUT: WordSet = WordSet::new(
     "file files filename path paths dir directory folder count counts length len size limit \
     limits budget ttl expiry expires expiration expire timeout lifetime duration name names type \
@@ -139,7 +141,8 @@ fn of_key(name: &str, previous: &str) -> Value {
     }
 }
 
-/// Reports whether an option that may have its value in the next argument really takes one: `--no-password` does not.
+/// Reports whether an option that may have its value in the next argument really takes one:
+/// `--no-password` does not.
 pub(super) fn takes_a_value(option: &str) -> bool {
     let words = words(option);
     words.first().is_some_and(|first| !SWITCHES.has(first))
@@ -170,7 +173,8 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Reports whether a value looks random: 20 characters or more of hex or of base64 with digits in it.
+/// Reports whether a value looks random: 20 characters or more of hex or of base64 with digits in
+/// it.
 pub(super) fn is_random(value: &str) -> bool {
     let value = value.trim_end_matches('=');
     let count = |wanted: fn(&u8) -> bool| value.bytes().filter(wanted).count();

@@ -1,5 +1,5 @@
-//! Secrets that are recognized by their form, anywhere in a text: tokens with a prefix, private keys, URLs with a password,
-//! fields of JSON and of query strings.
+//! Secrets that are recognized by their form, anywhere in a text: tokens with a prefix, private
+//! keys, URLs with a password, fields of JSON and of query strings.
 
 use super::{
     MASK,
@@ -7,8 +7,8 @@ use super::{
     values::masked,
 };
 
-/// Prefixes that issuers give to their tokens, with the minimum number of characters that follow. The prefix stays: it shows a
-/// reader which secret to look for, but nothing of the secret.
+/// Prefixes that issuers give to their tokens, with the minimum number of characters that follow.
+/// The prefix stays: it shows a reader which secret to look for, but nothing of the secret.
 const PREFIXES: &[(&str, usize)] = &[
     ("sk-", 20),
     ("sk_live_", 16),
@@ -53,7 +53,8 @@ const PREFIXES: &[(&str, usize)] = &[
     ("sq0atp-", 16),
 ];
 
-/// How far the search for a password in a URL goes on beyond a slash, which should not occur in one.
+/// How far the search for a password in a URL goes on beyond a slash, which should not occur in
+/// one.
 const BEYOND: usize = 1024;
 
 /// Masks everything that is recognized by its form.
@@ -89,7 +90,8 @@ pub(super) fn mask_patterns(text: &str) -> String {
     out
 }
 
-/// Reports whether a character may be part of a token. A token begins only where no such character precedes it.
+/// Reports whether a character may be part of a token. A token begins only where no such character
+/// precedes it.
 fn is_part(char: char) -> bool {
     char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '*')
 }
@@ -117,7 +119,8 @@ fn token(text: &str) -> Option<(usize, String)> {
     json_web_token(text)
 }
 
-/// Masks `eyJ….….…`: a header, a payload and a signature (RFC 7519), the last of which may be missing.
+/// Masks `eyJ….….…`: a header, a payload and a signature (RFC 7519), the last of which may be
+/// missing.
 fn json_web_token(text: &str) -> Option<(usize, String)> {
     let parts = text.strip_prefix("eyJ")?;
     let length = run(parts, |byte| of_token(byte) || byte == b'.');
@@ -161,7 +164,8 @@ fn url(text: &str) -> Option<(usize, String)> {
     }
 }
 
-/// Finds a password that contains an unescaped slash: `//user:a/b@host`. Digits after the colon are taken for a port.
+/// Finds a password that contains an unescaped slash: `//user:a/b@host`. Digits after the colon are
+/// taken for a port.
 fn beyond_a_slash<'a>(
     rest: &'a str,
     authority: &str,
@@ -176,7 +180,8 @@ fn beyond_a_slash<'a>(
     Some(&rest[..at])
 }
 
-/// Masks `USER:PASSWORD@HOST` without a scheme, as in data source names. A digest after the `@` belongs to an image.
+/// Masks `USER:PASSWORD@HOST` without a scheme, as in data source names. A digest after the `@`
+/// belongs to an image.
 fn user_at(before: char, text: &str) -> Option<(usize, String)> {
     if matches!(before, '/' | '.' | '@' | ':' | '%') {
         return None;
@@ -202,8 +207,8 @@ fn parameter(text: &str) -> Option<(usize, String)> {
     Some((1 + name + 1 + length, format!("{}{}={masked}", &text[..1], &rest[..name])))
 }
 
-/// Masks `"NAME": "VALUE"` of JSON, also with single quotes or escaped ones, and with a number or a bare word as the value; and
-/// `"--NAME", "VALUE"`, as in lists of arguments.
+/// Masks `"NAME": "VALUE"` of JSON, also with single quotes or escaped ones, and with a number or a
+/// bare word as the value; and `"--NAME", "VALUE"`, as in lists of arguments.
 fn field(text: &str) -> Option<(usize, String)> {
     let (quote, rest) = text.split_at(1);
     let name = &rest[..run(rest, |byte| of_token(byte) || byte == b'.').min(NAME_MAX)];

@@ -10,7 +10,8 @@ pub(super) struct Word {
     pub(super) inner: Option<Range<usize>>,
 }
 
-/// Returns the words of a text. Without `quotes` a quote is a character like any other, as in text that is not a command line.
+/// Returns the words of a text. Without `quotes` a quote is a character like any other, as in text
+/// that is not a command line.
 pub(super) fn split(text: &str, quotes: bool) -> Vec<Word> {
     let bytes = text.as_bytes();
     let (mut words, mut at) = (Vec::new(), 0);

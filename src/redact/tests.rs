@@ -326,7 +326,8 @@ fn long_arguments_cost_in_proportion_to_their_length() {
         "u:p@",
         "\"token\":",
     ] {
-        // For eight times the length, a proportional cost is eight times as high; a quadratic one would be 64 times as high.
+        // For eight times the length, a proportional cost is eight times as high; a quadratic one
+        // would be 64 times as high.
         let is_fair = |_| cost(piece, 32 << 10) < cost(piece, 4 << 10) * 30 + 5_000_000;
         assert!((0..3).any(is_fair), "{piece:?} takes time quadratic in its length");
     }

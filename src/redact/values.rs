@@ -35,8 +35,8 @@ pub(super) fn masked(class: Value, value: &str) -> Option<String> {
     }
 }
 
-/// Reports whether the value is a reference to a variable, which a shell or a template will replace. A name in lower case does
-/// not count: `$ecret` is a password.
+/// Reports whether the value is a reference to a variable, which a shell or a template will
+/// replace. A name in lower case does not count: `$ecret` is a password.
 fn is_reference(value: &str) -> bool {
     let value = value.trim_matches(['"', '\'']);
     let inner = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));

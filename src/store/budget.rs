@@ -1,29 +1,34 @@
 //! Limits the cost of a statement.
 //!
-//! A schema can contain code that never ends: a trigger with a recursive query, an index on an expensive expression. Such a
-//! ledger is refused ([`super::schema`]), but code that is added just after that check would block a host, and with it its
-//! programs, forever. So a statement that uses up its budget is interrupted, and its transaction is rolled back.
+//! A schema can contain code that never ends: a trigger with a recursive query, an index on an
+//! expensive expression. Such a ledger is refused ([`super::schema`]), but code that is added just
+//! after that check would block a host, and with it its programs, forever. So a statement that uses
+//! up its budget is interrupted, and its transaction is rolled back.
 //!
-//! The budget is processor time of the thread, not wall time: a slow disk or a busy machine uses none, and a statement that
-//! never ends always does. SQLite checks it between the steps of its virtual machine
-//! (<https://sqlite.org/c3ref/progress_handler.html>).
+//! The budget is processor time of the thread, not wall time: a slow disk or a busy machine uses
+//! none, and a statement that never ends always does. SQLite checks it between the steps of its
+//! virtual machine (<https://sqlite.org/c3ref/progress_handler.html>).
 
 use std::{cell::Cell, marker::PhantomData, time::Duration};
 
 use rusqlite::Connection;
 use rustix::time::{ClockId, clock_gettime};
 
-/// The budget of one transaction. Ours take milliseconds; one over all rows of a pass takes somewhat longer.
+/// The budget of one transaction. Ours take milliseconds; one over all rows of a pass takes
+/// somewhat longer.
 pub(super) const WRITE: Duration = Duration::from_secs(5);
-/// The budget of one query of a host. The longest, a scan of the processes in a ledger of ten million, takes some seconds.
+/// The budget of one query of a host. The longest, a scan of the processes in a ledger of ten
+/// million, takes some seconds.
 pub(super) const HOST_READ: Duration = Duration::from_mins(1);
 /// The budget of one query of a reader, which may take long: a report, or a check of every page.
 pub(super) const LOOK: Duration = Duration::from_hours(1);
-/// The number of steps of the virtual machine between two checks of the clock; they take a fraction of a millisecond.
+/// The number of steps of the virtual machine between two checks of the clock; they take a fraction
+/// of a millisecond.
 const STEPS: i32 = 20_000;
 
 thread_local! {
-    /// The processor time of the thread at which its budget is used up; `None` if there is no limit.
+    /// The processor time of the thread at which its budget is used up; `None` if there is no
+    /// limit.
     static LIMIT: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 

@@ -156,7 +156,8 @@ texts! {
     // A JSON object; all of its values have a form in JSON.
     Attributes: |it| ToSqlOutput::Owned(serde_json::to_string(it).unwrap_or_default().into()),
         |text| serde_json::from_str(text).ok();
-    // A JSON object as well. One that this program cannot read must not prevent an end, which then begins with SIGTERM.
+    // A JSON object as well. One that this program cannot read must not prevent an end, which then
+    // begins with SIGTERM.
     EndPlan: |it| ToSqlOutput::Owned(serde_json::to_string(it).unwrap_or_default().into()),
         |text| Some(serde_json::from_str(text).ok().filter(|it: &Self| it.check().is_ok()).unwrap_or_default());
     State: |it| text(it.as_str()), |text| Self::parse(text);

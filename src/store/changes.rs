@@ -1,9 +1,10 @@
 //! Finds the rows that have ended, survived or leaked since a reader last read them.
 //!
-//! A table of changes would make every INSERT slower, so changes are derived from properties of the ledger. There is one writer
-//! at a time, so row numbers rise in the order of the commits, and they are dense except for pruned rows. `ended` is final, so a
-//! row that is no longer live has ended. Neither `ended_at` nor `found_at` gives an order: an end may be recorded late, and the
-//! clock may be set.
+//! A table of changes would make every INSERT slower, so changes are derived from properties of the
+//! ledger. There is one writer at a time, so row numbers rise in the order of the commits, and they
+//! are dense except for pruned rows. `ended` is final, so a row that is no longer live has ended.
+//! Neither `ended_at` nor `found_at` gives an order: an end may be recorded late, and the clock may
+//! be set.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,8 @@ use crate::{
     model::{LedgerEvent, ProcessId, ProcessRecord, State},
 };
 
-/// The largest number of rows that one call reads from each table. It limits the memory of the call, and how long it holds a
-/// snapshot of the WAL.
+/// The largest number of rows that one call reads from each table. It limits the memory of the
+/// call, and how long it holds a snapshot of the WAL.
 const BATCH: u32 = 1_000;
 /// Covered by the partial index, except for the state, which is read from the row.
 pub(super) const OPEN: &str = "SELECT id, state = 'survived' FROM process INDEXED BY process_live_owner WHERE state <> 'ended'";
@@ -33,7 +34,8 @@ pub(crate) struct Position {
 }
 
 impl Store {
-    /// Returns the position after everything that is recorded now. Existing survivors count as reported.
+    /// Returns the position after everything that is recorded now. Existing survivors count as
+    /// reported.
     pub(crate) fn position(&self) -> Result<Position> {
         self.read("begin a subscription", |connection| {
             let snapshot = connection.unchecked_transaction()?;
@@ -46,8 +48,8 @@ impl Store {
         })
     }
 
-    /// Returns what was recorded after the position, and advances the position: ends and survivors by row number, then leaks.
-    /// Unless it returns nothing, there may be more.
+    /// Returns what was recorded after the position, and advances the position: ends and survivors
+    /// by row number, then leaks. Unless it returns nothing, there may be more.
     pub(crate) fn changes(&self, position: &mut Position) -> Result<Vec<LedgerEvent>> {
         loop {
             let before = position.process;

@@ -1,8 +1,9 @@
 //! Claims decide which instance ends a row. Also contains the ways to close a row without a claim.
 //!
-//! A claim is valid only while its claimant is alive. The transaction that claims a row takes over the claim of a dead claimant;
-//! it takes over that of a live one only if a person, or the owner of the row, requested it ([`TakeOver`]). The former claimant
-//! then records nothing more: each of its updates is conditional on its claim.
+//! A claim is valid only while its claimant is alive. The transaction that claims a row takes over
+//! the claim of a dead claimant; it takes over that of a live one only if a person, or the owner of
+//! the row, requested it ([`TakeOver`]). The former claimant then records nothing more: each of its
+//! updates is conditional on its claim.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,7 +27,8 @@ use crate::{
 /// The claims of other instances that a claim takes over; none by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TakeOver<'a> {
-    /// Instances that are known to be dead. A dead instance never comes back, so the list cannot become outdated.
+    /// Instances that are known to be dead. A dead instance never comes back, so the list cannot
+    /// become outdated.
     pub(crate) dead: &'a [InstanceId],
     /// Whether claims of live claimants are taken over as well.
     pub(crate) live: bool,
@@ -39,10 +41,11 @@ impl TakeOver<'_> {
 }
 
 impl Store {
-    /// Claims rows in order to end them: those that are running, or survived the last attempt, and belong to `owner` if one is
-    /// given.
+    /// Claims rows in order to end them: those that are running, or survived the last attempt, and
+    /// belong to `owner` if one is given.
     ///
-    /// Returns the rows that were claimed. A row that is not among them has ended, or another instance is ending it.
+    /// Returns the rows that were claimed. A row that is not among them has ended, or another
+    /// instance is ending it.
     pub(crate) fn claim(
         &self,
         ids: &[ProcessId],
@@ -58,7 +61,8 @@ impl Store {
         Ok(claimed.into_iter().map(|(row, _)| row).collect())
     }
 
-    /// Claims as [`Store::claim`] does, and takes over claims of other instances; returns each row with its former claimant.
+    /// Claims as [`Store::claim`] does, and takes over claims of other instances; returns each row
+    /// with its former claimant.
     pub(crate) fn claim_over(
         &self,
         ids: &[ProcessId],
@@ -76,8 +80,8 @@ impl Store {
         })
     }
 
-    /// Claims trees that belong to `owner`. Each is a root followed by its recorded descendants, which are claimed only together
-    /// with their root.
+    /// Claims trees that belong to `owner`. Each is a root followed by its recorded descendants,
+    /// which are claimed only together with their root.
     pub(crate) fn claim_own(
         &self,
         trees: &[Vec<ProcessId>],
@@ -119,7 +123,8 @@ impl Store {
         })
     }
 
-    /// Voids the claims of dead instances: the rows are running again, as if they had not been claimed. Returns how many.
+    /// Voids the claims of dead instances: the rows are running again, as if they had not been
+    /// claimed. Returns how many.
     pub(crate) fn void_claims(&self, dead: &[InstanceId]) -> Result<u64> {
         if dead.is_empty() {
             return Ok(0);
@@ -134,8 +139,8 @@ impl Store {
         })
     }
 
-    /// Takes an owner's tree back from a claimant: the root and the descendants that the claimant had claimed. Returns the person
-    /// who had requested the end, if the root has not ended yet.
+    /// Takes an owner's tree back from a claimant: the root and the descendants that the claimant
+    /// had claimed. Returns the person who had requested the end, if the root has not ended yet.
     pub(crate) fn take_back(
         &self,
         root: ProcessId,
@@ -154,8 +159,9 @@ impl Store {
         })
     }
 
-    /// Records the status that the owner of a dead child has observed, whichever instance is ending the row or has ended it.
-    /// Returns `false` if the row already has a status or does not belong to the owner.
+    /// Records the status that the owner of a dead child has observed, whichever instance is ending
+    /// the row or has ended it. Returns `false` if the row already has a status or does not belong
+    /// to the owner.
     pub(crate) fn note_status(
         &self,
         id: ProcessId,
@@ -192,7 +198,8 @@ impl Store {
         })
     }
 
-    /// Closes rows that cannot be judged, on behalf of a person. Nothing is signalled, and how the processes ended stays unknown.
+    /// Closes rows that cannot be judged, on behalf of a person. Nothing is signalled, and how the
+    /// processes ended stays unknown.
     pub(crate) fn forget(&self, ids: &[ProcessId], requested_by: &str, at: Millis) -> Result<u64> {
         let note = Note { requested_by: Some(requested_by), ..Note::default() };
         self.write_counted("forget processes", |tx, counts| {
@@ -263,8 +270,8 @@ struct Claimed {
     former: Option<InstanceId>,
 }
 
-/// Claims rows. Returns them in the same order, without those that have ended, belong to another owner, or stay with their
-/// claimant.
+/// Claims rows. Returns them in the same order, without those that have ended, belong to another
+/// owner, or stay with their claimant.
 fn claim_all(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
@@ -295,8 +302,8 @@ fn claimant(connection: &Connection, id: ProcessId) -> rusqlite::Result<Option<I
         .optional()
 }
 
-/// See [`Store::note_status`]. The reason of a row that was ended as `gone`, since its status could not be observed, becomes
-/// `exited`.
+/// See [`Store::note_status`]. The reason of a row that was ended as `gone`, since its status could
+/// not be observed, becomes `exited`.
 pub(super) fn note_status(
     tx: &Transaction<'_>,
     id: ProcessId,

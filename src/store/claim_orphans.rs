@@ -1,7 +1,8 @@
 //! Takes over the rows of dead instances in one immediate transaction.
 //!
-//! Two reapers never get the same row: the transaction of the second begins after the commit of the first, and by then the rows
-//! have another owner. If a reaper dies, the next one takes over its claims in the same way.
+//! Two reapers never get the same row: the transaction of the second begins after the commit of the
+//! first, and by then the rows have another owner. If a reaper dies, the next one takes over its
+//! claims in the same way.
 
 use std::collections::HashMap;
 
@@ -43,7 +44,8 @@ enum Fate {
 }
 
 impl Store {
-    /// Marks dead instances as stopped and takes over their rows; `uid_limit` skips rows of other uids.
+    /// Marks dead instances as stopped and takes over their rows; `uid_limit` skips rows of other
+    /// uids.
     ///
     /// A row whose owner is alive, but whose claimant is dead, is given back to its owner.
     pub(crate) fn claim_orphans(

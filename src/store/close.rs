@@ -12,8 +12,9 @@ use super::{
 /// How long closing waits for a connection that is being opened, perhaps for another ledger.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Leaves a small WAL for the next opening: the connections do not copy it back when they close. Copying it back and starting a
-/// new one takes four fsyncs, which is longer than everything else that a short command does. The writer copies a large WAL back.
+/// Leaves a small WAL for the next opening: the connections do not copy it back when they close.
+/// Copying it back and starting a new one takes four fsyncs, which is longer than everything else
+/// that a short command does. The writer copies a large WAL back.
 pub(super) fn keep_small_wal(files: &LedgerFiles, writer: Option<&Writer>) {
     if files.has_small_wal(KEPT_WAL_BYTES) {
         return;
@@ -25,8 +26,8 @@ pub(super) fn keep_small_wal(files: &LedgerFiles, writer: Option<&Writer>) {
     }
 }
 
-/// Waits for the pool's thread to finish its work. Until then it may hold the pool, and would close the connections itself, some
-/// time after this returned, or never if the process ends first.
+/// Waits for the pool's thread to finish its work. Until then it may hold the pool, and would close
+/// the connections itself, some time after this returned, or never if the process ends first.
 pub(super) fn wait_for_pool_thread() {
     let (done, wait) = mpsc::channel();
     // The thread is running, since there is a pool.

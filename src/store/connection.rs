@@ -1,6 +1,7 @@
 //! An open ledger: its connections, and operations on the file as a whole.
 //!
-//! One connection writes. A few others, in a pool, read; without a pool, reads share the connection that writes.
+//! One connection writes. A few others, in a pool, read; without a pool, reads share the connection
+//! that writes.
 
 use std::{
     path::{Path, PathBuf},
@@ -35,7 +36,8 @@ use crate::{
 
 /// The number of concurrent readers: a host's pass, a listing, a report and one to spare.
 pub(crate) const READERS: u32 = 4;
-/// How long a write waits for another process after an earlier write has waited for the whole [`BUSY_TIMEOUT`] in vain.
+/// How long a write waits for another process after an earlier write has waited for the whole
+/// [`BUSY_TIMEOUT`] in vain.
 const LOCKED_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// An open ledger. Clones share its connections.
@@ -49,14 +51,17 @@ struct Inner {
     owner: u32,
     /// The owner, if we are root and the owner is another user.
     account: Option<Account>,
-    /// Whether the schema may contain objects that no migration made; if so, it is checked again before the next write.
+    /// Whether the schema may contain objects that no migration made; if so, it is checked again
+    /// before the next write.
     suspect: AtomicBool,
-    /// The schema at the time of opening. Another program may migrate it meanwhile, which removes nothing.
+    /// The schema at the time of opening. Another program may migrate it meanwhile, which removes
+    /// nothing.
     schema: Schema,
     counters: Arc<Counters>,
     /// Whether the last write gave up waiting for another process that writes.
     locked: AtomicBool,
-    // Dropped before the writer: the connection that closes last copies a large WAL back and removes it, which readers cannot do.
+    // Dropped before the writer: the connection that closes last copies a large WAL back and
+    // removes it, which readers cannot do.
     readers: Option<Pool>,
     writer: Option<Writer>,
 }
@@ -71,19 +76,21 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Opens the ledger for writing; creates it if there is none, and migrates it if `upgrade` says so.
+    /// Opens the ledger for writing; creates it if there is none, and migrates it if `upgrade` says
+    /// so.
     ///
     /// # Errors
     ///
-    /// Denied if it or its folder could be written by another user, or cannot be written by us; newer, or not a ledger;
-    /// unsupported on a network file system. Each of these leaves the disk as it was.
+    /// Denied if it or its folder could be written by another user, or cannot be written by us;
+    /// newer, or not a ledger; unsupported on a network file system. Each of these leaves the disk
+    /// as it was.
     #[cfg(test)]
     pub(crate) fn open(path: &Path, upgrade: Upgrade) -> Result<Self> {
         Self::open_trusting(path, None, upgrade, READERS)
     }
 
-    /// Does the same, but trusts users that can write to the folder `vouched` not to replace its content. Up to `readers`
-    /// connections read besides the one that writes.
+    /// Does the same, but trusts users that can write to the folder `vouched` not to replace its
+    /// content. Up to `readers` connections read besides the one that writes.
     pub(crate) fn open_trusting(
         path: &Path,
         vouched: Option<&Path>,
@@ -107,8 +114,8 @@ impl Store {
             before = located.again()?.found;
         }
         let first = first_writer(&located.path, opened)?;
-        // Locate it again: a file that did not exist before may belong to another user, and only a file that was there before and
-        // is still there is the one that SQLite has open.
+        // Locate it again: a file that did not exist before may belong to another user, and only a
+        // file that was there before and is still there is the one that SQLite has open.
         let located = located.again()?;
         located.check_trusted()?;
         if before.map(|found| found.file) != located.found.map(|found| found.file) {
@@ -122,7 +129,8 @@ impl Store {
         Self::with(located, schema, (Access::Read, readers, None), Some(writer))
     }
 
-    /// Migrates an existing ledger to the latest schema; returns `false` if there was nothing to do.
+    /// Migrates an existing ledger to the latest schema; returns `false` if there was nothing to
+    /// do.
     ///
     /// # Errors
     ///
@@ -148,7 +156,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Not found if there is no ledger; newer, or not a ledger, as for [`Store::open_trusting`](Self::open_trusting).
+    /// Not found if there is no ledger; newer, or not a ledger, as for
+    /// [`Store::open_trusting`](Self::open_trusting).
     pub(crate) fn open_read_only(path: &Path) -> Result<Self> {
         pool_thread()?;
         let policy = TrustPolicy::of(path, None);
@@ -161,8 +170,8 @@ impl Store {
         if located.found.is_none() {
             return Err(Error::new(Kind::NotFound, format!("there is no ledger `{shown}`")));
         }
-        // Before SQLite opens these files: it would wait for the other end of a FIFO and, as root, give the files to the ledger's
-        // owner.
+        // Before SQLite opens these files: it would wait for the other end of a FIFO and, as root,
+        // give the files to the ledger's owner.
         located.check_companions()?;
         let schema = match setup::status(&located)? {
             SchemaStatus::At(schema) => schema,
@@ -236,8 +245,9 @@ impl Store {
         self.0.account
     }
 
-    /// Takes the owner's file access rights until the guard is dropped, if we are root and the owner is another user. Any code
-    /// that opens, creates, changes or removes a file beside the ledger holds this guard.
+    /// Takes the owner's file access rights until the guard is dropped, if we are root and the
+    /// owner is another user. Any code that opens, creates, changes or removes a file beside the
+    /// ledger holds this guard.
     pub(crate) fn act_as_owner(&self) -> Result<Option<Acting>> {
         self.0.account.as_ref().map(Account::act).transpose()
     }
@@ -298,10 +308,12 @@ impl Store {
         })
     }
 
-    /// Runs one immediate transaction. `work` gets the only writing connection: it must not call back into the store.
+    /// Runs one immediate transaction. `work` gets the only writing connection: it must not call
+    /// back into the store.
     ///
-    /// It waits for another process that writes. Once that took longer than the whole timeout, later writes wait only briefly,
-    /// until one of them succeeds: an end makes several writes, and each of them is retried later.
+    /// It waits for another process that writes. Once that took longer than the whole timeout,
+    /// later writes wait only briefly, until one of them succeeds: an end makes several writes, and
+    /// each of them is retried later.
     pub(super) fn write<T>(
         &self,
         doing: &str,
@@ -317,7 +329,8 @@ impl Store {
         answer
     }
 
-    /// Does the same, but always waits for the whole timeout: for operations that are refused if they cannot be written.
+    /// Does the same, but always waits for the whole timeout: for operations that are refused if
+    /// they cannot be written.
     pub(super) fn write_patiently<T>(
         &self,
         doing: &str,
@@ -341,7 +354,8 @@ impl Store {
         let _acting = self.act_as_owner()?;
         self.check_not_replaced()?;
         if self.0.suspect.load(Ordering::Relaxed) {
-            // Without this check each write would use up its budget, and at its end a host makes many writes.
+            // Without this check each write would use up its budget, and at its end a host makes
+            // many writes.
             schema_check::check(connection, self.path())?;
             self.0.suspect.store(false, Ordering::Relaxed);
         }
@@ -359,8 +373,8 @@ impl Store {
         answer
     }
 
-    /// Returns the error of a statement. If an interrupted statement has run code that no migration made, the error names that
-    /// code.
+    /// Returns the error of a statement. If an interrupted statement has run code that no migration
+    /// made, the error names that code.
     fn explained(&self, connection: &Connection, doing: &str, error: rusqlite::Error) -> Error {
         let interrupted =
             error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
@@ -378,7 +392,8 @@ impl Store {
         Budget::of(if self.0.writer.is_some() { HOST_READ } else { LOOK })
     }
 
-    /// Runs one query, on a connection that cannot write if the ledger has one. `work` must not call back into the store.
+    /// Runs one query, on a connection that cannot write if the ledger has one. `work` must not
+    /// call back into the store.
     pub(super) fn read<T>(
         &self,
         doing: &str,
@@ -388,7 +403,8 @@ impl Store {
             return self.query_on(&*self.writer(doing)?, doing, work);
         };
         if readers.state().idle_connections == 0 {
-            // A new connection would open the file that the path names now, in which the same row numbers may mean other rows.
+            // A new connection would open the file that the path names now, in which the same row
+            // numbers may mean other rows.
             self.check_not_replaced()?;
         }
         let connection = readers.get().map_err(|e| {
@@ -411,7 +427,8 @@ impl Store {
         })
     }
 
-    /// Opens a connection that reads if there is none yet. It can still read if the ledger is renamed or removed.
+    /// Opens a connection that reads if there is none yet. It can still read if the ledger is
+    /// renamed or removed.
     pub(crate) fn open_reader(&self) -> Result<()> {
         self.read("open a connection", |_| Ok(()))
     }
@@ -425,8 +442,9 @@ impl Store {
         self.0.readers.as_ref().expect("readers").get_timeout(patience).map(drop)
     }
 
-    /// Runs a query of a few rows. If no reader is open yet, as while the ledger is being opened, it uses the writer's connection
-    /// if that is free, since a new connection would first parse the whole schema.
+    /// Runs a query of a few rows. If no reader is open yet, as while the ledger is being opened,
+    /// it uses the writer's connection if that is free, since a new connection would first parse
+    /// the whole schema.
     pub(super) fn try_read<T>(
         &self,
         doing: &str,
@@ -448,8 +466,8 @@ impl Store {
         self.query_on(connection, doing, work)
     }
 
-    /// Runs a query on the connection that writes, while no transaction is open there; `None` if it was not free within
-    /// `patience`.
+    /// Runs a query on the connection that writes, while no transaction is open there; `None` if it
+    /// was not free within `patience`.
     pub(super) fn on_idle_writer<T>(
         &self,
         patience: Duration,

@@ -38,7 +38,8 @@ impl Store {
         roots: &[ProcessId],
     ) -> Result<HashMap<ProcessId, RecordedDescendants>> {
         self.read("list the descendants of processes", |connection| {
-            // Within one transaction the locks are taken once, and the data that was read stays in the cache.
+            // Within one transaction the locks are taken once, and the data that was read stays in
+            // the cache.
             let all = connection.unchecked_transaction()?;
             let found = roots.iter().map(|root| Ok((*root, descendants(&all, *root)?))).collect();
             all.finish()?;
@@ -59,7 +60,8 @@ const ROOTS_OF_FORMER_IMAGES: &str =
      ORDER BY p.ended_at DESC LIMIT 10000";
 
 impl Store {
-    /// Returns the ended roots that former program images of the process `own` started, the last ended first, 10,000 at most.
+    /// Returns the ended roots that former program images of the process `own` started, the last
+    /// ended first, 10,000 at most.
     pub(crate) fn roots_of_former_images(
         &self,
         own: &Identity,

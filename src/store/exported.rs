@@ -1,8 +1,9 @@
 //! Reads the rows that are exported, and tracks which of them have changed.
 //!
-//! The connection that writes notes each row of `process` that it changes, and SQLite's `data_version` shows whether any other
-//! connection, of this process or another, has committed since. As long as none has, only the noted rows can have changed, and
-//! only they are read. A row whose change was rolled back is read needlessly.
+//! The connection that writes notes each row of `process` that it changes, and SQLite's
+//! `data_version` shows whether any other connection, of this process or another, has committed
+//! since. As long as none has, only the noted rows can have changed, and only they are read. A row
+//! whose change was rolled back is read needlessly.
 
 use std::{
     collections::HashSet,
@@ -18,7 +19,8 @@ use crate::{
     model::{ExportEntry, ExportRow, ExportUpdate, Millis, ProcessId},
 };
 
-/// How many changed rows are remembered. Beyond that all rows are read, which is faster than reading each changed row.
+/// How many changed rows are remembered. Beyond that all rows are read, which is faster than
+/// reading each changed row.
 const CHANGED_MAX: usize = 256;
 /// How long to wait for the connection that writes before reading all rows on another one.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -59,7 +61,8 @@ impl ChangedRows {
 pub(crate) struct ExportReader {
     store: Store,
     changed: Arc<Mutex<ChangedRows>>,
-    /// The version of the data at which the caller has all rows but the changed ones; `None` if it needs all rows.
+    /// The version of the data at which the caller has all rows but the changed ones; `None` if it
+    /// needs all rows.
     version: Option<i64>,
 }
 
@@ -97,7 +100,8 @@ impl Store {
 }
 
 impl ExportReader {
-    /// Returns the rows that may have changed since the last successful call; the first time, and after an error, all rows.
+    /// Returns the rows that may have changed since the last successful call; the first time, and
+    /// after an error, all rows.
     pub(crate) fn update(&mut self) -> Result<ExportUpdate> {
         let known = self.version.take();
         let doing = "list the exported processes";
@@ -115,7 +119,8 @@ impl ExportReader {
         let Some((version, rows)) = changes else {
             return self.store.export_rows().map(ExportUpdate::All);
         };
-        // Rows that are committed before all are read are also noted, or change the version, and are read once more.
+        // Rows that are committed before all are read are also noted, or change the version, and
+        // are read once more.
         let update = match rows {
             Some(rows) => ExportUpdate::Rows(rows),
             None => ExportUpdate::All(self.store.export_rows()?),

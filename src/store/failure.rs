@@ -6,7 +6,8 @@ use rusqlite::{Error as Sqlite, ErrorCode};
 
 use crate::error::{Error, Kind, Source};
 
-/// Converts the error that SQLite reported during `doing` ("record a pass") on the ledger at `path`.
+/// Converts the error that SQLite reported during `doing` ("record a pass") on the ledger at
+/// `path`.
 pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
     let kind = kind(&source);
     let code = source.sqlite_error_code();
@@ -77,7 +78,8 @@ fn kind(error: &Sqlite) -> Kind {
     }
 }
 
-/// Returns the kind of a decoding error: no version of this program wrote the value, so the file was edited.
+/// Returns the kind of a decoding error: no version of this program wrote the value, so the file
+/// was edited.
 fn decoding(error: &Sqlite) -> Kind {
     match error {
         Sqlite::FromSqlConversionFailure(..)

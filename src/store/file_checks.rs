@@ -25,8 +25,9 @@ impl Store {
         self.files().check()
     }
 
-    /// Copies a WAL that was removed while it was open into the ledger, as far as readers allow it; its content would otherwise
-    /// be lost when the last connection closes. Does nothing if a new WAL exists.
+    /// Copies a WAL that was removed while it was open into the ledger, as far as readers allow it;
+    /// its content would otherwise be lost when the last connection closes. Does nothing if a new
+    /// WAL exists.
     pub(crate) fn save_lost_wal(&self) -> Result<()> {
         if !self.files().has_lost_its_wal() {
             return Ok(());

@@ -21,8 +21,8 @@ pub(crate) struct Insertion<K> {
 impl Store {
     /// Records a batch in one transaction. An outer error means that none of it was committed.
     ///
-    /// If the task of an item has a root that is alive in `here`, that item alone is refused. A root that is alive elsewhere
-    /// cannot be judged from here, and blocks nothing.
+    /// If the task of an item has a root that is alive in `here`, that item alone is refused. A
+    /// root that is alive elsewhere cannot be judged from here, and blocks nothing.
     pub(crate) fn insert_batch<K>(
         &self,
         here: &PidScope,
@@ -45,7 +45,8 @@ impl Store {
         self.write_patiently("record a process", |tx| insert(tx, here, new))?
     }
 
-    /// Records a batch of processes that were found below a root, and that are ended whether or not they can be recorded.
+    /// Records a batch of processes that were found below a root, and that are ended whether or not
+    /// they can be recorded.
     pub(crate) fn insert_found<K>(
         &self,
         here: &PidScope,

@@ -96,7 +96,8 @@ impl Store {
         self.write("stop an instance", |tx| mark_stopped(tx, id, how, at))
     }
 
-    /// Records where an instance is about to create its cgroup; called before that, so that a crash in between loses nothing.
+    /// Records where an instance is about to create its cgroup; called before that, so that a crash
+    /// in between loses nothing.
     ///
     /// # Errors
     ///
@@ -137,7 +138,8 @@ impl Store {
         })
     }
 
-    /// Returns the cgroups that stopped instances in `here` left: the instance, the folder and, if it was created, the inode.
+    /// Returns the cgroups that stopped instances in `here` left: the instance, the folder and, if
+    /// it was created, the inode.
     pub(crate) fn cgroups_left(
         &self,
         here: &PidScope,

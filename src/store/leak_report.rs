@@ -6,8 +6,8 @@ use crate::{
     model::{LeakRecord, Millis, PassSummary},
 };
 
-/// The leaks since a given time, counted by each key, and the passes that looked for them. They are read in one transaction, so
-/// that all sums agree.
+/// The leaks since a given time, counted by each key, and the passes that looked for them. They are
+/// read in one transaction, so that all sums agree.
 #[derive(Clone, Debug)]
 pub struct LeakReport {
     /// By hour (UTC), newest first.

@@ -40,8 +40,8 @@ pub enum LeakGrouping {
 /// Leaks that have an hour, a day, a task, a rule or a program in common.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LeakGroup {
-    /// The hour as `2025-01-10T12:00Z`, the day as `2025-01-10`, the task id, the sentence of the rule's key
-    /// ([`RuleKey::sentence`]) or the program. Empty for leaks without a task.
+    /// The hour as `2025-01-10T12:00Z`, the day as `2025-01-10`, the task id, the sentence of the
+    /// rule's key ([`RuleKey::sentence`]) or the program. Empty for leaks without a task.
     pub key: String,
     /// The number of leaks.
     pub leaks: u64,
@@ -55,7 +55,8 @@ pub struct LeakGroup {
     pub survived: u64,
     /// The hours from the start of each until it was found, summed up.
     pub process_hours: f64,
-    /// The resident bytes of each when it was found, summed up; a value that could not be measured counts as 0.
+    /// The resident bytes of each when it was found, summed up; a value that could not be measured
+    /// counts as 0.
     pub rss_bytes: u64,
     /// When the newest of them was found; serialized as Unix milliseconds.
     #[serde(serialize_with = "unix_millis")]
@@ -77,7 +78,8 @@ impl LeakGroup {
 
 /// A query that counts leaks since a given time by a key.
 ///
-/// `CROSS JOIN` keeps the order: the leaks of the window first, then each one's process by its row number.
+/// `CROSS JOIN` keeps the order: the leaks of the window first, then each one's process by its row
+/// number.
 macro_rules! sum_leaks {
     ($key:literal, $from:literal, $order:literal) => {
         concat!(
@@ -160,8 +162,8 @@ pub(super) fn newest(schema: Schema) -> String {
     )
 }
 
-/// Returns a statement that selects leaks, joined with their processes. The columns in `before` precede those that [`leak`]
-/// reads.
+/// Returns a statement that selects leaks, joined with their processes. The columns in `before`
+/// precede those that [`leak`] reads.
 fn select(schema: Schema, before: &str, from: &str, rest: &str) -> String {
     let columns = table::select("l", schema, COLUMNS);
     format!(
@@ -200,8 +202,8 @@ pub(super) fn numbered(
     leaks.collect()
 }
 
-// Named constants, so that a test can ask SQLite for their query plans. A time outside the calendar gives NULL, and must not
-// affect the sums of the others.
+// Named constants, so that a test can ask SQLite for their query plans. A time outside the calendar
+// gives NULL, and must not affect the sums of the others.
 pub(super) const BY_HOUR: &str = sum_leaks!(
     "coalesce(strftime('%Y-%m-%dT%H:00Z', l.found_at / 1000.0, 'unixepoch'), '')",
     "",
@@ -217,11 +219,13 @@ pub(super) const BY_TASK: &str = sum_leaks!(
     "CROSS JOIN process AS p ON p.id = l.process",
     "leaks DESC, last DESC, key"
 );
-/// Rows from programs before [`Schema::KEYS`] have no key. They are counted by their sentence, from which the key follows.
+/// Rows from programs before [`Schema::KEYS`] have no key. They are counted by their sentence, from
+/// which the key follows.
 pub(super) const BY_RULE: &str =
     sum_leaks!("coalesce(l.rule_key, l.rule)", "", "leaks DESC, last DESC, key");
 const BY_SENTENCE: &str = sum_leaks!("l.rule", "", "leaks DESC, last DESC, key");
-// The first word after its last slash: rtrim() with all characters except the slash leaves the folder, which is removed.
+// The first word after its last slash: rtrim() with all characters except the slash leaves the
+// folder, which is removed.
 pub(super) const BY_PROGRAM: &str = sum_leaks!(
     "coalesce(replace(p.command ->> 0, rtrim(p.command ->> 0, replace(p.command ->> 0, '/', '')), ''), '')",
     "CROSS JOIN process AS p ON p.id = l.process",
@@ -241,8 +245,8 @@ impl Store {
         })
     }
 
-    /// Returns the counts of leaks that were found since the given time. Groups by time begin with the newest, others with the
-    /// largest.
+    /// Returns the counts of leaks that were found since the given time. Groups by time begin with
+    /// the newest, others with the largest.
     pub(crate) fn leak_groups(
         &self,
         since: Option<Millis>,
@@ -312,8 +316,8 @@ fn by_rule(found: Vec<LeakGroup>) -> Vec<LeakGroup> {
 }
 
 impl Store {
-    /// Returns the number of trees with leaks that were found since the given time, and that neither a task cgroup nor a keeper
-    /// contained.
+    /// Returns the number of trees with leaks that were found since the given time, and that
+    /// neither a task cgroup nor a keeper contained.
     pub(crate) fn unverified_trees(&self, since: Option<Millis>) -> Result<u64> {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("count the trees that could not be verified", |connection| {
@@ -341,7 +345,8 @@ impl Store {
 }
 
 impl Store {
-    /// Reports whether a process was left running on purpose at the given time or later. `since` is not after its start.
+    /// Reports whether a process was left running on purpose at the given time or later. `since` is
+    /// not after its start.
     pub(crate) fn was_kept(&self, identity: &Identity, since: Millis) -> Result<bool> {
         self.read("look up processes that were left on purpose", |connection| {
             connection
@@ -365,8 +370,8 @@ impl Store {
     }
 }
 
-/// Changes the outcome of surviving leaks whose processes have ended. An instance that observed the end records more with
-/// [`upsert`].
+/// Changes the outcome of surviving leaks whose processes have ended. An instance that observed the
+/// end records more with [`upsert`].
 pub(super) fn survive_no_more(
     tx: &Transaction<'_>,
     processes: &[ProcessId],
@@ -387,7 +392,8 @@ pub(super) fn survive_no_more(
     .map(|_| ())
 }
 
-/// Inserts a leak or updates it. A survivor that is found again at each pass stays one leak: only its outcome is updated.
+/// Inserts a leak or updates it. A survivor that is found again at each pass stays one leak: only
+/// its outcome is updated.
 pub(super) fn upsert(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,

@@ -1,8 +1,9 @@
 //! Checks that the files that SQLite has open are still those that the ledger's path names.
 //!
-//! SQLite does not check this in WAL mode. If its file was removed, it would keep writing to a file that no program will ever
-//! read; if the file was replaced, two programs would hold unrelated locks (<https://sqlite.org/howtocorrupt.html>, 4.3 and 4.4).
-//! So each write is preceded by a check. Only certain facts count: if the folder cannot be read, as after a change of user, the
+//! SQLite does not check this in WAL mode. If its file was removed, it would keep writing to a file
+//! that no program will ever read; if the file was replaced, two programs would hold unrelated
+//! locks (<https://sqlite.org/howtocorrupt.html>, 4.3 and 4.4). So each write is preceded by a
+//! check. Only certain facts count: if the folder cannot be read, as after a change of user, the
 //! open files stay in use.
 
 use std::{
@@ -20,8 +21,9 @@ use crate::error::{Error, Kind, Result};
 /// A file's device and inode.
 type FileId = (u64, u64);
 
-/// How long a check of the companions is valid, in milliseconds. A check takes a microsecond for each file, and a row that is
-/// written after a removal within this time is no worse off than one written just before it.
+/// How long a check of the companions is valid, in milliseconds. A check takes a microsecond for
+/// each file, and a row that is written after a removal within this time is no worse off than one
+/// written just before it.
 const LOOK_AGAIN_MS: u64 = 5;
 
 /// The files of an open ledger. Each keeps its inode as long as a connection is open.

@@ -1,10 +1,12 @@
 //! Keeps the file small: deletes old rows, frees pages and copies the WAL back.
 //!
-//! A [`MaintenanceConnection`] has a connection of its own, so that no thread of this process waits for the pool's writer while
-//! it works. It holds the write lock for one small step at a time, and reports for how long, so that its caller can pace it.
+//! A [`MaintenanceConnection`] has a connection of its own, so that no thread of this process waits
+//! for the pool's writer while it works. It holds the write lock for one small step at a time, and
+//! reports for how long, so that its caller can pace it.
 //!
-//! The WAL is copied back (`PASSIVE`) without the write lock, however long the disk takes. Only `TRUNCATE` needs the lock, and
-//! waits for readers while it holds it. So it is tried when nothing is left to copy, and gives up at once if a reader blocks it
+//! The WAL is copied back (`PASSIVE`) without the write lock, however long the disk takes. Only
+//! `TRUNCATE` needs the lock, and waits for readers while it holds it. So it is tried when nothing
+//! is left to copy, and gives up at once if a reader blocks it
 //! (<https://sqlite.org/c3ref/wal_checkpoint_v2.html>).
 
 use std::time::{Duration, Instant};
@@ -52,7 +54,8 @@ pub(crate) struct Size {
 pub(crate) struct MaintenanceConnection {
     store: Store,
     connection: OwnedConnection,
-    /// Instances that may be deleted. Finding them requires a scan of all processes, so many are found at once.
+    /// Instances that may be deleted. Finding them requires a scan of all processes, so many are
+    /// found at once.
     unnamed: Vec<i64>,
 }
 
@@ -102,8 +105,9 @@ impl MaintenanceConnection {
 
     /// Deletes at most `batch` rows that ended before the given time; reports 0 if nothing is left.
     ///
-    /// Processes are deleted with their leaks, and a root after its descendants. Kept are the newest pass of each kind, the last
-    /// row of each table, instances that a row still refers to and, if requested, rows that a fleet does not have yet.
+    /// Processes are deleted with their leaks, and a root after its descendants. Kept are the
+    /// newest pass of each kind, the last row of each table, instances that a row still refers to
+    /// and, if requested, rows that a fleet does not have yet.
     pub(crate) fn prune(
         &mut self,
         before: Millis,
@@ -133,7 +137,8 @@ impl MaintenanceConnection {
         Ok(Step { done: 0, held: Duration::ZERO })
     }
 
-    /// Releases at most `pages` free pages; reports 0 if none is left. The file gets smaller with the next checkpoint.
+    /// Releases at most `pages` free pages; reports 0 if none is left. The file gets smaller with
+    /// the next checkpoint.
     pub(crate) fn free_pages(&self, pages: u32) -> Result<Step> {
         self.step("free pages", |tx| {
             let free = || tx.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
@@ -145,8 +150,8 @@ impl MaintenanceConnection {
         })
     }
 
-    /// Copies the WAL into the ledger, as far as readers allow it, and empties it if it is too large, or `always`. Returns
-    /// whether that was possible.
+    /// Copies the WAL into the ledger, as far as readers allow it, and empties it if it is too
+    /// large, or `always`. Returns whether that was possible.
     pub(crate) fn checkpoint(&self, always: bool) -> Result<bool> {
         let wrong = |error| self.wrong("write back the WAL", error);
         let _acting = self.store.act_as_owner()?;

@@ -1,4 +1,5 @@
-//! Figures of a whole ledger, computed from its indexes: live rows, and rows within the requested window.
+//! Figures of a whole ledger, computed from its indexes: live rows, and rows within the requested
+//! window.
 
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ impl Store {
         })
     }
 
-    /// Returns the counts of live rows, and of ends, leaks and passes since the given time, all at one moment.
+    /// Returns the counts of live rows, and of ends, leaks and passes since the given time, all at
+    /// one moment.
     pub(crate) fn counts(&self, since: Millis) -> Result<LedgerCounts> {
         self.read("count the ledger's rows", |connection| {
             let moment = connection.unchecked_transaction()?;

@@ -2,31 +2,35 @@
 //!
 //! A ledger has two numbers:
 //!
-//! - its *schema*, the number of migrations that were applied to it: in the table `ledger` since migration 4, before that in
-//!   `PRAGMA user_version`;
-//! - its *compatibility level*, `PRAGMA user_version`: the oldest schema whose programs may still read and write it.
+//! - its *schema*, the number of migrations that were applied to it: in the table `ledger` since
+//!   migration 4, before that in `PRAGMA user_version`;
+//! - its *compatibility level*, `PRAGMA user_version`: the oldest schema whose programs may still
+//!   read and write it.
 //!
-//! Every released program refuses a ledger whose `user_version` is greater than the schema that the program knows, and checks
-//! nothing else. So a migration that only adds (a nullable column, a table, an index, a view) leaves `user_version` as it is: a
-//! program of an older version keeps working, beside newer ones and after them. A migration that older programs cannot work with
+//! Every released program refuses a ledger whose `user_version` is greater than the schema that the
+//! program knows, and checks nothing else. So a migration that only adds (a nullable column, a
+//! table, an index, a view) leaves `user_version` as it is: a program of an older version keeps
+//! working, beside newer ones and after them. A migration that older programs cannot work with
 //! raises it to its own number; see [`COMPATIBLE`].
 //!
 //! # To add a migration
 //!
-//! 1. Write `migrations/NN-name/up.sql` and add it to [`MIGRATIONS`]. Columns are nullable or have a default, with a comment on
-//!    each.
-//! 2. Name what it adds in an associated constant of [`Schema`], and check `tx.schema() >= Schema::…` or `store.schema() >=
-//!    Schema::…` wherever the code reads or writes it: a program that does not own a ledger (`watch`, `reap`, `kill` and
-//!    everything that reads) leaves the ledger at its schema, in which the addition may be missing.
-//! 3. Run `PROCLEDGER_WRITE_SCHEMA=1 cargo test --lib -- the_stored_schema` once: it writes the schema that ledgers are compared
-//!    with when they are opened.
-//! 4. If older programs must not write any more, set [`COMPATIBLE`] to NN and the version of this release. If this program cannot
-//!    use older schemas as they are, raise [`OLDEST_USABLE`].
+//! 1. Write `migrations/NN-name/up.sql` and add it to [`MIGRATIONS`]. Columns are nullable or have
+//!    a default, with a comment on each.
+//! 2. Name what it adds in an associated constant of [`Schema`], and check `tx.schema() >=
+//!    Schema::…` or `store.schema() >= Schema::…` wherever the code reads or writes it: a program
+//!    that does not own a ledger (`watch`, `reap`, `kill` and everything that reads) leaves the
+//!    ledger at its schema, in which the addition may be missing.
+//! 3. Run `PROCLEDGER_WRITE_SCHEMA=1 cargo test --lib -- the_stored_schema` once: it writes the
+//!    schema that ledgers are compared with when they are opened.
+//! 4. If older programs must not write any more, set [`COMPATIBLE`] to NN and the version of this
+//!    release. If this program cannot use older schemas as they are, raise [`OLDEST_USABLE`].
 //!
 //! # Crashes
 //!
-//! All migrations that a ledger lacks, both numbers included, are one immediate transaction. `rusqlite_migration` keeps its own
-//! count in `user_version` and could not leave it behind within that transaction, so this module runs them itself.
+//! All migrations that a ledger lacks, both numbers included, are one immediate transaction.
+//! `rusqlite_migration` keeps its own count in `user_version` and could not leave it behind within
+//! that transaction, so this module runs them itself.
 
 use std::{fmt, path::Path};
 
@@ -50,7 +54,8 @@ const MIGRATIONS: [&str; 10] = [
 
 /// The last migration that older programs cannot work with, and the first release that contains it.
 const COMPATIBLE: (i64, &str) = (3, "0.1.0");
-/// The oldest schema that this program can use without migrating it: there is a fallback for each addition that is missing.
+/// The oldest schema that this program can use without migrating it: there is a fallback for each
+/// addition that is missing.
 const OLDEST_USABLE: Schema = Schema(1);
 
 /// The schema of a ledger: the number of migrations that were applied to it.
@@ -63,7 +68,8 @@ impl Schema {
     pub(super) const CGROUP: Self = Self(2);
     /// The table `ledger`.
     pub(super) const LEDGER: Self = Self(4);
-    /// `process.keeper_pid`, `process.keeper_start_tick`, `process.keeper_pidfd_inode` and `process.attributes`.
+    /// `process.keeper_pid`, `process.keeper_start_tick`, `process.keeper_pidfd_inode` and
+    /// `process.attributes`.
     pub(super) const KEEPER: Self = Self(5);
     /// `process.end_rule_key`, `process.end_evidence_key`, `leak.rule_key` and `leak.evidence_key`.
     pub(super) const KEYS: Self = Self(6);
@@ -85,7 +91,8 @@ impl Schema {
         self.0
     }
 
-    /// Reports whether the ledger lacks no migration that this program knows. A newer program may have applied more.
+    /// Reports whether the ledger lacks no migration that this program knows. A newer program may
+    /// have applied more.
     pub(crate) fn is_current(self) -> bool {
         self >= Self::latest()
     }
@@ -118,11 +125,13 @@ pub(super) fn of(connection: &Connection, compatible: i64) -> rusqlite::Result<S
     let schema: Option<i64> = connection
         .query_one("SELECT schema FROM ledger WHERE one = 1", [], |row| row.get(0))
         .optional()?;
-    // A person may have deleted the row or set it to nonsense; the existence of the table still proves a minimum.
+    // A person may have deleted the row or set it to nonsense; the existence of the table still
+    // proves a minimum.
     Ok(Schema(schema.unwrap_or(0)).max(Schema(compatible)).max(Schema::LEDGER))
 }
 
-/// Reports whether the table is ours: a person may have created one of the same name in a ledger of schema 3.
+/// Reports whether the table is ours: a person may have created one of the same name in a ledger of
+/// schema 3.
 fn has_ledger_table(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_one(
         "SELECT count(*) = 3 FROM pragma_table_info('ledger') WHERE name IN ('one', 'uuid', 'schema')",
@@ -174,7 +183,8 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 
 pub(super) fn migrate_to(connection: &mut Connection, wanted: Schema) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // 1. Read the number again under the write lock: an older program may have migrated up to its own schema meanwhile.
+    // 1. Read the number again under the write lock: an older program may have migrated up to its
+    //    own schema meanwhile.
     let compatible = transaction.query_one("PRAGMA user_version", [], |row| row.get(0))?;
     let had = of(&transaction, compatible)?;
     // 2. Apply the missing migrations.

@@ -1,7 +1,8 @@
 //! Opens connections.
 //!
-//! r2d2's checks, lifetimes and per-pool threads are off: a connection to a local file does not become stale. `busy_timeout` is
-//! set first on each connection, because the very next statement may run into the recovery of a crashed writer.
+//! r2d2's checks, lifetimes and per-pool threads are off: a connection to a local file does not
+//! become stale. `busy_timeout` is set first on each connection, because the very next statement
+//! may run into the recovery of a crashed writer.
 
 use std::{
     os::unix::ffi::OsStrExt,
@@ -28,13 +29,13 @@ use crate::{
     sys::fs_user::Account,
 };
 
-/// How long a statement waits for another process: a transaction of ours takes about a millisecond, a checkpoint on a
-/// busy disk may take a second.
+/// How long a statement waits for another process: a transaction of ours takes about a millisecond,
+/// a checkpoint on a busy disk may take a second.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum size of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
 pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
-/// Size up to which a WAL is left when the ledger is closed: about as much as eight short commands write. The next opening reads
-/// it once.
+/// Size up to which a WAL is left when the ledger is closed: about as much as eight short commands
+/// write. The next opening reads it once.
 pub(super) const KEPT_WAL_BYTES: u64 = 512 << 10;
 /// The number of cached statements: enough for all of this module, so that none is prepared twice.
 const STATEMENTS: usize = 64;
@@ -46,15 +47,17 @@ pub(super) type Pool = r2d2::Pool<PoolManager>;
 pub(super) enum Access {
     Write,
     Read,
-    /// Reads, through a descriptor that could write. If no `-wal` exists, SQLite creates one even for a reader, and only a
-    /// connection that can write removes it again.
+    /// Reads, through a descriptor that could write. If no `-wal` exists, SQLite creates one even
+    /// for a reader, and only a connection that can write removes it again.
     ReadTidily,
-    /// Reads the file as it is, in a folder where we cannot create a `-wal`. It has no writer now. If its owner begins to write
-    /// while we read, the data may be inconsistent, but nothing is damaged.
+    /// Reads the file as it is, in a folder where we cannot create a `-wal`. It has no writer now.
+    /// If its owner begins to write while we read, the data may be inconsistent, but nothing is
+    /// damaged.
     ReadFrozen,
 }
 
-/// Returns the path as a URI that makes SQLite take no lock and create no file (<https://sqlite.org/uri.html>).
+/// Returns the path as a URI that makes SQLite take no lock and create no file
+/// (<https://sqlite.org/uri.html>).
 pub(super) fn immutable_uri(path: &Path) -> PathBuf {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
@@ -139,7 +142,8 @@ fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Opens a connection that can write, but whose closing changes nothing, so that the ledger may still be refused.
+/// Opens a connection that can write, but whose closing changes nothing, so that the ledger may
+/// still be refused.
 pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, Access::Write.flags())?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -147,8 +151,9 @@ pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Returns the connection that writes: the one that inspected the ledger, or a new one. It is opened in this thread, to get its
-/// errors: r2d2 would retry until its timeout, and then return only a text.
+/// Returns the connection that writes: the one that inspected the ledger, or a new one. It is
+/// opened in this thread, to get its errors: r2d2 would retry until its timeout, and then return
+/// only a text.
 pub(super) fn first_writer(path: &Path, opened: Option<Connection>) -> Result<Connection> {
     let wrong = |e| failed(path, "open a connection", e);
     let connection = opened.map_or_else(|| open_writer(path), Ok).map_err(wrong)?;
@@ -169,7 +174,8 @@ pub(super) fn first_writer(path: &Path, opened: Option<Connection>) -> Result<Co
     Ok(connection)
 }
 
-/// Does the same for reading. In the pool, a damaged ledger would be reported as busy, after ten seconds.
+/// Does the same for reading. In the pool, a damaged ledger would be reported as busy, after ten
+/// seconds.
 pub(super) fn first_reader(path: &Path, access: Access) -> Result<Connection> {
     Connection::open_with_flags(access.name(path), access.flags())
         .and_then(|connection| configure(&connection, access).map(|()| connection))

@@ -53,8 +53,8 @@ fn select(schema: Schema, from: &str) -> String {
     format!("SELECT {} FROM pass AS s {from}", table::select("s", schema, COLUMNS))
 }
 
-/// Queries each kind by itself, so that the index leads to the window. A gap is the time between the starts of two consecutive
-/// passes.
+/// Queries each kind by itself, so that the index leads to the window. A gap is the time between
+/// the starts of two consecutive passes.
 pub(super) const SUMMARIES: &str =
     "SELECT kind, count(*), sum(failed), min(started_at), max(started_at), coalesce(max(gap), 0)
      FROM (SELECT kind, started_at, error IS NOT NULL AS failed,
@@ -98,8 +98,8 @@ impl Store {
     pub(crate) fn passes(&self, since: Option<Millis>, limit: u32) -> Result<Vec<PassRecord>> {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("read the passes", |connection| {
-            // In the order of recording, which needs no sorting, and which equals the order of starting except for concurrent
-            // passes.
+            // In the order of recording, which needs no sorting, and which equals the order of
+            // starting except for concurrent passes.
             let sql = select(self.schema(), "WHERE started_at >= ?1 ORDER BY id DESC LIMIT ?2");
             connection.prepare_cached(&sql)?.query_map((since, limit), pass)?.collect()
         })
@@ -110,7 +110,8 @@ pub(super) fn summaries(connection: &Connection, since: i64) -> rusqlite::Result
     connection.prepare_cached(SUMMARIES)?.query_map([since], summary)?.collect()
 }
 
-/// Records a pass within the transaction that settles its rows; returns the row number for its leaks.
+/// Records a pass within the transaction that settles its rows; returns the row number for its
+/// leaks.
 pub(super) fn insert(
     tx: &Transaction<'_>,
     by: InstanceId,

@@ -12,7 +12,8 @@ use rusqlite::{Connection, Error};
 use super::ledger_files::LedgerFiles;
 use crate::sys::fs_user::Account;
 
-/// Opens connections for r2d2. The first is an existing one, since each new connection reads and parses the whole schema.
+/// Opens connections for r2d2. The first is an existing one, since each new connection reads and
+/// parses the whole schema.
 #[derive(Debug)]
 pub(super) struct PoolManager {
     others: SqliteConnectionManager,
@@ -21,8 +22,8 @@ pub(super) struct PoolManager {
     files: Arc<LedgerFiles>,
 }
 
-/// A connection that is closed with the file access rights of the ledger's owner: the last one to close removes `-wal` and `-shm`
-/// by path.
+/// A connection that is closed with the file access rights of the ledger's owner: the last one to
+/// close removes `-wal` and `-shm` by path.
 #[derive(Debug)]
 pub(super) struct OwnedConnection {
     /// `None` only during drop.
@@ -54,8 +55,8 @@ impl Drop for OwnedConnection {
     fn drop(&mut self) {
         let acting = self.account.as_ref().map(Account::act).transpose();
         if acting.is_err() {
-            // Changing the rights worked when it was opened. A descriptor that stays open does less harm than root removing a
-            // file.
+            // Changing the rights worked when it was opened. A descriptor that stays open does less
+            // harm than root removing a file.
             std::mem::forget(self.connection.take());
         }
         drop(self.connection.take());
@@ -72,8 +73,9 @@ impl PoolManager {
         Self { others, first: Mutex::new(first), account, files }
     }
 
-    /// Fails if another file is in the place of the ledger that the other connections have open. SQLite would read another
-    /// ledger's rows; beside an emptied file it would remove the WAL, and without a WAL it would create a new one.
+    /// Fails if another file is in the place of the ledger that the other connections have open.
+    /// SQLite would read another ledger's rows; beside an emptied file it would remove the WAL, and
+    /// without a WAL it would create a new one.
     fn check_not_replaced(&self) -> rusqlite::Result<()> {
         self.files.check_again().map_err(|error| {
             let not_opened = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);

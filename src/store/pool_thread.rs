@@ -1,7 +1,9 @@
-//! The thread that opens the connections of every pool in this process. By default r2d2 would start three threads for each pool.
+//! The thread that opens the connections of every pool in this process. By default r2d2 would start
+//! three threads for each pool.
 //!
-//! `scheduled_thread_pool` panics if the kernel cannot create a thread, as under `ulimit -u` or `pids.max`. A panic must not
-//! reach a host that opens a ledger, let alone prevent every later opening, so a thread is started as a trial first.
+//! `scheduled_thread_pool` panics if the kernel cannot create a thread, as under `ulimit -u` or
+//! `pids.max`. A panic must not reach a host that opens a ledger, let alone prevent every later
+//! opening, so a thread is started as a trial first.
 
 use std::{
     io,
@@ -17,7 +19,8 @@ use crate::{
     sys::without_signals,
 };
 
-/// Starts the thread unless it is running. It keeps the file access rights of the thread that starts it, and serves all ledgers.
+/// Starts the thread unless it is running. It keeps the file access rights of the thread that
+/// starts it, and serves all ledgers.
 ///
 /// # Errors
 ///
@@ -39,8 +42,8 @@ pub(super) fn pool_thread() -> Result<&'static Arc<ScheduledThreadPool>> {
     // Another process of the user may take the place of the trial thread.
     let builder = ScheduledThreadPool::builder().num_threads(1);
     let builder = builder.thread_name_pattern("procledger-sql");
-    // Signals to the host must reach the host's own threads: if this thread received SIGTERM, `run` would end and leave its
-    // program running.
+    // Signals to the host must reach the host's own threads: if this thread received SIGTERM, `run`
+    // would end and leave its program running.
     let started = without_signals(|| catch_unwind(|| builder.build()));
     let started = started.map_err(|_| no_thread(io::Error::from_raw_os_error(libc::EAGAIN)))?;
     Ok(POOL_THREAD.get_or_init(|| Arc::new(started)))

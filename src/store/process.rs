@@ -138,9 +138,10 @@ table! {
     }
 }
 
-/// Inserts one complete row. Its first owner is the instance that records it, whose row has the boot and the namespace. A
-/// descendant belongs to the owner of its root, whichever instance found it: otherwise, if an instance died while it ended
-/// another instance's tree, a third one would take the descendants for rows of a dead owner.
+/// Inserts one complete row. Its first owner is the instance that records it, whose row has the
+/// boot and the namespace. A descendant belongs to the owner of its root, whichever instance found
+/// it: otherwise, if an instance died while it ended another instance's tree, a third one would
+/// take the descendants for rows of a dead owner.
 pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
     let owner_of = |root: ProcessId| {
         tx.prepare_cached("SELECT owner FROM process WHERE id = ?1")?
@@ -148,7 +149,8 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
             .optional()
     };
     let owner = new.spec.root.map(owner_of).transpose()?.flatten().unwrap_or(new.spec.recorded_by);
-    // The caller may have masked it already, and masking twice changes nothing. This is the only way to the disk.
+    // The caller may have masked it already, and masking twice changes nothing. This is the only
+    // way to the disk.
     let command = mask_command(&new.spec.command);
     let attributes = Attributes {
         arg0: new.spec.attributes.arg0.as_deref().map(mask_text),
@@ -158,10 +160,12 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
     insert_row(tx, new, Added { owner, command, attributes }).map(ProcessId)
 }
 
-/// Returns the statement that selects rows `p` for [`read`]. `from` is the text after FROM, `rest` the text after the joins.
+/// Returns the statement that selects rows `p` for [`read`]. `from` is the text after FROM, `rest`
+/// the text after the joins.
 ///
-/// `CROSS JOIN` fixes the order of the tables: SQLite might otherwise begin with the few instances. `from` names the index, so
-/// that a statement that cannot use it fails in the tests instead of reading all history at every spawn.
+/// `CROSS JOIN` fixes the order of the tables: SQLite might otherwise begin with the few instances.
+/// `from` names the index, so that a statement that cannot use it fails in the tests instead of
+/// reading all history at every spawn.
 pub(super) fn select(schema: Schema, from: &str, rest: &str) -> String {
     let columns = table::select("p", schema, COLUMNS);
     format!(

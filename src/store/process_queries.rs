@@ -31,7 +31,8 @@ pub(super) const LIVE_OF: Select = Select(
     "process AS p INDEXED BY process_live_owner",
     "WHERE p.owner = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id",
 );
-// Two ranges of the index, which are empty for an instance that is alone: it may have thousands of rows itself.
+// Two ranges of the index, which are empty for an instance that is alone: it may have thousands of
+// rows itself.
 pub(super) const LIVE_OF_OTHERS: Select = Select(
     "process AS p",
     "WHERE p.id IN (
@@ -121,7 +122,8 @@ impl Store {
         })
     }
 
-    /// Returns ended rows, newest end first; optionally only those of one task, or since a given time.
+    /// Returns ended rows, newest end first; optionally only those of one task, or since a given
+    /// time.
     pub(crate) fn history(
         &self,
         task: Option<&TaskId>,

@@ -1,14 +1,17 @@
 //! Deletes old history in small steps.
 //!
-//! The rows that may be deleted are picked by a reader, which blocks no writer; the write lock is held only while these rows are
-//! deleted by number, each after another check that it need not be kept.
+//! The rows that may be deleted are picked by a reader, which blocks no writer; the write lock is
+//! held only while these rows are deleted by number, each after another check that it need not be
+//! kept.
 //!
-//! The last row of `process`, `leak`, `pass` and `instance` stays, however old it is. SQLite numbers a new row one above the
-//! largest existing number: if that row were deleted, its number would be reused, and a reference outside the ledger (a log line,
-//! a report, a copy of the rows) would mean another process. AUTOINCREMENT would prevent that as well, but make inserting the row
+//! The last row of `process`, `leak`, `pass` and `instance` stays, however old it is. SQLite
+//! numbers a new row one above the largest existing number: if that row were deleted, its number
+//! would be reused, and a reference outside the ledger (a log line, a report, a copy of the rows)
+//! would mean another process. AUTOINCREMENT would prevent that as well, but make inserting the row
 //! of each spawn take a quarter longer.
 //!
-//! History that a fleet does not have yet stays as well, unless [`Unshipped::Delete`] says otherwise (`shipment`).
+//! History that a fleet does not have yet stays as well, unless [`Unshipped::Delete`] says
+//! otherwise (`shipment`).
 
 use rusqlite::Connection;
 
@@ -34,7 +37,8 @@ enum Table {
 }
 
 impl Store {
-    /// Returns at most `batch` rows that ended before the given time, first processes, then passes; `None` if nothing is left.
+    /// Returns at most `batch` rows that ended before the given time, first processes, then passes;
+    /// `None` if nothing is left.
     pub(super) fn pick(
         &self,
         before: Millis,
@@ -59,8 +63,8 @@ impl Store {
         })
     }
 
-    /// Returns how many processes and passes ended before the given time and are not kept for a fleet; a few of them may have to
-    /// stay.
+    /// Returns how many processes and passes ended before the given time and are not kept for a
+    /// fleet; a few of them may have to stay.
     pub(crate) fn count_before(&self, before: Millis) -> Result<u64> {
         self.read("count old history", |connection| {
             let shipped = Shipped::now(connection, self.schema(), Unshipped::Keep)?;
@@ -92,8 +96,8 @@ impl Store {
     }
 }
 
-/// A root is deleted after its descendants. The last process stays, and so do the process with the last leak and those that were
-/// not shipped: above `?3`, or with a leak above `?4`.
+/// A root is deleted after its descendants. The last process stays, and so do the process with the
+/// last leak and those that were not shipped: above `?3`, or with a leak above `?4`.
 pub(super) const PROCESSES: &str = "SELECT p.id FROM process AS p INDEXED BY process_ended
      WHERE p.ended_at < ?1 AND NOT EXISTS (SELECT 1 FROM process AS d WHERE d.root = p.id)
        AND p.id <> (SELECT max(id) FROM process)
@@ -101,8 +105,8 @@ pub(super) const PROCESSES: &str = "SELECT p.id FROM process AS p INDEXED BY pro
        AND p.id <= ?3 AND NOT EXISTS (SELECT 1 FROM leak AS l WHERE l.process = p.id AND l.id > ?4)
      ORDER BY p.ended_at LIMIT ?2";
 
-/// The newest pass of each kind stays, and so does the last one by number, which may be another one if the clock was set back. A
-/// pass that found a leak is deleted after the leak.
+/// The newest pass of each kind stays, and so does the last one by number, which may be another one
+/// if the clock was set back. A pass that found a leak is deleted after the leak.
 pub(super) const PASSES: &str = "SELECT s.id FROM pass AS s INDEXED BY pass_kind
      WHERE s.kind IN ('health', 'orphan') AND s.started_at < ?1
        AND s.id <> (SELECT max(id) FROM pass)
@@ -131,8 +135,9 @@ pub(super) fn delete(tx: &Transaction<'_>, picked: &Picked) -> rusqlite::Result<
     }
 }
 
-/// Deletes processes with their leaks, after checking again: since a row was picked, a stray may have been recorded below it, or
-/// the newest leak may be one of it, or a fleet may have been added or reset to an earlier state.
+/// Deletes processes with their leaks, after checking again: since a row was picked, a stray may
+/// have been recorded below it, or the newest leak may be one of it, or a fleet may have been added
+/// or reset to an earlier state.
 fn processes(tx: &Transaction<'_>, ids: &[i64], shipped: Shipped) -> rusqlite::Result<u64> {
     let mut stays = tx.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM process WHERE root = ?1)

@@ -1,9 +1,11 @@
-//! Deletes old instances to which no row refers any more. The last one stays, so that its number is not reused (`prune`).
+//! Deletes old instances to which no row refers any more. The last one stays, so that its number is
+//! not reused (`prune`).
 //!
-//! No index shows which ended processes refer to an instance: it would slow down every spawn, for a query that is made once a
-//! day. So a reader scans the processes once for a whole batch, without blocking a writer. Meanwhile no new row can refer to a
-//! stopped instance: an instance writes only its own rows, and only while it is alive. If an instance that was taken for dead
-//! goes on after all, its next row refers to an instance that no longer exists, and is refused.
+//! No index shows which ended processes refer to an instance: it would slow down every spawn, for a
+//! query that is made once a day. So a reader scans the processes once for a whole batch, without
+//! blocking a writer. Meanwhile no new row can refer to a stopped instance: an instance writes only
+//! its own rows, and only while it is alive. If an instance that was taken for dead goes on after
+//! all, its next row refers to an instance that no longer exists, and is refused.
 
 use rusqlite::{Connection, config::DbConfig};
 
@@ -21,7 +23,8 @@ const UNNAMED: &str = "SELECT i.id FROM instance AS i
      LIMIT ?2";
 
 impl Store {
-    /// Returns at most `limit` instances that stopped before the given time and to which no row refers any more.
+    /// Returns at most `limit` instances that stopped before the given time and to which no row
+    /// refers any more.
     pub(super) fn unnamed_instances(&self, before: Millis, limit: u32) -> Result<Vec<i64>> {
         self.read("look for old instances", |connection| {
             connection
@@ -32,8 +35,8 @@ impl Store {
     }
 }
 
-/// Deletes instances, on a connection that is [`WithoutForeignKeys`]: otherwise SQLite would scan all processes again for each
-/// instance, while every writer waits. Returns how many were deleted.
+/// Deletes instances, on a connection that is [`WithoutForeignKeys`]: otherwise SQLite would scan
+/// all processes again for each instance, while every writer waits. Returns how many were deleted.
 pub(super) fn delete(tx: &Transaction<'_>, unnamed: &[i64]) -> rusqlite::Result<u64> {
     // References that have an index are checked once more.
     let mut statement = tx.prepare_cached(

@@ -11,7 +11,8 @@ use crate::{
 impl Store {
     /// Records the largest memory and the latest CPU time; returns how many rows changed.
     ///
-    /// The changes are first determined by a read, which does not block a writer. Usually there are none, and nothing is written.
+    /// The changes are first determined by a read, which does not block a writer. Usually there are
+    /// none, and nothing is written.
     pub(crate) fn observe(&self, sightings: &[Sighting]) -> Result<u64> {
         let changed = self.read("compare the observations", |connection| {
             let mut changed = Vec::new();

@@ -1,16 +1,20 @@
-//! Checks that a ledger's schema contains only what the migrations made, and additions without side effects.
+//! Checks that a ledger's schema contains only what the migrations made, and additions without side
+//! effects.
 //!
-//! Other objects in a schema may run code whenever we read or write: a trigger, a generated column, a `CHECK`, an index on an
-//! expression, a foreign key. Such code could lose rows, refuse them or never end. So a ledger that contains such an object is
-//! refused, with the name of the object, before one of our statements could run it.
+//! Other objects in a schema may run code whenever we read or write: a trigger, a generated column,
+//! a `CHECK`, an index on an expression, a foreign key. Such code could lose rows, refuse them or
+//! never end. So a ledger that contains such an object is refused, with the name of the object,
+//! before one of our statements could run it.
 //!
-//! A person may add the following for queries: tables that do not refer to ours, views with other names, and plain indexes. An
-//! index on one of our tables is plain if it is on columns alone, not unique, not partial, and uses a collation that is built
-//! into SQLite. A missing index or view of ours only costs time, and is no reason to refuse the ledger.
+//! A person may add the following for queries: tables that do not refer to ours, views with other
+//! names, and plain indexes. An index on one of our tables is plain if it is on columns alone, not
+//! unique, not partial, and uses a collation that is built into SQLite. A missing index or view of
+//! ours only costs time, and is no reason to refuse the ledger.
 //!
-//! The texts in `sqlite_schema` are compared with those that the same migrations generate. For the newest version they are stored
-//! in `schema.json`, since generating them takes longer than everything else in the start of a short command; a test compares the
-//! file with the migrations. For other versions they are generated in memory.
+//! The texts in `sqlite_schema` are compared with those that the same migrations generate. For the
+//! newest version they are stored in `schema.json`, since generating them takes longer than
+//! everything else in the start of a short command; a test compares the file with the migrations.
+//! For other versions they are generated in memory.
 
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
@@ -62,8 +66,8 @@ fn by_name(objects: Vec<Object>) -> Expected {
 
 /// Refuses an object that no migration made and that could run code, with its name and what to do.
 ///
-/// In a ledger of a newer version, whose migrations are unknown here, only objects that no version creates are refused: triggers
-/// and virtual tables.
+/// In a ledger of a newer version, whose migrations are unknown here, only objects that no version
+/// creates are refused: triggers and virtual tables.
 pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let wrong = |error| failed(path, "read the schema", error);
     let compatible: i64 =
@@ -182,7 +186,8 @@ fn is_virtual(object: &Object) -> bool {
     object.sql.as_deref().is_some_and(|sql| sql.starts_with("CREATE VIRTUAL TABLE"))
 }
 
-/// Reports whether a table refers to ours: each of our deletions would read such a table, and execute its `ON DELETE`.
+/// Reports whether a table refers to ours: each of our deletions would read such a table, and
+/// execute its `ON DELETE`.
 fn refers_to_ours(
     connection: &Connection,
     table: &str,

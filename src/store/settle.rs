@@ -18,11 +18,12 @@ use crate::{
 };
 
 impl Store {
-    /// Records the ends of roots of `by` that ended by themselves, each together with the processes that it left.
+    /// Records the ends of roots of `by` that ended by themselves, each together with the processes
+    /// that it left.
     ///
-    /// Returns the strays that were recorded, by root. A root that another instance is ending or has ended is left out: its
-    /// strays are not recorded, but its status is, if its row has none. A root that had survived an attempt to end it, and is
-    /// gone now, is ended as well.
+    /// Returns the strays that were recorded, by root. A root that another instance is ending or
+    /// has ended is left out: its strays are not recorded, but its status is, if its row has none.
+    /// A root that had survived an attempt to end it, and is gone now, is ended as well.
     pub(crate) fn settle_roots<'a>(
         &self,
         by: InstanceId,
@@ -45,8 +46,9 @@ impl Store {
         })
     }
 
-    /// Does the same for roots that left no processes, as far as `/proc` shows. Skips roots that have recorded descendants, or
-    /// that another instance is ending or has ended; returns the others.
+    /// Does the same for roots that left no processes, as far as `/proc` shows. Skips roots that
+    /// have recorded descendants, or that another instance is ending or has ended; returns the
+    /// others.
     pub(crate) fn settle_alone<'a>(
         &self,
         by: InstanceId,
@@ -66,8 +68,8 @@ impl Store {
         })
     }
 
-    /// Ends a row that is in the expected state, with the error because of which its program never ran; returns `false` if it was
-    /// in another state.
+    /// Ends a row that is in the expected state, with the error because of which its program never
+    /// ran; returns `false` if it was in another state.
     pub(crate) fn end(
         &self,
         id: ProcessId,
@@ -84,7 +86,8 @@ impl Store {
 
     /// Records a pass and the results of the rows that `by` had claimed, with their leaks.
     ///
-    /// A row that `by` neither owns nor still has claimed is skipped, with its leak. Returns how many rows were recorded.
+    /// A row that `by` neither owns nor still has claimed is skipped, with its leak. Returns how
+    /// many rows were recorded.
     pub(crate) fn record(
         &self,
         by: InstanceId,
@@ -105,8 +108,8 @@ impl Store {
 pub(super) const HAS_DESCENDANTS: &str = "SELECT EXISTS (
        SELECT 1 FROM process INDEXED BY process_root WHERE root = ?1 AND state <> 'ended')";
 
-/// Ends a row that is running or has survived, if `by` is its owner. A row that another instance has claimed is left to that
-/// instance.
+/// Ends a row that is running or has survived, if `by` is its owner. A row that another instance
+/// has claimed is left to that instance.
 fn end_own(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
@@ -150,8 +153,8 @@ fn settle(
         if let Verdict::Ended(end) = &settled.verdict
             && !took
         {
-            // Another instance has taken the claim over or has ended the row. The status of our own child is recorded
-            // nevertheless.
+            // Another instance has taken the claim over or has ended the row. The status of our own
+            // child is recorded nevertheless.
             claim::note_status(tx, id, by, end.status, end.core_dumped)?;
         }
         if took && let Some(leak) = &settled.leak {
@@ -161,8 +164,8 @@ fn settle(
     Ok(count)
 }
 
-/// Reports whether `by` is ending a row, or owns it while no instance is ending it: an owner ends its processes even if its claim
-/// could not be written (invariant 10).
+/// Reports whether `by` is ending a row, or owns it while no instance is ending it: an owner ends
+/// its processes even if its claim could not be written (invariant 10).
 fn may_settle(row: &Live, by: InstanceId) -> bool {
     match row.life {
         Life::Ending { claimed_by } => claimed_by == by,

@@ -1,15 +1,17 @@
 //! Sets up a ledger: creates it, or migrates an older one so that this version can use it.
 //!
-//! Opening a current ledger takes no lock at all. Otherwise everything happens under an exclusive flock(2) on
-//! `<ledger>-setup.lock`: without it, of 900 concurrent first openings 17 failed with "table already exists" and 2 with "database
-//! is locked". The kernel releases that lock when its holder dies, and each step can be interrupted: an empty file, or a WAL
-//! without tables, counts as new. The lock file stays, since removing a lock file while processes wait for it would let two of
-//! them hold the lock.
+//! Opening a current ledger takes no lock at all. Otherwise everything happens under an exclusive
+//! flock(2) on `<ledger>-setup.lock`: without it, of 900 concurrent first openings 17 failed with
+//! "table already exists" and 2 with "database is locked". The kernel releases that lock when its
+//! holder dies, and each step can be interrupted: an empty file, or a WAL without tables, counts as
+//! new. The lock file stays, since removing a lock file while processes wait for it would let two
+//! of them hold the lock.
 //!
-//! A file is inspected before the lock is even created, so that a refusal leaves the folder as it was. It is inspected through
-//! SQLite, which does not drop this process's locks as a descriptor of our own would. If there is no `-wal`, SQLite opens it with
-//! `immutable=1` (no locks, no files); otherwise it is inspected like by any reader, or by the connection that is to write,
-//! before it writes. (After a crash such a reader rebuilds `-shm`, which contains no data of its own.)
+//! A file is inspected before the lock is even created, so that a refusal leaves the folder as it
+//! was. It is inspected through SQLite, which does not drop this process's locks as a descriptor of
+//! our own would. If there is no `-wal`, SQLite opens it with `immutable=1` (no locks, no files);
+//! otherwise it is inspected like by any reader, or by the connection that is to write, before it
+//! writes. (After a crash such a reader rebuilds `-shm`, which contains no data of its own.)
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -54,7 +56,8 @@ const READ: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY
 const SETUP_PATIENCE: Duration = Duration::from_secs(30);
 /// Time between two attempts to take the setup lock: a setup takes about 10 ms.
 const SETUP_POLL: Duration = Duration::from_millis(2);
-/// How often a file is inspected: one that another process begins to write meanwhile can look inconsistent.
+/// How often a file is inspected: one that another process begins to write meanwhile can look
+/// inconsistent.
 const INSPECT_ATTEMPTS: u32 = 4;
 const INSPECT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -67,7 +70,8 @@ pub(super) enum SchemaStatus {
     At(Schema),
 }
 
-/// Whether opening for writing migrates a ledger of an older schema. A new ledger always has the latest.
+/// Whether opening for writing migrates a ledger of an older schema. A new ledger always has the
+/// latest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Upgrade {
     /// For the program that owns the ledger.
@@ -89,8 +93,9 @@ impl Upgrade {
     }
 }
 
-/// Creates the ledger if there is none, and migrates an older one if `upgrade` requests it. Returns its schema, and the
-/// connection that inspected it if that can write. A refused file is left as it was.
+/// Creates the ledger if there is none, and migrates an older one if `upgrade` requests it. Returns
+/// its schema, and the connection that inspected it if that can write. A refused file is left as it
+/// was.
 pub(super) fn make_ready(
     located: &Located,
     upgrade: Upgrade,
@@ -104,7 +109,8 @@ pub(super) fn make_ready(
             }
         }
         Ok(Inspected { status: SchemaStatus::New, .. }) => {}
-        // The status cannot be determined while another process holds the file; under the lock it can.
+        // The status cannot be determined while another process holds the file; under the lock it
+        // can.
         Err(error) if error.is_busy() => {}
         Err(error) => return Err(error),
     }
@@ -137,8 +143,8 @@ pub(super) fn status(located: &Located) -> Result<SchemaStatus> {
 fn inspect(located: &Located, open: Opener) -> Result<Inspected> {
     let shown = located.path.display();
     match located.found.map_or(0, |found| found.len) {
-        // SQLite writes the first page before it creates a WAL. So a WAL with content beside an empty file has lost its ledger,
-        // unless the ledger was set up since our check.
+        // SQLite writes the first page before it creates a WAL. So a WAL with content beside an
+        // empty file has lost its ledger, unless the ledger was set up since our check.
         0 if located.found.is_some()
             && has_content(&beside(&located.path, "-wal"))
             && !has_content(&located.path) =>
@@ -200,7 +206,8 @@ fn inspect_once(path: &Path, open: Opener) -> Result<Inspected> {
 /// Opens a connection; fails if the WAL belongs to another file.
 fn open_own(path: &Path, open: Opener) -> Result<Connection> {
     let opened = open(path);
-    // With such a WAL the file can look damaged. A connection that has not read it yet can determine why.
+    // With such a WAL the file can look damaged. A connection that has not read it yet can
+    // determine why.
     let unread = opened.is_err().then(|| Connection::open_with_flags(path, READ));
     if let Some(connection) =
         opened.as_ref().ok().or(unread.as_ref().and_then(|it| it.as_ref().ok()))
@@ -222,7 +229,8 @@ fn header(connection: &Connection) -> rusqlite::Result<(i32, i64, bool)> {
 
 type Opener = fn(&Path) -> rusqlite::Result<Connection>;
 
-/// Opens a connection that can write, if that changes nothing yet: there is a WAL, and no journal to play back.
+/// Opens a connection that can write, if that changes nothing yet: there is a WAL, and no journal
+/// to play back.
 fn open_writable(path: &Path) -> rusqlite::Result<Connection> {
     if beside(path, "-wal").exists() && !beside(path, "-journal").exists() {
         open_writer(path)
@@ -251,12 +259,13 @@ fn create(located: &Located) -> Result<()> {
     let wrong =
         |e: io::Error| Error::os(format!("failed to create the ledger `{}`", path.display()), e);
     if located.found.is_some() {
-        // The file was left by an interrupted setup. Its mode is set by path: a descriptor would drop locks, and no other user
-        // can replace the file.
+        // The file was left by an interrupted setup. Its mode is set by path: a descriptor would
+        // drop locks, and no other user can replace the file.
         return fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(wrong);
     }
-    // Files that a removed ledger left. A process that still has it open keeps the old files; if they kept their names, it would
-    // share its memory with the new ledger (howtocorrupt.html, 2.4).
+    // Files that a removed ledger left. A process that still has it open keeps the old files; if
+    // they kept their names, it would share its memory with the new ledger (howtocorrupt.html,
+    // 2.4).
     for suffix in ["-wal", "-shm", "-journal"] {
         match fs::remove_file(beside(path, suffix)) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(wrong(e)),
@@ -318,12 +327,13 @@ fn lock(located: &Located) -> Result<File> {
     }
 }
 
-/// Opens the lock file, or creates it. Under an unusual umask it is created without any permission; its creator fixes that at
-/// once, and we try again.
+/// Opens the lock file, or creates it. Under an unusual umask it is created without any permission;
+/// its creator fixes that at once, and we try again.
 pub(super) fn open_lock(path: &Path, owner: u32, deadline: Instant) -> Result<File> {
     let wrong = |e: Errno| Error::os(format!("failed to lock `{}`", path.display()), e);
     loop {
-        // In two steps, so that only a file that we created gets its mode from us, and an existing one is never waited for.
+        // In two steps, so that only a file that we created gets its mode from us, and an existing
+        // one is never waited for.
         match open_plain(path, OFlags::RDWR, owner) {
             Err(e) if e.is_denied() && born_now(path) && Instant::now() < deadline => {
                 thread::sleep(SETUP_POLL);

@@ -1,13 +1,15 @@
-//! Determines how much of this ledger was shipped to fleets, and which history must be kept for them.
+//! Determines how much of this ledger was shipped to fleets, and which history must be kept for
+//! them.
 //!
-//! A shipper writes a row of `shipment` after each acknowledgement of its fleet. Row numbers are dense and are assigned in the
-//! order of the commits, so a number shows which rows a fleet has. It does not show which ends the fleet has: a process that was
-//! shipped while it was running may have ended since. So an old row may be deleted if its number and that of its last leak were
-//! shipped, and it ended well before the last batch that left nothing to ship.
+//! A shipper writes a row of `shipment` after each acknowledgement of its fleet. Row numbers are
+//! dense and are assigned in the order of the commits, so a number shows which rows a fleet has. It
+//! does not show which ends the fleet has: a process that was shipped while it was running may have
+//! ended since. So an old row may be deleted if its number and that of its last leak were shipped,
+//! and it ended well before the last batch that left nothing to ship.
 //!
-//! A shipment that was not acknowledged for its `give_up_ms` no longer counts, and none counts if the ledger exceeds its size
-//! limit: a fleet that never comes back must not fill the disk. Rows that are deleted unshipped count as a gap, which the shipper
-//! derives from the missing numbers.
+//! A shipment that was not acknowledged for its `give_up_ms` no longer counts, and none counts if
+//! the ledger exceeds its size limit: a fleet that never comes back must not fill the disk. Rows
+//! that are deleted unshipped count as a gap, which the shipper derives from the missing numbers.
 
 use std::time::Duration;
 
@@ -19,8 +21,8 @@ use crate::{
     model::{Millis, Shipment},
 };
 
-/// A batch certainly contains an end that is this much older: the clock may have been set back in between, and an end may be
-/// recorded late.
+/// A batch certainly contains an end that is this much older: the clock may have been set back in
+/// between, and an end may be recorded late.
 const END_MARGIN: Duration = Duration::from_hours(1);
 /// A fleet has sums of passes by day, which are computed anew until the day is over.
 const PASS_MARGIN: Duration = Duration::from_hours(25);

@@ -1,6 +1,8 @@
-//! The data that a fleet's shipper reads from its ledger and writes to it, besides the batches (`stream`).
+//! The data that a fleet's shipper reads from its ledger and writes to it, besides the batches
+//! (`stream`).
 //!
-//! It writes two things: up to where the fleet has acknowledged the ledger, and that the ledger is a copy of another one.
+//! It writes two things: up to where the fleet has acknowledged the ledger, and that the ledger is
+//! a copy of another one.
 
 use std::{
     fs::File,
@@ -25,8 +27,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// The maximum length of an error that is shown.
 const LONGEST_ERROR: u64 = 4096;
 
-/// The days of the passes after number `?1`, each day as a whole. The first gap of a day begins at the last pass of the day
-/// before.
+/// The days of the passes after number `?1`, each day as a whole. The first gap of a day begins at
+/// the last pass of the day before.
 const PASS_DAYS: &str =
     "WITH touched (day) AS MATERIALIZED (SELECT DISTINCT started_at / 86400000 FROM pass WHERE id > ?1)
      SELECT day, kind, count(*), sum(failed), coalesce(max(gap), 0), max(started_at)
@@ -38,8 +40,8 @@ const PASS_DAYS: &str =
      GROUP BY day, kind";
 
 impl Store {
-    /// Fails if the ledger is of a schema without shipments. A shipper migrates nothing: the program that owns the ledger may
-    /// be of an older version, and must be able to start again.
+    /// Fails if the ledger is of a schema without shipments. A shipper migrates nothing: the
+    /// program that owns the ledger may be of an older version, and must be able to start again.
     pub(crate) fn check_shippable(&self) -> Result<()> {
         if self.schema() >= Schema::SHIPMENT {
             return Ok(());
@@ -54,7 +56,8 @@ impl Store {
         Err(Error::new(Kind::Unsupported, message))
     }
 
-    /// Takes the lock that this ledger's only shipper holds, until the file is dropped; `None` while another shipper holds it.
+    /// Takes the lock that this ledger's only shipper holds, until the file is dropped; `None`
+    /// while another shipper holds it.
     pub(crate) fn lock_for_shipping(&self) -> Result<Option<File>> {
         let path = self.beside("-ship.lock");
         let _acting = self.act_as_owner()?;
@@ -67,7 +70,8 @@ impl Store {
         }
     }
 
-    /// Returns the error that the last shipper left in the lock file; `None` if its last attempt succeeded, or there was none.
+    /// Returns the error that the last shipper left in the lock file; `None` if its last attempt
+    /// succeeded, or there was none.
     pub(crate) fn last_ship_error(&self) -> Result<Option<String>> {
         let path = self.beside("-ship.lock");
         let _acting = self.act_as_owner()?;
@@ -106,7 +110,8 @@ impl Store {
         })
     }
 
-    /// Returns the time before which everything was shipped to a fleet; `None` until the fleet has caught up once.
+    /// Returns the time before which everything was shipped to a fleet; `None` until the fleet has
+    /// caught up once.
     pub(crate) fn shipped_until(&self, fleet: Uuid) -> Result<Option<SystemTime>> {
         self.read("read the shipment", |connection| {
             let sql = "SELECT nullif(shipped_at, 0) FROM shipment WHERE fleet = ?1";
@@ -114,8 +119,8 @@ impl Store {
         })
     }
 
-    /// Records the part of the ledger that a fleet has acknowledged. `shipped_at` is the time before which everything was
-    /// shipped, if that has changed.
+    /// Records the part of the ledger that a fleet has acknowledged. `shipped_at` is the time
+    /// before which everything was shipped, if that has changed.
     pub(crate) fn acknowledge(
         &self,
         fleet: Uuid,
@@ -145,8 +150,9 @@ impl Store {
         })
     }
 
-    /// Separates this ledger from the original of which it is a copy: rows that were not shipped before belong to a ledger with a
-    /// new uuid. If several fleets have different rows, that begins with the first row that one of them lacks.
+    /// Separates this ledger from the original of which it is a copy: rows that were not shipped
+    /// before belong to a ledger with a new uuid. If several fleets have different rows, that
+    /// begins with the first row that one of them lacks.
     pub(crate) fn fork(&self) -> Result<()> {
         self.write("separate the ledger from its original", |tx| {
             tx.execute(
@@ -193,7 +199,8 @@ impl Store {
         })
     }
 
-    /// Returns the number of the last pass whose day the fleet certainly has, judging by when it last had the whole ledger.
+    /// Returns the number of the last pass whose day the fleet certainly has, judging by when it
+    /// last had the whole ledger.
     pub(crate) fn passes_before(&self, fleet: Uuid) -> Result<i64> {
         self.read("look for passes to ship", |connection| {
             let sql = "SELECT coalesce(max(id), 0) FROM pass

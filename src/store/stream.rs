@@ -1,8 +1,9 @@
 //! Reads the next batch of a ledger for a receiver that follows it.
 //!
-//! There is no change feed, so a spawn costs nothing extra. New rows are found by their numbers, live rows by the index of live
-//! rows, and rows that are no longer live by the numbers that the receiver has noted. Each batch is one read transaction, which
-//! is over before anything is sent, so a network that hangs holds no snapshot.
+//! There is no change feed, so a spawn costs nothing extra. New rows are found by their numbers,
+//! live rows by the index of live rows, and rows that are no longer live by the numbers that the
+//! receiver has noted. Each batch is one read transaction, which is over before anything is sent,
+//! so a network that hangs holds no snapshot.
 
 use std::collections::BTreeMap;
 
@@ -41,8 +42,8 @@ impl BatchLimit {
 }
 
 impl Store {
-    /// Returns the uuid of this ledger, and the position at which a receiver that has nothing of it begins: after the rows of the
-    /// original, if it is a copy.
+    /// Returns the uuid of this ledger, and the position at which a receiver that has nothing of it
+    /// begins: after the rows of the original, if it is a copy.
     ///
     /// # Errors
     ///
@@ -68,8 +69,9 @@ impl Store {
         })
     }
 
-    /// Reports whether the receiver's last rows are those of this ledger. A row that was pruned since counts as the same if there
-    /// are later rows, since the last row of each table is never pruned.
+    /// Reports whether the receiver's last rows are those of this ledger. A row that was pruned
+    /// since counts as the same if there are later rows, since the last row of each table is never
+    /// pruned.
     pub(crate) fn continues(&self, position: &Position) -> Result<bool> {
         self.read("compare with what was shipped", |connection| {
             let snapshot = connection.unchecked_transaction()?;
@@ -109,8 +111,8 @@ impl Store {
             };
             let mut reading =
                 Reading { connection: &snapshot, schema: self.schema(), position, room, batch };
-            // In this order, so that a row whose number belongs to another process now is reported as lost before the number is
-            // used again.
+            // In this order, so that a row whose number belongs to another process now is reported
+            // as lost before the number is used again.
             let fits = reading.open()? && reading.fresh()? && reading.leaks()?;
             reading.batch.more = !fits;
             Ok(reading.batch)
@@ -270,7 +272,8 @@ impl Reading<'_> {
     }
 }
 
-/// Returns how many numbers are missing before `id`, in a batch that began after the number `after` and has reached `last`.
+/// Returns how many numbers are missing before `id`, in a batch that began after the number `after`
+/// and has reached `last`.
 fn missing(counted: Option<i64>, after: i64, last: i64, id: i64) -> u64 {
     let known = match counted {
         // The oldest row of all. Rows before it were pruned before there was a receiver.

@@ -1,4 +1,5 @@
-//! Tables: one list of columns for each, from which its INSERT, its SELECT and its reader are generated.
+//! Tables: one list of columns for each, from which its INSERT, its SELECT and its reader are
+//! generated.
 
 use super::migration::Schema;
 
@@ -7,10 +8,10 @@ pub(super) type Column = (&'static str, Schema);
 
 /// Declares the columns of a table.
 ///
-/// `column [since SCHEMA] = value;` is a column, the constant of [`Schema`] that introduced it, and its value in a new row
-/// `$new`. The last expression makes a record from the cells: each column is a variable of that name, whose type is that of the
-/// field that it becomes. Columns in `unread` are only written. `$with` and `$joined` are the further data that an insert and a
-/// record need.
+/// `column [since SCHEMA] = value;` is a column, the constant of [`Schema`] that introduced it, and
+/// its value in a new row `$new`. The last expression makes a record from the cells: each column is
+/// a variable of that name, whose type is that of the field that it becomes. Columns in `unread`
+/// are only written. `$with` and `$joined` are the further data that an insert and a record need.
 macro_rules! table {
     (
         $table:literal,
@@ -77,7 +78,8 @@ pub(super) fn insert(table: &str, schema: Schema, columns: &[&[Column]]) -> Stri
     format!("INSERT INTO {table} ({}) VALUES ({values})", present.join(", "))
 }
 
-/// Returns the columns for a query of the table `alias`; NULL for a column that the schema does not have.
+/// Returns the columns for a query of the table `alias`; NULL for a column that the schema does not
+/// have.
 pub(super) fn select(alias: &str, schema: Schema, columns: &[Column]) -> String {
     let name = |(name, since): &Column| {
         if *since <= schema { format!("{alias}.{name}") } else { "NULL".to_owned() }

@@ -1,7 +1,7 @@
 //! An immediate transaction that is begun and committed by statements that are prepared once.
 //!
-//! rusqlite's own transaction prepares BEGIN and COMMIT anew each time, which takes a tenth of the time of a single-row
-//! transaction.
+//! rusqlite's own transaction prepares BEGIN and COMMIT anew each time, which takes a tenth of the
+//! time of a single-row transaction.
 
 use std::ops::Deref;
 
@@ -9,7 +9,8 @@ use rusqlite::Connection;
 
 use super::migration::Schema;
 
-/// An immediate transaction. It is rolled back if it is dropped before its commit, or if the commit fails.
+/// An immediate transaction. It is rolled back if it is dropped before its commit, or if the commit
+/// fails.
 #[derive(Debug)]
 pub(super) struct Transaction<'c> {
     connection: &'c Connection,
@@ -17,7 +18,8 @@ pub(super) struct Transaction<'c> {
 }
 
 impl<'c> Transaction<'c> {
-    /// Begins a transaction. Waits for another process that writes, up to the connection's busy timeout.
+    /// Begins a transaction. Waits for another process that writes, up to the connection's busy
+    /// timeout.
     pub(super) fn begin(connection: &'c Connection, schema: Schema) -> rusqlite::Result<Self> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(Self { connection, schema })

@@ -1,7 +1,7 @@
 //! The life of a row: the only code that changes its state.
 //!
-//! An event is applied to the current life of the row ([`Life::apply`]); the result is written by an update that is conditional
-//! on that life. Reading and writing are one immediate transaction.
+//! An event is applied to the current life of the row ([`Life::apply`]); the result is written by
+//! an update that is conditional on that life. Reading and writing are one immediate transaction.
 
 use std::collections::HashSet;
 
@@ -83,8 +83,8 @@ const LAST_GROUPS: usize = 8;
 pub(super) const LIVE_AMONG: &str = "SELECT p.id, p.owner, p.state, p.claimed_by
      FROM json_each(?1) AS wanted CROSS JOIN process AS p ON p.id = wanted.value";
 
-/// Applies events to a row, one after the other. Returns `false`, and writes nothing, if one of them does not fit or the row has
-/// changed since it was read.
+/// Applies events to a row, one after the other. Returns `false`, and writes nothing, if one of
+/// them does not fit or the row has changed since it was read.
 pub(super) fn apply(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
@@ -104,8 +104,8 @@ pub(super) struct Change<'a> {
     pub(super) note: Note<'a>,
 }
 
-/// Applies an event to each row, like [`apply`], with one statement for all rows that change in the same way; returns the rows
-/// that were changed.
+/// Applies an event to each row, like [`apply`], with one statement for all rows that change in the
+/// same way; returns the rows that were changed.
 pub(super) fn apply_each<'a>(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
@@ -114,7 +114,8 @@ pub(super) fn apply_each<'a>(
     let mut groups: Vec<(Life, Life, Note<'_>, Vec<ProcessId>)> = Vec::new();
     for Change { row, event, note } in changes {
         let Some(next) = next_life(&row, [event]) else { continue };
-        // Consecutive changes are usually equal. Thousands of different changes must not all be compared with one another.
+        // Consecutive changes are usually equal. Thousands of different changes must not all be
+        // compared with one another.
         let same = groups
             .iter_mut()
             .rev()
@@ -164,8 +165,8 @@ fn write_live(
     (was, next): (&Life, &Life),
     note: Note<'_>,
 ) -> rusqlite::Result<Vec<ProcessId>> {
-    // A column that refers to an instance is written only if it changes: it is a foreign key, for which SQLite keeps a statement
-    // journal.
+    // A column that refers to an instance is written only if it changes: it is a foreign key, for
+    // which SQLite keeps a statement journal.
     let owner = if note.owner.is_some() { ", owner = :owner" } else { "" };
     let assignments = format!(
         "state = :state, claimed_by = :claimed_by, asked_by = coalesce(:requested_by, asked_by),
@@ -219,8 +220,8 @@ fn update(
     .collect()
 }
 
-/// The assignments that end a row. If the instance that ends the row could not observe the status, a status that the owner
-/// recorded before is kept; then the process was not `gone`, but exited.
+/// The assignments that end a row. If the instance that ends the row could not observe the status,
+/// a status that the owner recorded before is kept; then the process was not `gone`, but exited.
 const END: &str = "state = 'ended', ended_at = max(:at, started_at),
    end_reason = CASE
      WHEN :reason <> 'gone' OR coalesce(:code, :signal, exit_code, exit_signal) IS NULL THEN :reason
@@ -232,11 +233,12 @@ const END: &str = "state = 'ended', ended_at = max(:at, started_at),
    end_rule = :rule, end_evidence = :evidence";
 /// The assignment for a row that an instance had claimed; as above, it is written only there.
 const END_CLAIM: &str = ", claimed_by = NULL";
-/// The assignments for a row that was ended by a rule, if the ledger has columns for the keys of rule and evidence.
+/// The assignments for a row that was ended by a rule, if the ledger has columns for the keys of
+/// rule and evidence.
 const END_KEYS: &str = ", end_rule_key = :rule_key, end_evidence_key = :evidence_key";
 
-/// Writes the end of rows whose processes were found gone. If a row has a status, and a person had requested the end before, the
-/// process was killed by an instance that did not record it.
+/// Writes the end of rows whose processes were found gone. If a row has a status, and a person had
+/// requested the end before, the process was killed by an instance that did not record it.
 fn write_gone(
     tx: &Transaction<'_>,
     counts: &mut CommitCounts,
@@ -259,7 +261,8 @@ fn write_gone(
     Ok(written)
 }
 
-/// Returns the person's request to end a process, if there was one and the status of the process is known.
+/// Returns the person's request to end a process, if there was one and the status of the process is
+/// known.
 fn request(
     tx: &Transaction<'_>,
     row: ProcessId,

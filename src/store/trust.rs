@@ -1,12 +1,14 @@
 //! Determines where the ledger really is, and whether it may be trusted.
 //!
-//! Rows of a ledger make us send signals, so a user who can write to it can choose our targets. Only its owner may be able to do
-//! that: the file must be ours, and no other user may be able to write to it or to replace it. root may open another user's
-//! ledger; from the first access to the path on, it then has only that user's file access rights ([`crate::sys::fs_user`]).
+//! Rows of a ledger make us send signals, so a user who can write to it can choose our targets.
+//! Only its owner may be able to do that: the file must be ours, and no other user may be able to
+//! write to it or to replace it. root may open another user's ledger; from the first access to the
+//! path on, it then has only that user's file access rights ([`crate::sys::fs_user`]).
 //!
-//! The folders are judged by the descriptors through which the path was followed ([`crate::sys::trusted_path`]). Later accesses
-//! are by path again. That is safe if only root and the acting user can change where the path leads, and harmless if root acts as
-//! the user who can. The ledger itself is never opened here (see [`super`] on POSIX locks), and nothing is written.
+//! The folders are judged by the descriptors through which the path was followed
+//! ([`crate::sys::trusted_path`]). Later accesses are by path again. That is safe if only root and
+//! the acting user can change where the path leads, and harmless if root acts as the user who can.
+//! The ledger itself is never opened here (see [`super`] on POSIX locks), and nothing is written.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -36,7 +38,8 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const NAME_MAX: usize = 255;
 /// No path that SQLite opens is longer: 512 bytes less the suffix of a journal.
 const SQLITE_PATH_MAX: usize = 504;
-/// The longest suffix of a file beside the ledger: the lock of an instance, `-instance-`, 32 hex digits and `.lock`.
+/// The longest suffix of a file beside the ledger: the lock of an instance, `-instance-`, 32 hex
+/// digits and `.lock`.
 const LONGEST_SUFFIX: usize = 47;
 /// Files that SQLite and the setup keep beside the ledger.
 const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-setup.lock"];
@@ -51,10 +54,12 @@ pub(super) struct TrustPolicy {
 }
 
 impl TrustPolicy {
-    /// Determines the policy for a path. `vouched` is a folder whose writers are trusted. It is ignored if root acts as another
-    /// user: root's administrator cannot vouch for that user's folders.
+    /// Determines the policy for a path. `vouched` is a folder whose writers are trusted. It is
+    /// ignored if root acts as another user: root's administrator cannot vouch for that user's
+    /// folders.
     pub(super) fn of(path: &Path, vouched: Option<&Path>) -> Self {
-        // A path that cannot be reached is refused later, by name; one that appears meanwhile is checked then.
+        // A path that cannot be reached is refused later, by name; one that appears meanwhile is
+        // checked then.
         let account = controller(path).ok().flatten();
         let uid = account.map_or_else(me, |account| account.uid);
         let vouched = vouched.filter(|_| account.is_none());
@@ -89,8 +94,9 @@ pub(super) struct Found {
 }
 
 impl Located {
-    /// Resolves `path`, in order to write to the ledger; fails if it cannot be a ledger, regardless of its owner. This and
-    /// everything that follows must be called with the file access rights of `policy.account`.
+    /// Resolves `path`, in order to write to the ledger; fails if it cannot be a ledger, regardless
+    /// of its owner. This and everything that follows must be called with the file access rights of
+    /// `policy.account`.
     pub(super) fn at(path: &Path, policy: &TrustPolicy) -> Result<Self> {
         look(path, policy, &policy.trust)
     }
@@ -134,7 +140,8 @@ impl Located {
         self.check_writable()
     }
 
-    /// Refuses a name to which no suffix can be added, or a path that SQLite does not open, before anything is created.
+    /// Refuses a name to which no suffix can be added, or a path that SQLite does not open, before
+    /// anything is created.
     fn check_name(&self) -> Result<()> {
         let length = self.path.file_name().map_or(0, OsStr::len);
         let longest = NAME_MAX - LONGEST_SUFFIX;
@@ -177,7 +184,8 @@ impl Located {
         let shown = self.path.display();
         let uid = self.policy.uid();
         let Some(found) = self.found else {
-            // A file that root created there would lock the folder's owner out, or would be there without the owner's request.
+            // A file that root created there would lock the folder's owner out, or would be there
+            // without the owner's request.
             return match self.policy.account {
                 Some(_) => Err(Error::new(
                     Kind::Denied,
@@ -212,7 +220,8 @@ impl Located {
         Ok(())
     }
 
-    /// Checks from the ledger's folder up to the root: no other user may be able to put another file in its place.
+    /// Checks from the ledger's folder up to the root: no other user may be able to put another
+    /// file in its place.
     fn check_folders(&self) -> Result<()> {
         match self.obstacle() {
             None => Ok(()),
@@ -229,7 +238,8 @@ impl Located {
         }
     }
 
-    /// Returns the first folder, on the way up, in which another user could replace a file or folder.
+    /// Returns the first folder, on the way up, in which another user could replace a file or
+    /// folder.
     pub(super) fn obstacle(&self) -> Option<Obstacle> {
         let mut private_below = false;
         self.folders.upwards().find_map(|folder| {
@@ -239,8 +249,9 @@ impl Located {
         })
     }
 
-    /// Checks the companions: in a sticky folder another user can leave a `-wal` for us to read. Called before SQLite opens it,
-    /// and again afterwards, when no other user can replace it any more.
+    /// Checks the companions: in a sticky folder another user can leave a `-wal` for us to read.
+    /// Called before SQLite opens it, and again afterwards, when no other user can replace it any
+    /// more.
     pub(super) fn check_companions(&self) -> Result<()> {
         let shared =
             fs::metadata(self.folder()).is_ok_and(|folder| folder.mode() & WRITABLE_BY_OTHERS != 0);
@@ -254,8 +265,8 @@ impl Located {
             };
             let ours = seen.uid() == self.owner();
             let plain = seen.is_file() && seen.mode() & WRITABLE_BY_OTHERS == 0;
-            // The file has several names: it is in a backup made of hard links, or another user wants to make root write
-            // elsewhere.
+            // The file has several names: it is in a backup made of hard links, or another user
+            // wants to make root write elsewhere.
             let linked = seen.nlink() > 1 && (shared || !ours);
             if plain && !linked && (ours || seen.uid() == 0) {
                 return Ok(());
@@ -284,7 +295,8 @@ impl Located {
                 ),
             ));
         }
-        // An empty file was left by a crash between its creation and the setting of its mode; the setup sets the mode.
+        // An empty file was left by a crash between its creation and the setting of its mode; the
+        // setup sets the mode.
         if self.found.is_some_and(|found| found.len > 0) && !may_write(&self.path) {
             return Err(Error::new(
                 Kind::Denied,
@@ -299,8 +311,9 @@ impl Located {
     }
 }
 
-/// Returns the ledger's folder if no other user could replace the ledger at `path`, for `doctor`; otherwise the error names the
-/// obstacle and a remedy. Makes the same checks as [`super::Store::open_trusting`], but opens nothing.
+/// Returns the ledger's folder if no other user could replace the ledger at `path`, for `doctor`;
+/// otherwise the error names the obstacle and a remedy. Makes the same checks as
+/// [`super::Store::open_trusting`], but opens nothing.
 pub(crate) fn check_path(path: &Path, vouched: Option<&Path>) -> Result<PathBuf> {
     let policy = TrustPolicy::of(path, vouched);
     act_as(policy.account, || {
@@ -317,7 +330,8 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Reports whether the kernel lets this process write there, according to mode, owner and mount (faccessat2(2)).
+/// Reports whether the kernel lets this process write there, according to mode, owner and mount
+/// (faccessat2(2)).
 pub(super) fn may_write(path: &Path) -> bool {
     accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }

@@ -1,8 +1,9 @@
 //! Ends that their owner observed, but could not write before it stopped.
 //!
-//! The orphan pass ends such a row as `gone`, since nothing more can be determined by then. From the record that the owner left,
-//! it is then added how and when the process ended. A row that was ended in another way, or that has a status, stays as it is. So
-//! the same record may be added twice, even after a crash in between, and a wrong record changes only the history of a process
+//! The orphan pass ends such a row as `gone`, since nothing more can be determined by then. From
+//! the record that the owner left, it is then added how and when the process ended. A row that was
+//! ended in another way, or that has a status, stays as it is. So the same record may be added
+//! twice, even after a crash in between, and a wrong record changes only the history of a process
 //! that has ended.
 
 use rusqlite::{Connection, OptionalExtension, named_params};
@@ -23,8 +24,9 @@ use crate::{
 };
 
 impl Store {
-    /// Adds the ends that an instance left; `lock_name` must be the name of its lock. Returns how many rows changed, and whether
-    /// any of the rows has not ended yet, so that the record must be kept.
+    /// Adds the ends that an instance left; `lock_name` must be the name of its lock. Returns how
+    /// many rows changed, and whether any of the rows has not ended yet, so that the record must be
+    /// kept.
     pub(crate) fn add_late_ends(
         &self,
         instance: InstanceId,
@@ -49,7 +51,8 @@ impl Store {
         })
     }
 
-    /// Returns an end that could not be written, with the data that identifies its row; `None` if the row has ended.
+    /// Returns an end that could not be written, with the data that identifies its row; `None` if
+    /// the row has ended.
     pub(crate) fn late_end(
         &self,
         id: ProcessId,

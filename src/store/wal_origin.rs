@@ -1,13 +1,16 @@
 //! Checks whether a WAL belongs to the file beside it.
 //!
-//! SQLite reads any WAL that is valid by itself. Beside a file for which it was not written, such as a backup that was put in the
-//! ledger's place, it would replace single pages, and the result would be neither of the two.
+//! SQLite reads any WAL that is valid by itself. Beside a file for which it was not written, such
+//! as a backup that was put in the ledger's place, it would replace single pages, and the result
+//! would be neither of the two.
 //!
-//! The first page of a database has a change counter, which never decreases. A connection that writes that page to the WAL
-//! increases the counter that it has read by one. So in the file for which the WAL was written, the counter is at most one less
-//! than in the WAL's first copy of that page, however much of the WAL was copied back since. A copy of a database starts counting
-//! anew (`.backup`, `VACUUM INTO`), or has an older counter (a file from before the WAL). Only frames with valid checksums count,
-//! and a WAL without a copy of that page proves nothing, so each instance writes one with its row ([`mark`]).
+//! The first page of a database has a change counter, which never decreases. A connection that
+//! writes that page to the WAL increases the counter that it has read by one. So in the file for
+//! which the WAL was written, the counter is at most one less than in the WAL's first copy of that
+//! page, however much of the WAL was copied back since. A copy of a database starts counting anew
+//! (`.backup`, `VACUUM INTO`), or has an older counter (a file from before the WAL). Only frames
+//! with valid checksums count, and a WAL without a copy of that page proves nothing, so each
+//! instance writes one with its row ([`mark`]).
 
 use std::{
     io::{self, Read},
@@ -26,11 +29,12 @@ use crate::{
     },
 };
 
-/// The first word of a WAL whose checksums are of little-endian words (<https://sqlite.org/fileformat.html#walformat>). For
-/// big-endian words the last bit is set.
+/// The first word of a WAL whose checksums are of little-endian words
+/// (<https://sqlite.org/fileformat.html#walformat>). For big-endian words the last bit is set.
 const MAGIC: u32 = 0x377f_0682;
 const FRAME_HEADER: usize = 24;
-/// The number of frames of a WAL that are read: the page is among the first frames of an instance's first transaction.
+/// The number of frames of a WAL that are read: the page is among the first frames of an instance's
+/// first transaction.
 const FRAMES: u32 = 256;
 const PAGE_SIZES: std::ops::RangeInclusive<u32> = 512..=65536;
 
@@ -44,7 +48,8 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let wal = beside(path, "-wal");
     let Ok(file) = open_as_is(&wal, OFlags::RDONLY) else { return Ok(()) };
     let Ok(Some(written)) = first_counter(io::BufReader::new(file)) else { return Ok(()) };
-    // Read after the WAL: the counter may be from a later time than the WAL, but never from an earlier one.
+    // Read after the WAL: the counter may be from a later time than the WAL, but never from an
+    // earlier one.
     match change_counter(connection) {
         Some(counter) if written > counter.saturating_add(1) => {
             let message = format!(
@@ -59,7 +64,8 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     }
 }
 
-/// Returns the change counter in the first copy of page 1 in a WAL; `None` if there is no valid copy.
+/// Returns the change counter in the first copy of page 1 in a WAL; `None` if there is no valid
+/// copy.
 fn first_counter(mut wal: impl Read) -> io::Result<Option<u32>> {
     let mut header = [0; 32];
     wal.read_exact(&mut header)?;

@@ -1,5 +1,5 @@
-//! The connection that writes. There is only one, which threads share, since SQLite has one writer at a time, whatever the number
-//! of connections.
+//! The connection that writes. There is only one, which threads share, since SQLite has one writer
+//! at a time, whatever the number of connections.
 
 use std::{path::Path, time::Duration};
 
@@ -12,7 +12,8 @@ use crate::{
     sys::fs_user::Account,
 };
 
-/// How long a thread waits for the connection. This is longer than the holder of the connection may wait for another process.
+/// How long a thread waits for the connection. This is longer than the holder of the connection may
+/// wait for another process.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]

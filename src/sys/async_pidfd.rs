@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 
 /// A pidfd that wakes a task when its process is dead.
 ///
-/// It is registered with one runtime at a time: the one in which it was last polled. A runtime that has ended, or that no thread
-/// is driving, wakes no task.
+/// It is registered with one runtime at a time: the one in which it was last polled. A runtime that
+/// has ended, or that no thread is driving, wakes no task.
 #[derive(Debug)]
 pub(crate) struct AsyncPidFd {
     registered: AsyncFd<Watched>,
@@ -48,8 +48,8 @@ impl AsyncPidFd {
     ///
     /// If called outside a runtime, or in a runtime without I/O.
     pub(crate) fn new(pidfd: Arc<PidFd>) -> io::Result<Self> {
-        // SAFETY: a `PidFd` owns its descriptor, never changes it and closes it only when it is dropped; the `Arc` in here
-        // keeps it as long as the registration.
+        // SAFETY: a `PidFd` owns its descriptor, never changes it and closes it only when it is
+        // dropped; the `Arc` in here keeps it as long as the registration.
         let registered =
             unsafe { AsyncFd::register_with_interest(Watched(pidfd), Interest::READABLE) };
         Ok(Self { registered: registered?, runtime: current_runtime() })
@@ -69,7 +69,8 @@ impl AsyncPidFd {
 
     /// Reports whether every thread of the process is dead; the task is woken once that is so.
     pub(crate) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        // A task that is polled outside any runtime is woken by the runtime with which the pidfd was registered.
+        // A task that is polled outside any runtime is woken by the runtime with which the pidfd
+        // was registered.
         let current = current_runtime();
         if current.is_some() && current != self.runtime {
             self.register_here()?;

@@ -23,15 +23,16 @@ impl AsRawFd for Open {
 
 /// Waits until the descriptor is readable. Cancel safe: nothing is read.
 ///
-/// It is registered with the current runtime for this wait only, so that the next wait can be in another runtime.
+/// It is registered with the current runtime for this wait only, so that the next wait can be in
+/// another runtime.
 ///
 /// # Panics
 ///
 /// If called outside a runtime, or in a runtime without I/O.
 pub(crate) async fn readable(fd: &Arc<OwnedFd>) -> Result<()> {
     let failed = |error: io::Error| Error::os("failed to wait for a descriptor in tokio", error);
-    // SAFETY: an `OwnedFd` never changes its descriptor and closes it only when it is dropped; the `Arc` in here keeps it as
-    // long as the registration.
+    // SAFETY: an `OwnedFd` never changes its descriptor and closes it only when it is dropped; the
+    // `Arc` in here keeps it as long as the registration.
     let registered =
         unsafe { AsyncFd::register_with_interest(Open(Arc::clone(fd)), Interest::READABLE) };
     let registered = registered.map_err(|error| failed(error.into()))?;

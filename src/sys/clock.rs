@@ -24,8 +24,8 @@ fn clock(id: ClockId) -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Returns how long the machine was suspended since boot. Both clocks are read three times: being preempted in between adds to
-/// the difference, and never subtracts from it.
+/// Returns how long the machine was suspended since boot. Both clocks are read three times: being
+/// preempted in between adds to the difference, and never subtracts from it.
 pub(crate) fn boot_minus_monotonic() -> Duration {
     let read = || {
         let monotonic = monotonic_clock();

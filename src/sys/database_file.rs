@@ -6,17 +6,20 @@ use std::{ffi::c_int, ptr};
 
 use rusqlite::{Connection, ffi};
 
-/// The offset of the file change counter in the header (<https://sqlite.org/fileformat.html#file_change_counter>).
+/// The offset of the file change counter in the header
+/// (<https://sqlite.org/fileformat.html#file_change_counter>).
 pub(crate) const CHANGE_COUNTER: usize = 24;
 
 /// Reads the change counter of the connection's file; `None` if it cannot be read.
 ///
-/// Uses SQLite's own descriptor, since closing another one would drop the locks that this process has on the file.
+/// Uses SQLite's own descriptor, since closing another one would drop the locks that this process
+/// has on the file.
 pub(crate) fn change_counter(connection: &Connection) -> Option<u32> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     let mut counter = [0; 4];
-    // SAFETY: the handle is that of an open connection, which is borrowed. The control writes one pointer, to a file that the
-    // connection keeps open; its methods are SQLite's own, and `xRead` writes at most as many bytes as it is asked for.
+    // SAFETY: the handle is that of an open connection, which is borrowed. The control writes one
+    // pointer, to a file that the connection keeps open; its methods are SQLite's own, and `xRead`
+    // writes at most as many bytes as it is asked for.
     let read = unsafe {
         let argument = (&raw mut file).cast();
         let control = ffi::SQLITE_FCNTL_FILE_POINTER;

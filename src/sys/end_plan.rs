@@ -1,7 +1,8 @@
-//! The end plan: how a tree is asked to end before it is killed, with which signals and waits, and whether its root is asked
-//! first.
+//! The end plan: how a tree is asked to end before it is killed, with which signals and waits, and
+//! whether its root is asked first.
 //!
-//! One type is used everywhere: a job has it, the row and `ps --json` show it, a keeper receives it, a call may replace it.
+//! One type is used everywhere: a job has it, the row and `ps --json` show it, a keeper receives
+//! it, a call may replace it.
 
 use std::time::Duration;
 
@@ -17,16 +18,18 @@ const WAITS_MAX: Duration = Duration::from_hours(24);
 /// Maximum of a grace: a thousand years, since clocks cannot count much further.
 const GRACE_MAX: Duration = Duration::from_hours(24 * 366 * 1000);
 
-/// A wait starts anew whenever a member dies, but lasts no longer than this in all, unless a single wait is longer.
+/// A wait starts anew whenever a member dies, but lasts no longer than this in all, unless a single
+/// wait is longer.
 pub(crate) const WAIT_CAP: Duration = Duration::from_secs(2);
 
-/// How trees are asked to end: by default with SIGTERM to all members at once, and SIGKILL to those that are left after the grace
-/// period.
+/// How trees are asked to end: by default with SIGTERM to all members at once, and SIGKILL to those
+/// that are left after the grace period.
 ///
-/// The plan of a job is set by [`Job::stop_signals`](crate::Job::stop_signals), [`Job::root_first`](crate::Job::root_first) and
-/// [`Job::grace`](crate::Job::grace), and every instance that ends its tree follows it. A plan that is passed to a call, such as
-/// [`Process::terminate_with`](crate::Process::terminate_with) or [`Tracker::kill_with`](crate::Tracker::kill_with), replaces
-/// only the settings that it contains.
+/// The plan of a job is set by [`Job::stop_signals`](crate::Job::stop_signals),
+/// [`Job::root_first`](crate::Job::root_first) and [`Job::grace`](crate::Job::grace), and every
+/// instance that ends its tree follows it. A plan that is passed to a call, such as
+/// [`Process::terminate_with`](crate::Process::terminate_with) or
+/// [`Tracker::kill_with`](crate::Tracker::kill_with), replaces only the settings that it contains.
 ///
 /// ```
 /// use std::time::Duration;
@@ -69,23 +72,25 @@ impl EndPlan {
         Self::default()
     }
 
-    /// Sets the time between the first signal and SIGKILL. Stop signals that would come later are omitted, and the last one is
-    /// followed by the remaining time.
+    /// Sets the time between the first signal and SIGKILL. Stop signals that would come later are
+    /// omitted, and the last one is followed by the remaining time.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
         self
     }
 
-    /// Sets the only signal before SIGKILL, by its number in signal(7); the whole grace period follows it. SIGKILL is allowed,
-    /// but since the tree is not frozen first, it may have to be repeated for processes that are forked meanwhile.
+    /// Sets the only signal before SIGKILL, by its number in signal(7); the whole grace period
+    /// follows it. SIGKILL is allowed, but since the tree is not frozen first, it may have to be
+    /// repeated for processes that are forked meanwhile.
     pub fn signal(mut self, signal: i32) -> Self {
         self.signal = Some(signal);
         self.stop_signals.clear();
         self
     }
 
-    /// Sets the signals before SIGKILL, 1 to 8 of them, each with the time that its recipients have before the next one, in
-    /// milliseconds at the finest. A process that appears meanwhile gets the remaining signals.
+    /// Sets the signals before SIGKILL, 1 to 8 of them, each with the time that its recipients have
+    /// before the next one, in milliseconds at the finest. A process that appears meanwhile gets
+    /// the remaining signals.
     ///
     /// If no grace is set, it is the sum of the waits, at most a day.
     pub fn stop_signals(mut self, signals: impl IntoIterator<Item = (i32, Duration)>) -> Self {
@@ -96,16 +101,17 @@ impl EndPlan {
         self
     }
 
-    /// Sets whether the root of each tree is asked to end before its descendants, for a program that needs its helper processes
-    /// to end properly. The descendants are asked once the root has ended, or has received all signals and its grace period is
-    /// over; they have their own grace period.
+    /// Sets whether the root of each tree is asked to end before its descendants, for a program
+    /// that needs its helper processes to end properly. The descendants are asked once the root has
+    /// ended, or has received all signals and its grace period is over; they have their own grace
+    /// period.
     pub fn root_first(mut self, on: bool) -> Self {
         self.root_first = Some(on);
         self
     }
 
-    /// Returns the signals before SIGKILL with their waits; none if the plan does not set them: then those of the job apply, or
-    /// SIGTERM.
+    /// Returns the signals before SIGKILL with their waits; none if the plan does not set them:
+    /// then those of the job apply, or SIGTERM.
     pub fn get_stop_signals(&self) -> impl Iterator<Item = (i32, Duration)> {
         self.stop_signals.iter().map(|stop| (stop.signal, Duration::from_millis(stop.wait_ms)))
     }
@@ -121,12 +127,13 @@ impl EndPlan {
         signal.is_none() && stop_signals.is_empty() && !root_first.unwrap_or(false)
     }
 
-    /// Checks the plan. Every call that takes a plan does this before anything is started or signalled.
+    /// Checks the plan. Every call that takes a plan does this before anything is started or
+    /// signalled.
     ///
     /// # Errors
     ///
-    /// Invalid input for a number that is no signal, for SIGKILL and SIGSTOP among the stop signals, for more than 8 stop
-    /// signals, and for waits of more than a day in all.
+    /// Invalid input for a number that is no signal, for SIGKILL and SIGSTOP among the stop
+    /// signals, for more than 8 stop signals, and for waits of more than a day in all.
     pub fn check(&self) -> Result<()> {
         if let Some(signal) = self.signal {
             number(signal)?;
@@ -170,7 +177,8 @@ impl EndPlan {
         plan.root_first = self.root_first.or(plan.root_first);
     }
 
-    /// Returns the time between the first signal to a tree with this grace and SIGKILL, apart from the cap on its first wait.
+    /// Returns the time between the first signal to a tree with this grace and SIGKILL, apart from
+    /// the cap on its first wait.
     pub(crate) fn asking_time(&self, grace: Duration) -> Duration {
         let signals = u32::try_from(self.stop_signals.len().max(1)).unwrap_or(u32::MAX);
         let times = if self.root_first == Some(true) { 2 } else { 1 };
@@ -178,7 +186,8 @@ impl EndPlan {
         grace.min(GRACE_MAX) * times + caps
     }
 
-    /// Returns the signals for a tree with this grace, each with the wait after it: at least one, and `grace` in all.
+    /// Returns the signals for a tree with this grace, each with the wait after it: at least one,
+    /// and `grace` in all.
     pub(crate) fn signals(&self, grace: Duration) -> Vec<(Signal, Duration)> {
         let known = |(signal, wait)| Some((Signal::from_number(signal)?, wait));
         let grace = grace.min(GRACE_MAX);

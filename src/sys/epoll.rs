@@ -1,4 +1,5 @@
-//! Waits until one of many descriptors is readable (epoll(7)); and a descriptor by which one thread wakes another (eventfd(2)).
+//! Waits until one of many descriptors is readable (epoll(7)); and a descriptor by which one thread
+//! wakes another (eventfd(2)).
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -14,10 +15,12 @@ use super::poll::timespec;
 
 /// Maximum number of descriptors that one wait reports.
 pub(crate) const EVENTS: usize = 256;
-/// Level-triggered, so that a descriptor that was reported and is still readable is reported again after [`Readiness::rearm`].
+/// Level-triggered, so that a descriptor that was reported and is still readable is reported again
+/// after [`Readiness::rearm`].
 const ONCE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
 
-/// A set of descriptors, each with a key. Any thread may change it while another one waits, since the kernel does the locking.
+/// A set of descriptors, each with a key. Any thread may change it while another one waits, since
+/// the kernel does the locking.
 #[derive(Debug)]
 pub(crate) struct Readiness(OwnedFd);
 
@@ -46,8 +49,8 @@ impl Readiness {
         epoll::delete(&self.0, fd)
     }
 
-    /// Waits until a descriptor is readable, at most `limit`; returns the keys of up to [`EVENTS`] readable descriptors, or none
-    /// if a signal interrupted the wait.
+    /// Waits until a descriptor is readable, at most `limit`; returns the keys of up to [`EVENTS`]
+    /// readable descriptors, or none if a signal interrupted the wait.
     pub(crate) fn wait(&self, limit: Duration) -> Result<Vec<u64>, Errno> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
         let spare = rustix::buffer::spare_capacity(&mut events);

@@ -53,8 +53,8 @@ impl From<process::ExitStatus> for Death {
     }
 }
 
-/// Converts a status that [`std::process`] reported. The status of a process that was only stopped or continued becomes
-/// `Unobserved`.
+/// Converts a status that [`std::process`] reported. The status of a process that was only stopped
+/// or continued becomes `Unobserved`.
 impl From<process::ExitStatus> for ExitStatus {
     fn from(status: process::ExitStatus) -> Self {
         Self::new(status.code(), status.signal())

@@ -1,5 +1,5 @@
-//! The descriptors of this process: how many it may open, and pidfds that it already holds. Pidfds were verified when they were
-//! opened, and always refer to the same process.
+//! The descriptors of this process: how many it may open, and pidfds that it already holds. Pidfds
+//! were verified when they were opened, and always refer to the same process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,17 +15,19 @@ use crate::{
     identity::Identity,
 };
 
-/// Number of pidfds that are polled in one call. poll(2) accepts at most as many as the descriptor limit, which is usually not
-/// below this.
+/// Number of pidfds that are polled in one call. poll(2) accepts at most as many as the descriptor
+/// limit, which is usually not below this.
 const AT_ONCE: usize = 512;
 
-/// Returns the soft limit on descriptors (`RLIMIT_NOFILE`), or the usual value if a seccomp profile refuses getrlimit(2).
+/// Returns the soft limit on descriptors (`RLIMIT_NOFILE`), or the usual value if a seccomp profile
+/// refuses getrlimit(2).
 pub(crate) fn descriptor_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-/// Raises the soft limit on descriptors of this process to its hard limit, and both to `needed` if that is higher and this
-/// process may do so; returns the previous limits, or `None` if neither is possible.
+/// Raises the soft limit on descriptors of this process to its hard limit, and both to `needed` if
+/// that is higher and this process may do so; returns the previous limits, or `None` if neither is
+/// possible.
 pub(crate) fn raise_descriptor_limit(needed: u64) -> Option<(u64, u64)> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     let raise = |limit| setrlimit(Resource::RLIMIT_NOFILE, limit, limit);
@@ -33,8 +35,8 @@ pub(crate) fn raise_descriptor_limit(needed: u64) -> Option<(u64, u64)> {
     Some((soft, hard))
 }
 
-/// Returns whether a process of this user can get a descriptor with this number, which this process may have opened before its
-/// limit was lowered.
+/// Returns whether a process of this user can get a descriptor with this number, which this process
+/// may have opened before its limit was lowered.
 pub(crate) fn can_install(number: i32) -> bool {
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
     let may_raise = || {
@@ -43,7 +45,8 @@ pub(crate) fn can_install(number: i32) -> bool {
     u64::try_from(number).is_ok_and(|number| number < hard) || may_raise()
 }
 
-/// Returns how many descriptors this process may still open; `None` if the open ones cannot be listed.
+/// Returns how many descriptors this process may still open; `None` if the open ones cannot be
+/// listed.
 pub(crate) fn free_descriptors() -> Option<usize> {
     let limit = usize::try_from(descriptor_limit()).unwrap_or(usize::MAX);
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
@@ -64,10 +67,11 @@ pub(crate) fn which_are_dead(held: &[Arc<PidFd>]) -> Result<Vec<bool>> {
 }
 
 impl Pinned {
-    /// Returns a process whose pidfd was verified when it was opened, with the `stat` that `/proc` showed for its pid.
+    /// Returns a process whose pidfd was verified when it was opened, with the `stat` that `/proc`
+    /// showed for its pid.
     ///
-    /// `None` if `/proc` showed another process. The caller has verified that the process was alive *after* `stat` was read, so
-    /// it had its pid then.
+    /// `None` if `/proc` showed another process. The caller has verified that the process was alive
+    /// *after* `stat` was read, so it had its pid then.
     pub(crate) fn held(fd: Arc<PidFd>, identity: Identity, stat: &Stat) -> Option<Self> {
         let same = stat.pid == identity.pid && stat.start_tick == identity.start_tick;
         same.then(|| Self { fd, identity, stat: stat.clone() })

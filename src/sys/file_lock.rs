@@ -1,8 +1,9 @@
 //! Lock files, by which the kernel shows that an instance is alive.
 //!
-//! A lock of flock(2) belongs to the open file: the kernel releases it when the last descriptor is closed, so it does not outlive
-//! a crash, and it works across PID namespaces. A child between clone and exec has copies of its host's descriptors, so a lock
-//! may outlive its host by the microseconds that such a child takes to notice; callers poll.
+//! A lock of flock(2) belongs to the open file: the kernel releases it when the last descriptor is
+//! closed, so it does not outlive a crash, and it works across PID namespaces. A child between
+//! clone and exec has copies of its host's descriptors, so a lock may outlive its host by the
+//! microseconds that such a child takes to notice; callers poll.
 
 use std::{
     fs::File,
@@ -22,8 +23,8 @@ use crate::{
     identity::Identity,
 };
 
-/// How often a new lock file may be removed before it is locked. Once is rare, but ten times in a row were observed on a starved
-/// machine on which other processes removed leftovers all the time.
+/// How often a new lock file may be removed before it is locked. Once is rare, but ten times in a
+/// row were observed on a starved machine on which other processes removed leftovers all the time.
 const ATTEMPTS: u32 = 1000;
 
 /// A held lock; dropping it releases it.
@@ -47,8 +48,9 @@ pub(crate) enum LockState {
 impl HeldLock {
     /// Creates the file, which must not exist, and locks it; it belongs to `owner`.
     ///
-    /// Between its creation and its locking a file looks like one that a dead instance left. A process that probes it holds a
-    /// lock on it for microseconds, and a process that removes leftovers may remove it.
+    /// Between its creation and its locking a file looks like one that a dead instance left. A
+    /// process that probes it holds a lock on it for microseconds, and a process that removes
+    /// leftovers may remove it.
     pub(crate) fn create(path: &Path, owner: u32) -> Result<Self> {
         for _ in 0..ATTEMPTS {
             let file = create_locked(path).map_err(|error| {
@@ -73,9 +75,9 @@ impl HeldLock {
         ))
     }
 
-    /// Writes the identity of the instance that holds the lock into the file, below its note. Called once the instance's row is
-    /// committed. A keeper, which does not read the ledger, uses the identity to distinguish a host below it from a process that
-    /// merely holds such a file.
+    /// Writes the identity of the instance that holds the lock into the file, below its note.
+    /// Called once the instance's row is committed. A keeper, which does not read the ledger, uses
+    /// the identity to distinguish a host below it from a process that merely holds such a file.
     pub(crate) fn sign(&self, identity: &Identity) -> Result<()> {
         (&self.file).write_all(signature(identity).as_bytes()).map_err(|error| {
             Error::os(format!("failed to write the lock `{}`", self.path.display()), error)
@@ -88,13 +90,15 @@ impl HeldLock {
 
     /// Removes the file, then releases the lock.
     pub(crate) fn remove(self) {
-        // If the file cannot be removed, nothing depends on it: it is not locked, and its instance is recorded as stopped.
+        // If the file cannot be removed, nothing depends on it: it is not locked, and its instance
+        // is recorded as stopped.
         drop(std::fs::remove_file(&self.path));
         drop(self.file);
     }
 }
 
-/// Formats `host`, then pid, start tick and pidfd inode in one line; `-` for an inode that does not identify a process.
+/// Formats `host`, then pid, start tick and pidfd inode in one line; `-` for an inode that does not
+/// identify a process.
 fn signature(identity: &Identity) -> String {
     let inode = identity.pidfd_inode.map_or_else(|| "-".to_owned(), |inode| inode.to_string());
     format!("host {} {} {inode}\n", identity.pid, identity.start_tick)
@@ -102,7 +106,8 @@ fn signature(identity: &Identity) -> String {
 
 /// Reports whether a lock file was signed by this process.
 ///
-/// Within one boot the inode and the start tick are the same in every PID namespace; the pid is not.
+/// Within one boot the inode and the start tick are the same in every PID namespace; the pid is
+/// not.
 pub(crate) fn is_signed_by(text: &str, identity: &Identity) -> bool {
     // The signature is the last line; a note may precede it.
     let Some(line) = text.strip_suffix('\n').and_then(|text| text.lines().last()) else {
@@ -126,8 +131,8 @@ fn create_locked(path: &Path) -> Result<File, Errno> {
     Ok(file)
 }
 
-/// Opens a lock file: no symlink is followed, no FIFO or device is waited for, and anything but a regular file of `owner` or of
-/// root is refused.
+/// Opens a lock file: no symlink is followed, no FIFO or device is waited for, and anything but a
+/// regular file of `owner` or of root is refused.
 pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File> {
     let shown = path.display();
     let refused = |what: &str| {
@@ -185,7 +190,8 @@ pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
 
 /// Removes a lock file that is no longer needed for any instance, unless it is held.
 ///
-/// The file is locked meanwhile, so that a process that has just created it detects that it is gone, and creates another.
+/// The file is locked meanwhile, so that a process that has just created it detects that it is
+/// gone, and creates another.
 pub(crate) fn discard(path: &Path) {
     let Ok(file) = open_as_is(path, OFlags::RDONLY) else { return };
     // Anything else with this name is not one of our locks, and is not removed.

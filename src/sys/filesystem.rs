@@ -1,7 +1,9 @@
-//! File systems: which of them can hold a ledger, their free space, and attributes of files on them.
+//! File systems: which of them can hold a ledger, their free space, and attributes of files on
+//! them.
 //!
-//! WAL needs memory that all its users share (<https://sqlite.org/wal.html>), and the locks of instances need a flock(2) that the
-//! kernel releases when the holder dies. A network file system guarantees neither.
+//! WAL needs memory that all its users share (<https://sqlite.org/wal.html>), and the locks of
+//! instances need a flock(2) that the kernel releases when the holder dies. A network file system
+//! guarantees neither.
 
 use std::{
     fs::{self, File},
@@ -32,7 +34,8 @@ const NETWORK: [(u64, &str); 12] = [
     (0x0116_1970, "gfs2"),
 ];
 
-/// `FUSE_SUPER_MAGIC`, which is not conclusive by itself: an encrypted home or an `ntfs-3g` disk is local.
+/// `FUSE_SUPER_MAGIC`, which is not conclusive by itself: an encrypted home or an `ntfs-3g` disk is
+/// local.
 const FUSE: u64 = 0x6573_5546;
 
 /// Types, as in mountinfo, of the FUSE file systems that use a network.
@@ -53,7 +56,8 @@ const NETWORK_FUSE: [&str; 14] = [
     "fuse.juicefs",
 ];
 
-/// Returns how many bytes an ordinary user may still write to the file system of a folder (statvfs(3)).
+/// Returns how many bytes an ordinary user may still write to the file system of a folder
+/// (statvfs(3)).
 pub(crate) fn free_bytes(folder: &Path) -> Result<u64> {
     let found = rustix::fs::statvfs(folder).map_err(|e| {
         Error::os(format!("failed to determine the free space at `{}`", folder.display()), e)
@@ -80,13 +84,14 @@ pub(crate) fn check_local(folder: &Path) -> Result<()> {
     }
 }
 
-/// Reports whether another file is mounted at the path itself. Before Linux 5.8 the kernel does not report that (statx(2)), and
-/// only a failing rename reveals it.
+/// Reports whether another file is mounted at the path itself. Before Linux 5.8 the kernel does not
+/// report that (statx(2)), and only a failing rename reveals it.
 pub(crate) fn is_mount_point(path: &Path) -> bool {
     attributes(path).contains(StatxAttributes::MOUNT_ROOT)
 }
 
-/// Returns the attribute that prevents a file from being replaced and written freely, as a word and as the letter for chattr(1).
+/// Returns the attribute that prevents a file from being replaced and written freely, as a word and
+/// as the letter for chattr(1).
 pub(crate) fn protecting_attribute(path: &Path) -> Option<(&'static str, char)> {
     let set = attributes(path);
     let all = [
@@ -102,8 +107,8 @@ fn attributes(path: &Path) -> StatxAttributes {
         .map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask)
 }
 
-/// Reserves space for the first `length` bytes of a file, without changing its size (fallocate(2)). Succeeds without an effect if
-/// the file system does not support that.
+/// Reserves space for the first `length` bytes of a file, without changing its size (fallocate(2)).
+/// Succeeds without an effect if the file system does not support that.
 ///
 /// # Errors
 ///
@@ -115,7 +120,8 @@ pub(crate) fn reserve(file: &File, length: u64) -> std::result::Result<(), Errno
     }
 }
 
-/// Converts `f_type`, which is signed or unsigned, 32 or 64 bits wide, depending on the architecture; a magic has 32 bits.
+/// Converts `f_type`, which is signed or unsigned, 32 or 64 bits wide, depending on the
+/// architecture; a magic has 32 bits.
 fn magic(f_type: impl TryInto<i128>) -> u64 {
     let wide: i128 = f_type.try_into().unwrap_or(0);
     u64::try_from(wide & 0xFFFF_FFFF).unwrap_or(0)
@@ -138,7 +144,8 @@ fn fuse_type_of(folder: &Path) -> Result<Option<String>> {
     Ok(type_in_mountinfo(&table, &format!("{major}:{minor}")))
 }
 
-/// Returns the file system type of the mount whose device is `device` ("0:54"), in the format of `proc_pid_mountinfo(5)`.
+/// Returns the file system type of the mount whose device is `device` ("0:54"), in the format of
+/// `proc_pid_mountinfo(5)`.
 fn type_in_mountinfo(table: &[u8], device: &str) -> Option<String> {
     let table = String::from_utf8_lossy(table);
     table.lines().find_map(|line| {

@@ -60,8 +60,8 @@ impl FolderWatch {
         Ok(Self(Arc::new(fd)))
     }
 
-    /// Calls `take` for each change that has been reported, without waiting. The name is empty for a change of the folder itself,
-    /// and if events were lost.
+    /// Calls `take` for each change that has been reported, without waiting. The name is empty for
+    /// a change of the folder itself, and if events were lost.
     pub(crate) fn read(&self, mut take: impl FnMut(Kind, &OsStr)) {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(self.0.as_fd(), &mut buffer);

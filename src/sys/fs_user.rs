@@ -1,14 +1,17 @@
 //! Lets root act as another user, for file access and in one thread only.
 //!
-//! In a folder that another user controls, each path may lead somewhere else the next time it is resolved. So root does nothing
-//! there as root: setfsuid(2) and setfsgid(2) give the calling thread that user's file access rights, and drop the capabilities
-//! that override them (capabilities(7), "Effect of user ID changes on capabilities"). Then nothing is created, changed or removed
-//! that the user could not have reached, wherever a path leads.
+//! In a folder that another user controls, each path may lead somewhere else the next time it is
+//! resolved. So root does nothing there as root: setfsuid(2) and setfsgid(2) give the calling
+//! thread that user's file access rights, and drop the capabilities that override them
+//! (capabilities(7), "Effect of user ID changes on capabilities"). Then nothing is created, changed
+//! or removed that the user could not have reached, wherever a path leads.
 //!
-//! SQLite opens `-wal` and `-shm` by path at any time; without a custom VFS this is the only way to control those accesses.
+//! SQLite opens `-wal` and `-shm` by path at any time; without a custom VFS this is the only way to
+//! control those accesses.
 //!
-//! The kernel marks a process whose file system uid changes as not dumpable (`PR_SET_DUMPABLE` in prctl(2)) and clears the
-//! thread's parent death signal. The signal is restored; a root host that wants core dumps must set the flag again.
+//! The kernel marks a process whose file system uid changes as not dumpable (`PR_SET_DUMPABLE` in
+//! prctl(2)) and clears the thread's parent death signal. The signal is restored; a root host that
+//! wants core dumps must set the flag again.
 
 use std::marker::PhantomData;
 
@@ -20,8 +23,8 @@ use rustix::{
 
 use crate::error::{Error, Kind, Result};
 
-/// Group for a user without an entry in passwd(5) whose files have root's group: `nogroup` on most systems. Root's own group is
-/// never used.
+/// Group for a user without an entry in passwd(5) whose files have root's group: `nogroup` on most
+/// systems. Root's own group is never used.
 const NO_GROUP: u32 = 65_534;
 
 /// A user whose file access rights root assumes.
@@ -32,7 +35,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// Returns the user with its primary group or, if passwd(5) has no entry for it, with the group of one of its files.
+    /// Returns the user with its primary group or, if passwd(5) has no entry for it, with the group
+    /// of one of its files.
     pub(crate) fn of(uid: u32, gid_of_file: u32) -> Self {
         let entry = User::from_uid(Uid::from_raw(uid)).ok().flatten();
         let unknown = if gid_of_file == 0 { NO_GROUP } else { gid_of_file };
@@ -53,8 +57,8 @@ impl Account {
     ///
     /// # Errors
     ///
-    /// If the kernel refuses it, or if the process keeps its capabilities across a change of user (`SECBIT_NO_SETUID_FIXUP`), so
-    /// that root's rights would remain.
+    /// If the kernel refuses it, or if the process keeps its capabilities across a change of user
+    /// (`SECBIT_NO_SETUID_FIXUP`), so that root's rights would remain.
     pub fn act(&self) -> Result<Acting> {
         let failed = |error: rustix::io::Errno| {
             Error::os(format!("failed to act as uid {}: run as that user", self.uid), error)
@@ -70,8 +74,8 @@ impl Account {
         }
         let groups = getgroups().map_err(failed)?;
         let death_signal = parent_process_death_signal().map_err(failed)?;
-        // The groups first: they could be set without root's file access rights too, but if this fails half-way it is easier to
-        // revert in this order.
+        // The groups first: they could be set without root's file access rights too, but if this
+        // fails half-way it is easier to revert in this order.
         set_thread_groups(&[]).map_err(failed)?;
         let gid = setfsgid(Gid::from_raw(self.gid));
         let uid = setfsuid(Uid::from_raw(self.uid));

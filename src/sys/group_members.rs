@@ -1,8 +1,9 @@
 //! Determines which users have the write permission of a group.
 //!
-//! The members of a group from a directory service (LDAP, SSSD) cannot be listed in general. So a group counts as a user's own
-//! only if it has the user's name, by the convention of user-private groups (useradd(8), `USERGROUPS_ENAB`), lists no member, and
-//! is not the primary group of another account in passwd(5). Root's group never counts: container platforms give it to any user,
+//! The members of a group from a directory service (LDAP, SSSD) cannot be listed in general. So a
+//! group counts as a user's own only if it has the user's name, by the convention of user-private
+//! groups (useradd(8), `USERGROUPS_ENAB`), lists no member, and is not the primary group of another
+//! account in passwd(5). Root's group never counts: container platforms give it to any user,
 //! without an entry in a file.
 
 use std::{
@@ -38,7 +39,8 @@ fn has_no_other_member(gid: u32, uid: u32) -> bool {
             .is_ok_and(|passwd| !others_have_as_primary(&passwd, gid, &user.name))
 }
 
-/// Reports whether a line of passwd(5), `name:password:uid:gid:...`, gives another user this primary group.
+/// Reports whether a line of passwd(5), `name:password:uid:gid:...`, gives another user this
+/// primary group.
 fn others_have_as_primary(passwd: &str, gid: u32, name: &str) -> bool {
     passwd.lines().any(|line| {
         let mut fields = line.split(':');
@@ -47,8 +49,8 @@ fn others_have_as_primary(passwd: &str, gid: u32, name: &str) -> bool {
     })
 }
 
-/// Reports whether an access control list may grant others the permissions that the mode shows as the group's (acl(5)). A list
-/// that cannot be read is assumed to do so.
+/// Reports whether an access control list may grant others the permissions that the mode shows as
+/// the group's (acl(5)). A list that cannot be read is assumed to do so.
 fn has_access_list(folder: &impl AsFd) -> bool {
     let path = format!("/proc/self/fd/{}", folder.as_fd().as_raw_fd());
     let mut room = [0_u8; 1024];
@@ -58,17 +60,20 @@ fn has_access_list(folder: &impl AsFd) -> bool {
     )
 }
 
-/// Reports whether this is the uid with which a user namespace shows every owner that it does not map (`user_namespaces(7)`).
+/// Reports whether this is the uid with which a user namespace shows every owner that it does not
+/// map (`user_namespaces(7)`).
 ///
-/// A sandbox that maps one user shows root's `/` and `/tmp` in this way, and refusing them would leave no place for a ledger. An
-/// unrelated user's folder looks the same there. That risk is small, since the file in it must still be ours.
+/// A sandbox that maps one user shows root's `/` and `/tmp` in this way, and refusing them would
+/// leave no place for a ledger. An unrelated user's folder looks the same there. That risk is
+/// small, since the file in it must still be ours.
 pub(super) fn is_unmapped(uid: u32) -> bool {
     let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid");
     let is_overflow = overflow.is_ok_and(|number| number.trim().parse() == Ok(uid));
     is_overflow && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps(&map, uid))
 }
 
-/// Reports whether a line of `/proc/PID/uid_map` (first uid inside, first uid outside, count) contains this uid inside.
+/// Reports whether a line of `/proc/PID/uid_map` (first uid inside, first uid outside, count)
+/// contains this uid inside.
 fn maps(map: &str, uid: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(str::parse::<u64>);

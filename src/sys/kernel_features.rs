@@ -43,7 +43,8 @@ pub(crate) fn probe() -> [Feature; 3] {
     ]
 }
 
-/// Probes clone3(2). If the kernel knows it, it fails with `EINVAL` for a structure that is too small.
+/// Probes clone3(2). If the kernel knows it, it fails with `EINVAL` for a structure that is too
+/// small.
 fn clone3() -> bool {
     // SAFETY: a null pointer with size 0 is refused before anything is read.
     let result = unsafe { syscall(libc::SYS_clone3, [0; 5]) };
@@ -72,8 +73,8 @@ fn parse_release(release: &str) -> Option<(u32, u32)> {
 /// `PID_FS_MAGIC` in `linux/magic.h`: since Linux 6.9 a pidfd's inode is unique for the boot.
 const PID_FS_MAGIC: i64 = 0x5049_4446;
 
-/// Reports whether the inode of a pidfd distinguishes processes. All pidfds of a kernel are on one file system, so this is
-/// determined once.
+/// Reports whether the inode of a pidfd distinguishes processes. All pidfds of a kernel are on one
+/// file system, so this is determined once.
 pub(super) fn is_pidfs(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     if let Some(known) = KNOWN.get() {

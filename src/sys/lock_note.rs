@@ -1,9 +1,10 @@
-//! The note that an instance writes into its lock file: the program image that holds the lock, the first process of its PID
-//! namespace, and the process on whose behalf it acts.
+//! The note that an instance writes into its lock file: the program image that holds the lock, the
+//! first process of its PID namespace, and the process on whose behalf it acts.
 //!
-//! The file belongs to the instance and is removed with it, so a note never outlives the instance. A note counts only in the very
-//! file into which it was written: a restored copy of a lock file is free while the original is held. A lock file without a note,
-//! from an older version or on a full disk, proves no more than its lock.
+//! The file belongs to the instance and is removed with it, so a note never outlives the instance.
+//! A note counts only in the very file into which it was written: a restored copy of a lock file is
+//! free while the original is held. A lock file without a note, from an older version or on a full
+//! disk, proves no more than its lock.
 
 use std::{
     fmt,
@@ -34,7 +35,8 @@ const NOTE_LIMIT: u64 = 1 << 10;
 pub(crate) struct Note {
     /// The image that holds the lock.
     pub(crate) image: Option<Image>,
-    /// Start tick and pidfd inode of the first process of the instance's PID namespace, if that is another process.
+    /// Start tick and pidfd inode of the first process of the instance's PID namespace, if that is
+    /// another process.
     pub(crate) init: Option<(u64, u64)>,
     /// The process on whose behalf the instance acts.
     pub(crate) caller: Option<NotedCaller>,
@@ -61,7 +63,8 @@ impl HeldLock {
     ///
     /// # Errors
     ///
-    /// If it cannot be written, for example because the disk is full. The lock is held nevertheless.
+    /// If it cannot be written, for example because the disk is full. The lock is held
+    /// nevertheless.
     pub(crate) fn write_note(&self, note: &Note) -> Result<()> {
         use std::fmt::Write as _;
         let mut file: &File = self.file();

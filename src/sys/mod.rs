@@ -10,10 +10,12 @@
 //! - [`filesystem`]: network file systems, free space, mount points;
 //! - [`proc_events`]: the fork events of the kernel;
 //! - `async_pidfd`: a pidfd in a tokio runtime; `async_readable`: any descriptor in one;
-//! - `pidfd_info`: what the kernel reports about the process of a pidfd; `core_dump`: whether it has dumped core;
+//! - `pidfd_info`: what the kernel reports about the process of a pidfd; `core_dump`: whether it
+//!   has dumped core;
 //! - [`proc`]: the files of `/proc`, parsed from bytes;
 //! - [`plain_file`]: files at paths that another user may control;
-//! - `pid_scope`: boot, namespaces and machine, in which a PID is meaningful; `clock`: the kernel's clocks;
+//! - `pid_scope`: boot, namespaces and machine, in which a PID is meaningful; `clock`: the kernel's
+//!   clocks;
 //! - [`process_mark`]: whether this is a forked child;
 //! - [`fd_table`]: pidfds that are already held;
 //! - [`kernel_features`]: what the kernel allows;
@@ -68,7 +70,8 @@ pub(crate) mod terminal;
 pub(crate) mod trusted_path;
 pub(crate) mod wal_readers;
 
-/// Blocks every signal in the calling thread, since signals to the host are meant for the host's own threads.
+/// Blocks every signal in the calling thread, since signals to the host are meant for the host's
+/// own threads.
 pub(crate) fn leave_signals_to_the_host() {
     // Fails only for a bad argument.
     let _ = SigSet::all().thread_block();

@@ -1,10 +1,11 @@
 //! Determines which PID namespaces below the initial one exist, as seen from the initial one.
 //!
-//! The first process of a PID namespace outlives all others in it: when it ends the kernel kills them, and it is reaped after the
-//! last of them (`pid_namespaces(7)`). It was also started before all of them. So it suffices to scan for first processes, and to
-//! scan once: a process that exists during the whole scan is listed. A namespace whose first process is gone has no process at
-//! all, and never will have one again. Its number may be reused for a new namespace, whose first process is younger than
-//! everything that was recorded in the old one.
+//! The first process of a PID namespace outlives all others in it: when it ends the kernel kills
+//! them, and it is reaped after the last of them (`pid_namespaces(7)`). It was also started before
+//! all of them. So it suffices to scan for first processes, and to scan once: a process that exists
+//! during the whole scan is listed. A namespace whose first process is gone has no process at all,
+//! and never will have one again. Its number may be reused for a new namespace, whose first process
+//! is younger than everything that was recorded in the old one.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -39,7 +40,8 @@ impl Namespaces {
     ///
     /// # Errors
     ///
-    /// [`Kind::Unknown`] if a scan proves nothing: outside the initial namespace, or if processes are hidden.
+    /// [`Kind::Unknown`] if a scan proves nothing: outside the initial namespace, or if processes
+    /// are hidden.
     pub(crate) fn scan(proc: &Proc, here: PidScope) -> Result<Self> {
         let unknown = |why: &str| Error::new(Kind::Unknown, why);
         if !here.is_initial() {
@@ -55,12 +57,13 @@ impl Namespaces {
         Ok(Self { inits })
     }
 
-    /// Reports whether no process is left in the PID namespace of a process that was recorded as `identity` in this boot.
+    /// Reports whether no process is left in the PID namespace of a process that was recorded as
+    /// `identity` in this boot.
     ///
     /// # Errors
     ///
-    /// [`Kind::Unknown`] if a process that is old enough to be the first one of that namespace cannot be read, for example
-    /// because it belongs to another user.
+    /// [`Kind::Unknown`] if a process that is old enough to be the first one of that namespace
+    /// cannot be read, for example because it belongs to another user.
     pub(crate) fn is_gone(&self, identity: &Identity) -> Result<bool> {
         let started = ticks(identity.start_tick, &identity.scope);
         for init in self.inits.iter().filter(|init| init.started <= started + SLACK) {
@@ -83,7 +86,8 @@ fn ticks(start_tick: u64, scope: &PidScope) -> i128 {
     i128::from(start_tick) - i128::from(scope.boottime_offset) / TICK_NANOS
 }
 
-/// Returns the process if it is the first one of a nested namespace; `None` for any other process, and for one that is gone.
+/// Returns the process if it is the first one of a nested namespace; `None` for any other process,
+/// and for one that is gone.
 fn first_of_a_namespace(proc: &Proc, here: PidScope, pid: Pid) -> Result<Option<Init>> {
     let Some(status) = proc.status(pid)? else { return Ok(None) };
     match status.namespace_pids.as_slice() {
@@ -98,7 +102,8 @@ fn first_of_a_namespace(proc: &Proc, here: PidScope, pid: Pid) -> Result<Option<
         Err(error) => Err(error.to_string()),
     };
     let Some(stat) = proc.stat(pid)? else { return Ok(None) };
-    // All its threads are dead and only its parent has not reaped it yet: all other processes of its namespace ended before it.
+    // All its threads are dead and only its parent has not reaped it yet: all other processes of
+    // its namespace ended before it.
     if stat.is_zombie() && PidFd::open(pid)?.is_none_or(|fd| fd.is_dead().unwrap_or(false)) {
         return Ok(None);
     }

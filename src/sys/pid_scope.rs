@@ -39,14 +39,16 @@ fn unreadable(path: &str, error: io::Error) -> Error {
     Error::os(format!("failed to read `{path}`{remedy}"), error)
 }
 
-/// Reads machine-id(5): 32 hex digits. A machine without a machine id is distinguished from others by its boot ids alone.
+/// Reads machine-id(5): 32 hex digits. A machine without a machine id is distinguished from others
+/// by its boot ids alone.
 fn machine_id() -> Option<Uuid> {
     ["/etc/machine-id", "/var/lib/dbus/machine-id"]
         .into_iter()
         .find_map(|path| Uuid::try_parse(fs::read_to_string(path).ok()?.trim()).ok())
 }
 
-/// Parses the boottime line of `/proc/self/timens_offsets`: `boottime SECONDS NANOSECONDS` (`time_namespaces(7)`).
+/// Parses the boottime line of `/proc/self/timens_offsets`: `boottime SECONDS NANOSECONDS`
+/// (`time_namespaces(7)`).
 fn parse_offset(text: &str) -> i64 {
     let parse = |line: &str| {
         let mut words = line.split_whitespace();

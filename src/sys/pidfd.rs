@@ -1,8 +1,9 @@
 //! Handles on processes: opened, then verified, then signalled.
 //!
-//! A pidfd (`pidfd_open(2)`, Linux 5.3) stays with the process that it was opened for, even if the pid is reused. The pid may
-//! have been reused *before* the open, so a pidfd proves nothing until its process was compared with the recorded one. A
-//! [`Pinned`] has passed that comparison, and only a `Pinned` can be signalled.
+//! A pidfd (`pidfd_open(2)`, Linux 5.3) stays with the process that it was opened for, even if the
+//! pid is reused. The pid may have been reused *before* the open, so a pidfd proves nothing until
+//! its process was compared with the recorded one. A [`Pinned`] has passed that comparison, and
+//! only a `Pinned` can be signalled.
 
 #![expect(
     unsafe_code,
@@ -40,7 +41,8 @@ impl Signal {
     /// The highest signal: `_NSIG` of the kernel on `x86_64` and `aarch64`.
     pub(crate) const LAST: i32 = 64;
 
-    /// Returns a signal by its number in signal(7), real-time signals included. Other numbers, and 0, are no signals.
+    /// Returns a signal by its number in signal(7), real-time signals included. Other numbers, and
+    /// 0, are no signals.
     pub(crate) fn from_number(number: i32) -> Option<Self> {
         (1..=Self::LAST).contains(&number).then_some(Self(number))
     }
@@ -57,7 +59,8 @@ pub(crate) struct PidFd(OwnedFd);
 impl PidFd {
     /// Opens the process that has this pid now; `None` if there is none.
     ///
-    /// The id of a thread that does not lead a process counts as free (`EINVAL` before Linux 6.16, `ENOENT` since).
+    /// The id of a thread that does not lead a process counts as free (`EINVAL` before Linux
+    /// 6.16, `ENOENT` since).
     pub(crate) fn open(pid: Pid) -> Result<Option<Self>> {
         let number = rustix::process::Pid::from_raw(pid.raw())
             .ok_or_else(|| Error::invalid("pid 0 does not name a process"))?;
@@ -100,8 +103,8 @@ impl PidFd {
         self.wait_for(PollFlags::IN, limit)
     }
 
-    /// Waits until the process is dead, or one of `others` is readable or closed at its other end, at most `limit`; returns
-    /// `false` if the time is up.
+    /// Waits until the process is dead, or one of `others` is readable or closed at its other end,
+    /// at most `limit`; returns `false` if the time is up.
     pub(crate) fn wait_dead_or(
         &self,
         others: &[BorrowedFd<'_>],
@@ -113,7 +116,8 @@ impl PidFd {
         Ok(ready.map_err(|error| Error::os("failed to poll a pidfd", error))? > 0)
     }
 
-    /// Waits until its parent has reaped it, at most `limit`: the kernel reports its status only then.
+    /// Waits until its parent has reaped it, at most `limit`: the kernel reports its status only
+    /// then.
     pub(crate) fn wait_reaped(&self, limit: Duration) -> Result<bool> {
         self.wait_for(PollFlags::empty(), limit)
     }
@@ -137,14 +141,15 @@ impl PidFd {
         self.signal_raw(Some(signal))
     }
 
-    /// Signals the process group that the gate created for the process (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9); on older
-    /// kernels, only the process.
+    /// Signals the process group that the gate created for the process
+    /// (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9); on older kernels, only the process.
     pub(crate) fn send_to_group(&self, signal: Signal) -> std::result::Result<(), Errno> {
         self.signal_number(signal.0, PIDFD_SIGNAL_PROCESS_GROUP)
             .or_else(|_| self.signal_raw(Some(signal)))
     }
 
-    /// Returns the signal that has stopped our child, until it is continued or [`forget_stop`](Self::forget_stop) is called.
+    /// Returns the signal that has stopped our child, until it is continued or
+    /// [`forget_stop`](Self::forget_stop) is called.
     pub(crate) fn stopped_by(&self) -> Result<Option<i32>> {
         self.stop_event(WaitIdOptions::NOWAIT)
     }
@@ -171,7 +176,8 @@ impl PidFd {
     fn signal_number(&self, number: i32, flags: usize) -> std::result::Result<(), Errno> {
         let fd = self.0.as_raw_fd().cast_unsigned() as usize;
         let args = [fd, number.cast_unsigned() as usize, 0, flags, 0];
-        // SAFETY: pidfd_send_signal(2) with an open descriptor and no siginfo touches no memory of ours.
+        // SAFETY: pidfd_send_signal(2) with an open descriptor and no siginfo touches no memory of
+        // ours.
         let result = unsafe { super::syscall::syscall(libc::SYS_pidfd_send_signal, args) };
         match i32::try_from(-result) {
             Ok(errno) if errno > 0 => Err(Errno::from_raw_os_error(errno)),
@@ -179,7 +185,8 @@ impl PidFd {
         }
     }
 
-    /// Returns the status of our own dead child; `None` while it is alive. Fails with `Gone` if it was reaped elsewhere.
+    /// Returns the status of our own dead child; `None` while it is alive. Fails with `Gone` if it
+    /// was reaped elsewhere.
     ///
     /// With `reap` the zombie is reaped; without, it stays and pins its pid and its session number.
     pub(crate) fn child_status(&self, reap: bool) -> Result<Option<ExitStatus>> {
@@ -210,7 +217,8 @@ impl AsFd for PidFd {
 /// From `linux/pidfd.h`.
 const PIDFD_SIGNAL_PROCESS_GROUP: usize = 1 << 2;
 
-/// A process whose identity was verified after its pidfd was opened. Only such a process can be signalled.
+/// A process whose identity was verified after its pidfd was opened. Only such a process can be
+/// signalled.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     pub(super) fd: Arc<PidFd>,
@@ -248,8 +256,8 @@ impl Pinned {
         fd: Arc<PidFd>,
     ) -> Result<Option<Self>> {
         let stat = proc.stat(pid)?;
-        // Only this proves that the data belongs to the process behind the descriptor: if that had been reaped before the read,
-        // signal 0 would fail.
+        // Only this proves that the data belongs to the process behind the descriptor: if that had
+        // been reaped before the read, signal 0 would fail.
         if !fd.exists()? {
             return Ok(None);
         }
@@ -324,7 +332,8 @@ impl Pinned {
         self.fd.exists().unwrap_or(false)
     }
 
-    /// Sends a signal. Fails with `Gone` if the process was reaped, and with `Denied` if we may not signal it.
+    /// Sends a signal. Fails with `Gone` if the process was reaped, and with `Denied` if we may not
+    /// signal it.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.fd.signal_raw(Some(signal)).map_err(|error| {
             Error::os(format!("failed to signal process {}", self.identity.pid), error)

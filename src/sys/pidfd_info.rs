@@ -44,8 +44,8 @@ impl PidFd {
         (result == 0 && info.mask & wanted != 0).then_some(info)
     }
 
-    /// Returns the status of a reaped process, which the kernel keeps (Linux 6.15). It is available only after the process was
-    /// reaped.
+    /// Returns the status of a reaped process, which the kernel keeps (Linux 6.15). It is available
+    /// only after the process was reaped.
     pub(crate) fn exit_info(&self) -> Option<ExitStatus> {
         self.wait_status().map(ExitStatus::from)
     }
@@ -57,8 +57,8 @@ impl PidFd {
 }
 
 impl Pinned {
-    /// Returns the effective uid; `None` if the process is gone. This takes one call if the kernel supports it; otherwise a file
-    /// is read and parsed.
+    /// Returns the effective uid; `None` if the process is gone. This takes one call if the kernel
+    /// supports it; otherwise a file is read and parsed.
     pub(crate) fn uid(&self, proc: &Proc) -> Result<Option<u32>> {
         match self.fd.info(CREDENTIALS) {
             Some(info) => Ok(Some(info.effective_uid)),

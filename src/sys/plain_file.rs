@@ -29,7 +29,8 @@ impl FileId {
     }
 }
 
-/// Opens the file at `path` itself: no symlink is followed, no FIFO or device is waited for, no terminal is acquired.
+/// Opens the file at `path` itself: no symlink is followed, no FIFO or device is waited for, no
+/// terminal is acquired.
 pub(crate) fn open_as_is(path: &Path, access: OFlags) -> Result<File, Errno> {
     let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).map(File::from)

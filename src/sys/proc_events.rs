@@ -1,11 +1,13 @@
 //! The kernel's process events connector, which reports every fork and every exit on the machine.
 //!
-//! A netlink socket of the family `NETLINK_CONNECTOR` that has joined the group `CN_IDX_PROC` and has sent a request to listen
-//! receives a datagram for each event (`linux/cn_proc.h`, `linux/connector.h`, `Documentation/driver-api/connector.rst`). Older
-//! kernels let only root listen.
+//! A netlink socket of the family `NETLINK_CONNECTOR` that has joined the group `CN_IDX_PROC` and
+//! has sent a request to listen receives a datagram for each event (`linux/cn_proc.h`,
+//! `linux/connector.h`, `Documentation/driver-api/connector.rst`). Older kernels let only root
+//! listen.
 //!
-//! Events contain pids of the initial PID namespace and times of the initial time namespace, so they are meaningless elsewhere.
-//! The kernel does not wait for a slow reader: it drops events, and reports that by `ENOBUFS`.
+//! Events contain pids of the initial PID namespace and times of the initial time namespace, so
+//! they are meaningless elsewhere. The kernel does not wait for a slow reader: it drops events, and
+//! reports that by `ENOBUFS`.
 
 use std::{
     mem::MaybeUninit,
@@ -35,7 +37,8 @@ use crate::{
 pub(crate) enum Event {
     /// A process (not a thread) was forked.
     Fork { parent: Pid, child: Pid, at: u64 },
-    /// A process called exec or setsid, changed its uid, or one of its threads ended, usually the last one.
+    /// A process called exec or setsid, changed its uid, or one of its threads ended, usually the
+    /// last one.
     Change { process: Pid },
 }
 
@@ -54,7 +57,8 @@ const EVENT_EXEC: u32 = 2;
 const EVENT_UID: u32 = 4;
 const EVENT_SID: u32 = 0x80;
 const EVENT_EXIT: u32 = 0x8000_0000;
-/// `struct nlmsghdr`, then `struct cn_msg`, then `struct proc_event`: what, cpu, time, and event-specific data.
+/// `struct nlmsghdr`, then `struct cn_msg`, then `struct proc_event`: what, cpu, time, and
+/// event-specific data.
 const NLMSG_HEADER: usize = 16;
 const CN_HEADER: usize = 20;
 const EVENT: usize = NLMSG_HEADER + CN_HEADER;
@@ -63,7 +67,8 @@ const PAYLOAD: usize = EVENT + 16;
 const DATAGRAM: usize = 512;
 /// Size of the socket's buffer: room for some thousand events. An event that does not fit is lost.
 const ROOM: usize = 4 << 20;
-/// Usually the answer is available as soon as the request was sent; this is the limit for a kernel that behaves otherwise.
+/// Usually the answer is available as soon as the request was sent; this is the limit for a kernel
+/// that behaves otherwise.
 const ANSWER: Duration = Duration::from_millis(200);
 
 /// The result of a read.
@@ -105,7 +110,8 @@ impl Connector {
         let protocol = Some(netlink::CONNECTOR);
         let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)
             .map_err(failed)?;
-        // Only root may exceed the machine's limit; for others the buffer is as large as the limit allows.
+        // Only root may exceed the machine's limit; for others the buffer is as large as the limit
+        // allows.
         if sockopt::set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
             sockopt::set_socket_recv_buffer_size(&socket, ROOM).map_err(failed)?;
         }
@@ -116,7 +122,8 @@ impl Connector {
         Ok(connector)
     }
 
-    /// Waits for the answer. A request from a user or PID namespace other than the initial one is not answered.
+    /// Waits for the answer. A request from a user or PID namespace other than the initial one is
+    /// not answered.
     fn await_answer(&self) -> Result<()> {
         let deadline = Instant::now() + ANSWER;
         loop {
@@ -182,7 +189,8 @@ impl AsFd for Connector {
 }
 
 impl Drop for Connector {
-    /// Stops listening explicitly: on older kernels, closing the socket alone does not reduce the number of listeners.
+    /// Stops listening explicitly: on older kernels, closing the socket alone does not reduce the
+    /// number of listeners.
     fn drop(&mut self) {
         let _ = send(&self.0, &request(IGNORE), SendFlags::empty());
     }

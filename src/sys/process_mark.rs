@@ -1,8 +1,8 @@
 //! Whether this is still the process in which something was created, or a forked child of it.
 //!
-//! The PID does not decide: a child that is the first process of a new PID namespace has PID 1, as its parent may have. The kernel
-//! clears a page of memory in every forked child instead (`MADV_WIPEONFORK`, Linux 4.14, madvise(2)), and to read it takes no
-//! system call.
+//! The PID does not decide: a child that is the first process of a new PID namespace has PID 1, as
+//! its parent may have. The kernel clears a page of memory in every forked child instead
+//! (`MADV_WIPEONFORK`, Linux 4.14, madvise(2)), and to read it takes no system call.
 
 #![expect(unsafe_code, reason = "a page that the kernel clears in a forked child")]
 
@@ -14,7 +14,8 @@ use std::{
     },
 };
 
-/// The first word of a page that is cleared in a forked child; `None` where the kernel does not do that. Set by the first mark.
+/// The first word of a page that is cleared in a forked child; `None` where the kernel does not do
+/// that. Set by the first mark.
 static PAGE: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
 
 /// Belongs to the process that created it.
@@ -41,7 +42,8 @@ impl ProcessMark {
         Self { pid: std::process::id(), value }
     }
 
-    /// Reports whether the calling process is the one that created the mark. Without the page the PID decides.
+    /// Reports whether the calling process is the one that created the mark. Without the page the
+    /// PID decides.
     pub(crate) fn is_of_this_process(self) -> bool {
         // Never waits: a thread that was setting it is missing in a forked child.
         match PAGE.get().copied().flatten() {
@@ -96,7 +98,8 @@ mod tests {
         assert!(mark.value != 0 && mark.is_of_this_process());
         assert_eq!(ProcessMark::new().value, mark.value, "one page for all");
         assert!(holds_in_a_child(|| {
-            // As if the child were the first process of a PID namespace, and its parent that of another one.
+            // As if the child were the first process of a PID namespace, and its parent that of
+            // another one.
             let mark = ProcessMark { pid: std::process::id(), ..mark };
             let own = ProcessMark::new();
             !mark.is_of_this_process() && own.is_of_this_process() && own.value != mark.value

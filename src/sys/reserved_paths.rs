@@ -1,5 +1,5 @@
-//! Paths that are reserved for the ledger: writing to one would replace the ledger, or a file that SQLite or a host keeps beside
-//! it.
+//! Paths that are reserved for the ledger: writing to one would replace the ledger, or a file that
+//! SQLite or a host keeps beside it.
 
 use std::{
     fs,
@@ -28,8 +28,8 @@ pub fn refuse_as_output(ledger: &Path, path: &Path, what: &str) -> Result<()> {
     )))
 }
 
-/// Reports whether a path belongs to the ledger: by its name, since the ledger may not exist yet, and by the file itself, which
-/// may have several names.
+/// Reports whether a path belongs to the ledger: by its name, since the ledger may not exist yet,
+/// and by the file itself, which may have several names.
 fn is_of_ledger(ledger: &Path, path: &Path) -> bool {
     if same_file(ledger, path) {
         return true;

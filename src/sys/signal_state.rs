@@ -30,7 +30,8 @@ impl SignalAction {
     pub(super) const IGNORE: Self = Self { handler: libc::SIG_IGN, others: [0; 3] };
 }
 
-/// The signals that a program ignores and blocks when it starts; by default none. See [`Job::signals`](crate::Job::signals).
+/// The signals that a program ignores and blocks when it starts; by default none. See
+/// [`Job::signals`](crate::Job::signals).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SignalState {
     /// Bit N - 1 is set for signal N, as in `SigIgn:` of `proc_pid_status(5)`.
@@ -46,7 +47,8 @@ impl SignalState {
 
     /// Returns the signals that this process ignores, and those that the calling thread blocks.
     ///
-    /// SIGPIPE, which Rust's runtime ignores before `main`, counts as ignored only if it was ignored even before that.
+    /// SIGPIPE, which Rust's runtime ignores before `main`, counts as ignored only if it was
+    /// ignored even before that.
     #[must_use]
     pub fn current() -> Self {
         let mut state = Self { ignored: 0, blocked: blocked() };
@@ -59,8 +61,8 @@ impl SignalState {
         state
     }
 
-    /// Stops ignoring SIGCHLD, which this process may have inherited as ignored: as long as it is, the kernel discards the exit
-    /// statuses of children.
+    /// Stops ignoring SIGCHLD, which this process may have inherited as ignored: as long as it is,
+    /// the kernel discards the exit statuses of children.
     pub fn stop_ignoring_children() {
         let child = libc::SIGCHLD.cast_unsigned();
         if is_ignored(child) {
@@ -93,9 +95,11 @@ fn is_ignored(signal: u32) -> bool {
     now.handler == libc::SIG_IGN
 }
 
-/// Sets the disposition of a signal unless `new` is null, and stores the former one unless `old` is null.
+/// Sets the disposition of a signal unless `new` is null, and stores the former one unless `old` is
+/// null.
 fn action(signal: u32, new: *const SignalAction, old: *mut SignalAction) {
-    // SAFETY: both are null or point to a `struct sigaction` of the kernel; no handler is installed.
+    // SAFETY: both are null or point to a `struct sigaction` of the kernel; no handler is
+    // installed.
     unsafe {
         syscall(
             libc::SYS_rt_sigaction,

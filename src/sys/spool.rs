@@ -1,7 +1,8 @@
 //! Small files beside a ledger, for data that could not be written into it.
 //!
-//! A file is trusted only if it is a regular file of the ledger's owner that no other user can access and that has no other name.
-//! It is opened without following a symlink, and without waiting for the other end of a FIFO. It appears complete or not at all.
+//! A file is trusted only if it is a regular file of the ledger's owner that no other user can
+//! access and that has no other name. It is opened without following a symlink, and without waiting
+//! for the other end of a FIFO. It appears complete or not at all.
 
 use std::{
     io::{Read, Write},
@@ -33,8 +34,8 @@ pub(crate) fn write(path: &Path, owner: u32, bytes: &[u8]) -> Result<()> {
     file.persist_noclobber(path).map(drop).map_err(|error| failed(error.error))
 }
 
-/// Returns the content of a file; `None` if it does not exist. Fails for a file that other users can access, or that is longer
-/// than `limit`.
+/// Returns the content of a file; `None` if it does not exist. Fails for a file that other users
+/// can access, or that is longer than `limit`.
 pub(crate) fn read(path: &Path, owner: u32, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |error: Errno| Error::os(format!("failed to read `{}`", path.display()), error);
     let file = match open_as_is(path, OFlags::RDONLY) {

@@ -1,8 +1,9 @@
 //! System calls without libc.
 //!
-//! Between clone and exec the child shares the memory of its parent, including the errno of the thread that created it. A libc
-//! wrapper would write that errno, take locks or allocate; these functions only enter the kernel. They return the kernel's
-//! results, in which negative numbers are errnos.
+//! Between clone and exec the child shares the memory of its parent, including the errno of the
+//! thread that created it. A libc wrapper would write that errno, take locks or allocate; these
+//! functions only enter the kernel. They return the kernel's results, in which negative numbers are
+//! errnos.
 #![expect(unsafe_code, reason = "system calls by instruction")]
 
 use core::{arch::asm, ffi::c_void};
@@ -19,8 +20,8 @@ compile_error!("procledger supports the system call instructions of x86_64 and a
 #[inline]
 pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
     let result: isize;
-    // SAFETY: the x86_64 system call convention (syscall(2)): rcx and r11 are clobbered, nothing else; the caller is
-    // responsible for the arguments.
+    // SAFETY: the x86_64 system call convention (syscall(2)): rcx and r11 are clobbered, nothing
+    // else; the caller is responsible for the arguments.
     unsafe {
         asm!(
             "syscall",
@@ -47,7 +48,8 @@ pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
 #[inline]
 pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
     let result: isize;
-    // SAFETY: the aarch64 system call convention (syscall(2)): only x0 is changed; the caller is responsible for the arguments.
+    // SAFETY: the aarch64 system call convention (syscall(2)): only x0 is changed; the caller is
+    // responsible for the arguments.
     unsafe {
         asm!(
             "svc 0",
@@ -63,15 +65,17 @@ pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
     result
 }
 
-/// Creates a child by clone(2) or clone3(2) that runs `entry(argument)` on the new stack given in `args`.
+/// Creates a child by clone(2) or clone3(2) that runs `entry(argument)` on the new stack given in
+/// `args`.
 ///
 /// The parent gets the child's pid or a negative errno; the child never returns from here.
 ///
 /// # Safety
 ///
-/// `args` must be valid for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
-/// remain valid until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent,
-/// and its thread-local memory with the thread that created it.
+/// `args` must be valid for `number`, and name a stack that is large enough and aligned to
+/// 16 bytes. Stack and argument must remain valid until the child has left this memory. `entry`
+/// must be sound in a process that shares all memory with its parent, and its thread-local memory
+/// with the thread that created it.
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn clone_onto(
     number: i64,
@@ -80,8 +84,9 @@ pub(super) unsafe fn clone_onto(
     argument: *const c_void,
 ) -> isize {
     let result: isize;
-    // SAFETY: in the parent as `syscall`. The child starts with all registers copied except rax and rsp, so r12 and r13 have the
-    // values that were put there; it leaves through `entry`, which does not return.
+    // SAFETY: in the parent as `syscall`. The child starts with all registers copied except rax and
+    // rsp, so r12 and r13 have the values that were put there; it leaves through `entry`, which
+    // does not return.
     unsafe {
         asm!(
             "syscall",
@@ -107,15 +112,17 @@ pub(super) unsafe fn clone_onto(
     result
 }
 
-/// Creates a child by clone(2) or clone3(2) that runs `entry(argument)` on the new stack given in `args`.
+/// Creates a child by clone(2) or clone3(2) that runs `entry(argument)` on the new stack given in
+/// `args`.
 ///
 /// The parent gets the child's pid or a negative errno; the child never returns from here.
 ///
 /// # Safety
 ///
-/// `args` must be valid for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
-/// remain valid until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent,
-/// and its thread-local memory with the thread that created it.
+/// `args` must be valid for `number`, and name a stack that is large enough and aligned to
+/// 16 bytes. Stack and argument must remain valid until the child has left this memory. `entry`
+/// must be sound in a process that shares all memory with its parent, and its thread-local memory
+/// with the thread that created it.
 #[cfg(target_arch = "aarch64")]
 pub(super) unsafe fn clone_onto(
     number: i64,
@@ -124,8 +131,9 @@ pub(super) unsafe fn clone_onto(
     argument: *const c_void,
 ) -> isize {
     let result: isize;
-    // SAFETY: in the parent as `syscall`. The child starts with all registers copied except x0 and sp, so x20 and x21 have the
-    // values that were put there; it leaves through `entry`, which does not return.
+    // SAFETY: in the parent as `syscall`. The child starts with all registers copied except x0 and
+    // sp, so x20 and x21 have the values that were put there; it leaves through `entry`, which does
+    // not return.
     unsafe {
         asm!(
             "svc 0",

@@ -33,7 +33,8 @@ impl Terminal {
         rustix::termios::tcgetpgrp(&self.0).is_ok_and(|group| group == rustix::process::getpgrp())
     }
 
-    /// Returns its foreground group; `None` if that is in another PID namespace, or the terminal has hung up.
+    /// Returns its foreground group; `None` if that is in another PID namespace, or the terminal
+    /// has hung up.
     pub(crate) fn foreground(&self) -> Option<Pid> {
         let group = rustix::termios::tcgetpgrp(&self.0).ok()?;
         Pid::new(i64::from(group.as_raw_nonzero().get()))
@@ -48,7 +49,8 @@ impl Terminal {
         })
     }
 
-    /// Makes our own group the foreground group again. A terminal that has hung up cannot be taken back, and need not be.
+    /// Makes our own group the foreground group again. A terminal that has hung up cannot be taken
+    /// back, and need not be.
     pub(crate) fn take_back(&self) -> Result<()> {
         match self.set_foreground(rustix::process::getpgrp()) {
             Err(nix::Error::EIO | nix::Error::ENOTTY) | Ok(()) => Ok(()),
@@ -56,8 +58,8 @@ impl Terminal {
         }
     }
 
-    /// Sets the foreground group, with SIGTTOU blocked: otherwise that signal would stop a background group that does this
-    /// (tcsetpgrp(3)).
+    /// Sets the foreground group, with SIGTTOU blocked: otherwise that signal would stop a
+    /// background group that does this (tcsetpgrp(3)).
     fn set_foreground(&self, group: rustix::process::Pid) -> Result<(), nix::Error> {
         let mut blocked = SigSet::empty();
         blocked.add(Signal::SIGTTOU);
@@ -68,10 +70,12 @@ impl Terminal {
     }
 }
 
-/// Stops our whole process group, as the terminal does by SIGTSTP, SIGTTIN or SIGTTOU; returns when this process is continued.
+/// Stops our whole process group, as the terminal does by SIGTSTP, SIGTTIN or SIGTTOU; returns when
+/// this process is continued.
 ///
-/// If this thread blocks the signal, the group gets it: another host in the group, as in `host a | host b`, can then stop its
-/// program as well. Otherwise the group gets SIGSTOP: this process would not know when the signal has stopped it.
+/// If this thread blocks the signal, the group gets it: another host in the group, as in `host a |
+/// host b`, can then stop its program as well. Otherwise the group gets SIGSTOP: this process would
+/// not know when the signal has stopped it.
 ///
 /// This uses no pid that might have been reused: 0 means our own group.
 pub(crate) fn stop_own_group(signal: i32) -> Result<()> {

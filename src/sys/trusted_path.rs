@@ -1,16 +1,19 @@
 //! Follows paths component by component, through descriptors.
 //!
-//! A path that is checked and then opened again may lead elsewhere the second time if a folder on it belongs to another user:
-//! that user can put a symlink, or another folder, in its place. Here each component is opened with `O_PATH` and `O_NOFOLLOW`
-//! below the descriptor of the previous one, and the opened component is checked (`path_resolution(7)`, open(2)). A symlink is
-//! followed only if no user but root and the acting user could have put it there.
+//! A path that is checked and then opened again may lead elsewhere the second time if a folder on
+//! it belongs to another user: that user can put a symlink, or another folder, in its place. Here
+//! each component is opened with `O_PATH` and `O_NOFOLLOW` below the descriptor of the previous
+//! one, and the opened component is checked (`path_resolution(7)`, open(2)). A symlink is followed
+//! only if no user but root and the acting user could have put it there.
 //!
-//! - [`Folders::along`] follows a path and keeps every folder on the way, so that each can be checked;
-//! - [`controller`] returns the user, other than root, that controls where a path leads. root acts as that user there
-//!   ([`super::fs_user`]), so that it does not matter where the path leads the next time it is resolved.
+//! - [`Folders::along`] follows a path and keeps every folder on the way, so that each can be
+//!   checked;
+//! - [`controller`] returns the user, other than root, that controls where a path leads. root acts
+//!   as that user there ([`super::fs_user`]), so that it does not matter where the path leads the
+//!   next time it is resolved.
 //!
-//! openat2(2) with `RESOLVE_NO_SYMLINKS` would also refuse a `/var/run` that leads to `/run`, and would report nothing about the
-//! folders on the way, each of which must be checked.
+//! openat2(2) with `RESOLVE_NO_SYMLINKS` would also refuse a `/var/run` that leads to `/run`, and
+//! would report nothing about the folders on the way, each of which must be checked.
 
 use std::{
     collections::VecDeque,
@@ -107,7 +110,8 @@ pub(crate) enum Stop {
     Failed { at: PathBuf, error: io::Error },
     /// A symlink that another user has created, or could have created.
     Link { at: PathBuf, why: String },
-    /// With [`Trust::of_root_alone`]: the first component of the path that a user other than root owns.
+    /// With [`Trust::of_root_alone`]: the first component of the path that a user other than root
+    /// owns.
     Controlled { by: Seen },
 }
 
@@ -186,16 +190,17 @@ impl Trust {
         Self { root_alone: true, ..Self::of(0) }
     }
 
-    /// Trusts all users that can write to the folder at this path, which its administrator vouches for. A path that does not lead
-    /// to a folder has no effect.
+    /// Trusts all users that can write to the folder at this path, which its administrator vouches
+    /// for. A path that does not lead to a folder has no effect.
     pub(crate) fn vouching(mut self, folder: Option<&Path>) -> Self {
         let folder = folder.and_then(|folder| rustix::fs::stat(folder).ok());
         self.vouched = folder.map(|stat| Seen::of(&stat).file);
         self
     }
 
-    /// Returns why another user could replace the content of this folder; `None` if none can. `private_below` says that on the
-    /// way down from it there is a folder of the acting user that no other user may even enter.
+    /// Returns why another user could replace the content of this folder; `None` if none can.
+    /// `private_below` says that on the way down from it there is a folder of the acting user that
+    /// no other user may even enter.
     pub(crate) fn obstacle(&self, folder: &Folder, private_below: bool) -> Option<Obstacle> {
         let Seen { uid, gid, mode, file, .. } = folder.seen;
         let found = |why, owner, private_is_enough| {
@@ -249,7 +254,8 @@ impl Trust {
             return Err(Stop::Link { at, why: format!("of uid {}", link.uid) });
         }
         match self.obstacle(folder, false) {
-            // root alone determines who controls the path, not whether it is safe; the folder is judged by its owner.
+            // root alone determines who controls the path, not whether it is safe; the folder is
+            // judged by its owner.
             Some(obstacle) if !self.root_alone => Err(Stop::Link {
                 at,
                 why: format!("in the folder `{}`, which {}", folder.path.display(), obstacle.why),
@@ -290,8 +296,8 @@ impl Folders {
         self.all.last().unwrap_or_else(|| unreachable!("the root is never left"))
     }
 
-    /// Follows `name` in the last folder as long as it is a symlink. Returns the folders on the way, and the final name with the
-    /// metadata of the file there.
+    /// Follows `name` in the last folder as long as it is a symlink. Returns the folders on the
+    /// way, and the final name with the metadata of the file there.
     pub(crate) fn resolve(
         mut self,
         name: &OsStr,
@@ -385,14 +391,15 @@ fn folder_flags() -> OFlags {
     component_flags() | OFlags::DIRECTORY
 }
 
-/// Returns flags with `O_PATH`, which opens nothing that could block: no FIFO, no device, no automount.
+/// Returns flags with `O_PATH`, which opens nothing that could block: no FIFO, no device, no
+/// automount.
 fn component_flags() -> OFlags {
     OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-/// Returns the user, other than root, that controls where `path` leads: the owner of the first folder or symlink on the way that
-/// does not belong to root, otherwise the owner of the file. `None` if only root controls the path, or if this process is not
-/// root.
+/// Returns the user, other than root, that controls where `path` leads: the owner of the first
+/// folder or symlink on the way that does not belong to root, otherwise the owner of the file.
+/// `None` if only root controls the path, or if this process is not root.
 ///
 /// This only determines as which user root must act. The path is then followed again as that user.
 ///
@@ -403,7 +410,8 @@ pub fn controller(path: &Path) -> io::Result<Option<Account>> {
     account_of(path, true)
 }
 
-/// Does the same for a file that is replaced by name and never opened: the existing file does not count.
+/// Does the same for a file that is replaced by name and never opened: the existing file does not
+/// count.
 pub(crate) fn controller_of_folder(path: &Path) -> io::Result<Option<Account>> {
     account_of(path, false)
 }

@@ -1,12 +1,14 @@
 //! Finds the processes that hold a snapshot of an SQLite database in WAL mode.
 //!
-//! A reader holds a shared lock on one of the five bytes 123 to 127 of the `-shm` file from the first statement of its
-//! transaction to the end (`WAL_READ_LOCK` in SQLite's `wal.c`, at `UNIX_SHM_BASE` 120 of `os_unix.c`, which is part of the file
-//! format: <https://sqlite.org/walformat.html#wal_locks>). As long as it does, later commits cannot leave the WAL.
+//! A reader holds a shared lock on one of the five bytes 123 to 127 of the `-shm` file from the
+//! first statement of its transaction to the end (`WAL_READ_LOCK` in SQLite's `wal.c`, at
+//! `UNIX_SHM_BASE` 120 of `os_unix.c`, which is part of the file format:
+//! <https://sqlite.org/walformat.html#wal_locks>). As long as it does, later commits cannot leave
+//! the WAL.
 //!
-//! These are POSIX locks, which `/proc/locks` lists with the pid of their holder (`proc_locks(5)`). `F_GETLK` would need a
-//! descriptor of the file, and closing it would drop every lock that this process has on it through SQLite. A holder in a PID
-//! namespace that we do not see is not listed.
+//! These are POSIX locks, which `/proc/locks` lists with the pid of their holder (`proc_locks(5)`).
+//! `F_GETLK` would need a descriptor of the file, and closing it would drop every lock that this
+//! process has on it through SQLite. A holder in a PID namespace that we do not see is not listed.
 
 use std::{
     collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::Path, thread, time::Duration,
@@ -19,8 +21,8 @@ use crate::{
 
 /// The byte range of the read locks.
 const READ_LOCKS: std::ops::RangeInclusive<u64> = 123..=127;
-/// The number of scans. A short query takes the lock too, so only a process that has it in every scan counts as holding a
-/// snapshot.
+/// The number of scans. A short query takes the lock too, so only a process that has it in every
+/// scan counts as holding a snapshot.
 const LOOKS: u32 = 4;
 const BETWEEN: Duration = Duration::from_millis(100);
 
@@ -34,7 +36,8 @@ struct Lock {
     last: u64,
 }
 
-/// Returns the pids that hold a snapshot of the database whose shared memory is `shm`; never this process.
+/// Returns the pids that hold a snapshot of the database whose shared memory is `shm`; never this
+/// process.
 pub(crate) fn holders(shm: &Path) -> Result<Vec<Pid>> {
     let mut holders = look(shm)?;
     for _ in 1..LOOKS {
@@ -61,8 +64,9 @@ fn look(shm: &Path) -> Result<BTreeSet<Pid>> {
         .collect())
 }
 
-/// Reads `/proc/locks` twice. The kernel lists the locks page by page, and a lock that is released between two pages hides a
-/// later one. Beside two busy processes, one reading in 300 missed a lock that was held throughout, but no pair of readings did.
+/// Reads `/proc/locks` twice. The kernel lists the locks page by page, and a lock that is released
+/// between two pages hides a later one. Beside two busy processes, one reading in 300 missed a lock
+/// that was held throughout, but no pair of readings did.
 fn table() -> Result<Vec<u8>> {
     let read = || {
         fs::read("/proc/locks").map_err(|error| Error::os("failed to read `/proc/locks`", error))
@@ -78,8 +82,8 @@ fn has_open(pid: Pid, path: &Path) -> bool {
     links.filter_map(|link| fs::read_link(link.path()).ok()).any(|target| target == path)
 }
 
-/// Parses the read locks of `/proc/locks`: `7: POSIX ADVISORY READ 1234 fe:00:5678 124 124`. Waiting locks (`7: -> …`) and other
-/// kinds of locks do not count.
+/// Parses the read locks of `/proc/locks`: `7: POSIX ADVISORY READ 1234 fe:00:5678 124 124`.
+/// Waiting locks (`7: -> …`) and other kinds of locks do not count.
 fn locks(table: &[u8]) -> impl Iterator<Item = Lock> {
     table.split(|&byte| byte == b'\n').filter_map(|line| parse(std::str::from_utf8(line).ok()?))
 }

@@ -1,4 +1,5 @@
-//! Opens a ledger, in the order of the former implementation: set up, load, clean up, start monitoring.
+//! Opens a ledger, in the order of the former implementation: set up, load, clean up, start
+//! monitoring.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -89,8 +90,9 @@ impl Tracker {
 }
 
 impl Builder {
-    /// Sets all options as in the former implementation: the export at [`ECOSYSTEM_MANAGER_EXPORT`], the orphan name
-    /// [`ECOSYSTEM_MANAGER_NAME`], 30 s between health passes, 100 ms of grace.
+    /// Sets all options as in the former implementation: the export at
+    /// [`ECOSYSTEM_MANAGER_EXPORT`], the orphan name [`ECOSYSTEM_MANAGER_NAME`], 30 s between
+    /// health passes, 100 ms of grace.
     pub fn ecosystem_manager(self) -> Self {
         self.program("ecosystem-manager")
             .export(ECOSYSTEM_MANAGER_EXPORT)
@@ -99,8 +101,8 @@ impl Builder {
             .grace(ECOSYSTEM_MANAGER_GRACE)
     }
 
-    /// Sets the name of the embedding program; by default the file name of its executable. Processes that it marks `survive`
-    /// are adopted by the next instance of the same name.
+    /// Sets the name of the embedding program; by default the file name of its executable.
+    /// Processes that it marks `survive` are adopted by the next instance of the same name.
     pub fn program(mut self, name: impl Into<String>) -> Self {
         self.options.program = name.into();
         self
@@ -108,9 +110,10 @@ impl Builder {
 
     /// Keeps a JSON file in sync with the ledger.
     ///
-    /// Each list is renamed into place, so that a reader always sees a complete list. If a rename is not possible, as for a
-    /// file that is mounted into a container, the file is written in place: a reader that does not take flock(2) (`LOCK_SH`)
-    /// may then see part of a list. An orderly shutdown removes the file, or leaves `[]` if it cannot be removed.
+    /// Each list is renamed into place, so that a reader always sees a complete list. If a rename
+    /// is not possible, as for a file that is mounted into a container, the file is written in
+    /// place: a reader that does not take flock(2) (`LOCK_SH`) may then see part of a list. An
+    /// orderly shutdown removes the file, or leaves `[]` if it cannot be removed.
     pub fn export(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.export = Some(path.into());
         self
@@ -122,7 +125,8 @@ impl Builder {
         self
     }
 
-    /// Sets the minimum age of a process that is found by name; younger processes are left running. 10 s by default.
+    /// Sets the minimum age of a process that is found by name; younger processes are left running.
+    /// 10 s by default.
     pub fn min_age(mut self, age: Duration) -> Self {
         self.options.min_age = age;
         self
@@ -134,67 +138,74 @@ impl Builder {
         self
     }
 
-    /// Sets the time between SIGTERM and SIGKILL; 5 s by default. If all processes of a tree end earlier, nothing waits for the
-    /// rest of the time.
+    /// Sets the time between SIGTERM and SIGKILL; 5 s by default. If all processes of a tree end
+    /// earlier, nothing waits for the rest of the time.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = grace;
         self
     }
 
-    /// Sets whether a thread notices deaths at once and runs the health pass; on by default. Without it, call
-    /// [`health_pass`](Tracker::health_pass).
+    /// Sets whether a thread notices deaths at once and runs the health pass; on by default.
+    /// Without it, call [`health_pass`](Tracker::health_pass).
     pub fn monitor(mut self, on: bool) -> Self {
         self.options.monitor = on;
         self
     }
 
-    /// Sets whether opening ends the processes that dead instances left; on by default. Without it, nothing can be spawned
-    /// until [`reap_orphans`](Tracker::reap_orphans) has run.
+    /// Sets whether opening ends the processes that dead instances left; on by default. Without it,
+    /// nothing can be spawned until [`reap_orphans`](Tracker::reap_orphans) has run.
     pub fn reap_on_open(mut self, on: bool) -> Self {
         self.options.reap_on_open = on;
         self
     }
 
-    /// Sets the containment of the trees of spawned programs; by default the value of the environment variable
-    /// `PROCLEDGER_CONTAINMENT` (`auto`, `cgroup`, `keeper`, `session`), else [`ContainmentMode::Auto`].
+    /// Sets the containment of the trees of spawned programs; by default the value of the
+    /// environment variable `PROCLEDGER_CONTAINMENT` (`auto`, `cgroup`, `keeper`, `session`), else
+    /// [`ContainmentMode::Auto`].
     ///
-    /// Its own cgroup v2 contains every process that a program starts, whichever session that is in. With a session alone, a
-    /// daemon is lost if it leaves the session, clears its environment and loses its parent before a health pass has recorded it.
-    /// Each row records its containment.
+    /// Its own cgroup v2 contains every process that a program starts, whichever session that is
+    /// in. With a session alone, a daemon is lost if it leaves the session, clears its environment
+    /// and loses its parent before a health pass has recorded it. Each row records its containment.
     pub fn containment(mut self, mode: ContainmentMode) -> Self {
         self.options.containment = Some(mode);
         self
     }
 
-    /// Sets the cgroup v2 folder in which cgroups are created. By default it is the nearest one that a manager has delegated
-    /// (systemd's `Delegate=`, detected by its extended attribute), else the one that this process is in.
+    /// Sets the cgroup v2 folder in which cgroups are created. By default it is the nearest one
+    /// that a manager has delegated (systemd's `Delegate=`, detected by its extended attribute),
+    /// else the one that this process is in.
     ///
-    /// The process that opens the tracker must be able to create folders there, and to write the `cgroup.procs` of the nearest
-    /// common ancestor of that folder and its own (cgroups(7)).
+    /// The process that opens the tracker must be able to create folders there, and to write the
+    /// `cgroup.procs` of the nearest common ancestor of that folder and its own (cgroups(7)).
     pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.cgroup = Some(folder.into());
         self
     }
 
-    /// Sets the executable that is used as the keeper; see [`keeper`](crate::keeper). By default `procledger-keeper` is
-    /// searched for beside this program's executable, then in the folders of `PATH`.
+    /// Sets the executable that is used as the keeper; see [`keeper`](crate::keeper). By default
+    /// `procledger-keeper` is searched for beside this program's executable, then in the folders of
+    /// `PATH`.
     ///
-    /// It is opened when the ledger is opened, and tested before it is first used. For root, and under `AT_SECURE`, it must be
-    /// given by an absolute path, and the file and all folders above it must belong to root and be writable by root only. If
-    /// the keeper cannot be used, this is logged and programs get only a session; with [`ContainmentMode::Keeper`], opening the
-    /// ledger fails.
+    /// It is opened when the ledger is opened, and tested before it is first used. For root, and
+    /// under `AT_SECURE`, it must be given by an absolute path, and the file and all folders above
+    /// it must belong to root and be writable by root only. If the keeper cannot be used, this is
+    /// logged and programs get only a session; with [`ContainmentMode::Keeper`], opening the ledger
+    /// fails.
     pub fn keeper(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.keeper = Some(path.into());
         self
     }
 
-    /// Trusts all users that own this folder, or can write to it, not to replace the ledger by another file. By default the
-    /// environment variable `PROCLEDGER_TRUST_FOLDER` names the folder (not under `AT_SECURE`); otherwise no folder is trusted.
+    /// Trusts all users that own this folder, or can write to it, not to replace the ledger by
+    /// another file. By default the environment variable `PROCLEDGER_TRUST_FOLDER` names the folder
+    /// (not under `AT_SECURE`); otherwise no folder is trusted.
     ///
-    /// Intended for a container's volume that more users may write to than exist in the container, such as an `emptyDir` with
-    /// mode 0777. An empty path trusts no folder, whatever the environment says. The trust covers this one folder alone, not
-    /// those above or below it, and applies only if the folder is on the ledger's path. The ledger's file must still belong to
-    /// the acting user and be writable only by that user. The setting has no effect if root opens another user's ledger.
+    /// Intended for a container's volume that more users may write to than exist in the container,
+    /// such as an `emptyDir` with mode 0777. An empty path trusts no folder, whatever the
+    /// environment says. The trust covers this one folder alone, not those above or below it, and
+    /// applies only if the folder is on the ledger's path. The ledger's file must still belong to
+    /// the acting user and be writable only by that user. The setting has no effect if root opens
+    /// another user's ledger.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -212,12 +223,13 @@ impl Builder {
         self
     }
 
-    /// Sets whether opening migrates a ledger of an older version to the current schema; on by default, since the program that
-    /// owns a ledger opens it in this way.
+    /// Sets whether opening migrates a ledger of an older version to the current schema; on by
+    /// default, since the program that owns a ledger opens it in this way.
     ///
-    /// A program that works on a ledger of another program sets this to `false`. The schema then stays as it is, columns of
-    /// later versions are not recorded, and an older version of the owner can still open the ledger. A ledger that does not
-    /// exist yet is created with the latest schema in both cases.
+    /// A program that works on a ledger of another program sets this to `false`. The schema then
+    /// stays as it is, columns of later versions are not recorded, and an older version of the
+    /// owner can still open the ledger. A ledger that does not exist yet is created with the latest
+    /// schema in both cases.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -231,19 +243,23 @@ impl Builder {
         self
     }
 
-    /// Protects programs with this name: they and their descendants are left running in every tree that this instance ends.
+    /// Protects programs with this name: they and their descendants are left running in every tree
+    /// that this instance ends.
     ///
-    /// This is meant for a program that should outlive the task that happened to start it, such as a build server or `tmux`.
-    /// The protection applies in every case: when a root ended by itself, when a tree is terminated, at shutdown, to the
-    /// orphans of a dead instance, and in the name match.
+    /// This is meant for a program that should outlive the task that happened to start it, such as
+    /// a build server or `tmux`. The protection applies in every case: when a root ended by itself,
+    /// when a tree is terminated, at shutdown, to the orphans of a dead instance, and in the name
+    /// match.
     ///
-    /// The name is compared with the base name of the executable, of `argv[0]`, and of the script if `argv[0]` is an interpreter;
-    /// never with other text in a command line. A task's root is never protected, and neither is a process that it forked and
-    /// that still runs the same program: a request to end a task is honored, whatever its program is called. A new process has
-    /// the name of its parent until it calls exec, and is not protected before that.
+    /// The name is compared with the base name of the executable, of `argv[0]`, and of the script
+    /// if `argv[0]` is an interpreter; never with other text in a command line. A task's root is
+    /// never protected, and neither is a process that it forked and that still runs the same
+    /// program: a request to end a task is honored, whatever its program is called. A new process
+    /// has the name of its parent until it calls exec, and is not protected before that.
     ///
-    /// Processes that are left running are recorded with the rule and the evidence: each as a leak with the outcome `kept`, and a
-    /// row that ended as `released`. From then on no instance is responsible for them, and no later pass ends them.
+    /// Processes that are left running are recorded with the rule and the evidence: each as a leak
+    /// with the outcome `kept`, and a row that ended as `released`. From then on no instance is
+    /// responsible for them, and no later pass ends them.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -263,67 +279,73 @@ impl Builder {
         self
     }
 
-    /// Sets how long the history of ended processes is kept; 90 days by default, and forever with [`Duration::MAX`].
+    /// Sets how long the history of ended processes is kept; 90 days by default, and forever with
+    /// [`Duration::MAX`].
     ///
-    /// The monitor deletes older history, in steps of milliseconds; without a monitor, call [`prune`](Tracker::prune). Running
-    /// processes, survivors of an attempt to end them, the roots of both and the last pass of each kind are kept; so are the
-    /// last process, leak, pass and instance, since their row numbers would otherwise be reused. If several instances share a
+    /// The monitor deletes older history, in steps of milliseconds; without a monitor, call
+    /// [`prune`](Tracker::prune). Running processes, survivors of an attempt to end them, the roots
+    /// of both and the last pass of each kind are kept; so are the last process, leak, pass and
+    /// instance, since their row numbers would otherwise be reused. If several instances share a
     /// ledger, the shortest time of all applies.
     pub fn keep_history(mut self, time: Duration) -> Self {
         self.options.keep_history = time;
         self
     }
 
-    /// Limits the size of the ledger, in bytes, at least 1 MiB; unlimited by default. The monitor deletes the oldest history,
-    /// however recent, until the rest fits. The WAL (a few MiB) and the rows that are always kept, as for
-    /// [`keep_history`](Self::keep_history), do not count.
+    /// Limits the size of the ledger, in bytes, at least 1 MiB; unlimited by default. The monitor
+    /// deletes the oldest history, however recent, until the rest fits. The WAL (a few MiB) and the
+    /// rows that are always kept, as for [`keep_history`](Self::keep_history), do not count.
     pub fn limit_size(mut self, bytes: u64) -> Self {
         self.options.limit_size = Some(bytes);
         self
     }
 
-    /// Sets whether arguments are recorded; on by default. If off, the ledger, reports and logs contain only the programs, for
-    /// jobs and all of their descendants. If on, arguments that look like secrets are masked: see
-    /// [`Job::record_arguments`](crate::Job::record_arguments).
+    /// Sets whether arguments are recorded; on by default. If off, the ledger, reports and logs
+    /// contain only the programs, for jobs and all of their descendants. If on, arguments that look
+    /// like secrets are masked: see [`Job::record_arguments`](crate::Job::record_arguments).
     pub fn record_arguments(mut self, on: bool) -> Self {
         self.options.record_arguments = on;
         self
     }
 
-    /// Sets the process on whose behalf this host runs its tasks. Once that process has ended, the tasks are orphans. The host
-    /// must then call [`Tracker::end_orphaned`], which ends them.
+    /// Sets the process on whose behalf this host runs its tasks. Once that process has ended, the
+    /// tasks are orphans. The host must then call [`Tracker::end_orphaned`], which ends them.
     pub fn caller(mut self, caller: Caller) -> Self {
         self.options.caller = Some(caller);
         self
     }
 
-    /// Reaps every child of this process that ends, not only children that tasks have left. This is meant for a host that starts
-    /// no process by other means, such as `procledger run`: as PID 1, or as a subreaper, it acts as an init. It checks every 100
-    /// ms while tasks run, and otherwise in health passes.
+    /// Reaps every child of this process that ends, not only children that tasks have left. This is
+    /// meant for a host that starts no process by other means, such as `procledger run`: as PID
+    /// 1, or as a subreaper, it acts as an init. It checks every 100 ms while tasks run, and
+    /// otherwise in health passes.
     pub fn reap_all(mut self, on: bool) -> Self {
         self.options.reap_all = on;
         self
     }
 
-    /// Sets how many connections may read the ledger at the same time; 4 by default. They are opened when they are needed.
+    /// Sets how many connections may read the ledger at the same time; 4 by default. They are
+    /// opened when they are needed.
     ///
-    /// With 0, reads and writes share one connection, and the thread that opens connections is not started. This is meant for a
-    /// host with a task or two, such as `procledger run`: a long query then delays a spawn.
+    /// With 0, reads and writes share one connection, and the thread that opens connections is not
+    /// started. This is meant for a host with a task or two, such as `procledger run`: a long query
+    /// then delays a spawn.
     pub fn readers(mut self, count: u32) -> Self {
         self.options.readers = count;
         self
     }
 
-    /// Opens the ledger. When this returns, the processes that dead instances left are gone, or are in the
-    /// [`startup_report`](Tracker::startup_report).
+    /// Opens the ledger. When this returns, the processes that dead instances left are gone, or are
+    /// in the [`startup_report`](Tracker::startup_report).
     ///
     /// # Errors
     ///
-    /// Each error names the path, and nothing on the disk is changed: a missing folder; a folder that others can write to, or a
-    /// ledger of another user ([`is_denied`](Error::is_denied)); a file that is not a ledger
-    /// ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer version ([`is_newer`](Error::is_newer)); a network file
-    /// system; a missing `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)); a requested
-    /// containment that is not available.
+    /// Each error names the path, and nothing on the disk is changed: a missing folder; a folder
+    /// that others can write to, or a ledger of another user ([`is_denied`](Error::is_denied)); a
+    /// file that is not a ledger ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer
+    /// version ([`is_newer`](Error::is_newer)); a network file system; a missing `/proc`, or one of
+    /// another PID namespace ([`is_unsupported`](Error::is_unsupported)); a requested containment
+    /// that is not available.
     pub fn open(self) -> Result<Tracker> {
         check_options(&self.options)?;
         if let Some(export) = &self.options.export {
@@ -378,8 +400,8 @@ fn begin(core: &Arc<Core>) -> Result<Report> {
 
 fn clean_up(core: &Arc<Core>) -> Result<Report> {
     let mut report = Report::default();
-    // Done before the name match, which would end the same processes without knowing their tasks. Processes that have rows are
-    // not judged by the list: the orphan pass handles them.
+    // Done before the name match, which would end the same processes without knowing their tasks.
+    // Processes that have rows are not judged by the list: the orphan pass handles them.
     if let Some(path) = &core.options.export {
         match import::import(core, path) {
             Ok(imported) => report.absorb(imported),

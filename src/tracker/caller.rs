@@ -1,9 +1,11 @@
-//! The process on whose behalf a host runs its tasks, and what happens to a task when that process ends.
+//! The process on whose behalf a host runs its tasks, and what happens to a task when that process
+//! ends.
 //!
-//! A host that is only an intermediary, such as `procledger run` below an agent, survives the crash of its caller, and so do its
-//! tasks. The caller is pinned by a pidfd, so that its end is detected whichever process is its parent, and so that PID reuse
-//! cannot hide it. Its identity is also in the host's lock file, so that another instance can detect that the caller has ended
-//! even while the host itself is stopped.
+//! A host that is only an intermediary, such as `procledger run` below an agent, survives the crash
+//! of its caller, and so do its tasks. The caller is pinned by a pidfd, so that its end is detected
+//! whichever process is its parent, and so that PID reuse cannot hide it. Its identity is also in
+//! the host's lock file, so that another instance can detect that the caller has ended even while
+//! the host itself is stopped.
 
 use std::{
     fmt,
@@ -21,7 +23,8 @@ use crate::{
 /// Maximum length of a caller's command in a rule, in characters.
 const COMMAND_LIMIT: usize = 120;
 
-/// The process for which a host runs its tasks, pinned by a pidfd; see [`Builder::caller`](crate::Builder::caller).
+/// The process for which a host runs its tasks, pinned by a pidfd; see
+/// [`Builder::caller`](crate::Builder::caller).
 ///
 /// The pidfd is readable once the caller has ended: poll it, and then call
 /// [`Tracker::end_orphaned`](crate::Tracker::end_orphaned).
@@ -48,13 +51,15 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Pins the process that has this PID now. With `start_tick`, field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), the process
-    /// must have been started in that tick, so that PID reuse before this call is detected as well.
+    /// Pins the process that has this PID now. With `start_tick`, field 22 of `/proc/PID/stat`
+    /// (`proc_pid_stat(5)`), the process must have been started in that tick, so that PID reuse
+    /// before this call is detected as well.
     ///
     /// # Errors
     ///
-    /// [`is_gone`](Error::is_gone) if the process has ended, or its PID was reused; invalid input for the PID of this process;
-    /// [`is_unknown`](Error::is_unknown) if `/proc` does not show the process.
+    /// [`is_gone`](Error::is_gone) if the process has ended, or its PID was reused; invalid input
+    /// for the PID of this process; [`is_unknown`](Error::is_unknown) if `/proc` does not show the
+    /// process.
     pub fn pin(pid: u32, start_tick: Option<u64>) -> Result<Self> {
         let pid = Pid::new(pid.into()).ok_or_else(|| Error::invalid("no process has PID 0"))?;
         if pid.get() == std::process::id() {
@@ -78,14 +83,15 @@ impl Caller {
 
     /// Pins the parent of this process.
     ///
-    /// A parent that ended before this call cannot be pinned, since the parent of an orphan is its reaper. If the reaper is the
-    /// init of the machine, or the parent ends during this call, that is an error. Below a subreaper, or the init of a container,
-    /// this is not detected; there the caller should pass its own PID to [`pin`](Self::pin).
+    /// A parent that ended before this call cannot be pinned, since the parent of an orphan is its
+    /// reaper. If the reaper is the init of the machine, or the parent ends during this call, that
+    /// is an error. Below a subreaper, or the init of a container, this is not detected; there the
+    /// caller should pass its own PID to [`pin`](Self::pin).
     ///
     /// # Errors
     ///
-    /// [`is_gone`](Error::is_gone) if the parent has ended; [`is_unknown`](Error::is_unknown) if it is outside this PID
-    /// namespace.
+    /// [`is_gone`](Error::is_gone) if the parent has ended; [`is_unknown`](Error::is_unknown) if it
+    /// is outside this PID namespace.
     pub fn parent() -> Result<Self> {
         let parent = rustix::process::getppid().ok_or_else(|| {
             let why = "the parent of this process is outside its PID namespace";
@@ -131,7 +137,8 @@ impl fmt::Display for Caller {
     }
 }
 
-/// Returns the command in one line of limited length, with secrets masked, or the name of a process that has no arguments.
+/// Returns the command in one line of limited length, with secrets masked, or the name of a process
+/// that has no arguments.
 fn printable(command: &[Vec<u8>], comm: &[u8]) -> String {
     let command = command.iter().map(|word| String::from_utf8_lossy(word).into_owned());
     let mut text = mask_command(&command.collect::<Vec<_>>()).join(" ");

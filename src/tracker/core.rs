@@ -1,23 +1,27 @@
 //! The components that all operations of an open tracker share.
 //!
-//! [`Core`] combines the components and has no logic of its own: each component owns its data and depends on none of the modules
-//! that act on it. A function takes the components that it needs, or all of `Core` if it needs more than a few.
+//! [`Core`] combines the components and has no logic of its own: each component owns its data and
+//! depends on none of the modules that act on it. A function takes the components that it needs, or
+//! all of `Core` if it needs more than a few.
 //!
 //! # Locks
 //!
-//! Each component has its own locks, which no other module can take. They are taken in this order; most are held only within one
-//! method of the component:
+//! Each component has its own locks, which no other module can take. They are taken in this order;
+//! most are held only within one method of the component:
 //!
-//! 1. [`PassState::begin_pass`]: held by a pass, or a `kill`, while it scans and while it ends the trees that it has claimed;
+//! 1. [`PassState::begin_pass`]: held by a pass, or a `kill`, while it scans and while it ends the
+//!    trees that it has claimed;
 //! 2. [`Instance::begin_spawn`]: held, for reading, by a spawn until its program runs;
 //! 3. the instance cgroup, while it is created, which writes the ledger;
-//! 4. the state of the fork listener, while its thread is started, and while the registry is searched;
+//! 4. the state of the fork listener, while its thread is started, and while the registry is
+//!    searched;
 //! 5. the queue of the group commit, while its waiters are answered;
-//! 6. all others, none of which is held while another lock is taken: the registry, a tracked process, a keeper's handle, the
-//!    other queues, the lists of pending writes, the export, the threads.
+//! 6. all others, none of which is held while another lock is taken: the registry, a tracked
+//!    process, a keeper's handle, the other queues, the lists of pending writes, the export, the
+//!    threads.
 //!
-//! No lock of the last kind is held during a system call that may block, a query of the ledger, or a signal, except that a
-//! keeper's handle is locked while its report is awaited.
+//! No lock of the last kind is held during a system call that may block, a query of the ledger, or
+//! a signal, except that a keeper's handle is locked while its report is awaited.
 
 use std::sync::{Arc, atomic::AtomicBool};
 

@@ -1,13 +1,15 @@
-//! The main function of a keeper, and the loop in which it waits for its host, its program and their descendants.
+//! The main function of a keeper, and the loop in which it waits for its host, its program and
+//! their descendants.
 //!
-//! It starts the program through the same gate as a host, but the host commits the row. Then it reaps every process that is
-//! reparented to it, and reports the program's end to the host.
+//! It starts the program through the same gate as a host, but the host commits the row. Then it
+//! reaps every process that is reparented to it, and reports the program's end to the host.
 //!
-//! When the host is gone it ends all processes below it, by the same procedure as a tracker, and leaves a record of them beside
-//! the ledger. It spares a host of the same ledger that one of the tree's processes started and that was reparented to the keeper
-//! (invariant 13). Such a host is recognized by the signed lock that it holds. While it is below the keeper, being below the
-//! keeper proves nothing, and only processes that belong to the tree by other evidence are ended. The new host is responsible for
-//! the rest, and reaps the rows of the old one.
+//! When the host is gone it ends all processes below it, by the same procedure as a tracker, and
+//! leaves a record of them beside the ledger. It spares a host of the same ledger that one of the
+//! tree's processes started and that was reparented to the keeper (invariant 13). Such a host is
+//! recognized by the signed lock that it holds. While it is below the keeper, being below the
+//! keeper proves nothing, and only processes that belong to the tree by other evidence are ended.
+//! The new host is responsible for the rest, and reaps the rows of the old one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,10 +47,12 @@ use crate::{
 
 /// Exit code of a keeper that was not started by a host.
 const USAGE: u8 = 2;
-/// How often ending a tree that keeps forking is attempted; from the second attempt on without a grace.
+/// How often ending a tree that keeps forking is attempted; from the second attempt on without a
+/// grace.
 const ROUNDS: u32 = 20;
 
-/// Runs a keeper: keeps one program until no process is left below this one. This is the whole `main` of a keeper.
+/// Runs a keeper: keeps one program until no process is left below this one. This is the whole
+/// `main` of a keeper.
 pub fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,7 +70,8 @@ fn serve() -> Result<()> {
     let own = own_identity(&proc, scope)?;
     let keeper = Keeper { server, proc, scope, own };
     if let Some(program) = keeper.start(command) {
-        // The thread that waited for the host has ended, so libc no longer needs its internal signals.
+        // The thread that waited for the host has ended, so libc no longer needs its internal
+        // signals.
         block_all_signals();
         // Do not keep the host's working directory in use.
         let _ = std::env::set_current_dir("/");
@@ -90,7 +95,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the program if the host commits its row; `None` if it did not run, of which the host knows the reason.
+    /// Starts the program if the host commits its row; `None` if it did not run, of which the host
+    /// knows the reason.
     fn start(&self, command: Command) -> Option<Identity> {
         let (message, program) = match spawn(command, |child| self.ask_host(child)) {
             Ok(spawned) => (FromKeeper::Started, Some(spawned.committed)),
@@ -123,8 +129,8 @@ impl Keeper {
         }
     }
 
-    /// Reaps children and reports the program's end. Returns when no process is left below, or when the host requests it or is
-    /// gone.
+    /// Reaps children and reports the program's end. Returns when no process is left below, or when
+    /// the host requests it or is gone.
     fn watch(&self, program: &Identity) {
         let mut status = None;
         loop {
@@ -160,8 +166,8 @@ impl Keeper {
         EndLogWriter::create(&path, params.token, Millis::now(), status)
     }
 
-    /// Ends the processes below, and leaves a record of them beside the ledger. Those that cannot be ended are left to the next
-    /// instance.
+    /// Ends the processes below, and leaves a record of them beside the ledger. Those that cannot
+    /// be ended are left to the next instance.
     fn end(&self, program: &Identity, mut status: Option<ExitStatus>) {
         ignore_dead_children();
         while let Reaped::Dead(pid, death) = reap_one() {

@@ -1,7 +1,7 @@
 //! The monitor's thread, which detects deaths and runs the passes that are due.
 //!
-//! It waits neither for a grace nor for a pass: [`background`](super::end::background) ends trees that exceeded a limit, and a
-//! health pass has its own thread.
+//! It waits neither for a grace nor for a pass: [`background`](super::end::background) ends trees
+//! that exceeded a limit, and a health pass has its own thread.
 
 use std::{
     sync::Arc,
@@ -28,8 +28,8 @@ pub(in crate::tracker) fn start(core: &Arc<Core>) -> Result<()> {
         .map_err(|error| Error::os("failed to start the monitor thread", error))
 }
 
-/// A guard that is dropped however the thread ends: from then on the thread does not count as running, and waiters settle ends
-/// themselves.
+/// A guard that is dropped however the thread ends: from then on the thread does not count as
+/// running, and waiters settle ends themselves.
 struct Running<'a>(&'a Core);
 
 impl Drop for Running<'_> {
@@ -48,7 +48,8 @@ fn run(core: &Arc<Core>) {
     let mut found = Vec::with_capacity(EVENTS);
     while core.passes.is_monitoring() {
         let due = schedule.due(core);
-        // A death that is reported without waiting happened after the last check; a death that ends the wait happens now.
+        // A death that is reported without waiting happened after the last check; a death that ends
+        // the wait happens now.
         let (mut since, now) = (looked, Instant::now());
         match core.registry.deaths.wait(&mut found, Duration::ZERO) {
             0 => {

@@ -13,7 +13,8 @@ use crate::{
     sys::keeper::is_secure,
 };
 
-/// The environment variable with which operators choose the containment without changing the program.
+/// The environment variable with which operators choose the containment without changing the
+/// program.
 const CONTAINMENT_VARIABLE: &str = "PROCLEDGER_CONTAINMENT";
 
 /// The options of a tracker.
@@ -76,14 +77,15 @@ impl Options {
 /// The environment variable with which operators trust a folder without changing the program.
 const TRUST_VARIABLE: &str = "PROCLEDGER_TRUST_FOLDER";
 
-/// Returns the trusted folder: `named`, or else that of the environment. An empty path trusts no folder, whatever the environment
-/// says.
+/// Returns the trusted folder: `named`, or else that of the environment. An empty path trusts no
+/// folder, whatever the environment says.
 pub(super) fn trusted_or_by_environment(named: Option<&Path>) -> Option<PathBuf> {
     let folder = named.map(Path::to_owned).or_else(trusted_by_environment);
     folder.filter(|folder| !folder.as_os_str().is_empty())
 }
 
-/// Returns the folder that `PROCLEDGER_TRUST_FOLDER` names. It has no effect if a program has more rights than its caller.
+/// Returns the folder that `PROCLEDGER_TRUST_FOLDER` names. It has no effect if a program has more
+/// rights than its caller.
 fn trusted_by_environment() -> Option<PathBuf> {
     let folder = std::env::var_os(TRUST_VARIABLE).filter(|folder| !folder.is_empty())?;
     (!is_secure()).then(|| folder.into())

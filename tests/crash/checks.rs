@@ -1,5 +1,5 @@
-//! What has to hold after a crash. The kernel reports which processes live, and the programs themselves report which ran; the
-//! ledger is read from copies, so that reading it repairs nothing.
+//! What has to hold after a crash. The kernel reports which processes live, and the programs
+//! themselves report which ran; the ledger is read from copies, so that reading it repairs nothing.
 
 use std::{collections::HashSet, fs, path::Path, time::Duration};
 
@@ -13,8 +13,9 @@ use crate::{
 
 /// A keeper exits after its tree; nothing waits for it.
 const KEEPER_GOES: Duration = Duration::from_secs(10);
-/// A child at the gate never becomes a program, and dies once it is scheduled after its host: on a machine under load that may be
-/// after the next host has opened the ledger. It has the image of this binary; no other process is given this time.
+/// A child at the gate never becomes a program, and dies once it is scheduled after its host: on a
+/// machine under load that may be after the next host has opened the ledger. It has the image of
+/// this binary; no other process is given this time.
 const GATE_CHILD_GOES: Duration = Duration::from_secs(2);
 
 pub(crate) fn after(fixture: &mut Fixture, trial: &Trial, mut outcome: Outcome) -> Outcome {
@@ -179,7 +180,8 @@ fn cgroups(ledger: &Connection) -> rusqlite::Result<Vec<String>> {
     ledger.prepare(query)?.query_map([], |row| row.get(0))?.collect()
 }
 
-/// When `open` has returned, nothing of the workload is alive; a process that was never recorded must not be ended.
+/// When `open` has returned, nothing of the workload is alive; a process that was never recorded
+/// must not be ended.
 fn check_restart(fixture: &mut Fixture, part: &Part, when: &str, found: &mut Vec<String>) {
     let opened = || {
         let said = fs::read_to_string(part.folder.join("said")).unwrap_or_default();

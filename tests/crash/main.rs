@@ -1,12 +1,14 @@
 //! Crashes: at every step of a host, at random instants, of many hosts at once, and with PID reuse.
 //!
-//! `cargo test --test crash` runs a sample; its crash points follow from a seed that it prints. Everything runs with `cargo
-//! test --test crash -- --whole`, or a part of it by name: `controls`, `steps`, `instants`, `chaos`, `reuse`, `small-pid-max`.
-//! Further arguments: `--seed N`; for the steps `--mode session|cgroup|keeper`, `--workload start|after`, and `--at N` for one
-//! crash point; `--minutes N` ends each scene of the whole early, with its points in a random order. `PROCLEDGER_CHAOS_SEED=N`
-//! repeats the decisions of one chaos run.
+//! `cargo test --test crash` runs a sample; its crash points follow from a seed that it prints.
+//! Everything runs with `cargo test --test crash -- --whole`, or a part of it by name: `controls`,
+//! `steps`, `instants`, `chaos`, `reuse`, `small-pid-max`. Further arguments: `--seed N`; for the
+//! steps `--mode session|cgroup|keeper`, `--workload start|after`, and `--at N` for one crash
+//! point; `--minutes N` ends each scene of the whole early, with its points in a random order.
+//! `PROCLEDGER_CHAOS_SEED=N` repeats the decisions of one chaos run.
 //!
-//! No libtest: a host must be alone in its process, with its first thread, so that its system calls can be counted one by one.
+//! No libtest: a host must be alone in its process, with its first thread, so that its system calls
+//! can be counted one by one.
 
 #![expect(
     clippy::disallowed_methods,
@@ -35,7 +37,8 @@ pub(crate) struct Wish {
     pub(crate) mode: Option<String>,
     pub(crate) workload: Option<String>,
     pub(crate) at: Option<u64>,
-    /// Each scene of the whole takes no longer than this: its crash points then come in a random order.
+    /// Each scene of the whole takes no longer than this: its crash points then come in a random
+    /// order.
     pub(crate) minutes: Option<u64>,
     names: Vec<String>,
     list: bool,

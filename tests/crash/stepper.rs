@@ -1,12 +1,13 @@
 //! A host that is stopped at each of its system calls by ptrace(2).
 //!
-//! All threads of the host are traced, its children are not: of what the host creates, only threads are followed
-//! (`PTRACE_O_TRACECLONE` alone). A step is the entry into a system call. Between two steps of a thread lies one system call
-//! and the thread's changes to memory, so a kill at each step leaves the machine in each state that a crash of that thread can
-//! leave it in, except for stores into memory that is shared with other processes.
+//! All threads of the host are traced, its children are not: of what the host creates, only threads
+//! are followed (`PTRACE_O_TRACECLONE` alone). A step is the entry into a system call. Between two
+//! steps of a thread lies one system call and the thread's changes to memory, so a kill at each
+//! step leaves the machine in each state that a crash of that thread can leave it in, except for
+//! stores into memory that is shared with other processes.
 //!
-//! `strace -e inject` counts per thread and per system call; this counts all threads in one sequence, knows which thread was
-//! killed, and needs no further process and no text.
+//! `strace -e inject` counts per thread and per system call; this counts all threads in one
+//! sequence, knows which thread was killed, and needs no further process and no text.
 
 #![expect(unsafe_code, reason = "ptrace(2) and waitpid(2) have no safe form that knows threads")]
 
@@ -48,8 +49,8 @@ pub(crate) struct Stepper {
 }
 
 impl Stepper {
-    /// Seizes a child of this process that sits in a system call and creates no threads meanwhile. All later calls must come
-    /// from the thread that calls this.
+    /// Seizes a child of this process that sits in a system call and creates no threads meanwhile.
+    /// All later calls must come from the thread that calls this.
     pub(crate) fn attach(host: u32) -> Self {
         let host = host.cast_signed();
         let mut stepper = Self { host, threads: HashMap::new(), held: None, reaped: Vec::new() };
@@ -172,7 +173,8 @@ fn request(what: libc::c_uint, tid: i32, data: usize) -> bool {
     unsafe { libc::ptrace(what, tid, ptr::null_mut::<c_void>(), data as *mut c_void) == 0 }
 }
 
-/// Stops a thread wherever it is and returns the signal that it was about to get; `None` if it has ended.
+/// Stops a thread wherever it is and returns the signal that it was about to get; `None` if it has
+/// ended.
 fn stop(tid: i32) -> Option<c_int> {
     if !request(libc::PTRACE_INTERRUPT, tid, 0) {
         return None;

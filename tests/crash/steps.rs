@@ -1,7 +1,8 @@
-//! A crash at every step: the workload runs once to count the system calls of its host, then once for each of them.
+//! A crash at every step: the workload runs once to count the system calls of its host, then once
+//! for each of them.
 //!
-//! Threads race, so the n-th step is not the same call each time; the crash points are counted by thread and call, and compared
-//! with those of an undisturbed run.
+//! Threads race, so the n-th step is not the same call each time; the crash points are counted by
+//! thread and call, and compared with those of an undisturbed run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,8 +27,8 @@ const WORKERS: usize = 2;
 const LIMIT: Duration = Duration::from_secs(100);
 /// Random instants of each workload in each containment, in the whole.
 const INSTANTS: u64 = 150;
-/// A traced host makes more calls in one run than in another; the whole continues until this many hosts in a row have finished
-/// before their crash point.
+/// A traced host makes more calls in one run than in another; the whole continues until this many
+/// hosts in a row have finished before their crash point.
 const UNSTRUCK: usize = 4;
 
 /// One workload in one containment.

@@ -25,7 +25,8 @@ pub(crate) enum Strike {
     Never,
     /// At this system call, counted over all of its threads.
     Step(u64),
-    /// This many microseconds after the start, at full speed: also in the middle of stores into shared memory.
+    /// This many microseconds after the start, at full speed: also in the middle of stores into
+    /// shared memory.
     Instant(u64),
 }
 
@@ -191,8 +192,8 @@ fn strike(fixture: &mut Fixture, trial: &Trial) -> Outcome {
         let said = fs::read_to_string(&said).unwrap_or_default();
         said.matches("ready\n").count() == wanted
     };
-    // No other host has the ledger open beside the killed one, but here a reader does: then the index in shared memory outlives
-    // the crash, with partial stores in it.
+    // No other host has the ledger open beside the killed one, but here a reader does: then the
+    // index in shared memory outlives the crash, with partial stores in it.
     let reader = match trial.strike {
         Strike::Instant(_) if trial.after_a_crash => Some(open_reader(&part.ledger())),
         _ => None,

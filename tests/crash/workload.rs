@@ -1,6 +1,7 @@
 //! The fixed workload, the program that runs it, and the programs that it starts.
 //!
-//! The host reports each action that it knows to be complete in a file: an append that a crash cannot undo.
+//! The host reports each action that it knows to be complete in a file: an append that a crash
+//! cannot undo.
 
 use std::{
     fs::{self, File},
@@ -97,7 +98,8 @@ pub(crate) fn host(part: &Part) {
     say.done("shutdown");
 }
 
-/// Opens the ledger as the next run of the same program, reports it, and ends in order when its input ends.
+/// Opens the ledger as the next run of the same program, reports it, and ends in order when its
+/// input ends.
 pub(crate) fn next_host(part: &Part) {
     let mut say = Said::open(&part.folder);
     let tracker = part.builder().reap_on_open(part.reaps).open().expect("opened");
@@ -110,7 +112,8 @@ pub(crate) fn next_host(part: &Part) {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// In session mode a process that removes all of its marks is lost by design (README, "What escapes"); elsewhere it is not.
+/// In session mode a process that removes all of its marks is lost by design (README, "What
+/// escapes"); elsewhere it is not.
 fn daemon(mode: &str) -> &'static str {
     if mode == "session" { "daemon" } else { "hidden-daemon" }
 }

@@ -1,4 +1,5 @@
-//! What all parts share: a PID namespace for each trial, processes as the kernel reports them, and reproducible random numbers.
+//! What all parts share: a PID namespace for each trial, processes as the kernel reports them, and
+//! reproducible random numbers.
 
 use std::{
     ffi::OsStr,
@@ -27,8 +28,8 @@ pub(crate) fn modes() -> Vec<&'static str> {
 
 fn can_be_had(mode: &str) -> bool {
     if mode == "keeper" && !rustix::process::geteuid().is_root() {
-        // Such a user can create a PID namespace only as root of a user namespace, where the keeper's file shows as owned by
-        // `nobody`.
+        // Such a user can create a PID namespace only as root of a user namespace, where the
+        // keeper's file shows as owned by `nobody`.
         let _ = writeln!(std::io::stderr(), "skipped: needs root: under keepers");
         return false;
     }
@@ -44,7 +45,8 @@ fn can_be_had(mode: &str) -> bool {
     tried.is_ok()
 }
 
-/// What is in the namespace dies with `unshare`, and `unshare` dies with this process, even when it is killed.
+/// What is in the namespace dies with `unshare`, and `unshare` dies with this process, even when it
+/// is killed.
 fn namespaced(program: impl AsRef<OsStr>) -> Command {
     let unshare = procledger_testing::namespaced(program);
     let mut command = Command::new("setpriv");
@@ -52,8 +54,8 @@ fn namespaced(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Plays a role as the first process of its own PID namespace: everything that it starts ends with it. Returns its output if it
-/// failed or did not end within `limit`.
+/// Plays a role as the first process of its own PID namespace: everything that it starts ends with
+/// it. Returns its output if it failed or did not end within `limit`.
 pub(crate) fn run_role(
     role: &str,
     task: &str,

@@ -1,5 +1,5 @@
-//! What all scenarios share: folders, unique names, bounded waiting, hosts to crash, and an inspection of processes that does
-//! not use the ledger.
+//! What all scenarios share: folders, unique names, bounded waiting, hosts to crash, and an
+//! inspection of processes that does not use the ledger.
 
 use std::{
     ffi::OsStr,
@@ -32,9 +32,9 @@ use crate::spawn::gate_host;
 /// Programs that ignore SIGTERM would take the default of 5 s each.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
-/// A folder of one test, with the ledger that goes into it. All processes that the test has started there and not ended are
-/// ended when it is dropped, even when the test fails: every program is given [`Place::marker`] in its environment or
-/// arguments.
+/// A folder of one test, with the ledger that goes into it. All processes that the test has started
+/// there and not ended are ended when it is dropped, even when the test fails: every program is
+/// given [`Place::marker`] in its environment or arguments.
 pub(crate) struct Place {
     folder: TempDir,
     marker: String,
@@ -79,7 +79,8 @@ impl Place {
         path
     }
 
-    /// Live processes (no zombies) whose arguments or environment contain the marker, except this one.
+    /// Live processes (no zombies) whose arguments or environment contain the marker, except this
+    /// one.
     pub(crate) fn alive(&self) -> Vec<u32> {
         processes_with(&self.marker)
     }
@@ -159,7 +160,8 @@ fn remove_cgroups(ledger: &Path) {
         })
         .unwrap_or_default();
     for folder in folders {
-        // A process leaves its cgroup a moment after its death; processes that a test let live on stay there.
+        // A process leaves its cgroup a moment after its death; processes that a test let live on
+        // stay there.
         for _ in 0..100 {
             for leaf in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let _ = fs::remove_dir(leaf.path());
@@ -183,8 +185,9 @@ pub(crate) fn procledger(ledger: &Path, args: &[&str]) -> process::Output {
         .expect("the command runs")
 }
 
-/// Copies a program, by cp(1). With a descriptor of this process that may write to the copy, a child that another test forks at
-/// that moment would hold it too, and until that child executes its program the copy is busy (ETXTBSY of execve(2)).
+/// Copies a program, by cp(1). With a descriptor of this process that may write to the copy, a
+/// child that another test forks at that moment would hold it too, and until that child executes
+/// its program the copy is busy (ETXTBSY of execve(2)).
 pub(crate) fn copy_program(program: impl AsRef<OsStr>, copy: impl AsRef<OsStr>) {
     let copied = Command::new("cp").arg("--").args([program.as_ref(), copy.as_ref()]).status();
     assert!(copied.expect("cp").success());
@@ -197,15 +200,17 @@ pub(crate) fn write_program(path: &Path, text: &str) {
     assert!(shell.arg(path).status().expect("a shell").success());
 }
 
-/// Runs a test again, alone in a new PID namespace with its own `/proc`; `true` inside of it, where the test continues.
+/// Runs a test again, alone in a new PID namespace with its own `/proc`; `true` inside of it, where
+/// the test continues.
 ///
-/// For scenarios that match by name or reuse pids: no process outside can be affected, and all of it dies with its first
-/// process.
+/// For scenarios that match by name or reuse pids: no process outside can be affected, and all of
+/// it dies with its first process.
 pub(crate) fn in_namespace(test: &str) -> bool {
     is_inside() || run_inside(namespaced(this_binary()), test)
 }
 
-/// The same where the first process is a shell, which reaps orphans as an init does: the test is a child of it.
+/// The same where the first process is a shell, which reaps orphans as an init does: the test is a
+/// child of it.
 pub(crate) fn in_namespace_with_init(test: &str) -> bool {
     let mut init = namespaced("/bin/sh");
     init.args(["-c", "\"$@\"; exit $?", "sh"]).arg(this_binary());
@@ -219,7 +224,8 @@ pub(crate) fn in_namespace_without_network(test: &str) -> bool {
     is_inside() || run_inside(init, test)
 }
 
-/// The same, but root creates the namespace and the test in it is an ordinary user, which is not even root of a user namespace.
+/// The same, but root creates the namespace and the test in it is an ordinary user, which is not
+/// even root of a user namespace.
 pub(crate) fn in_namespace_as_a_user(test: &str) -> bool {
     // A limit on the processes of a user (`ulimit -u`) counts those of all tests that share it.
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -268,8 +274,8 @@ fn run_inside(mut inside: Command, test: &str) -> bool {
     false
 }
 
-/// Answers of a real `sqlite3`, opened read-only. Where there is none, the answers of the library in its format; features that
-/// only the tool has, such as `.dump`, [`need!`] it.
+/// Answers of a real `sqlite3`, opened read-only. Where there is none, the answers of the library
+/// in its format; features that only the tool has, such as `.dump`, [`need!`] it.
 pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
     if find("sqlite3").is_none() {
         return ask_another_process(ledger, query);
@@ -284,7 +290,8 @@ pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
     String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
 }
 
-/// A test that counts descriptors would also count those that SQLite keeps open in a process with a tracker on the same ledger.
+/// A test that counts descriptors would also count those that SQLite keeps open in a process with a
+/// tracker on the same ledger.
 fn ask_another_process(ledger: &Path, query: &str) -> String {
     let output = Command::new(std::env::current_exe().expect("this binary"))
         .args(gate_host::HOST)
@@ -370,7 +377,8 @@ pub(crate) fn canary() -> Guard {
     Guard(Command::new("sleep").arg("3600").stdin(process::Stdio::null()).spawn().expect("sleep"))
 }
 
-/// A real program that embeds the tracker: this test binary, started again. See `as_a_host` for its commands.
+/// A real program that embeds the tracker: this test binary, started again. See `as_a_host` for its
+/// commands.
 pub(crate) struct Host {
     child: Guard,
     stdin: Option<ChildStdin>,
@@ -396,7 +404,8 @@ impl Host {
         Self::launch_by(command, place, ledger, options)
     }
 
-    /// The same through another command, such as `setpriv`, whose last argument is the path of this binary.
+    /// The same through another command, such as `setpriv`, whose last argument is the path of this
+    /// binary.
     pub(crate) fn launch_by(
         mut command: Command,
         place: &Place,

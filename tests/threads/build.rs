@@ -1,5 +1,5 @@
-//! Finds the few functions of the standard library that `src/edges.rs` wraps, by the ends of their names: the rest of a mangled
-//! name differs between compilers.
+//! Finds the few functions of the standard library that `src/edges.rs` wraps, by the ends of their
+//! names: the rest of a mangled name differs between compilers.
 
 use std::{
     env, fs,

@@ -1,4 +1,5 @@
-//! The ancestors of this process. If a task runs this command, the command can neither end that task nor wait for it.
+//! The ancestors of this process. If a task runs this command, the command can neither end that
+//! task nor wait for it.
 
 use std::{fs, iter};
 

@@ -1,4 +1,5 @@
-//! The command line. Parsers check single values; each subcommand checks combinations of values before it does anything.
+//! The command line. Parsers check single values; each subcommand checks combinations of values
+//! before it does anything.
 
 use std::ffi::OsString;
 
@@ -89,8 +90,8 @@ enum Command {
 }
 
 impl Cli {
-    /// Parses a command line. A valid `run`, which is used in front of other programs, is parsed without building the options of
-    /// all other subcommands.
+    /// Parses a command line. A valid `run`, which is used in front of other programs, is parsed
+    /// without building the options of all other subcommands.
     pub(crate) fn parse_words(words: &[OsString]) -> clap::error::Result<Self> {
         if words.get(1).is_some_and(|word| word == "run")
             && let Ok(RunCli { global, command: RunCommand::Run(args) }) =

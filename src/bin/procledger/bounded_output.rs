@@ -1,7 +1,8 @@
 //! Standard output or standard error of a service that must not hang because nothing reads it.
 //!
-//! A full pipe, a terminal that was stopped by Ctrl-S or a journal that hangs blocks a write indefinitely. So a thread writes,
-//! from a queue of limited size; a line that does not fit is dropped and counted.
+//! A full pipe, a terminal that was stopped by Ctrl-S or a journal that hangs blocks a write
+//! indefinitely. So a thread writes, from a queue of limited size; a line that does not fit is
+//! dropped and counted.
 
 use std::{
     collections::VecDeque,

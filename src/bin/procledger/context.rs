@@ -1,4 +1,5 @@
-//! What every subcommand needs: the ledger's path, the profile, and which user requested it. Ledgers are opened only here.
+//! What every subcommand needs: the ledger's path, the profile, and which user requested it.
+//! Ledgers are opened only here.
 
 use std::path::{Path, PathBuf};
 
@@ -41,11 +42,13 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Checks the global options, becomes the ledger's owner and starts the log. Must be called while no other thread runs.
+    /// Checks the global options, becomes the ledger's owner and starts the log. Must be called
+    /// while no other thread runs.
     pub(crate) fn prepare(global: &GlobalArgs, access: Access) -> Result<Self> {
         let path = LedgerPath::resolve(global.db.as_deref(), &Environment::read())?;
         let asked_by = getuid().as_raw();
-        // First of all, so that nothing behind a user's path is accessed or created with root's privileges.
+        // First of all, so that nothing behind a user's path is accessed or created with root's
+        // privileges.
         let account = privilege::act_as_owner(&path.file)?;
         match access {
             Access::Inspect => {}
@@ -93,7 +96,8 @@ impl Context {
         Ok(Ledger::open(&self.ledger)?)
     }
 
-    /// Returns a builder for an instance that owns processes, with the profile and the export. It migrates an older ledger.
+    /// Returns a builder for an instance that owns processes, with the profile and the export. It
+    /// migrates an older ledger.
     pub(crate) fn owner(&self) -> Builder {
         let mut builder = self.builder();
         if self.profile == Some(Profile::EcosystemManager) {
@@ -105,15 +109,16 @@ impl Context {
         }
     }
 
-    /// Returns a builder for an instance that cleans up for others, with the profile and the export. It does not migrate their
-    /// ledger: they may be of an older version, and must be able to start again.
+    /// Returns a builder for an instance that cleans up for others, with the profile and the
+    /// export. It does not migrate their ledger: they may be of an older version, and must be able
+    /// to start again.
     pub(crate) fn reaper(&self) -> Builder {
         self.owner().migrate(false)
     }
 
-    /// Returns a builder for an instance that performs one action of a person: no orphan pass, no monitor, and no export, which
-    /// it would take away from a future owner or remove at its end. It does not migrate the ledger, like a
-    /// [`reaper`](Self::reaper).
+    /// Returns a builder for an instance that performs one action of a person: no orphan pass, no
+    /// monitor, and no export, which it would take away from a future owner or remove at its end.
+    /// It does not migrate the ledger, like a [`reaper`](Self::reaper).
     pub(crate) fn actor(&self) -> Builder {
         self.builder().readers(0).migrate(false).reap_on_open(false).monitor(false)
     }
@@ -126,8 +131,8 @@ impl Context {
         }
     }
 
-    /// Returns the folder that `--trust-folder` names. As another user none is trusted, whatever root's environment says, so it
-    /// returns an empty path.
+    /// Returns the folder that `--trust-folder` names. As another user none is trusted, whatever
+    /// root's environment says, so it returns an empty path.
     pub(crate) fn trust_folder(&self) -> Option<&Path> {
         if self.account.is_some() { Some(Path::new("")) } else { self.trust_folder.as_deref() }
     }

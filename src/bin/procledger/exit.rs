@@ -7,10 +7,11 @@
 //! | 2 | usage |
 //! | 3 | something survived |
 //!
-//! `run` exits with its program's code (128 + signal if a signal ended it; never 0 if something else ended it) and has codes of
-//! its own: 75 the task already runs, 124 it ran for longer than it may, 125 a failure of its own, 126 not executable, 127 not
-//! found. `wait` exits like the `run` of the task, with 75 if the task is still running after `--timeout`, and with 127 if there
-//! is no such task.
+//! `run` exits with its program's code (128 + signal if a signal ended it; never 0 if something
+//! else ended it) and has codes of its own: 75 the task already runs, 124 it ran for longer than it
+//! may, 125 a failure of its own, 126 not executable, 127 not found. `wait` exits like the `run` of
+//! the task, with 75 if the task is still running after `--timeout`, and with 127 if there is no
+//! such task.
 
 use std::{error::Error as StdError, io, process::ExitCode};
 
@@ -52,7 +53,8 @@ impl Exit {
         }
     }
 
-    /// Returns the code for a program that was ended: its own, but never success, and that of SIGTERM if it was not observed.
+    /// Returns the code for a program that was ended: its own, but never success, and that of
+    /// SIGTERM if it was not observed.
     pub(crate) fn of_ended_program(status: ExitStatus) -> Self {
         match Self::of_program(status) {
             Some(exit) if exit != Self::DONE => exit,
@@ -115,7 +117,8 @@ pub(crate) fn of_run_error(error: &procledger::Error) -> Exit {
 fn of_exec_errno(errno: Option<i32>) -> Exit {
     match errno {
         Some(libc::ENOENT) => Exit::NOT_FOUND,
-        // The errors of execve(2) that concern the file. EAGAIN, ENOMEM and EMFILE concern this process.
+        // The errors of execve(2) that concern the file. EAGAIN, ENOMEM and EMFILE concern this
+        // process.
         Some(
             libc::EACCES
             | libc::ENOEXEC

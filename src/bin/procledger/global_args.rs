@@ -51,8 +51,9 @@ impl GlobalArgs {
         Ok(words)
     }
 
-    /// Returns the trusted folder as an absolute path. Fails if `--trust-folder`, or else its environment variable, which the
-    /// library reads, does not name a folder: it would have no effect.
+    /// Returns the trusted folder as an absolute path. Fails if `--trust-folder`, or else its
+    /// environment variable, which the library reads, does not name a folder: it would have no
+    /// effect.
     pub(crate) fn trust_folder(&self) -> Result<Option<PathBuf>> {
         let from_environment = || std::env::var_os(TRUST_VARIABLE).filter(|name| !name.is_empty());
         match (&self.trust_folder, from_environment()) {
@@ -64,7 +65,8 @@ impl GlobalArgs {
         }
     }
 
-    /// Fails if an option is given that makes no sense for a subcommand that opens no ledger of its own.
+    /// Fails if an option is given that makes no sense for a subcommand that opens no ledger of its
+    /// own.
     pub(crate) fn refuse_options_of_a_ledger(&self, subcommand: &str) -> Result<()> {
         let given = [
             ("--db", self.db.is_some()),
@@ -112,7 +114,8 @@ fn absolute(folder: &Path, option: &str) -> Result<PathBuf> {
 /// Settings of a known program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
-    // A comment instead of help: with value help, every option of every subcommand would take three lines.
-    // Exports to /tmp/ecosystem-manager-processes.json, matches the name resource-claude-code.
+    // A comment instead of help: with value help, every option of every subcommand would take three
+    // lines. Exports to /tmp/ecosystem-manager-processes.json, matches the name
+    // resource-claude-code.
     EcosystemManager,
 }

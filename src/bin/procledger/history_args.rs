@@ -9,7 +9,8 @@ use crate::units;
 
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
-    /// Keep history for this long [default: 90days]; the shortest setting of all programs that have the ledger open applies
+    /// Keep history for this long [default: 90days]; the shortest setting of all programs that have
+    /// the ledger open applies
     #[arg(long, value_name = "D", value_parser = units::duration, env = "PROCLEDGER_KEEP_HISTORY")]
     keep_history: Option<Duration>,
     /// Delete the oldest history when the ledger grows beyond this size (at least 1M)

@@ -1,4 +1,5 @@
-//! Descriptors above the standard ones that this process has inherited, and its limit on descriptors.
+//! Descriptors above the standard ones that this process has inherited, and its limit on
+//! descriptors.
 
 use std::{fs, io};
 
@@ -6,9 +7,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::exit::{Exit, Failure, Result};
 
-/// Number of descriptors that `run` may need at once, besides those that its program inherits: the standard ones, those for the
-/// ledger, its locks and the cgroup, and those by which processes are found and ended. 22 were enough for a small tree in a
-/// cgroup.
+/// Number of descriptors that `run` may need at once, besides those that its program inherits: the
+/// standard ones, those for the ledger, its locks and the cgroup, and those by which processes are
+/// found and ended. 22 were enough for a small tree in a cgroup.
 const NEEDED: u64 = 32;
 
 /// The numbers of inherited descriptors.
@@ -16,7 +17,8 @@ const NEEDED: u64 = 32;
 pub(crate) struct Inherited(Vec<i32>);
 
 impl Inherited {
-    /// Lists the inherited descriptors. Must be called before this process opens any itself, and while no other thread runs.
+    /// Lists the inherited descriptors. Must be called before this process opens any itself, and
+    /// while no other thread runs.
     pub(crate) fn list() -> io::Result<Self> {
         let entries = fs::read_dir("/proc/self/fd")?;
         let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -26,8 +28,9 @@ impl Inherited {
         Ok(Self(numbers))
     }
 
-    /// Fails if the limit on descriptors is too low for `run`. It would start the program all the same, and then miss processes
-    /// that the program leaves, for lack of a descriptor to find them with.
+    /// Fails if the limit on descriptors is too low for `run`. It would start the program all the
+    /// same, and then miss processes that the program leaves, for lack of a descriptor to find them
+    /// with.
     pub(crate) fn check_limit(&self) -> Result<()> {
         let needed = NEEDED + self.0.len() as u64;
         match getrlimit(Resource::Nofile).current {
@@ -48,8 +51,9 @@ impl Inherited {
     }
 }
 
-/// Raises the soft limit on descriptors of this process to its hard limit, if that is allowed: a tree is ended through a descriptor
-/// for each of its processes. Called once the program runs, which gets the limit that this process has inherited.
+/// Raises the soft limit on descriptors of this process to its hard limit, if that is allowed: a
+/// tree is ended through a descriptor for each of its processes. Called once the program runs,
+/// which gets the limit that this process has inherited.
 pub(crate) fn raise_descriptor_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

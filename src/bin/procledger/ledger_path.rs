@@ -38,8 +38,8 @@ pub(crate) struct LedgerPath {
 }
 
 impl LedgerPath {
-    /// Returns `--db`, else `$PROCLEDGER_DB`, else `$XDG_STATE_HOME/procledger/ledger.db`, else the same below
-    /// `$HOME/.local/state`.
+    /// Returns `--db`, else `$PROCLEDGER_DB`, else `$XDG_STATE_HOME/procledger/ledger.db`, else the
+    /// same below `$HOME/.local/state`.
     pub(crate) fn resolve(db: Option<&Path>, environment: &Environment) -> Result<Self> {
         let named = db.or_else(|| set(environment.procledger_db.as_ref()).map(Path::new));
         if let Some(db) = named {
@@ -82,7 +82,8 @@ impl LedgerPath {
         }
     }
 
-    /// Fails if root has become the user that owns the path and there is no ledger: none is created on that user's behalf.
+    /// Fails if root has become the user that owns the path and there is no ledger: none is created
+    /// on that user's behalf.
     pub(crate) fn demand_of_a_user(&self) -> Result<()> {
         if self.file.try_exists().is_ok_and(|there| there) {
             return Ok(());
@@ -94,7 +95,8 @@ impl LedgerPath {
         )))
     }
 
-    /// Creates the default folder, accessible to its owner only; a folder named by the user is not created.
+    /// Creates the default folder, accessible to its owner only; a folder named by the user is not
+    /// created.
     pub(crate) fn create_folder(&self) -> Result<()> {
         let Some(folder) = self.file.parent().filter(|_| self.is_default) else { return Ok(()) };
         if folder.is_dir() {
@@ -110,9 +112,10 @@ impl LedgerPath {
         })
     }
 
-    /// Fails if there is no home folder to create the default folder in. What the XDG base directory specification has a program
-    /// create lies in the home of a user, and the home itself is for the system to create: a mistyped one, or one that is
-    /// not mounted yet, would hide the ledger that is there otherwise.
+    /// Fails if there is no home folder to create the default folder in. What the XDG base
+    /// directory specification has a program create lies in the home of a user, and the home itself
+    /// is for the system to create: a mistyped one, or one that is not mounted yet, would hide the
+    /// ledger that is there otherwise.
     fn refuse_missing_home(&self) -> Result<()> {
         match &self.home {
             Some(home) if !home.is_dir() => Err(Failure::new(format!(
@@ -123,7 +126,8 @@ impl LedgerPath {
         }
     }
 
-    /// Fails if the folder belongs to another user: `sudo` may keep HOME, and folders of root in it would lock its owner out.
+    /// Fails if the folder belongs to another user: `sudo` may keep HOME, and folders of root in it
+    /// would lock its owner out.
     fn refuse_another_users_home(&self, folder: &Path) -> Result<()> {
         let nearest = folder.ancestors().find_map(|place| fs::metadata(place).ok());
         match nearest.map(|place| place.uid()) {

@@ -31,13 +31,15 @@ use crate::{
     render::{escape, rfc3339},
 };
 
-/// Levels by target, such as `warn,procledger::ends=debug`, as [`Targets`] parses them; overrides `-v`.
+/// Levels by target, such as `warn,procledger::ends=debug`, as [`Targets`] parses them; overrides
+/// `-v`.
 const FILTER: &str = "PROCLEDGER_LOG";
 
 /// Warnings, except that a tree exceeded a limit: `run` reports that itself, or must not report it.
 const WARNINGS: &str = "warn,procledger::ends=error";
 
-/// Starts logging: warnings to stderr, more with each `-v`; the file gets at least the information level.
+/// Starts logging: warnings to stderr, more with each `-v`; the file gets at least the information
+/// level.
 pub(crate) fn start(verbose: u8, file: Option<&Path>) -> Result<()> {
     let stderr = tracing_subscriber::fmt::layer()
         .event_format(Plain { dated: false })
@@ -73,8 +75,9 @@ where
         })?))
 }
 
-/// Opens a log file, or that of a program's output; if root names one in another user's folder, with the access of the user that controls the path. A FIFO
-/// without a reader is an error, and not waited for.
+/// Opens a log file, or that of a program's output; if root names one in another user's folder,
+/// with the access of the user that controls the path. A FIFO without a reader is an error, and not
+/// waited for.
 pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
     let owner = controller(path)?;
     let _acting = owner.as_ref().map(Account::act).transpose().map_err(io::Error::other)?;
@@ -126,7 +129,8 @@ where
     }
 }
 
-/// Writes one event at a time to standard error, through the same outlet as the rest of the command.
+/// Writes one event at a time to standard error, through the same outlet as the rest of the
+/// command.
 struct Stderr;
 
 impl Write for Stderr {

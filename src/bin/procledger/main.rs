@@ -1,7 +1,8 @@
 //! The `procledger` command: a process ledger on the command line.
 //!
-//! Data goes to stdout, everything else to stderr. The command uses only the crate's public API and never
-//! opens SQLite itself. Exit codes are in [`exit`]; the ledger's path, and the user that root acts as, in [`context`].
+//! Data goes to stdout, everything else to stderr. The command uses only the crate's public API and
+//! never opens SQLite itself. Exit codes are in [`exit`]; the ledger's path, and the user that root
+//! acts as, in [`context`].
 
 mod ancestors;
 mod args;

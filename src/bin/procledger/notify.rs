@@ -1,6 +1,7 @@
 //! Status notifications to a service manager: the datagrams of `sd_notify(3)`.
 //!
-//! Nothing is sent if `$NOTIFY_SOCKET` is not set, and a failed notification does not fail the service.
+//! Nothing is sent if `$NOTIFY_SOCKET` is not set, and a failed notification does not fail the
+//! service.
 
 use std::{
     env,
@@ -38,8 +39,8 @@ impl Notify {
         Self { socket, watchdog, ..Self::default() }
     }
 
-    /// Returns the interval between two keep-alive notifications: half of the watchdog time, as `sd_watchdog_enabled(3)`
-    /// advises.
+    /// Returns the interval between two keep-alive notifications: half of the watchdog time, as
+    /// `sd_watchdog_enabled(3)` advises.
     pub(crate) fn interval(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / 2)
     }
@@ -94,7 +95,8 @@ fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, to))
 }
 
-/// Parses the watchdog time in microseconds; it applies only if the pid is that of this process, or none is given.
+/// Parses the watchdog time in microseconds; it applies only if the pid is that of this process, or
+/// none is given.
 fn watchdog(limit: Option<String>, pid: Option<String>) -> Option<Duration> {
     let limit: u64 = limit?.parse().ok().filter(|&limit| limit > 0)?;
     let ours = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));

@@ -1,8 +1,9 @@
 //! Writing to stdout and stderr. Never use `println!`: it panics when the reader is gone.
 //!
-//! A service must not hang because its log is not read: after [`write_from_threads`] all output passes through
-//! [`BoundedOutput`]s, which keep a bounded amount, drop the rest, and report how much was dropped. `run`, which should start no
-//! thread for this, drops lines that nothing reads after [`drop_unread_lines`].
+//! A service must not hang because its log is not read: after [`write_from_threads`] all output
+//! passes through [`BoundedOutput`]s, which keep a bounded amount, drop the rest, and report how
+//! much was dropped. `run`, which should start no thread for this, drops lines that nothing reads
+//! after [`drop_unread_lines`].
 
 use std::{
     fs::{self, Permissions},
@@ -39,10 +40,12 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Whether unread lines on stderr are dropped.
 static DROPS: AtomicBool = AtomicBool::new(false);
 
-/// Lines on stderr that were dropped since the last one that was written. Written under the lock of stderr.
+/// Lines on stderr that were dropped since the last one that was written. Written under the lock of
+/// stderr.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Makes all further writes independent of their readers. Starts two threads, so call it after signals were blocked.
+/// Makes all further writes independent of their readers. Starts two threads, so call it after
+/// signals were blocked.
 ///
 /// # Errors
 ///
@@ -82,7 +85,8 @@ pub(crate) fn print_aside(text: &str) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
     There,
-    /// The reader is gone, as after `ps | head -1`: nothing more needs to be written, and nothing failed.
+    /// The reader is gone, as after `ps | head -1`: nothing more needs to be written, and nothing
+    /// failed.
     Gone,
 }
 
@@ -107,10 +111,10 @@ pub(crate) fn print_line(text: &str) -> Result<Reader> {
     print(format!("{text}\n"))
 }
 
-/// Atomically replaces `file` by one that contains `bytes`: on a full disk the old one stays. A file that is not regular,
-/// such as a pipe, is written in place, and so is one that no rename can replace, such as a file mounted into a container; a
-/// link is followed. If root names a file in another user's folder, or a link of that user, it is written with that user's
-/// access.
+/// Atomically replaces `file` by one that contains `bytes`: on a full disk the old one stays. A
+/// file that is not regular, such as a pipe, is written in place, and so is one that no rename can
+/// replace, such as a file mounted into a container; a link is followed. If root names a file in
+/// another user's folder, or a link of that user, it is written with that user's access.
 pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
     let failed =
         |error: io::Error| Failure::because(format!("failed to write {}", file.display()), &error);
@@ -122,7 +126,8 @@ pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
     }
     match replace(&target, bytes) {
         Err(error) if is_about_the_place(&error) => {
-            // Report the first error, which has the reason; the second usually says only that the file does not exist.
+            // Report the first error, which has the reason; the second usually says only that the
+            // file does not exist.
             write_in_place(&target, bytes).map_err(|_| failed(error))
         }
         answer => answer.map_err(failed),
@@ -140,7 +145,8 @@ fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
     new.persist(target).map(drop).map_err(|error| error.error)
 }
 
-/// Returns whether the error means that no rename is possible: a mount point, a folder or file system that is not writable.
+/// Returns whether the error means that no rename is possible: a mount point, a folder or file
+/// system that is not writable.
 fn is_about_the_place(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -164,7 +170,8 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
         .map_err(|error| Failure::because("failed to write JSON", &error))
 }
 
-/// Writes `values` to stdout as [`json`] would format a list of them, in parts: a list may have 50 MB.
+/// Writes `values` to stdout as [`json`] would format a list of them, in parts: a list may have
+/// 50 MB.
 pub(crate) fn print_json<T: Serialize>(values: impl IntoIterator<Item = T>) -> Result<Reader> {
     let mut parts = JsonParts { text: Vec::new(), printed: Ok(Reader::There) };
     let written = serde_json::Serializer::pretty(&mut parts).collect_seq(values);
@@ -233,7 +240,8 @@ pub(crate) fn warn(message: &str) {
     to_stderr(&format!("procledger: {}", escape(message)));
 }
 
-/// Prints `text` and a newline to stderr. An error is ignored: there is no other place to report it.
+/// Prints `text` and a newline to stderr. An error is ignored: there is no other place to report
+/// it.
 pub(crate) fn to_stderr(text: &str) {
     if let Some([_, err]) = ASIDE.get() {
         return err.push(text.as_bytes());
@@ -255,14 +263,14 @@ pub(crate) fn to_stderr(text: &str) {
     DROPPED.store(if written { 0 } else { dropped + 1 }, Ordering::Relaxed);
 }
 
-/// Limits how long each further line on stderr waits for a reader. Otherwise a pipe or a terminal that nothing reads would block
-/// the process forever, and with it the task that it owns.
+/// Limits how long each further line on stderr waits for a reader. Otherwise a pipe or a terminal
+/// that nothing reads would block the process forever, and with it the task that it owns.
 pub(crate) fn drop_unread_lines() {
     DROPS.store(true, Ordering::Relaxed);
 }
 
-/// Writes `text` in parts that a pipe takes as a whole once it is writable; returns `false` if a part could not be written within
-/// `limit`.
+/// Writes `text` in parts that a pipe takes as a whole once it is writable; returns `false` if a
+/// part could not be written within `limit`.
 fn write_within(to: &mut (impl Write + AsFd), text: &str, limit: Duration) -> bool {
     for part in text.as_bytes().chunks(libc::PIPE_BUF) {
         let ready = poll_within(&mut [PollFd::new(&*to, PollFlags::OUT)], Some(limit));

@@ -1,6 +1,7 @@
 //! A process of the ledger pinned by a verified pidfd.
 //!
-//! `demo` observes processes from outside, as a person would: the tracker that started them is the one that it crashes.
+//! `demo` observes processes from outside, as a person would: the tracker that started them is the
+//! one that it crashes.
 
 use std::{
     fs, io,
@@ -64,7 +65,8 @@ impl PinnedProcess {
         Ok(pidfd_send_signal(&self.0, signal)?)
     }
 
-    /// Returns whether the process ends within `timeout`, according to the pidfd, for which a zombie has ended.
+    /// Returns whether the process ends within `timeout`, according to the pidfd, for which a
+    /// zombie has ended.
     pub(crate) fn has_ended(&self, timeout: Duration) -> io::Result<bool> {
         Ok(poll_within(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(timeout))? > 0)
     }
@@ -74,7 +76,8 @@ fn raw(identity: &Identity) -> Option<Pid> {
     i32::try_from(identity.pid.get()).ok().and_then(Pid::from_raw)
 }
 
-/// Parses field 22 of `proc_pid_stat(5)`. The name in field 2 may contain any byte; it ends at the last parenthesis.
+/// Parses field 22 of `proc_pid_stat(5)`. The name in field 2 may contain any byte; it ends at the
+/// last parenthesis.
 fn start_tick(stat: &[u8]) -> Option<u64> {
     let after = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let rest = std::str::from_utf8(stat.get(after..)?).ok()?;

@@ -1,5 +1,6 @@
-//! root acts on another user's ledger as that user, never as root: a forged row must not make root kill an unrelated
-//! process, and a path that the user exchanges must not make root write elsewhere.
+//! root acts on another user's ledger as that user, never as root: a forged row must not make root
+//! kill an unrelated process, and a path that the user exchanges must not make root write
+//! elsewhere.
 
 use std::{
     ffi::CString,
@@ -26,14 +27,16 @@ pub(crate) struct Account {
     pub(crate) entry: Option<User>,
 }
 
-/// If this is root and another user controls where the path of `ledger` leads, permanently becomes that user, before anything
-/// on that path is opened, created or checked. Must be called while no other thread runs.
+/// If this is root and another user controls where the path of `ledger` leads, permanently becomes
+/// that user, before anything on that path is opened, created or checked. Must be called while no
+/// other thread runs.
 pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
     // A path that cannot be reached is refused later, when it is opened, with its name.
     let Ok(Some(owner)) = controller(ledger) else { return Ok(None) };
     let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
     become_user(uid, gid).map(Some).map_err(|error| {
-        // In a user namespace an owner without a number looks like a user; only `/proc` shows the difference.
+        // In a user namespace an owner without a number looks like a user; only `/proc` shows the
+        // difference.
         let advice = if Path::new("/proc/self/uid_map").exists() {
             ""
         } else {
@@ -65,13 +68,15 @@ pub(crate) fn has_become_another() -> bool {
 
 /// Permanently becomes a user, without giving the user access to anything of root's.
 ///
-/// The user may signal the process from then on. It may not read its memory or environment, trace it, or take its
-/// descriptors (root's terminal among them): the process is undumpable, as setuid(2) makes it, and stays so. The parts of
-/// `/proc/self` that identities need remain readable for the process itself; a program that it executes is dumpable again
+/// The user may signal the process from then on. It may not read its memory or environment, trace
+/// it, or take its descriptors (root's terminal among them): the process is undumpable, as
+/// setuid(2) makes it, and stays so. The parts of `/proc/self` that identities need remain readable
+/// for the process itself; a program that it executes is dumpable again
 /// (`PR_SET_DUMPABLE(2const)`).
 fn become_user(uid: Uid, unknown_gid: Gid) -> nix::Result<Account> {
     let entry = User::from_uid(uid)?;
-    // 1. Before it belongs to the user: `fs.suid_dumpable` may make a process that changes its user dumpable.
+    // 1. Before it belongs to the user: `fs.suid_dumpable` may make a process that changes its user
+    //    dumpable.
     set_dumpable(false)?;
     // 2. Groups first, while they may still be set.
     if let Some(user) = &entry {

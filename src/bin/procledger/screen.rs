@@ -1,7 +1,8 @@
 //! The terminal as a screen that is redrawn repeatedly, and restored afterwards.
 //!
-//! The sequences are those of xterm's ctlseqs, which all current terminals support. A frame is one write between
-//! the marks of a synchronized update, and each of its lines clears only the rest of the line, so nothing flickers.
+//! The sequences are those of xterm's ctlseqs, which all current terminals support. A frame is one
+//! write between the marks of a synchronized update, and each of its lines clears only the rest of
+//! the line, so nothing flickers.
 
 use std::{
     io::{IsTerminal, Write, stdin, stdout},
@@ -23,7 +24,8 @@ const USUAL_SIZE: (usize, usize) = (24, 80);
 /// The screen while it is in use; restored on drop.
 #[derive(Debug)]
 pub(crate) struct Screen {
-    /// The former settings of the keyboard; `None` if stdin is not a terminal: then no keys can be read.
+    /// The former settings of the keyboard; `None` if stdin is not a terminal: then no keys can be
+    /// read.
     keyboard: Option<Termios>,
 }
 
@@ -39,7 +41,8 @@ impl Screen {
         ))
     }
 
-    /// Takes over the screen. Keys are read at once and not shown; Ctrl-C and Ctrl-Z still send signals.
+    /// Takes over the screen. Keys are read at once and not shown; Ctrl-C and Ctrl-Z still send
+    /// signals.
     pub(crate) fn enter() -> Result<Self> {
         let keyboard = if stdin().is_terminal() { Some(unset_lines()?) } else { None };
         let screen = Self { keyboard };

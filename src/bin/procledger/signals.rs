@@ -31,8 +31,8 @@ use crate::{
 /// Signals that ask a service to stop.
 pub(crate) const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// Signals that `run` does not forward: those that cannot be caught, those that report an error of the thread that gets them, and
-/// those that concern only the process itself.
+/// Signals that `run` does not forward: those that cannot be caught, those that report an error of
+/// the thread that gets them, and those that concern only the process itself.
 const NOT_FORWARDED: [Signal; 12] = [
     Signal::SIGKILL,
     Signal::SIGSTOP,
@@ -48,7 +48,8 @@ const NOT_FORWARDED: [Signal; 12] = [
     Signal::SIGXFSZ,
 ];
 
-/// Returns whether `run` forwards a signal: it can be blocked, and is not for a process itself or for the C library.
+/// Returns whether `run` forwards a signal: it can be blocked, and is not for a process itself or
+/// for the C library.
 pub(crate) fn is_forwarded(signal: i32) -> bool {
     match Signal::try_from(signal) {
         Ok(signal) => !NOT_FORWARDED.contains(&signal),
@@ -86,15 +87,16 @@ pub(crate) struct Received {
     pub(crate) by_group: bool,
 }
 
-/// Returns whether the terminal has sent a signal: no process, but the kernel, for a key, a new size, a hangup, or another member
-/// of the group that used it in the background.
+/// Returns whether the terminal has sent a signal: no process, but the kernel, for a key, a new
+/// size, a hangup, or another member of the group that used it in the background.
 fn is_of_terminal(signal: i32, code: i32) -> bool {
     let sent = [libc::SIGINT, libc::SIGQUIT, libc::SIGWINCH, libc::SIGHUP];
     code == libc::SI_KERNEL && (sent.contains(&signal) || stops(signal))
 }
 
-/// Returns whether a process that signals us signals our whole group: a shell with job control, which has made the group for us
-/// and by `kill %1` signals all of it, or another member, as `run` in a pipeline does. In a script a group is no job.
+/// Returns whether a process that signals us signals our whole group: a shell with job control,
+/// which has made the group for us and by `kill %1` signals all of it, or another member, as `run`
+/// in a pipeline does. In a script a group is no job.
 fn is_of_job(sender: u32) -> bool {
     let (own, parent) = (getpgrp(), getppid());
     let group = |pid| getpgid(Some(pid)).ok();
@@ -120,8 +122,8 @@ impl AsFd for Signals {
 }
 
 impl Signals {
-    /// Blocks `which` in this thread and in those that it starts, so call it before any other thread runs. Signals that were
-    /// ignored at the start, as by `nohup`, stay ignored.
+    /// Blocks `which` in this thread and in those that it starts, so call it before any other
+    /// thread runs. Signals that were ignored at the start, as by `nohup`, stay ignored.
     pub(crate) fn block(which: &[Signal]) -> Result<Self> {
         let mut set = SigSet::empty();
         for &signal in which {
@@ -130,8 +132,9 @@ impl Signals {
         Self::block_set(set)
     }
 
-    /// Blocks, in the same way, every signal that can be forwarded, real-time signals included. With SIGTTOU blocked, a terminal
-    /// with `tostop` (stty(1)) does not stop this process at a line of its own while the program has the terminal.
+    /// Blocks, in the same way, every signal that can be forwarded, real-time signals included.
+    /// With SIGTTOU blocked, a terminal with `tostop` (stty(1)) does not stop this process at a
+    /// line of its own while the program has the terminal.
     pub(crate) fn block_all() -> Result<Self> {
         let mut set = SigSet::all();
         for signal in NOT_FORWARDED {
@@ -153,10 +156,12 @@ impl Signals {
             .map_err(|error| Failure::because("failed to set up signals", &error))
     }
 
-    /// Runs `work`; a signal that arrives meanwhile has its default action, as if it were not blocked.
+    /// Runs `work`; a signal that arrives meanwhile has its default action, as if it were not
+    /// blocked.
     ///
-    /// Threads that `work` starts must block them. The exit is like a crash, which `work` must tolerate. A signal without a
-    /// handler does nothing to PID 1 of a PID namespace, so there it ends it with the exit code that says which signal it was.
+    /// Threads that `work` starts must block them. The exit is like a crash, which `work` must
+    /// tolerate. A signal without a handler does nothing to PID 1 of a PID namespace, so there it
+    /// ends it with the exit code that says which signal it was.
     pub(crate) fn end_us_during<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
         if std::process::id() == 1 {
             return self.end_us_by_a_thread_during(work);
@@ -271,8 +276,8 @@ fn raise_unblocked(signal: i32) {
     let _ = set.thread_block();
 }
 
-/// Ends this process by a signal that [`Signals`] had blocked, so that a shell or a loop around it sees that it was interrupted;
-/// if that fails, returns the code that a shell would report for it.
+/// Ends this process by a signal that [`Signals`] had blocked, so that a shell or a loop around it
+/// sees that it was interrupted; if that fails, returns the code that a shell would report for it.
 pub(crate) fn die_by(signal: i32) -> Exit {
     // A dump of this process would not be one of the program.
     let none = Rlimit { current: Some(0), maximum: Some(0) };
@@ -281,8 +286,9 @@ pub(crate) fn die_by(signal: i32) -> Exit {
     Exit::signal(signal)
 }
 
-/// Does the same, after sending the signal to this process group, as a terminal does to all processes of its foreground job:
-/// the program had a group of its own. A script around this process is interrupted, too.
+/// Does the same, after sending the signal to this process group, as a terminal does to all
+/// processes of its foreground job: the program had a group of its own. A script around this
+/// process is interrupted, too.
 pub(crate) fn die_with_group_by(signal: i32) -> Exit {
     if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
         let _ = rustix::process::kill_current_process_group(signal);
@@ -300,8 +306,9 @@ pub(crate) fn inherited() -> SignalState {
     AT_START.get().copied().unwrap_or_default()
 }
 
-/// Makes this process fit to own programs, whatever signals its caller ignored: the exit statuses of its children are kept, and
-/// a write beyond `ulimit -f` fails instead of ending it (SIGXFSZ). Must be called before any other thread runs.
+/// Makes this process fit to own programs, whatever signals its caller ignored: the exit statuses
+/// of its children are kept, and a write beyond `ulimit -f` fails instead of ending it (SIGXFSZ).
+/// Must be called before any other thread runs.
 pub(crate) fn take_over() {
     AT_START.get_or_init(SignalState::current);
     SignalState::stop_ignoring_children();

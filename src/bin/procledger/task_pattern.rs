@@ -2,7 +2,8 @@
 
 use procledger::TaskId;
 
-/// Returns the ids that `name` names: the one that is exactly that, else those that it matches as a pattern.
+/// Returns the ids that `name` names: the one that is exactly that, else those that it matches as a
+/// pattern.
 pub(crate) fn matching<'a>(name: &str, ids: &[&'a TaskId]) -> Vec<&'a str> {
     let ids = || ids.iter().map(|id| id.as_str());
     match ids().find(|id| *id == name) {
@@ -17,7 +18,8 @@ pub(crate) fn is_pattern(name: &str) -> bool {
     name.contains(['*', '?'])
 }
 
-/// Takes time in proportion to the product of both lengths at most: only the last `*` is ever reconsidered.
+/// Takes time in proportion to the product of both lengths at most: only the last `*` is ever
+/// reconsidered.
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), text.chars().collect());

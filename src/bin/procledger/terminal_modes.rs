@@ -1,4 +1,5 @@
-//! The modes of the terminal, such as echo and line editing: saved, and restored after a program that was killed.
+//! The modes of the terminal, such as echo and line editing: saved, and restored after a program
+//! that was killed.
 
 use std::{fs::File, os::unix::fs::OpenOptionsExt};
 
@@ -24,7 +25,8 @@ impl TerminalModes {
         Some(Self { terminal, modes })
     }
 
-    /// Restores the modes, if this process is in the foreground: a program that was killed could not do so.
+    /// Restores the modes, if this process is in the foreground: a program that was killed could
+    /// not do so.
     pub(crate) fn restore(&self) {
         if tcgetpgrp(&self.terminal).is_ok_and(|group| group == getpgrp()) {
             // If it fails, the terminal has hung up.

@@ -1,7 +1,8 @@
 //! Threads of the command.
 //!
-//! `std::thread::spawn` panics if the kernel cannot create a thread, as under `ulimit -u` or `pids.max`. That is a condition to
-//! report in one line, so each thread is started here, and before the work that needs it has begun.
+//! `std::thread::spawn` panics if the kernel cannot create a thread, as under `ulimit -u` or
+//! `pids.max`. That is a condition to report in one line, so each thread is started here, and
+//! before the work that needs it has begun.
 
 use std::{
     io,
@@ -16,7 +17,8 @@ use crate::exit::{Failure, Result};
 ///
 /// # Errors
 ///
-/// If no thread can be created (`pthread_create(3)`: a limit of the user or of the cgroup, or no memory for its stack).
+/// If no thread can be created (`pthread_create(3)`: a limit of the user or of the cgroup, or no
+/// memory for its stack).
 pub(crate) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(|error| failed(&error))
 }

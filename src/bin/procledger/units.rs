@@ -1,4 +1,5 @@
-//! Parsers for durations, sizes and program names on the command line, with errors that say what to write instead.
+//! Parsers for durations, sizes and program names on the command line, with errors that say what to
+//! write instead.
 
 use std::{
     ffi::OsString,
@@ -27,7 +28,8 @@ const LARGEST: u64 = i64::MAX.cast_unsigned();
 /// The library refuses a smaller limit.
 const SMALLEST_LEDGER: u64 = 1 << 20;
 
-/// Parses a span such as `30s`, `5m`, `1h 30m` or `7days`. A number without a unit is refused, since it is ambiguous.
+/// Parses a span such as `30s`, `5m`, `1h 30m` or `7days`. A number without a unit is refused,
+/// since it is ambiguous.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -77,7 +79,8 @@ pub(crate) fn signal_name(signal: i32) -> String {
     )
 }
 
-/// Parses how long ago a time was: a span, or a date such as `2026-11-01` or `2026-11-01T10:00:00Z`, in UTC.
+/// Parses how long ago a time was: a span, or a date such as `2026-11-01` or
+/// `2026-11-01T10:00:00Z`, in UTC.
 pub(crate) fn age(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if !text.contains('-') || text.starts_with('-') {
@@ -104,7 +107,8 @@ pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Parses the interval between two updates. A shorter one than a person can perceive would only use CPU time.
+/// Parses the interval between two updates. A shorter one than a person can perceive would only use
+/// CPU time.
 pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         span if span < SHORTEST_INTERVAL => Err("it is shorter than 100ms".to_owned()),
@@ -120,7 +124,8 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Parses a size in bytes: `1048576`, `512M`, `2G`, `1GiB` (powers of 1024), `500MB` (powers of 1000).
+/// Parses a size in bytes: `1048576`, `512M`, `2G`, `1GiB` (powers of 1024), `500MB` (powers of
+/// 1000).
 fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

@@ -1,4 +1,5 @@
-//! Errors of the command line, each in one line that names the subcommand, what is wrong, and where the help is.
+//! Errors of the command line, each in one line that names the subcommand, what is wrong, and where
+//! the help is.
 
 use std::ffi::OsString;
 
@@ -38,7 +39,8 @@ const OPTION_SYNONYMS: [(&str, &str); 6] = [
     ("--timeout", "max-runtime"),
 ];
 
-/// Parses the command line of this process. Prints the help or the version, and exits, if that is requested.
+/// Parses the command line of this process. Prints the help or the version, and exits, if that is
+/// requested.
 pub(crate) fn parse() -> Result<Cli> {
     let mut words: Vec<OsString> = std::env::args_os().collect();
     let is_supervisor = words.len() > 2 && words[1] == SUPERVISE;
@@ -100,7 +102,8 @@ fn invalid(error: &clap::Error) -> Option<String> {
     error.get(ContextKind::InvalidSubcommand).map(ToString::to_string)
 }
 
-/// Returns the error for an option that these commands do not know, if they have it under another name.
+/// Returns the error for an option that these commands do not know, if they have it under another
+/// name.
 fn other_option(error: &clap::Error, commands: [&clap::Command; 2]) -> Option<String> {
     let is_unknown = error.kind() == ErrorKind::UnknownArgument;
     let typed = error.get(ContextKind::InvalidArg).filter(|_| is_unknown)?.to_string();
@@ -112,8 +115,8 @@ fn other_option(error: &clap::Error, commands: [&clap::Command; 2]) -> Option<St
     })
 }
 
-/// Joins the paragraphs of an error of clap, without the usage and the reference to the help that follow them, and without the
-/// advice to pass a mistyped option as a value.
+/// Joins the paragraphs of an error of clap, without the usage and the reference to the help that
+/// follow them, and without the advice to pass a mistyped option as a value.
 fn in_one_line(text: &str) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     let end = ["\n\nUsage: ", "\n\nFor more information"].iter().filter_map(|end| text.find(end));
@@ -138,7 +141,8 @@ fn near<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
     near.min().map(|(_, name)| name)
 }
 
-/// Counts the letters to insert, delete, replace or exchange with their neighbor (optimal string alignment).
+/// Counts the letters to insert, delete, replace or exchange with their neighbor (optimal string
+/// alignment).
 fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
     let mut rows = vec![(0..=to.len()).collect::<Vec<usize>>()];

@@ -16,7 +16,8 @@ fn entries_are_in_the_order_of_their_starts_and_leave_by_their_rows() {
     let mut list = EntryList::default();
     let rows = vec![row(9, 7, third.clone()), row(5, 8, second), row(5, 4, first.clone())];
     list.apply(ExportUpdate::All(rows));
-    // A row may get another start time, as by an import, and a row that is not in the list may be removed.
+    // A row may get another start time, as by an import, and a row that is not in the list may be
+    // removed.
     let moved = row(10, 4, first.clone());
     list.apply(ExportUpdate::Rows(vec![
         (ProcessId(4), Some(moved)),

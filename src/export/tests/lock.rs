@@ -77,7 +77,8 @@ fn concurrent_takers_never_hold_the_lock_together() {
                 for _ in 0..2_000 {
                     let Some(lock) = Lock::acquire(&path, my_uid()).unwrap() else { continue };
                     assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
-                    // Long enough for the other threads to open the file that is about to be removed.
+                    // Long enough for the other threads to open the file that is about to be
+                    // removed.
                     (0..50).for_each(|_| std::thread::yield_now());
                     taken.fetch_add(1, Ordering::SeqCst);
                     holders.fetch_sub(1, Ordering::SeqCst);

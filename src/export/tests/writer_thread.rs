@@ -362,7 +362,8 @@ fn another_users_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
     assert_eq!(names_in(scene.folder.path()), ["x.json"]);
 }
 
-/// Root on another user's ledger: the files that it creates belong to that user, who can go on with them.
+/// Root on another user's ledger: the files that it creates belong to that user, who can go on with
+/// them.
 #[test]
 fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
     const NOBODY: u32 = 65_534;
@@ -378,8 +379,8 @@ fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
     assert_eq!(uid(&scene.folder.path().join("x.json.lock")), NOBODY);
 }
 
-/// An instance that was opened and shut down at once used to leave the list of the host that had crashed before it: a list of
-/// dead processes.
+/// An instance that was opened and shut down at once used to leave the list of the host that had
+/// crashed before it: a list of dead processes.
 #[test]
 fn an_end_before_the_first_write_removes_the_list_of_a_crashed_instance() {
     for _ in 0..50 {

@@ -1,7 +1,8 @@
 //! One batch, in one transaction.
 //!
-//! The mark is replaced first, by compare and swap: a transaction that finds another mark writes nothing. All other statements may
-//! be repeated: history is only appended to, and sums are recomputed for whole days and hours.
+//! The mark is replaced first, by compare and swap: a transaction that finds another mark writes
+//! nothing. All other statements may be repeated: history is only appended to, and sums are
+//! recomputed for whole days and hours.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -52,7 +53,8 @@ impl Statements {
     }
 }
 
-/// Reports whether a transaction was rolled back because of a conflict with another one, and can be repeated.
+/// Reports whether a transaction was rolled back because of a conflict with another one, and can be
+/// repeated.
 pub(super) fn is_retryable(error: &postgres::Error) -> bool {
     [Some(&SqlState::T_R_SERIALIZATION_FAILURE), Some(&SqlState::T_R_DEADLOCK_DETECTED)]
         .contains(&error.code())
@@ -119,7 +121,8 @@ impl BatchWriter<'_, '_> {
         self.query(sql, columns).map(drop)
     }
 
-    /// Replaces the mark; returns the time by the clock of the database, and the `search_path` of the session.
+    /// Replaces the mark; returns the time by the clock of the database, and the `search_path` of
+    /// the session.
     fn swap(&mut self) -> Result<Option<(DateTime<Utc>, String)>, postgres::Error> {
         let Shipment { batch, after, passes, .. } = self.it;
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);

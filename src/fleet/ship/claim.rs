@@ -1,8 +1,9 @@
 //! The claim: what a shipper does first, and after any error.
 //!
-//! A mark names the last batch that was committed. It is in the ledger as well, where it is written after each answer, so that a
-//! comparison shows what has happened to either side. The row of the stream is locked meanwhile: a transaction of this shipper
-//! whose answer did not arrive has ended by then.
+//! A mark names the last batch that was committed. It is in the ledger as well, where it is written
+//! after each answer, so that a comparison shows what has happened to either side. The row of the
+//! stream is locked meanwhile: a transaction of this shipper whose answer did not arrive has ended
+//! by then.
 
 use chrono::{DateTime, Utc};
 use postgres::{Row, Transaction};
@@ -26,7 +27,8 @@ pub(super) struct StreamRow {
     pub(super) seen_at: DateTime<Utc>,
 }
 
-/// What is known of another shipper of the same stream, on another machine or from before a restart.
+/// What is known of another shipper of the same stream, on another machine or from before a
+/// restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watched {
     /// It has not been watched for three intervals yet.
@@ -47,7 +49,8 @@ pub(super) struct Facts<'a> {
     pub(super) rows_agree: bool,
     /// The boot of this machine.
     pub(super) boot: Uuid,
-    /// When the last batch of this process was committed, if the mark was replaced afterwards by another process.
+    /// When the last batch of this process was committed, if the mark was replaced afterwards by
+    /// another process.
     pub(super) swap_lost_after: Option<DateTime<Utc>>,
     pub(super) watched: Watched,
 }
@@ -135,8 +138,8 @@ impl StreamRow {
         }
     }
 
-    /// Adds the rows that had not ended when they were shipped, for which the fleet is authoritative. Their content is not
-    /// compared: live rows are shipped once more.
+    /// Adds the rows that had not ended when they were shipped, for which the fleet is
+    /// authoritative. Their content is not compared: live rows are shipped once more.
     pub(super) fn add_open(
         &self,
         transaction: &mut Transaction<'_>,

@@ -11,7 +11,8 @@ use crate::model::{
 const EARLIEST: i64 = -62_135_596_800_000;
 const LATEST: i64 = 253_402_300_799_999;
 
-/// Maximum length of a file name. A process can give itself any name, and the sums by program have an index on it.
+/// Maximum length of a file name. A process can give itself any name, and the sums by program have
+/// an index on it.
 const PROGRAM_MAX: usize = 255;
 
 /// A parameter of a statement.
@@ -51,7 +52,8 @@ fn pid(pid: crate::identity::Pid) -> i32 {
 }
 
 impl Commands {
-    /// Returns the last part of a command's first word, cut off where it cannot be the name of a file.
+    /// Returns the last part of a command's first word, cut off where it cannot be the name of a
+    /// file.
     fn program(command: &[String]) -> String {
         let word = command.first().map_or("", String::as_str);
         let mut program = text(word.rsplit('/').next().unwrap_or_default());
@@ -65,7 +67,8 @@ impl Commands {
         text(&serde_json::Value::from(shown).to_string())
     }
 
-    /// Returns what a live process and one that has ended have in common, in the order of `ship_live.sql` and `ship_ended.sql`.
+    /// Returns what a live process and one that has ended have in common, in the order of
+    /// `ship_live.sql` and `ship_ended.sql`.
     fn common(self, rows: &[StreamProcess]) -> Vec<Column> {
         vec![
             column(rows, |it| it.row.id.0),

@@ -1,8 +1,8 @@
 //! The shipper: copies a ledger to the fleet's database, and keeps the copy up to date.
 //!
-//! The ledger is the spool: what the fleet has not acknowledged stays in it. A batch is read in one read transaction, which is
-//! over before anything is sent, so a network that hangs holds no snapshot of the ledger. Whatever is killed, each row is in
-//! the fleet once:
+//! The ledger is the spool: what the fleet has not acknowledged stays in it. A batch is read in one
+//! read transaction, which is over before anything is sent, so a network that hangs holds no
+//! snapshot of the ledger. Whatever is killed, each row is in the fleet once:
 //!
 //! | killed | then |
 //! | --- | --- |
@@ -72,7 +72,8 @@ pub struct ShipOptions {
 }
 
 impl ShipOptions {
-    /// Returns the defaults for a host: everything, every 30 seconds; a fleet is given up after 30 days.
+    /// Returns the defaults for a host: everything, every 30 seconds; a fleet is given up after
+    /// 30 days.
     pub fn new(host: impl Into<String>) -> Self {
         Self {
             host: host.into(),
@@ -92,9 +93,11 @@ pub struct Shipped {
     pub batches: u64,
     /// The number of rows.
     pub rows: u64,
-    /// Whether the fleet still lacks rows when the time for one call is over: the next call is due at once.
+    /// Whether the fleet still lacks rows when the time for one call is over: the next call is due
+    /// at once.
     pub has_more: bool,
-    /// Whether it is still undecided if a copy of this ledger is shipped elsewhere: nothing was shipped.
+    /// Whether it is still undecided if a copy of this ledger is shipped elsewhere: nothing was
+    /// shipped.
     pub is_undecided: bool,
 }
 
@@ -107,9 +110,11 @@ pub struct Shipper {
     boot: Uuid,
     session: Option<Session>,
     state: Option<State>,
-    /// When the last batch of this process was committed, if its mark was replaced by another process.
+    /// When the last batch of this process was committed, if its mark was replaced by another
+    /// process.
     swap_lost_after: Option<DateTime<Utc>>,
-    /// A stream that another machine has written, as it was when it was first seen, and when that was.
+    /// A stream that another machine has written, as it was when it was first seen, and when that
+    /// was.
     watched: Option<(StreamRow, Instant)>,
     lock: File,
 }
@@ -144,8 +149,8 @@ impl Shipper {
     ///
     /// # Errors
     ///
-    /// Busy while another shipper has the ledger; unsupported if the ledger is of an older schema, since a shipper migrates
-    /// nothing; as [`Builder::open`](crate::Builder::open).
+    /// Busy while another shipper has the ledger; unsupported if the ledger is of an older schema,
+    /// since a shipper migrates nothing; as [`Builder::open`](crate::Builder::open).
     pub fn open(
         ledger: impl AsRef<Path>,
         trust_folder: Option<&Path>,
@@ -176,8 +181,9 @@ impl Shipper {
         })
     }
 
-    /// Ships the rows that the fleet lacks; if there are none, an empty batch shows that the host is alive. After an error the next
-    /// call begins by claiming the stream; nothing is lost, and nothing is counted twice.
+    /// Ships the rows that the fleet lacks; if there are none, an empty batch shows that the host
+    /// is alive. After an error the next call begins by claiming the stream; nothing is lost, and
+    /// nothing is counted twice.
     ///
     /// # Errors
     ///
@@ -228,7 +234,8 @@ impl Shipper {
         }
     }
 
-    /// Claims the stream of this ledger; `false` while it is to be found out whether another machine ships it.
+    /// Claims the stream of this ledger; `false` while it is to be found out whether another
+    /// machine ships it.
     fn claim(&mut self) -> Result<bool> {
         let mut client = self.address.connect()?;
         let fleet = schema::shippable(&mut client)?;
@@ -261,7 +268,8 @@ impl Shipper {
                 }
                 (Claim::Continue, Some(row)) => self.go_on(&mut transaction, &row, (fleet, passes)),
                 (Claim::AnswerLost, Some(row)) => {
-                    // Before the next batch: if this process died after that, the fleet would be two batches ahead.
+                    // Before the next batch: if this process died after that, the fleet would be
+                    // two batches ahead.
                     self.acknowledge(fleet, row.acknowledged(), None)?;
                     self.go_on(&mut transaction, &row, (fleet, passes))
                 }
@@ -361,7 +369,8 @@ impl Shipper {
         start: Position,
     ) -> Result<State, postgres::Error> {
         let mark = Uuid::new_v4();
-        // Rows of a copy that may be in the stream of the original as well: `copied.sql` counts them.
+        // Rows of a copy that may be in the stream of the original as well: `copied.sql` counts
+        // them.
         let floor = forked_from.map(|_| start.process);
         let leak_floor = forked_from.map(|_| start.leak);
         let row = transaction.query_one(
@@ -402,7 +411,8 @@ impl Shipper {
         Ok(State { fleet, stream, mark, seen_at, position, passes })
     }
 
-    /// Resets the stream to its start. Missing rows are still counted from where they were counted before.
+    /// Resets the stream to its start. Missing rows are still counted from where they were counted
+    /// before.
     fn begin_again(
         &self,
         transaction: &mut Transaction<'_>,
@@ -422,14 +432,16 @@ impl Shipper {
         Ok(State { fleet, stream: row.stream, mark, seen_at, position, passes: 0 })
     }
 
-    /// Reports whether the ledger is in the state in which this process left it, and was not replaced by a backup.
+    /// Reports whether the ledger is in the state in which this process left it, and was not
+    /// replaced by a backup.
     fn ledger_continues(&self) -> Result<bool> {
         let Some(state) = &self.state else { return Ok(false) };
         let found = self.store.acknowledged(state.fleet)?;
         Ok(found.map(|found| found.mark) == Some(state.mark))
     }
 
-    /// Ships a batch; returns its number of rows, and whether there are more. `None` if the mark was replaced by another process.
+    /// Ships a batch; returns its number of rows, and whether there are more. `None` if the mark
+    /// was replaced by another process.
     fn ship_batch(&mut self) -> Result<Option<(u64, bool)>> {
         let (Some(session), Some(state)) = (&mut self.session, &mut self.state) else {
             return Ok(None);

@@ -17,7 +17,8 @@ pub struct ShipmentStatus {
     pub fleet: Uuid,
     /// When the fleet acknowledged a batch.
     pub acknowledged_at: SystemTime,
-    /// What was recorded before this time has been shipped; `None` if the fleet has not caught up once.
+    /// What was recorded before this time has been shipped; `None` if the fleet has not caught up
+    /// once.
     pub shipped_until: Option<SystemTime>,
     /// The number of processes that were added since the last batch.
     pub processes: u64,
@@ -35,8 +36,8 @@ impl ShipmentStatus {
     }
 }
 
-/// Returns the error of the last attempt to ship a ledger, which no fleet may have acknowledged yet; `None` if it succeeded, or if
-/// there was none.
+/// Returns the error of the last attempt to ship a ledger, which no fleet may have acknowledged
+/// yet; `None` if it succeeded, or if there was none.
 ///
 /// # Errors
 ///

@@ -29,7 +29,8 @@ fn input() -> impl Strategy<Value = Input> {
 }
 
 proptest! {
-    /// The model: the pids that are below us now, each with the event that put it there and the child that it is below.
+    /// The model: the pids that are below us now, each with the event that put it there and the
+    /// child that it is below.
     #[test]
     fn only_processes_below_us_by_the_latest_events_are_checked(
         all in prop::collection::vec(input(), 0..40),

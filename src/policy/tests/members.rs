@@ -128,7 +128,8 @@ proptest! {
         snapshot in machine(), tree in tree(), own in acting(),
         also_known in some_pids(), also_in_cgroup in some_pids(), also_carry in some_pids(),
     ) {
-        // Neither the acting process nor another instance is within the tree; its kin would be exempt.
+        // Neither the acting process nor another instance is within the tree; its kin would be
+        // exempt.
         let system = System::new(&snapshot, own.filter(|own| snapshot.get(*own).is_none()), &[]);
         let less = keys(&decide(&system, &tree, None));
         let mut more = tree;

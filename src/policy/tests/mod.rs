@@ -1,4 +1,5 @@
-//! Properties that hold for any machine, any tree and any command line. Single cases are beside the code.
+//! Properties that hold for any machine, any tree and any command line. Single cases are beside the
+//! code.
 
 mod forks;
 mod limits;
@@ -20,7 +21,8 @@ use crate::{
     },
 };
 
-/// Few enough pids that all combinations occur: missing parents, loops from inconsistent reads, sessions of several processes.
+/// Few enough pids that all combinations occur: missing parents, loops from inconsistent reads,
+/// sessions of several processes.
 const NUMBERS: u32 = 14;
 
 fn number() -> impl Strategy<Value = u32> {
@@ -61,8 +63,8 @@ fn machine() -> impl Strategy<Value = Snapshot> {
     })
 }
 
-/// Returns the ancestors of a process until one is unknown or the line loops. The process itself is among them only if it is part
-/// of the loop.
+/// Returns the ancestors of a process until one is unknown or the line loops. The process itself is
+/// among them only if it is part of the loop.
 fn line_up(snapshot: &Snapshot, from: Pid) -> HashSet<Pid> {
     let mut line = HashSet::new();
     let mut next = snapshot.get(from).map(|stat| stat.parent);

@@ -1,5 +1,6 @@
-//! A preview predicts what an end does. A dry run and `tree` collect the facts once; an end collects them again and again while
-//! it signals. Here both run on the same machine, with the same functions as in the tracker.
+//! A preview predicts what an end does. A dry run and `tree` collect the facts once; an end
+//! collects them again and again while it signals. Here both run on the same machine, with the same
+//! functions as in the tracker.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -121,7 +122,8 @@ impl Truth {
         }
     }
 
-    /// Returns the recorded descendants that are pinned, without those of another instance and the acting process.
+    /// Returns the recorded descendants that are pinned, without those of another instance and the
+    /// acting process.
     fn recorded(&self) -> Vec<Known> {
         let system = System::new(&self.snapshot, self.acting, &self.foreign);
         let is_pinned = |pid: &&Pid| **pid != self.root && !system.is_accounted_for(**pid);
@@ -143,7 +145,8 @@ impl Truth {
         then(&system, found)
     }
 
-    /// Returns the result of a single scan. The environments of processes in `skipped` are not read.
+    /// Returns the result of a single scan. The environments of processes in `skipped` are not
+    /// read.
     fn preview(&self, skipped: &HashSet<Pid>) -> Verdict {
         self.decide(&self.facts(self.recorded(), skipped), |_, found| Verdict {
             ended: found.members,
@@ -152,8 +155,8 @@ impl Truth {
         })
     }
 
-    /// Scans, signals what is to be ended, and scans again, as an end does. After each scan, `goes_on` may change the machine; it
-    /// receives the processes that were signalled.
+    /// Scans, signals what is to be ended, and scans again, as an end does. After each scan,
+    /// `goes_on` may change the machine; it receives the processes that were signalled.
     fn end(&self, mut goes_on: impl FnMut(&mut Self, &BTreeMap<Pid, Evidence>)) -> Verdict {
         let mut machine = self.clone();
         let mut known: BTreeMap<Pid, Known> =
@@ -201,9 +204,9 @@ impl Truth {
         done
     }
 
-    /// Lets a process die. Its children are adopted by the keeper or by the acting process, whichever is the nearer ancestor, or
-    /// by a process outside of the machine, 0. The kernel lets only ancestors adopt, so no member adopts a process that does not
-    /// descend from it.
+    /// Lets a process die. Its children are adopted by the keeper or by the acting process,
+    /// whichever is the nearer ancestor, or by a process outside of the machine, 0. The kernel lets
+    /// only ancestors adopt, so no member adopts a process that does not descend from it.
     fn reap(&mut self, dead: Pid) {
         let adopts = |pid: &Pid| Some(*pid) == self.keeper || Some(*pid) == self.acting;
         let present = |pid: &Pid| self.snapshot.get(*pid).is_some();
@@ -235,8 +238,8 @@ proptest! {
         prop_assert_eq!(truth.preview(&HashSet::new()), truth.preview(&recorded.collect()));
     }
 
-    /// While processes die, the number of a session may become free, and parents are lost. An end still never exceeds the
-    /// preview.
+    /// While processes die, the number of a session may become free, and parents are lost. An end
+    /// still never exceeds the preview.
     #[test]
     fn an_end_during_which_processes_die_stays_within_the_preview(
         truth in truth(), die in prop::collection::vec(any::<prop::sample::Index>(), SCANS),

@@ -241,7 +241,8 @@ pub(super) fn settled(process: ProcessId, verdict: Verdict) -> Settled {
     Settled::new(process, verdict)
 }
 
-/// Returns the name, content, mode and modification time of everything in a folder. If they are equal, the folder is "untouched".
+/// Returns the name, content, mode and modification time of everything in a folder. If they are
+/// equal, the folder is "untouched".
 pub(super) fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u32, i64, i64)> {
     let entries = fs::read_dir(folder).expect("a folder");
     let mut all: BTreeMap<_, _> = entries
@@ -273,7 +274,8 @@ pub(super) fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
 }
 
-/// The environment variable that passes a folder to a test of this program that runs in a separate process.
+/// The environment variable that passes a folder to a test of this program that runs in a separate
+/// process.
 const FOLDER: &str = "PROCLEDGER_TEST_FOLDER";
 
 #[expect(clippy::disallowed_methods, reason = "a test runs itself in a process of its own")]
@@ -283,7 +285,8 @@ pub(super) fn child(name: &str, folder: &Path) -> Command {
     command
 }
 
-/// Returns the folder that the parent passed to this child; `None` if the test was run directly, and has nothing to do.
+/// Returns the folder that the parent passed to this child; `None` if the test was run directly,
+/// and has nothing to do.
 pub(super) fn given_folder() -> Option<PathBuf> {
     env::var_os(FOLDER).map(PathBuf::from)
 }

@@ -179,7 +179,8 @@ fn something_that_is_over(f: &Fixture, pid: i64) {
     f.store.stop_instance(by, StopHow::Crashed, Millis(150)).expect("committed");
 }
 
-/// `process`, `leak`, `pass` and `instance` alike: SQLite uses the largest existing number plus one.
+/// `process`, `leak`, `pass` and `instance` alike: SQLite uses the largest existing number plus
+/// one.
 #[test]
 fn a_number_that_was_pruned_is_not_used_again() {
     let f = Fixture::new();
@@ -205,11 +206,13 @@ fn a_number_that_was_pruned_is_not_used_again() {
     assert!(f.store.check().expect("checked").is_empty());
 }
 
-/// The last rows of the tables are unrelated: each is kept for itself, with the rows that it refers to.
+/// The last rows of the tables are unrelated: each is kept for itself, with the rows that it refers
+/// to.
 #[test]
 fn the_last_row_of_each_table_stays() {
     let f = Fixture::new();
-    // The last leak is that of the first process, below a root that has a larger number than necessary.
+    // The last leak is that of the first process, below a root that has a larger number than
+    // necessary.
     let root = ended(&f, f.me, "root", 10, 100);
     let first = f.insert(stray(f.me, root, 11));
     let pass_of_leak = |id| f.number(&format!("SELECT pass FROM leak WHERE process = {id}"));

@@ -1,4 +1,5 @@
-//! All sums of a report are from one moment and agree. A program is the last path component of its command's first word.
+//! All sums of a report are from one moment and agree. A program is the last path component of its
+//! command's first word.
 
 use super::fixture::*;
 use crate::{

@@ -215,8 +215,9 @@ fn a_symlink_is_resolved_and_companions_are_beside_the_real_file() {
     assert!(!folder.path().join("link.db-wal").exists());
 }
 
-/// POSIX locks belong to the process. A second opening that closed the file by itself would drop the locks of the first, and the
-/// next process to close the ledger would remove the WAL while it is in use.
+/// POSIX locks belong to the process. A second opening that closed the file by itself would drop
+/// the locks of the first, and the next process to close the ledger would remove the WAL while it
+/// is in use.
 #[test]
 fn a_second_opening_in_this_process_keeps_the_locks_of_the_first() {
     let f = Fixture::new();
@@ -292,7 +293,8 @@ fn a_write_waits_for_another_process_and_a_read_does_not() {
     other.join().expect("no panic");
 }
 
-/// SQLite refuses a transaction that began as a reader at once if another connection has written since, whatever the timeout.
+/// SQLite refuses a transaction that began as a reader at once if another connection has written
+/// since, whatever the timeout.
 #[test]
 fn writers_that_read_first_wait_for_each_other() {
     let f = Fixture::new();

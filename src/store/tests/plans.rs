@@ -126,7 +126,8 @@ fn finding_claims_of_and_references_to_a_row_needs_no_scan() {
     }
 }
 
-/// Typical queries of the views. `*` marks a query that may read a whole table of history; none reads `process` that way.
+/// Typical queries of the views. `*` marks a query that may read a whole table of history; none
+/// reads `process` that way.
 #[test]
 fn the_views_find_what_people_ask_for_by_an_index() {
     let f = Fixture::new();
@@ -176,7 +177,8 @@ fn the_sums_over_all_leaks_do_not_read_the_processes_that_did_not_leak() {
     }
 }
 
-/// Reports a scan of `process` that does not use the index of live rows. The views call the table `p`, or by its own name.
+/// Reports a scan of `process` that does not use the index of live rows. The views call the table
+/// `p`, or by its own name.
 fn reads_all_processes(lines: &[String]) -> bool {
     lines.iter().any(|line| {
         ["SCAN p", "SCAN p USING", "SCAN process"].iter().any(|scan| {
@@ -237,7 +239,8 @@ fn steps(f: &Fixture, sql: &str) -> i32 {
         .expect("runs")
 }
 
-/// Plans must not depend on whether `ANALYZE` was run, so the sizes are fixed, and each index needs one.
+/// Plans must not depend on whether `ANALYZE` was run, so the sizes are fixed, and each index needs
+/// one.
 #[test]
 fn every_index_has_a_fixed_size() {
     let f = Fixture::new();

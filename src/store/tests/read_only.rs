@@ -25,7 +25,8 @@ fn reading_changes_nothing() {
     drop(store);
     let contents = || {
         let mut all = snapshot(folder.path());
-        // SQLite rebuilds the index of the WAL, which has no data of its own, and the time of the folder changes.
+        // SQLite rebuilds the index of the WAL, which has no data of its own, and the time of the
+        // folder changes.
         all.remove(folder.path());
         all.remove(&file(folder.path(), "-shm"));
         all

@@ -25,7 +25,8 @@ use crate::{
 /// The user `nobody` on every distribution: a uid that is not ours.
 const NOBODY: u32 = 65_534;
 
-/// Checks that a ledger is refused in a folder that `prepare` has changed, and that the folder stays untouched.
+/// Checks that a ledger is refused in a folder that `prepare` has changed, and that the folder
+/// stays untouched.
 fn refused(prepare: impl FnOnce(&Path, &Path)) -> (Kind, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = file(folder.path(), "");
@@ -253,7 +254,8 @@ fn child_creates_a_ledger() {
     drop(open(&file(&folder, "")).expect("opens"));
 }
 
-/// As another user: opens a ledger of root, and tries to write and read in a folder that it cannot write to.
+/// As another user: opens a ledger of root, and tries to write and read in a folder that it cannot
+/// write to.
 #[test]
 fn another_user_is_refused() {
     let Some((folder, child)) = as_nobody("store::tests::refusals::child_of_another_user") else {
@@ -316,8 +318,8 @@ fn child_that_reads_a_shut_folder() {
     assert_eq!(store.instances_to_check().expect("read").len(), 1);
 }
 
-/// Returns a folder of the user `nobody`, and a test to run as that user; `None` where we are not root, or `nobody` cannot run
-/// this program.
+/// Returns a folder of the user `nobody`, and a test to run as that user; `None` where we are not
+/// root, or `nobody` cannot run this program.
 fn as_nobody(test: &str) -> Option<(TempDir, Command)> {
     if !root() {
         return None;
@@ -338,8 +340,8 @@ fn as_nobody(test: &str) -> Option<(TempDir, Command)> {
     Some((folder, command))
 }
 
-/// Beside an emptied file SQLite would remove the WAL; from another ledger it would return the rows; without a WAL it would
-/// create a new one.
+/// Beside an emptied file SQLite would remove the WAL; from another ledger it would return the
+/// rows; without a WAL it would create a new one.
 #[test]
 fn a_reader_is_not_opened_on_a_file_that_replaced_the_ledger() {
     let without_wal = |path: &Path| {

@@ -83,7 +83,8 @@ fn six_threads_open_a_new_ledger_at_once() {
     }
 }
 
-/// A process that saw the new file empty, and its WAL filled a moment later, used to take it for a ledger that had been emptied.
+/// A process that saw the new file empty, and its WAL filled a moment later, used to take it for a
+/// ledger that had been emptied.
 #[test]
 fn a_ledger_that_was_set_up_since_our_check_is_not_reported_as_emptied() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,4 +1,5 @@
-//! Every operation, from every state: its effect on the row must be a path of [`Life::apply`], and `ended` is final.
+//! Every operation, from every state: its effect on the row must be a path of [`Life::apply`], and
+//! `ended` is final.
 
 use super::fixture::*;
 use crate::model::{

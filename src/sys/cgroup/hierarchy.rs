@@ -8,8 +8,8 @@ use std::{
 use super::{of_process::own_path, record::PREFIX};
 use crate::error::{Error, Kind, Result};
 
-/// Attributes that systemd sets on a cgroup that it delegates (systemd.resource-control(5), `Delegate=`); `user.` since systemd
-/// 254.
+/// Attributes that systemd sets on a cgroup that it delegates (systemd.resource-control(5),
+/// `Delegate=`); `user.` since systemd 254.
 const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
 
 /// Maximum number of task cgroups nested within each other.
@@ -24,12 +24,13 @@ pub(super) struct Mount {
     point: PathBuf,
 }
 
-/// Returns the folders in which an instance cgroup may be created, the best first: the nearest delegated ancestor, then the
-/// cgroup of this process.
+/// Returns the folders in which an instance cgroup may be created, the best first: the nearest
+/// delegated ancestor, then the cgroup of this process.
 ///
 /// # Errors
 ///
-/// [`is_unsupported`](Error::is_unsupported) if no v2 hierarchy is mounted, or this process is outside the mounted part.
+/// [`is_unsupported`](Error::is_unsupported) if no v2 hierarchy is mounted, or this process is
+/// outside the mounted part.
 pub(crate) fn bases() -> Result<Vec<PathBuf>> {
     let read = |path: &str| {
         std::fs::read(path).map_err(|error| Error::os(format!("failed to read `{path}`"), error))
@@ -54,8 +55,9 @@ pub(crate) fn bases() -> Result<Vec<PathBuf>> {
     Ok(bases)
 }
 
-/// Returns the folder above the outermost instance cgroup, if instance and task cgroups are nested too deeply: a host that its
-/// own task restarts again and again must not be nested deeper each time.
+/// Returns the folder above the outermost instance cgroup, if instance and task cgroups are nested
+/// too deeply: a host that its own task restarts again and again must not be nested deeper each
+/// time.
 fn outermost(folder: &Path) -> Option<PathBuf> {
     let instances = folder.ancestors().filter(|ancestor| is_instance_cgroup(ancestor));
     let outermost = instances.enumerate().skip(NESTING).last();
@@ -67,7 +69,8 @@ fn is_instance_cgroup(folder: &Path) -> bool {
     name.is_some_and(|name| name.starts_with(PREFIX.as_bytes()))
 }
 
-/// Returns where a task cgroup could probably be created, without creating one: the first base that this process may write to.
+/// Returns where a task cgroup could probably be created, without creating one: the first base that
+/// this process may write to.
 pub(crate) fn prospect() -> Result<Option<PathBuf>> {
     let may_write = |path: &Path| {
         let flags = rustix::fs::AtFlags::EACCESS;

@@ -23,7 +23,8 @@ use crate::{
     sys::spawn::try_joining,
 };
 
-/// A cgroup of this instance in which task cgroups can be created and joined, both of which was tested.
+/// A cgroup of this instance in which task cgroups can be created and joined, both of which was
+/// tested.
 #[derive(Debug)]
 pub(crate) struct InstanceCgroup {
     base: OwnedFd,
@@ -32,7 +33,8 @@ pub(crate) struct InstanceCgroup {
     inode: u64,
     /// Whether task cgroups have a memory controller; determined when the first limit is set.
     memory: OnceLock<bool>,
-    /// A task cgroup for the next root. A spawn takes it, and replaces it while its program is being loaded.
+    /// A task cgroup for the next root. A spawn takes it, and replaces it while its program is
+    /// being loaded.
     next: Mutex<Option<TaskCgroup>>,
 }
 
@@ -44,8 +46,9 @@ impl InstanceCgroup {
 
     /// Creates an instance cgroup, and tests whether a child can be put into it.
     ///
-    /// That it can be created is not enough: joining it requires write access to the `cgroup.procs` of the common ancestor of
-    /// this process's cgroup and the child's (cgroups(7)), and a clone3(2) that no seccomp profile refuses.
+    /// That it can be created is not enough: joining it requires write access to the `cgroup.procs`
+    /// of the common ancestor of this process's cgroup and the child's (cgroups(7)), and a
+    /// clone3(2) that no seccomp profile refuses.
     pub(crate) fn make(path: &Path) -> Result<Self> {
         let failed = |errno: Errno| {
             Error::os(format!("failed to create the cgroup `{}`", path.display()), errno)
@@ -113,9 +116,10 @@ impl InstanceCgroup {
 
     /// Gives task cgroups that are created from now on a memory controller, if one is available.
     ///
-    /// A controller is enabled from the top down, and only by a cgroup that has no processes of its own, unless it is the root
-    /// of the hierarchy (cgroup-v2.rst, "No Internal Process Constraint"). The root is configured by the machine's
-    /// administrator, so a controller that is off there stays off.
+    /// A controller is enabled from the top down, and only by a cgroup that has no processes of its
+    /// own, unless it is the root of the hierarchy (cgroup-v2.rst, "No Internal Process
+    /// Constraint"). The root is configured by the machine's administrator, so a controller that is
+    /// off there stays off.
     pub(crate) fn enable_memory(&self) -> bool {
         *self.memory.get_or_init(|| {
             let has = |fd: BorrowedFd<'_>| {
@@ -139,7 +143,8 @@ impl InstanceCgroup {
     }
 }
 
-/// Restores the owner's permissions on an instance cgroup, which a task of the same user may have removed.
+/// Restores the owner's permissions on an instance cgroup, which a task of the same user may have
+/// removed.
 pub(crate) fn open_up_instance_cgroup(path: &Path, owner: u32) {
     let named = path.file_name().and_then(|name| name.to_str());
     let Some(name) = named.filter(|name| name.starts_with(PREFIX)) else { return };
@@ -160,10 +165,12 @@ fn lists_memory(text: &str) -> bool {
     lines(text).flat_map(str::split_whitespace).any(|name| name == "memory")
 }
 
-/// Removes the cgroups of a dead instance: task cgroups without a process, then the instance cgroup itself.
+/// Removes the cgroups of a dead instance: task cgroups without a process, then the instance cgroup
+/// itself.
 ///
-/// Returns the task cgroups that still contain a process; none if nothing is left. Without `inode` (the instance died before it
-/// recorded the inode) the name, which is unique, must suffice: only empty folders are removed.
+/// Returns the task cgroups that still contain a process; none if nothing is left. Without `inode`
+/// (the instance died before it recorded the inode) the name, which is unique, must suffice: only
+/// empty folders are removed.
 pub(crate) fn remove_instance_cgroup(
     path: &Path,
     inode: Option<u64>,

@@ -1,7 +1,7 @@
 //! Finds the processes in a cgroup by reading `/proc/PID/cgroup` of each process.
 //!
-//! This costs more than listing a cgroup. But no mode of a nested cgroup prevents it, and a process that moves between two nested
-//! cgroups is never missed, since it is always in one of them.
+//! This costs more than listing a cgroup. But no mode of a nested cgroup prevents it, and a process
+//! that moves between two nested cgroups is never missed, since it is always in one of them.
 
 use std::path::Path;
 
@@ -29,8 +29,9 @@ impl Paths {
         Ok(Self(mounts(&text)))
     }
 
-    /// Reports whether a process is in the cgroup of this folder, or in one nested in it; `None` if that cannot be read: a path
-    /// longer than `PATH_MAX` is truncated at its end (observed on Linux 6.18), or refused.
+    /// Reports whether a process is in the cgroup of this folder, or in one nested in it; `None` if
+    /// that cannot be read: a path longer than `PATH_MAX` is truncated at its end (observed on
+    /// Linux 6.18), or refused.
     pub(crate) fn is_in(&self, proc: &Proc, pid: Pid, top: &Path) -> Option<bool> {
         let path = proc.cgroup(pid).ok()?;
         Some(path.is_some_and(|path| self.is_below(&path, top)))

@@ -12,12 +12,13 @@ use crate::{
     sys::proc::{BUFFER, Proc},
 };
 
-/// Maximum size of the file: with the v1 hierarchies it has some twenty lines, each of which contains a path.
+/// Maximum size of the file: with the v1 hierarchies it has some twenty lines, each of which
+/// contains a path.
 const LIMIT: usize = 64 << 10;
 
 impl Proc {
-    /// Returns the path of a process's v2 cgroup, from the root of our cgroup namespace; `None` if the process is gone or is in
-    /// none.
+    /// Returns the path of a process's v2 cgroup, from the root of our cgroup namespace; `None` if
+    /// the process is gone or is in none.
     ///
     /// # Errors
     ///
@@ -26,27 +27,29 @@ impl Proc {
         self.with_cgroups(pid, own_path).map(Option::flatten)
     }
 
-    /// Reports whether a process is in a v2 cgroup of this name, or below one; `false` if that cannot be read.
+    /// Reports whether a process is in a v2 cgroup of this name, or below one; `false` if that
+    /// cannot be read.
     pub(crate) fn is_in_cgroup(&self, pid: Pid, name: &OsStr) -> bool {
         let is_in = self.with_cgroups(pid, |text| is_below(text, name));
         is_in.is_ok_and(|is_in| is_in == Some(true))
     }
 
-    /// Returns the names of the v2 cgroup that a process is in and of those above it; none if they cannot be read.
+    /// Returns the names of the v2 cgroup that a process is in and of those above it; none if they
+    /// cannot be read.
     pub(crate) fn cgroup_names(&self, pid: Pid) -> Vec<OsString> {
         let owned = |name: &[u8]| OsStr::from_bytes(name).to_owned();
         let names = self.with_cgroups(pid, |text| names(text).map(owned).collect());
         names.ok().flatten().unwrap_or_default()
     }
 
-    /// Returns the innermost systemd unit that a process is in, a service or a scope; `None` if it is in none, or if that cannot
-    /// be read.
+    /// Returns the innermost systemd unit that a process is in, a service or a scope; `None` if it
+    /// is in none, or if that cannot be read.
     pub(crate) fn systemd_unit(&self, pid: Pid) -> Option<OsString> {
         self.with_cgroups(pid, unit).ok().flatten()?
     }
 
-    /// Returns the cgroup of the v1 freezer that the process is in, unless it is the root (`cgroups(7)`). In v2 a frozen process
-    /// can be killed; in v1 it cannot.
+    /// Returns the cgroup of the v1 freezer that the process is in, unless it is the root
+    /// (`cgroups(7)`). In v2 a frozen process can be killed; in v1 it cannot.
     pub(crate) fn freezer(&self, pid: Pid) -> Option<String> {
         let stat = self.stat(pid).ok()??;
         if !stat.is_uninterruptible() {
@@ -62,8 +65,8 @@ impl Proc {
     }
 }
 
-/// Returns the path in the line of hierarchy 0: `0::/path` (cgroups(7)). The kernel appends ` (deleted)` if the cgroup was
-/// removed while a process was in it.
+/// Returns the path in the line of hierarchy 0: `0::/path` (cgroups(7)). The kernel appends `
+/// (deleted)` if the cgroup was removed while a process was in it.
 fn path(cgroups: &[u8]) -> Option<&[u8]> {
     cgroups.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))
 }
@@ -83,7 +86,8 @@ fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
     names(cgroups).any(|part| part == name.as_bytes())
 }
 
-/// Returns the last name with the suffix of a unit in the path of the v2 hierarchy, or else of systemd's v1 hierarchy.
+/// Returns the last name with the suffix of a unit in the path of the v2 hierarchy, or else of
+/// systemd's v1 hierarchy.
 fn unit(cgroups: &[u8]) -> Option<OsString> {
     let is_unit = |name: &&[u8]| name.ends_with(b".service") || name.ends_with(b".scope");
     let last = |path: &[u8]| {

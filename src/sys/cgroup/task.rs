@@ -27,13 +27,15 @@ use crate::{
 
 /// `CGROUP2_SUPER_MAGIC` (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
-/// Time within which a member that has died leaves its cgroup; until then the folder cannot be removed.
+/// Time within which a member that has died leaves its cgroup; until then the folder cannot be
+/// removed.
 const REMOVE_LIMIT: Duration = Duration::from_millis(50);
 const REMOVE_PAUSE: Duration = Duration::from_millis(1);
 /// Buffer size for reading a list of members, or a value, piece by piece.
 const PIECE: usize = 4096;
 
-/// Opens a folder with `O_PATH`, which succeeds whatever its mode is, so that its inode can be compared.
+/// Opens a folder with `O_PATH`, which succeeds whatever its mode is, so that its inode can be
+/// compared.
 pub(super) const NAMED: OFlags =
     OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// The permissions that the owner needs on a folder, and on a file in it.
@@ -49,8 +51,8 @@ pub(crate) struct Listing {
     pub(crate) foreign: bool,
     /// Whether all could be listed; `false` if a nested cgroup may not be read.
     ///
-    /// A process that moves from one nested cgroup to another meanwhile may still be missed. Only [`TaskCgroup::is_populated`]
-    /// reports reliably whether there is any.
+    /// A process that moves from one nested cgroup to another meanwhile may still be missed. Only
+    /// [`TaskCgroup::is_populated`] reports reliably whether there is any.
     pub(crate) complete: bool,
 }
 
@@ -79,10 +81,11 @@ impl TaskCgroup {
         })
     }
 
-    /// Opens the task cgroup of a row; `None` if it no longer exists, or another folder has its name.
+    /// Opens the task cgroup of a row; `None` if it no longer exists, or another folder has its
+    /// name.
     ///
-    /// It must be on a v2 hierarchy, have a name of the form that [`make`](Self::make) gives, and belong to `owner`: a forged
-    /// row must not target a service.
+    /// It must be on a v2 hierarchy, have a name of the form that [`make`](Self::make) gives, and
+    /// belong to `owner`: a forged row must not target a service.
     pub(crate) fn open(record: &Cgroup, owner: u32) -> Result<Option<Self>> {
         if !is_a_task_cgroups_name(&record.path) {
             return Ok(None);
@@ -110,21 +113,22 @@ impl TaskCgroup {
         self.fd.as_fd()
     }
 
-    /// Lists the live processes in the task cgroup and in the cgroups nested in it. A zombie is not listed, unless it still
-    /// has live threads (cgroups(7)).
+    /// Lists the live processes in the task cgroup and in the cgroups nested in it. A zombie is not
+    /// listed, unless it still has live threads (cgroups(7)).
     ///
     /// # Errors
     ///
-    /// If the task cgroup cannot be read for lack of descriptors or memory. A cgroup that may not be read is no error, but makes
-    /// the list incomplete.
+    /// If the task cgroup cannot be read for lack of descriptors or memory. A cgroup that may not
+    /// be read is no error, but makes the list incomplete.
     pub(crate) fn list(&self) -> Result<Listing> {
         let (mut pids, mut foreign) = (Vec::new(), false);
         let (mut complete, mut first) = (true, true);
         let walked = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
             let is_top = std::mem::take(&mut first);
             let text = match read(fd, c"cgroup.procs") {
-                // A threaded cgroup lists no processes. They are listed by the domain above it, which may be the task cgroup or,
-                // if a task made the task cgroup itself threaded, a cgroup that is not ours.
+                // A threaded cgroup lists no processes. They are listed by the domain above it,
+                // which may be the task cgroup or, if a task made the task cgroup itself threaded,
+                // a cgroup that is not ours.
                 Err(Errno::OPNOTSUPP) => {
                     complete &= !is_top;
                     return Ok(());
@@ -144,8 +148,9 @@ impl TaskCgroup {
         Ok(Listing { pids, foreign, complete: complete && walked })
     }
 
-    /// Reports whether a live process is in the task cgroup or in a cgroup nested in it, however deep, according to the kernel
-    /// (`populated` in `cgroup.events`, cgroup-v2.rst); `None` if that may not be read.
+    /// Reports whether a live process is in the task cgroup or in a cgroup nested in it, however
+    /// deep, according to the kernel (`populated` in `cgroup.events`, cgroup-v2.rst); `None` if
+    /// that may not be read.
     pub(crate) fn is_populated(&self) -> Option<bool> {
         let text = match read(self.fd.as_fd(), c"cgroup.events") {
             // The cgroup was removed, so it was empty.
@@ -160,7 +165,8 @@ impl TaskCgroup {
         self.is_populated() == Some(false)
     }
 
-    /// Waits until no live process is in the task cgroup, at most `limit`; returns whether it is empty.
+    /// Waits until no live process is in the task cgroup, at most `limit`; returns whether it is
+    /// empty.
     pub(crate) fn wait_empty(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while !self.is_empty() {
@@ -172,8 +178,8 @@ impl TaskCgroup {
         true
     }
 
-    /// Restores the owner's permissions on the task cgroup and on the cgroups nested in it, which a task of the same user may
-    /// have removed.
+    /// Restores the owner's permissions on the task cgroup and on the cgroups nested in it, which a
+    /// task of the same user may have removed.
     pub(crate) fn open_up(&self) {
         // A descriptor that was opened with O_PATH does not support fchmod(2); see open(2).
         if let Ok(stat) = fstat(&self.fd)
@@ -194,7 +200,8 @@ impl TaskCgroup {
         });
     }
 
-    /// Sends SIGKILL to every process in the task cgroup and below it, including processes that are being forked (Linux 5.14).
+    /// Sends SIGKILL to every process in the task cgroup and below it, including processes that are
+    /// being forked (Linux 5.14).
     ///
     /// [`is_unsupported`](Error::is_unsupported) on older kernels.
     pub(crate) fn kill(&self) -> Result<()> {
@@ -208,7 +215,8 @@ impl TaskCgroup {
         }
     }
 
-    /// Freezes every process in the task cgroup, or thaws it. A process in uninterruptible sleep freezes when it wakes.
+    /// Freezes every process in the task cgroup, or thaws it. A process in uninterruptible sleep
+    /// freezes when it wakes.
     pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
         write(&self.fd, c"cgroup.freeze", if frozen { b"1" } else { b"0" })
             .map_err(|errno| self.failed("freeze", errno))
@@ -231,21 +239,24 @@ impl TaskCgroup {
             .is_ok_and(|text| lines(&text).any(|line| line == "frozen 1"))
     }
 
-    /// Limits the memory of the task cgroup, if it has the controller; beyond the limit the kernel ends the whole tree. Returns
-    /// whether the limit is in effect.
+    /// Limits the memory of the task cgroup, if it has the controller; beyond the limit the kernel
+    /// ends the whole tree. Returns whether the limit is in effect.
     pub(crate) fn limit_memory(&self, bytes: u64) -> bool {
-        // The kernel ends all processes or none (Linux 4.19), since a tree without one of its processes is useless.
+        // The kernel ends all processes or none (Linux 4.19), since a tree without one of its
+        // processes is useless.
         let _ = write(&self.fd, c"memory.oom.group", b"1");
         write(&self.fd, c"memory.max", bytes.to_string().as_bytes()).is_ok()
     }
 
-    /// Returns how many processes of the task cgroup the kernel killed for lack of memory; `None` without the memory controller.
+    /// Returns how many processes of the task cgroup the kernel killed for lack of memory; `None`
+    /// without the memory controller.
     pub(crate) fn oom_kills(&self) -> Option<u64> {
         let text = read(self.fd.as_fd(), c"memory.events").ok()?;
         oom_kills(&text)
     }
 
-    /// Removes the task cgroup and the cgroups that its program created below it; returns `false` if a process is in it.
+    /// Removes the task cgroup and the cgroups that its program created below it; returns `false`
+    /// if a process is in it.
     pub(crate) fn remove(&self) -> bool {
         let deadline = Instant::now() + REMOVE_LIMIT;
         let mut opened = false;
@@ -317,7 +328,8 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.is_empty())
 }
 
-/// Parses `oom_kill` in `memory.events` (cgroup-v2.rst): the number of processes killed by any kind of OOM killer.
+/// Parses `oom_kill` in `memory.events` (cgroup-v2.rst): the number of processes killed by any kind
+/// of OOM killer.
 fn oom_kills(text: &str) -> Option<u64> {
     lines(text).find_map(|line| line.strip_prefix("oom_kill "))?.parse().ok()
 }

@@ -1,9 +1,10 @@
 //! Walks over a cgroup and all cgroups nested in it, however deep.
 //!
-//! Only a task's own `cgroup.max.depth` limits how deep it nests cgroups, so a walk must not depend on a stack, on `PATH_MAX` or
-//! on the number of open files. It holds one descriptor, with which it descends by name and ascends by `..`; for each level it
-//! remembers the inode and the names that are left to visit. A cgroup cannot be moved (there is no rename on v2), so `..` leads
-//! back to the folder that the walk came from, which the inode confirms.
+//! Only a task's own `cgroup.max.depth` limits how deep it nests cgroups, so a walk must not depend
+//! on a stack, on `PATH_MAX` or on the number of open files. It holds one descriptor, with which it
+//! descends by name and ascends by `..`; for each level it remembers the inode and the names that
+//! are left to visit. A cgroup cannot be moved (there is no rename on v2), so `..` leads back to
+//! the folder that the walk came from, which the inode confirms.
 //!
 //! If a folder may not be opened, the walk skips it and reports that it is incomplete.
 
@@ -35,7 +36,8 @@ struct Level {
     name: CString,
 }
 
-/// Whether a walk skips folders of its own user that are closed to it, or restores its permissions on them.
+/// Whether a walk skips folders of its own user that are closed to it, or restores its permissions
+/// on them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Closed {
     Skip,
@@ -63,7 +65,8 @@ impl Walk {
         Ok(Some(Self { here, device: stat.st_dev, levels, closed }))
     }
 
-    /// Descends into a folder; returns `false` if the folder is gone, or another file system is mounted on it.
+    /// Descends into a folder; returns `false` if the folder is gone, or another file system is
+    /// mounted on it.
     fn enter(&mut self, name: &CStr) -> Result<bool, Errno> {
         match self.try_enter(name) {
             Err(Errno::ACCESS) if self.closed == Closed::Open => {
@@ -104,9 +107,11 @@ impl Walk {
     }
 }
 
-/// Calls `each` for the cgroup and those nested in it; returns whether it was called for all of them and could read all of them.
+/// Calls `each` for the cgroup and those nested in it; returns whether it was called for all of
+/// them and could read all of them.
 ///
-/// A cgroup that vanishes meanwhile contains no process. `each` fails with `EACCES` if it may not read.
+/// A cgroup that vanishes meanwhile contains no process. `each` fails with `EACCES` if it may not
+/// read.
 pub(super) fn visit(
     top: BorrowedFd<'_>,
     closed: Closed,
@@ -151,7 +156,8 @@ fn visit_until(
     Ok(complete)
 }
 
-/// Removes all nested cgroups, the deepest first. Fails with `EBUSY` if a process is in one, or if it takes too long.
+/// Removes all nested cgroups, the deepest first. Fails with `EBUSY` if a process is in one, or if
+/// it takes too long.
 pub(super) fn remove_nested(top: BorrowedFd<'_>) -> Result<(), Errno> {
     remove_nested_until(Instant::now() + LIMIT, top)
 }
@@ -201,12 +207,14 @@ pub(super) fn folders(fd: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
 mod tests {
     use super::*;
 
-    /// A deadline for tests: a busy machine may take longer than [`LIMIT`] for some hundred folders.
+    /// A deadline for tests: a busy machine may take longer than [`LIMIT`] for some hundred
+    /// folders.
     fn later() -> Instant {
         Instant::now() + Duration::from_mins(2)
     }
 
-    /// Creates nested folders, since a walk works on any file system; each level has another folder beside the next one.
+    /// Creates nested folders, since a walk works on any file system; each level has another folder
+    /// beside the next one.
     fn nested(depth: usize) -> (tempfile::TempDir, OwnedFd) {
         let folder = tempfile::tempdir().expect("a folder");
         let top = rustix::fs::open(folder.path(), FOLDER, Mode::empty()).expect("opened");

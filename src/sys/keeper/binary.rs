@@ -1,9 +1,10 @@
 //! Finds the keeper's executable, and checks that it can be trusted.
 //!
-//! It is opened once and executed by descriptor (`execveat(2)` with `AT_EMPTY_PATH`), so the file that was checked is the file
-//! that runs. For root, and under `AT_SECURE` (getauxval(3)), a user who could replace the file could run code with additional
-//! rights. In these cases the file and every folder above it must belong to root and be writable by no other user. A sticky
-//! folder such as `/tmp` is fine, since in it only root can replace root's files.
+//! It is opened once and executed by descriptor (`execveat(2)` with `AT_EMPTY_PATH`), so the file
+//! that was checked is the file that runs. For root, and under `AT_SECURE` (getauxval(3)), a user
+//! who could replace the file could run code with additional rights. In these cases the file and
+//! every folder above it must belong to root and be writable by no other user. A sticky folder such
+//! as `/tmp` is fine, since in it only root can replace root's files.
 
 #![expect(unsafe_code, reason = "the auxiliary vector")]
 
@@ -45,12 +46,13 @@ impl Binary {
         Self::open(&absolute, strict)
     }
 
-    /// Searches beside the running program, then in the folders of `PATH`; returns `None` if there is no keeper. Fails if one
-    /// exists but cannot be used.
+    /// Searches beside the running program, then in the folders of `PATH`; returns `None` if there
+    /// is no keeper. Fails if one exists but cannot be used.
     pub(crate) fn found() -> Result<Option<Self>> {
         let own = env::current_exe().ok();
         let beside = own.as_deref().and_then(Path::parent).map(Path::to_owned);
-        // The environment of a set-uid program is controlled by its caller, which must not choose a program that we run.
+        // The environment of a set-uid program is controlled by its caller, which must not choose a
+        // program that we run.
         let path = if is_secure() { None } else { env::var_os("PATH") };
         let folders = path.iter().flat_map(env::split_paths).filter(|folder| folder.is_absolute());
         let mut unfit = None;
@@ -104,7 +106,8 @@ impl AsFd for Binary {
     }
 }
 
-/// Checks each component of the path, as written, from the file up to `/`: only root may be able to replace it.
+/// Checks each component of the path, as written, from the file up to `/`: only root may be able to
+/// replace it.
 fn check_folders(path: &Path) -> Result<()> {
     for part in path.ancestors() {
         let seen = std::fs::symlink_metadata(part).map_err(|error| cannot_open(part, error))?;

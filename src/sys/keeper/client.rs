@@ -26,7 +26,8 @@ use crate::{
     },
 };
 
-/// Time limit for the handshake, which a keeper sends within a millisecond; on a machine that swaps it may take longer.
+/// Time limit for the handshake, which a keeper sends within a millisecond; on a machine that swaps
+/// it may take longer.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Time limit for writing one frame; the keeper reads it at once.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -35,8 +36,8 @@ const RESUME_AFTER: Duration = Duration::from_millis(250);
 /// Time limit for the death of a keeper after SIGKILL, which takes microseconds.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
-/// A running keeper. When this is dropped, the keeper ends the processes that are left below it, and exits;
-/// [`KeeperClient::dismiss`] also reaps it.
+/// A running keeper. When this is dropped, the keeper ends the processes that are left below it,
+/// and exits; [`KeeperClient::dismiss`] also reaps it.
 #[derive(Debug)]
 pub(crate) struct KeeperClient {
     /// `None` once the host has closed the connection.
@@ -57,7 +58,8 @@ pub(crate) struct Reply {
 impl Binary {
     /// Starts a keeper and reads its handshake.
     ///
-    /// Its arguments do not describe the tree, since every user can read them; other processes find the keeper by its identity.
+    /// Its arguments do not describe the tree, since every user can read them; other processes find
+    /// the keeper by its identity.
     pub(crate) fn start(&self) -> Result<KeeperClient> {
         let failed = |error| Error::os("failed to duplicate a descriptor", error);
         let (transport, socket) = Transport::pair()?;
@@ -70,7 +72,8 @@ impl Binary {
             socket,
         };
         let (pid, pidfd) = start(&helper)?;
-        // The keeper must be the only holder of its end of the socket: otherwise its death would not close the socket.
+        // The keeper must be the only holder of its end of the socket: otherwise its death would
+        // not close the socket.
         drop(helper);
         let client = KeeperClient { transport: Some(transport), pid, pidfd };
         match client.check_handshake(self) {
@@ -164,8 +167,8 @@ impl KeeperClient {
         }
     }
 
-    /// Reports to the keeper whether the row was committed. If it was, waits until the program is running; fails if it could not
-    /// be started.
+    /// Reports to the keeper whether the row was committed. If it was, waits until the program is
+    /// running; fails if it could not be started.
     pub(crate) fn decide(&self, go: bool, program: &OsString) -> Result<()> {
         let message = if go { FromHost::Go } else { FromHost::Refuse };
         let sent = self.transport()?.send_to_keeper(message, SEND_LIMIT);
@@ -182,7 +185,8 @@ impl KeeperClient {
     fn receive_reply(&self, program: &OsString) -> Result<(FromKeeper, Vec<OwnedFd>)> {
         let transport = self.transport()?;
         let deadline = Instant::now() + GATE_LIMIT;
-        // The program may have stopped the keeper before it could report that the program is running.
+        // The program may have stopped the keeper before it could report that the program is
+        // running.
         while !transport.is_readable(RESUME_AFTER) && Instant::now() < deadline {
             self.resume();
         }
@@ -198,13 +202,15 @@ impl KeeperClient {
         }
     }
 
-    /// Resumes a keeper that was stopped: its tree has the same uid and can send SIGSTOP, which cannot be blocked.
+    /// Resumes a keeper that was stopped: its tree has the same uid and can send SIGSTOP, which
+    /// cannot be blocked.
     pub(crate) fn resume(&self) {
         // The descriptor is that of our own child, created by clone.
         let _ = self.pidfd.send(Signal::CONT);
     }
 
-    /// Asks the keeper to leave the remaining processes running. If it has already exited, there is nothing to do.
+    /// Asks the keeper to leave the remaining processes running. If it has already exited, there is
+    /// nothing to do.
     pub(crate) fn leave(&self) {
         let _ = self
             .transport()
@@ -224,8 +230,8 @@ impl KeeperClient {
         self.pidfd.wait_dead(limit).unwrap_or(false)
     }
 
-    /// Closes the connection, after which the keeper ends the processes that are left below it, and exits. It is reaped; a keeper
-    /// that is still alive after `limit` is returned.
+    /// Closes the connection, after which the keeper ends the processes that are left below it, and
+    /// exits. It is reaped; a keeper that is still alive after `limit` is returned.
     pub(crate) fn dismiss(mut self, limit: Duration) -> Option<Self> {
         self.transport = None;
         if !limit.is_zero() {
@@ -259,8 +265,8 @@ impl AsFd for KeeperClient {
     }
 }
 
-/// Returns which of the standard descriptors the program gets, and those descriptors. Inherited descriptors are the host's own,
-/// unless they are closed or close-on-exec.
+/// Returns which of the standard descriptors the program gets, and those descriptors. Inherited
+/// descriptors are the host's own, unless they are closed or close-on-exec.
 fn passed_on<'a>(
     descriptors: &[Descriptor; 3],
     sources: &'a Sources,

@@ -1,10 +1,11 @@
 //! Determines which processes below a keeper are hosts of its ledger.
 //!
-//! A task may start a new host of its own ledger before the old one dies, and the new one must survive. A keeper links no SQLite
-//! and reads no ledger. So each instance writes its identity into its lock file once its row is committed
-//! ([`HeldLock::sign`](super::super::file_lock::HeldLock::sign)), and a process is a host only if it holds such a lock *and* has
-//! the identity in the file. A task that holds a file of such a name, or the lock of an instance that has died, is a program like
-//! any other.
+//! A task may start a new host of its own ledger before the old one dies, and the new one must
+//! survive. A keeper links no SQLite and reads no ledger. So each instance writes its identity into
+//! its lock file once its row is committed
+//! ([`HeldLock::sign`](super::super::file_lock::HeldLock::sign)), and a process is a host only if
+//! it holds such a lock *and* has the identity in the file. A task that holds a file of such a
+//! name, or the lock of an instance that has died, is a program like any other.
 
 use std::{
     fs::File,
@@ -23,7 +24,8 @@ use crate::{
 /// Maximum size of a signature, which consists of three numbers.
 const SIGNATURE: u64 = 1 << 10;
 
-/// Returns the processes below `keeper` that are hosts of the ledger whose lock files have paths that begin with `lock_prefix`.
+/// Returns the processes below `keeper` that are hosts of the ledger whose lock files have paths
+/// that begin with `lock_prefix`.
 pub(crate) fn hosts_below(
     proc: &Proc,
     here: PidScope,

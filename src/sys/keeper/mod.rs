@@ -1,8 +1,9 @@
 //! The keeper: a small process between a host and a program.
 //!
-//! It is the subreaper of the program's tree (`PR_SET_CHILD_SUBREAPER`, prctl(2)): processes that are orphaned below it stay
-//! below it, with or without the tree's session, token and arguments. When its host dies it ends all of them. It reports how the
-//! program ended, and exits when no process is left below it.
+//! It is the subreaper of the program's tree (`PR_SET_CHILD_SUBREAPER`, prctl(2)): processes that
+//! are orphaned below it stay below it, with or without the tree's session, token and arguments.
+//! When its host dies it ends all of them. It reports how the program ended, and exits when no
+//! process is left below it.
 //!
 //! ```text
 //!  host                            keeper                       program
@@ -18,8 +19,9 @@
 //!  leave, or the socket's end ---> (ends what is left) exits
 //! ```
 //!
-//! The two share one stream socket, which is the keeper's standard input when it is executed. The keeper detects that the host is
-//! gone when the socket is closed or, if a forked copy of the host holds the socket open, by the host's pidfd.
+//! The two share one stream socket, which is the keeper's standard input when it is executed. The
+//! keeper detects that the host is gone when the socket is closed or, if a forked copy of the host
+//! holds the socket open, by the host's pidfd.
 //!
 //! - [`protocol`]: the messages on the socket;
 //! - [`transport`]: the socket, with descriptors and time limits;
@@ -53,6 +55,6 @@ pub(crate) fn is_name(comm: &[u8]) -> bool {
 
 /// The name of its executable, and its `argv[0]`. It proves nothing: any process may use it.
 const NAME: &str = "procledger-keeper";
-/// Its only argument. A keeper ignores it; a program that was configured as the keeper by mistake, such as `cat`, fails with it
-/// at once.
+/// Its only argument. A keeper ignores it; a program that was configured as the keeper by mistake,
+/// such as `cat`, fails with it at once.
 const ARGUMENT: &str = "--serve";

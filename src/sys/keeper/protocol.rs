@@ -1,7 +1,9 @@
-//! The messages on the socket between a host and a keeper: frames of 16 bytes, and one spawn request.
+//! The messages on the socket between a host and a keeper: frames of 16 bytes, and one spawn
+//! request.
 //!
-//! Both ends run on one machine, so numbers are in its byte order. The keeper sends first. The format of its handshake never
-//! changes, so that the host can determine the keeper's version before it reads anything else.
+//! Both ends run on one machine, so numbers are in its byte order. The keeper sends first. The
+//! format of its handshake never changes, so that the host can determine the keeper's version
+//! before it reads anything else.
 
 use std::{
     ffi::OsString,
@@ -24,8 +26,8 @@ pub(super) const FRAME: usize = 16;
 pub(super) type Frame = [u8; FRAME];
 
 const MAGIC: [u8; 8] = *b"plkeeper";
-/// Maximum length of a request, which contains the arguments and the environment. The kernel limits both (execve(2)), so no host
-/// sends more.
+/// Maximum length of a request, which contains the arguments and the environment. The kernel limits
+/// both (execve(2)), so no host sends more.
 const REQUEST_LIMIT: usize = 64 << 20;
 
 /// A message of a keeper.
@@ -52,8 +54,8 @@ pub(crate) enum FromHost {
     Leave,
 }
 
-/// A program to run below the keeper. The host's pidfd, the program's standard descriptors and its further descriptors are sent
-/// with it, in this order.
+/// A program to run below the keeper. The host's pidfd, the program's standard descriptors and its
+/// further descriptors are sent with it, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SpawnRequest {
     pub(crate) program: OsString,
@@ -82,8 +84,8 @@ pub(crate) struct Params {
     pub(crate) uid: u32,
     /// Whether the arguments of processes below the keeper may be recorded.
     pub(crate) arguments: bool,
-    /// The ledger's real path. The lock files of its instances, and the files that keepers leave for the next instance, are
-    /// beside it.
+    /// The ledger's real path. The lock files of its instances, and the files that keepers leave
+    /// for the next instance, are beside it.
     pub(crate) ledger: PathBuf,
     /// Names of programs that are never ended.
     pub(crate) protected: Vec<OsString>,

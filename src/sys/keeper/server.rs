@@ -77,8 +77,9 @@ pub(crate) fn is_asked() -> bool {
 }
 
 impl KeeperServer {
-    /// Becomes a keeper: blocks all signals, becomes a subreaper, moves the socket away from standard input, and sends a
-    /// handshake. Returns the program to start; `None` if the host requested only the handshake.
+    /// Becomes a keeper: blocks all signals, becomes a subreaper, moves the socket away from
+    /// standard input, and sends a handshake. Returns the program to start; `None` if the host
+    /// requested only the handshake.
     pub(crate) fn take() -> Result<Option<(Self, Command)>> {
         let failed = |what: &str, error: Errno| Error::os(format!("failed to {what}"), error);
         let stdin = rustix::stdio::stdin();
@@ -94,7 +95,8 @@ impl KeeperServer {
                 "a keeper must have exactly the rights of its host",
             ));
         }
-        // The keeper's own executable has already blocked them; another one that a host uses as its keeper has not.
+        // The keeper's own executable has already blocked them; another one that a host uses as its
+        // keeper has not.
         crate::sys::leave_signals_to_the_host();
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| failed("become a subreaper", error))?;
@@ -123,7 +125,8 @@ impl KeeperServer {
         self.host.is_dead().unwrap_or(false)
     }
 
-    /// Waits until there is something to do. A message from the host is reported before its death, and both before children.
+    /// Waits until there is something to do. A message from the host is reported before its death,
+    /// and both before children.
     pub(crate) fn wait(&self) -> Wake {
         let mut fds = [
             PollFd::new(&self.transport, PollFlags::IN),
@@ -144,7 +147,8 @@ impl KeeperServer {
         if host {
             return Wake::HostGone;
         }
-        // One SIGCHLD may stand for several children, so all signals are read, and the caller reaps all dead children.
+        // One SIGCHLD may stand for several children, so all signals are read, and the caller reaps
+        // all dead children.
         while matches!(self.children.read_signal(), Ok(Some(_))) {}
         Wake::Children
     }
@@ -163,8 +167,8 @@ fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Res
         return Err(Error::invalid("the request lacks descriptors"));
     }
     let mut attributes = request.attributes.clone();
-    // As in the host, a descriptor may have a number beyond the limits, and ending a tree needs a descriptor for each of its
-    // processes. The program itself gets the limits of the host.
+    // As in the host, a descriptor may have a number beyond the limits, and ending a tree needs a
+    // descriptor for each of its processes. The program itself gets the limits of the host.
     let needed = numbers().max().map_or(0, |last| u64::try_from(*last).unwrap_or(0) + 1);
     let is_set = attributes.rlimits.iter().any(|limit| limit.resource == Resource::Nofile);
     if let Some((soft, hard)) = raise_descriptor_limit(needed).filter(|_| !is_set) {
@@ -207,8 +211,8 @@ pub(crate) fn reap_one() -> Reaped {
     }
 }
 
-/// Blocks every signal that can be blocked, by the raw system call: libc reserves two real-time signals (nptl(7)), and unblocks
-/// them when it starts a thread.
+/// Blocks every signal that can be blocked, by the raw system call: libc reserves two real-time
+/// signals (nptl(7)), and unblocks them when it starts a thread.
 pub(crate) fn block_all_signals() {
     let all = u64::MAX;
     let args = [libc::SIG_SETMASK as usize, (&raw const all) as usize, 0, size_of_val(&all), 0];

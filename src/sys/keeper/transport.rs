@@ -1,4 +1,5 @@
-//! The socket between a host and a keeper. It transports whole frames and descriptors, with time limits and without SIGPIPE.
+//! The socket between a host and a keeper. It transports whole frames and descriptors, with time
+//! limits and without SIGPIPE.
 
 use std::{
     io::{IoSlice, IoSliceMut},
@@ -22,7 +23,8 @@ use crate::{
     sys::{poll::poll_within, spawn::FDS_MAX},
 };
 
-/// Maximum number of descriptors with one frame: the host's pidfd, three standard descriptors, and the further ones.
+/// Maximum number of descriptors with one frame: the host's pidfd, three standard descriptors, and
+/// the further ones.
 const RIGHTS: usize = 4 + FDS_MAX;
 
 /// One end of the socket.
@@ -65,7 +67,8 @@ impl Transport {
         let (first, more) = rights.split_at(rights.len().min(RIGHTS));
         self.send(&announce(bytes.len()), first, limit)?;
         let mut bytes = bytes.as_slice();
-        // Each of these messages carries one byte of the request, which is longer than the list of descriptors in it.
+        // Each of these messages carries one byte of the request, which is longer than the list of
+        // descriptors in it.
         for some in more.chunks(RIGHTS) {
             let (byte, rest) = bytes.split_at(1);
             self.send(byte, some, limit)?;
@@ -91,7 +94,8 @@ impl Transport {
         frame.map(|frame| FromHost::decode(&frame)).transpose()
     }
 
-    /// Receives a message of the keeper, and the descriptors that were sent with it; `None` if the keeper is gone.
+    /// Receives a message of the keeper, and the descriptors that were sent with it; `None` if the
+    /// keeper is gone.
     pub(super) fn receive_from_keeper(
         &self,
         limit: Duration,

@@ -1,9 +1,12 @@
-//! Lists the current children of a process, from the kernel's own list, and the dead children of this process.
+//! Lists the current children of a process, from the kernel's own list, and the dead children of
+//! this process.
 //!
-//! `/proc/PID/task/TID/children` (`proc_tid_children(5)`, Linux 3.5 with `CONFIG_PROC_CHILDREN`) is read under the lock that
-//! forks, exits and reparenting take. Its manual warns that a list with entries may miss some while others exit; an *empty* list
-//! is exact. Since everything that is orphaned below a subreaper stays below it, an empty list proves that a subreaper has no
-//! descendants at all. No scan of `/proc`, which takes many reads, can prove that for a tree that keeps forking.
+//! `/proc/PID/task/TID/children` (`proc_tid_children(5)`, Linux 3.5 with `CONFIG_PROC_CHILDREN`) is
+//! read under the lock that forks, exits and reparenting take. Its manual warns that a list with
+//! entries may miss some while others exit; an *empty* list is exact. Since everything that is
+//! orphaned below a subreaper stays below it, an empty list proves that a subreaper has no
+//! descendants at all. No scan of `/proc`, which takes many reads, can prove that for a tree that
+//! keeps forking.
 
 use std::collections::HashSet;
 
@@ -17,19 +20,21 @@ use crate::{error::Result, identity::Pid};
 
 /// Maximum size of a list: some 100,000 children. A truncated list still has entries.
 const LIST_LIMIT: usize = 1 << 20;
-/// Maximum number of rounds, each of which requires a child that has become a zombie since the previous one.
+/// Maximum number of rounds, each of which requires a child that has become a zombie since the
+/// previous one.
 const ROUNDS: u32 = 64;
 
 impl Proc {
-    /// Reports whether `parent` has a live child that is not in `known`. `None` if the kernel does not list children, or not
-    /// those of this process.
+    /// Reports whether `parent` has a live child that is not in `known`. `None` if the kernel does
+    /// not list children, or not those of this process.
     pub(crate) fn has_other_children(
         &self,
         parent: Pid,
         known: impl Fn(Pid) -> bool,
     ) -> Option<bool> {
-        // A child that was alive when it was listed, and is a zombie now, may have left a child to `parent` in between. A zombie
-        // cannot fork, so the list is read again until it contains nothing new.
+        // A child that was alive when it was listed, and is a zombie now, may have left a child to
+        // `parent` in between. A zombie cannot fork, so the list is read again until it contains
+        // nothing new.
         let mut zombies = HashSet::new();
         for _ in 0..ROUNDS {
             let mut children = self.children(parent)?;
@@ -51,7 +56,8 @@ impl Proc {
         Some(true)
     }
 
-    /// Lists the children of all threads of a process, including zombies; `None` if the kernel does not list them.
+    /// Lists the children of all threads of a process, including zombies; `None` if the kernel does
+    /// not list them.
     pub(crate) fn children(&self, pid: Pid) -> Option<Vec<Pid>> {
         let threads = self.threads(pid)?;
         // A kernel without the list would look like a process without children.
@@ -62,8 +68,8 @@ impl Proc {
         for thread in threads {
             let name = format!("task/{thread}/children");
             BUFFER.with_borrow_mut(|buffer| {
-                // A thread that ends passes its children on to another one, whose list may already have been read. If that
-                // matters, the caller reads twice.
+                // A thread that ends passes its children on to another one, whose list may already
+                // have been read. If that matters, the caller reads twice.
                 let there = self.read(pid, &name, buffer, LIST_LIMIT).ok()?;
                 if there {
                     let words = buffer.split(u8::is_ascii_whitespace);
@@ -75,7 +81,8 @@ impl Proc {
         Some(found)
     }
 
-    /// Returns the threads of a process, including the leading one; `None` if they cannot be listed.
+    /// Returns the threads of a process, including the leading one; `None` if they cannot be
+    /// listed.
     pub(super) fn threads(&self, pid: Pid) -> Option<Vec<Pid>> {
         use rustix::fs::{Dir, Mode, OFlags, openat};
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -86,8 +93,8 @@ impl Proc {
     }
 }
 
-/// Reports whether orphans around this process may become its children: it is the first process of its PID namespace
-/// (`pid_namespaces(7)`), or a subreaper (`PR_GET_CHILD_SUBREAPER` in prctl(2)).
+/// Reports whether orphans around this process may become its children: it is the first process of
+/// its PID namespace (`pid_namespaces(7)`), or a subreaper (`PR_GET_CHILD_SUBREAPER` in prctl(2)).
 pub(crate) fn adopts_orphans() -> bool {
     getpid().is_init() || rustix::process::child_subreaper().is_ok_and(|reaper| reaper.is_some())
 }

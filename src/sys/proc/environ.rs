@@ -12,23 +12,24 @@ use crate::{error::Result, identity::Pid};
 
 /// The environment variable that links a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
-/// The variable in which systemd, since version 248, passes its own pid to each process that it starts (systemd.exec(5)).
-/// Descendants inherit the variable, but have another pid.
+/// The variable in which systemd, since version 248, passes its own pid to each process that it
+/// starts (systemd.exec(5)). Descendants inherit the variable, but have another pid.
 const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
 
 /// Field 51 of `/proc/PID/stat`, counted from the blank before field 3.
 const ENV_END: usize = 51 - 2;
 
 impl Proc {
-    /// Returns the tokens that the process carries; `None` if it is gone or its environment may not be read.
+    /// Returns the tokens that the process carries; `None` if it is gone or its environment may not
+    /// be read.
     pub(crate) fn tokens(&self, pid: Pid) -> Option<Vec<Uuid>> {
         BUFFER.with_borrow_mut(|buffer| {
             self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).ok()?.then(|| tokens(buffer))
         })
     }
 
-    /// Returns the tokens that a process carries; `None` if it is gone, may not be read, or shows no environment. While it calls
-    /// exec it has none for a moment, which proves nothing.
+    /// Returns the tokens that a process carries; `None` if it is gone, may not be read, or shows
+    /// no environment. While it calls exec it has none for a moment, which proves nothing.
     pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<Uuid>>> {
         BUFFER.with_borrow_mut(|buffer| {
             let read = self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).map(Some);
@@ -37,8 +38,8 @@ impl Proc {
         })
     }
 
-    /// Reports whether the process exists and its environment may not be read: it belongs to another user, or is not dumpable
-    /// (prctl(2), `PR_SET_DUMPABLE`; `proc_pid_environ(5)`).
+    /// Reports whether the process exists and its environment may not be read: it belongs to
+    /// another user, or is not dumpable (prctl(2), `PR_SET_DUMPABLE`; `proc_pid_environ(5)`).
     pub(crate) fn is_closed(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             let read = self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT);
@@ -46,9 +47,10 @@ impl Proc {
         })
     }
 
-    /// Reports whether a process is between its old and its new program: it has left the memory with its old environment, and the
-    /// new one is not laid out yet (`exec_mmap` and `create_elf_tables` in the kernel). On a busy machine that lasts for tens of
-    /// milliseconds. Even an empty environment has an address.
+    /// Reports whether a process is between its old and its new program: it has left the memory
+    /// with its old environment, and the new one is not laid out yet (`exec_mmap` and
+    /// `create_elf_tables` in the kernel). On a busy machine that lasts for tens of milliseconds.
+    /// Even an empty environment has an address.
     pub(crate) fn is_in_exec(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
@@ -58,7 +60,8 @@ impl Proc {
         })
     }
 
-    /// Returns the value of a variable in its environment; `None` if the variable is not set or the environment may not be read.
+    /// Returns the value of a variable in its environment; `None` if the variable is not set or the
+    /// environment may not be read.
     pub(crate) fn variable(&self, pid: Pid, name: &str) -> Option<Vec<u8>> {
         BUFFER.with_borrow_mut(|buffer| {
             let there = self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).ok()?;
@@ -69,7 +72,8 @@ impl Proc {
         })
     }
 
-    /// Reports whether systemd started this very process, as the main process of a service; `false` if that may not be read.
+    /// Reports whether systemd started this very process, as the main process of a service; `false`
+    /// if that may not be read.
     pub(crate) fn is_started_by_systemd(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
@@ -78,7 +82,8 @@ impl Proc {
     }
 }
 
-/// Returns the tokens in an environment: whole elements of the colon-separated list in `PROCLEDGER_TOKEN`.
+/// Returns the tokens in an environment: whole elements of the colon-separated list in
+/// `PROCLEDGER_TOKEN`.
 pub(crate) fn tokens(environ: &[u8]) -> Vec<Uuid> {
     split_nul(environ)
         .filter_map(|entry| entry.strip_prefix(TOKEN_VARIABLE.as_bytes())?.strip_prefix(b"="))
@@ -87,8 +92,8 @@ pub(crate) fn tokens(environ: &[u8]) -> Vec<Uuid> {
         .collect()
 }
 
-/// Reports whether a process is in exec, from field 51 of its `/proc/PID/stat`: the end of the environment, if we may see it
-/// (`proc_pid_stat(5)`).
+/// Reports whether a process is in exec, from field 51 of its `/proc/PID/stat`: the end of the
+/// environment, if we may see it (`proc_pid_stat(5)`).
 fn shows_exec(text: &[u8]) -> bool {
     let end = || {
         let name_ends = text.iter().rposition(|&byte| byte == b')')?;
@@ -110,7 +115,8 @@ fn has_its_own_pid(environ: &[u8], pid: Pid) -> bool {
 mod tests {
     use super::*;
 
-    /// Captured from a daemon between setsid(1) and sleep(1), from the same daemon a moment later, and from a zombie.
+    /// Captured from a daemon between setsid(1) and sleep(1), from the same daemon a moment later,
+    /// and from a zombie.
     #[test]
     fn a_process_in_exec_has_no_address_of_an_environment_yet() {
         let line = |name: &str, state: &str, places: &str| {

@@ -1,9 +1,10 @@
 //! Identifies the program image that a process runs.
 //!
-//! execve(2) keeps the pid, the start tick and the pidfd, and replaces everything else. The auxiliary vector (getauxval(3)) is
-//! created anew by each exec, with addresses that the kernel chooses at random, and `/proc/PID/auxv` shows it to any process with
-//! read access (`proc_pid_auxv(5)`). Two vectors that differ are two images. Two equal vectors prove nothing: without address
-//! randomization (personality(2)) each image of a program may have the same one.
+//! execve(2) keeps the pid, the start tick and the pidfd, and replaces everything else. The
+//! auxiliary vector (getauxval(3)) is created anew by each exec, with addresses that the kernel
+//! chooses at random, and `/proc/PID/auxv` shows it to any process with read access
+//! (`proc_pid_auxv(5)`). Two vectors that differ are two images. Two equal vectors prove nothing:
+//! without address randomization (personality(2)) each image of a program may have the same one.
 
 use std::hash::Hasher;
 
@@ -15,7 +16,8 @@ use crate::{error::Result, identity::Pid};
 /// Maximum size of the vector, which has some 20 entries of two words.
 const VECTOR_LIMIT: usize = 4 << 10;
 
-/// Distinguishes one image of a process from another: a digest, so that no address is written anywhere.
+/// Distinguishes one image of a process from another: a digest, so that no address is written
+/// anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Image(u64);
 
@@ -25,14 +27,15 @@ impl Image {
         u64::from_str_radix(digits, 16).ok().map(Self)
     }
 
-    /// Returns the digest of a vector; `None` for a process between two images, whose vector is not laid out yet, and for a
-    /// process without memory.
+    /// Returns the digest of a vector; `None` for a process between two images, whose vector is not
+    /// laid out yet, and for a process without memory.
     #[expect(
         deprecated,
         reason = "the one hasher of std whose algorithm is specified: SipHash 2-4"
     )]
     fn of(vector: &[u8]) -> Option<Self> {
-        // Each word may have 4 or 8 bytes; the type of the first entry is never 0, which ends the vector.
+        // Each word may have 4 or 8 bytes; the type of the first entry is never 0, which ends the
+        // vector.
         if vector.iter().take(4).all(|&byte| byte == 0) {
             return None;
         }
@@ -53,17 +56,19 @@ impl Proc {
     ///
     /// # Errors
     ///
-    /// [`is_denied`](crate::Error::is_denied) if the process may not be read (`PTRACE_MODE_READ_FSCREDS` in ptrace(2)): it
-    /// belongs to another user, or is not dumpable.
+    /// [`is_denied`](crate::Error::is_denied) if the process may not be read
+    /// (`PTRACE_MODE_READ_FSCREDS` in ptrace(2)): it belongs to another user, or is not dumpable.
     pub(crate) fn image(&self, pid: Pid) -> Result<Option<Image>> {
         BUFFER.with_borrow_mut(|buffer| {
             Ok(if self.read(pid, "auxv", buffer, VECTOR_LIMIT)? { Image::of(buffer) } else { None })
         })
     }
 
-    /// Reports whether this process has a file of this name open, removed or not; `None` if its descriptors cannot be listed.
+    /// Reports whether this process has a file of this name open, removed or not; `None` if its
+    /// descriptors cannot be listed.
     pub(crate) fn holds_a_file_named(&self, name: &str) -> Option<bool> {
-        // The descriptors of this thread, since the first thread may have ended and would then show none.
+        // The descriptors of this thread, since the first thread may have ended and would then show
+        // none.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = openat(&self.dir, "thread-self/fd", flags, Mode::empty()).ok()?;
         let removed = format!("{name} (deleted)");

@@ -1,9 +1,10 @@
 //! Processes whose leading thread has ended while other threads run on.
 //!
-//! Such a process (`pthread_exit(3)` in `main`) is shown as a zombie, and its files in `/proc` that need its memory are empty or
-//! gone: arguments, environment, executable, and memory use (the kernel shows the task that leads the group). It is nevertheless
-//! alive: it forks, uses memory and carries the token of its task. Its data is read from `/proc/PID/task/TID`
-//! (`proc_pid_task(5)`) of a live thread.
+//! Such a process (`pthread_exit(3)` in `main`) is shown as a zombie, and its files in `/proc` that
+//! need its memory are empty or gone: arguments, environment, executable, and memory use (the
+//! kernel shows the task that leads the group). It is nevertheless alive: it forks, uses memory and
+//! carries the token of its task. Its data is read from `/proc/PID/task/TID` (`proc_pid_task(5)`)
+//! of a live thread.
 
 use super::{
     Proc, STAT_LIMIT,
@@ -12,8 +13,8 @@ use super::{
 use crate::{error::Result, identity::Pid};
 
 impl Proc {
-    /// Returns a live thread of a process whose leading thread has ended; `None` if the leading thread is alive, or all threads
-    /// are dead.
+    /// Returns a live thread of a process whose leading thread has ended; `None` if the leading
+    /// thread is alive, or all threads are dead.
     pub(super) fn living_thread(&self, pid: Pid) -> Option<Pid> {
         let leader = self.stat_as_shown(pid).ok()??;
         self.living_among(&leader).map(|thread| thread.pid)
@@ -41,8 +42,8 @@ impl Proc {
         there.then(|| parse_stat(&buffer)).flatten()
     }
 
-    /// Reads a file like [`read`](Self::read), if necessary from a live thread: for files that are empty or gone once the leading
-    /// thread has ended.
+    /// Reads a file like [`read`](Self::read), if necessary from a live thread: for files that are
+    /// empty or gone once the leading thread has ended.
     pub(super) fn read_of_memory(
         &self,
         pid: Pid,
@@ -50,7 +51,8 @@ impl Proc {
         buffer: &mut Vec<u8>,
         limit: usize,
     ) -> Result<bool> {
-        // For an ordinary user the file may also be closed, since it belongs to root if the process has no memory (proc_pid(5)).
+        // For an ordinary user the file may also be closed, since it belongs to root if the process
+        // has no memory (proc_pid(5)).
         let read = self.read(pid, file, buffer, limit);
         if matches!(read, Ok(true)) && !buffer.is_empty() {
             return read;
@@ -62,7 +64,8 @@ impl Proc {
         read
     }
 
-    /// Reads a file of a live thread, if the leading thread has ended; returns `false` if there is none.
+    /// Reads a file of a live thread, if the leading thread has ended; returns `false` if there is
+    /// none.
     ///
     /// The path leads through the process, below which a reused thread id is not found.
     pub(super) fn read_of_living_thread(

@@ -2,15 +2,17 @@
 //!
 //! There are three figures, the cheap ones first:
 //!
-//! - resident memory, in `stat` and `status` (`VmRSS`): pages that processes share count in each of them, so the sum over a tree
-//!   is too high. A pool of workers that were forked from a large parent shows many times the memory that it uses;
+//! - resident memory, in `stat` and `status` (`VmRSS`): pages that processes share count in each of
+//!   them, so the sum over a tree is too high. A pool of workers that were forked from a large
+//!   parent shows many times the memory that it uses;
 //! - swap, in `status` (`VmSwap`): swapped-out pages are not in resident memory;
-//! - the proportional set size with its swap, in `smaps_rollup` (`Pss`, `SwapPss`; `proc_pid_smaps(5)`, Linux 4.14): each page
-//!   counts once, divided by the number of processes that map it. The kernel walks all page tables of the process for it: some
-//!   milliseconds for each gigabyte.
+//! - the proportional set size with its swap, in `smaps_rollup` (`Pss`, `SwapPss`;
+//!   `proc_pid_smaps(5)`, Linux 4.14): each page counts once, divided by the number of processes
+//!   that map it. The kernel walks all page tables of the process for it: some milliseconds for
+//!   each gigabyte.
 //!
-//! None of them counts files in a tmpfs that no process maps, pages of shared memory that were swapped out, and huge pages of
-//! hugetlbfs.
+//! None of them counts files in a tmpfs that no process maps, pages of shared memory that were
+//! swapped out, and huge pages of hugetlbfs.
 
 use super::{BUFFER, Proc, status::kilobytes};
 use crate::{error::Result, identity::Pid};
@@ -19,8 +21,9 @@ use crate::{error::Result, identity::Pid};
 const LIMIT: usize = 16 << 10;
 
 impl Proc {
-    /// Returns the sum of proportional set size and proportional swap, in bytes; `None` if the process is gone. Fails if it may
-    /// not be read, for example because the process is not dumpable, or if the kernel has no `smaps_rollup`.
+    /// Returns the sum of proportional set size and proportional swap, in bytes; `None` if the
+    /// process is gone. Fails if it may not be read, for example because the process is not
+    /// dumpable, or if the kernel has no `smaps_rollup`.
     pub(crate) fn proportional(&self, pid: Pid) -> Result<Option<u64>> {
         BUFFER.with_borrow_mut(|buffer| {
             let there = self.read_of_memory(pid, "smaps_rollup", buffer, LIMIT)?;
@@ -38,7 +41,8 @@ fn parse_rollup(rollup: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// `Pss_Anon` and similar lines are parts of `Pss`, and `Swap` counts shared pages in each process.
+    /// `Pss_Anon` and similar lines are parts of `Pss`, and `Swap` counts shared pages in each
+    /// process.
     #[test]
     fn only_the_proportional_figures_of_a_rollup_count() {
         let rollup = b"55d0-7ffe ---p 00000000 00:00 0 [rollup]\nRss:  900 kB\nPss:  300 kB\n\

@@ -1,7 +1,8 @@
 //! Reads and parses the files of `/proc`.
 //!
-//! Parsers take bytes, so that tests can pass captured input. Reading goes through one descriptor on `/proc` that stays open,
-//! and `ENOENT` or `ESRCH` is a result, not an error: the process is gone, or hidden from us (`hidepid`).
+//! Parsers take bytes, so that tests can pass captured input. Reading goes through one descriptor
+//! on `/proc` that stays open, and `ENOENT` or `ESRCH` is a result, not an error: the process is
+//! gone, or hidden from us (`hidepid`).
 //!
 //! - [`stat`], [`status`], [`environ`], [`memory`]: one file of a process each;
 //! - [`snapshot`]: all processes at one time, as `scan` reads them;
@@ -41,7 +42,8 @@ pub(crate) use stat::{TICK, TICKS_PER_SECOND, age, cpu_time, this_tick};
 
 /// `PROC_SUPER_MAGIC` in `linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-/// Buffer size that fits any `stat`, so that one read suffices: a read that does not fill the buffer was the last one.
+/// Buffer size that fits any `stat`, so that one read suffices: a read that does not fill the
+/// buffer was the last one.
 pub(super) const STAT_LIMIT: usize = 1 << 10;
 /// How much of an environment is read. The kernel allows more, but no program of ours needs it.
 pub(super) const ENVIRON_LIMIT: usize = 4 << 20;
@@ -55,8 +57,8 @@ pub(crate) fn split_nul(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.strip_suffix(b"\0").unwrap_or(bytes).split(|&byte| byte == 0)
 }
 
-/// Returns the arguments in `/proc/PID/cmdline`. A server that writes a title over its arguments pads the title with zeros, which
-/// are no arguments.
+/// Returns the arguments in `/proc/PID/cmdline`. A server that writes a title over its arguments
+/// pads the title with zeros, which are no arguments.
 pub(crate) fn arguments(cmdline: &[u8]) -> Vec<Vec<u8>> {
     let shown = if cmdline.ends_with(b"\0\0\0") {
         let end = cmdline.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
@@ -99,8 +101,8 @@ impl Proc {
         Ok(Self { dir })
     }
 
-    /// Returns the parent, its parent and so on, as far as they can be read. This takes only a few reads, however many processes
-    /// there are.
+    /// Returns the parent, its parent and so on, as far as they can be read. This takes only a few
+    /// reads, however many processes there are.
     pub(crate) fn ancestors(&self, pid: Pid) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut next = pid;
@@ -115,7 +117,8 @@ impl Proc {
         found
     }
 
-    /// Returns the arguments of a process; empty for a kernel thread or a zombie, `None` if it is gone.
+    /// Returns the arguments of a process; empty for a kernel thread or a zombie, `None` if it is
+    /// gone.
     pub(crate) fn command(&self, pid: Pid) -> Result<Option<Vec<Vec<u8>>>> {
         let mut buffer = Vec::new();
         if !self.read_of_memory(pid, "cmdline", &mut buffer, ENVIRON_LIMIT)? {

@@ -1,9 +1,11 @@
 //! Determines which pids were allocated since a process started.
 //!
-//! The kernel allocates pids in ascending order: each is the first free one above the last (`alloc_pid` in its `kernel/pid.c`),
-//! and `/proc/sys/kernel/ns_last_pid` contains the last one of our namespace (Linux 3.3). A descendant of a process, even in a
-//! nested namespace, has a pid between that process's pid and the last one, as long as the pids have not wrapped around in
-//! between. Only a process that restores a checkpoint chooses pids (`CAP_CHECKPOINT_RESTORE`), which tasks do not do.
+//! The kernel allocates pids in ascending order: each is the first free one above the last
+//! (`alloc_pid` in its `kernel/pid.c`), and `/proc/sys/kernel/ns_last_pid` contains the last one of
+//! our namespace (Linux 3.3). A descendant of a process, even in a nested namespace, has a pid
+//! between that process's pid and the last one, as long as the pids have not wrapped around in
+//! between. Only a process that restores a checkpoint chooses pids (`CAP_CHECKPOINT_RESTORE`),
+//! which tasks do not do.
 
 use std::{fs, ops::RangeInclusive, sync::OnceLock, time::Duration};
 
@@ -15,12 +17,13 @@ use rustix::{
 use super::{Proc, age, number};
 use crate::identity::{Identity, Pid};
 
-/// The shortest time in which a processor can allocate a pid: the cheapest clone(2) takes several microseconds.
+/// The shortest time in which a processor can allocate a pid: the cheapest clone(2) takes several
+/// microseconds.
 const LEAST_PER_PID: Duration = Duration::from_micros(4);
 
 impl Proc {
-    /// Returns the pids that were allocated since that of `first`, a process that still exists; `None` if they may have wrapped
-    /// around, or the kernel does not report them.
+    /// Returns the pids that were allocated since that of `first`, a process that still exists;
+    /// `None` if they may have wrapped around, or the kernel does not report them.
     pub(crate) fn allocated_since(&self, first: &Identity) -> Option<RangeInclusive<u32>> {
         if age(first.start_tick) >= shortest_round()? {
             return None;

@@ -1,7 +1,8 @@
 //! Scans of all of `/proc`.
 //!
-//! With many processes two threads share the work: most of the cost is in the kernel, which generates a file for each process,
-//! and does so for both threads at the same time. Each thread has one buffer.
+//! With many processes two threads share the work: most of the cost is in the kernel, which
+//! generates a file for each process, and does so for both threads at the same time. Each thread
+//! has one buffer.
 
 use std::mem::MaybeUninit;
 
@@ -20,8 +21,8 @@ use crate::{
     identity::Pid,
 };
 
-/// Up to this number of processes, starting a second thread would take longer than it saves: a process takes 5 µs, a thread some
-/// 100 µs.
+/// Up to this number of processes, starting a second thread would take longer than it saves: a
+/// process takes 5 µs, a thread some 100 µs.
 const FEW: usize = 256;
 /// Longest path (`PATH_MAX` in `linux/limits.h`).
 const LONGEST_PATH: usize = 4096;
@@ -31,7 +32,8 @@ impl Proc {
     pub(crate) fn pids(&self) -> Result<Vec<Pid>> {
         let failed = |error: Errno| Error::os("failed to list `/proc`", error);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // Opened anew, since the shared descriptor has a single offset, and several threads may list at the same time.
+        // Opened anew, since the shared descriptor has a single offset, and several threads may
+        // list at the same time.
         let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).map_err(failed)?;
         let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
         let mut entries = RawDir::new(dir, &mut buffer);
@@ -45,16 +47,19 @@ impl Proc {
 
     /// Returns every process that is visible now.
     ///
-    /// The snapshot is not atomic: a process that is forked meanwhile may be missing. Callers repeat it until nothing is new. A
-    /// lack of descriptors or memory is an error, since it would be unknown which processes are missing.
+    /// The snapshot is not atomic: a process that is forked meanwhile may be missing. Callers
+    /// repeat it until nothing is new. A lack of descriptors or memory is an error, since it would
+    /// be unknown which processes are missing.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let began = this_tick();
-        // A process that may not be read is left out, so it never becomes a member and is never signalled.
+        // A process that may not be read is left out, so it never becomes a member and is never
+        // signalled.
         let read = |pid| -> Result<Option<Stat>> { unless_busy(self.stat(pid)) };
         Ok(Snapshot::new(collect(&self.pids()?, read)?).begun_at(began))
     }
 
-    /// Returns the processes with one of these texts in their arguments or in the path of their executable.
+    /// Returns the processes with one of these texts in their arguments or in the path of their
+    /// executable.
     pub(crate) fn mentioning(&self, texts: &[&[u8]]) -> Result<Vec<Pid>> {
         collect(&self.pids()?, |pid| Ok(self.mentions(pid, texts)?.then_some(pid)))
     }
@@ -75,7 +80,8 @@ impl Proc {
             rustix::fs::readlinkat_raw(&self.dir, path_of(&mut space, pid, "exe"), &mut path);
         match read {
             Ok((path, _)) => like(path),
-            // Kernel threads, processes that we may not read, and processes whose leading thread has ended.
+            // Kernel threads, processes that we may not read, and processes whose leading thread
+            // has ended.
             Err(Errno::NOENT) => self.executable(pid).is_some_and(|path| like(&path)),
             Err(_) => false,
         }
@@ -94,8 +100,8 @@ fn contains(bytes: &[u8], text: &[u8]) -> bool {
     false
 }
 
-/// Returns the data of one process, or `None` if it may not be read. A lack of descriptors or memory says nothing about the
-/// process, so it stays an error.
+/// Returns the data of one process, or `None` if it may not be read. A lack of descriptors or
+/// memory says nothing about the process, so it stays an error.
 pub(crate) fn unless_busy<T>(looked: Result<Option<T>>) -> Result<Option<T>> {
     match looked {
         Err(error) if !error.is_busy() => Ok(None),
@@ -122,8 +128,8 @@ fn collect<T: Send>(
         let helper = crate::sys::without_signals(|| helper.spawn_scoped(scope, || alone(second)));
         let found = alone(first);
         let rest = helper.ok().and_then(|helper| helper.join().ok());
-        // Two threads need two descriptors at a time, and only one may be left. If reading with two threads failed, this thread
-        // reads all of them.
+        // Two threads need two descriptors at a time, and only one may be left. If reading with two
+        // threads failed, this thread reads all of them.
         let mut found = found.or_else(|_| alone(first))?;
         found.extend(match rest {
             Some(Ok(rest)) => rest,

@@ -7,8 +7,8 @@ use crate::identity::Pid;
 
 /// All processes as they were read in one scan of `/proc`.
 ///
-/// One pass may query it for many trees, so the cost of a query depends on the size of its result, not on the number of
-/// processes.
+/// One pass may query it for many trees, so the cost of a query depends on the size of its result,
+/// not on the number of processes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     /// Sorted by pid.
@@ -49,8 +49,8 @@ impl Snapshot {
         Self { began, ..self }
     }
 
-    /// Reports whether pid and start tick suffice to recognize a process: it was started before the tick of the scan, so a
-    /// process that reuses the pid later has another start tick.
+    /// Reports whether pid and start tick suffice to recognize a process: it was started before the
+    /// tick of the scan, so a process that reuses the pid later has another start tick.
     pub(crate) fn distinguishes(&self, seen: &Stat) -> bool {
         seen.start_tick < self.began
     }
@@ -81,7 +81,8 @@ impl Snapshot {
         self.with(&self.by_group, group.get())
     }
 
-    /// Returns the parents of a process, nearest first. Stops at a loop, which inconsistent reads could show.
+    /// Returns the parents of a process, nearest first. Stops at a loop, which inconsistent reads
+    /// could show.
     pub(crate) fn ancestors(&self, pid: Pid) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut next = self.get(pid);

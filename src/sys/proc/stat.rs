@@ -9,7 +9,8 @@ use crate::{
     sys::boot_clock,
 };
 
-/// Clock ticks per second in `/proc`: `USER_HZ`, 100 on every architecture that this crate supports (`proc_pid_stat(5)`).
+/// Clock ticks per second in `/proc`: `USER_HZ`, 100 on every architecture that this crate supports
+/// (`proc_pid_stat(5)`).
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
 /// The duration of one tick.
 pub(crate) const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND);
@@ -65,8 +66,9 @@ impl Stat {
 }
 
 impl Proc {
-    /// Reads `/proc/PID/stat`; `None` if the process is gone or hidden. If the leading thread has ended, state and memory are
-    /// those of a live thread (see [`living_thread`](super::living_thread)).
+    /// Reads `/proc/PID/stat`; `None` if the process is gone or hidden. If the leading thread has
+    /// ended, state and memory are those of a live thread (see
+    /// [`living_thread`](super::living_thread)).
     pub(crate) fn stat(&self, pid: Pid) -> Result<Option<Stat>> {
         let stat = self.stat_as_shown(pid)?;
         Ok(stat.map(|stat| self.with_living_thread(stat)))
@@ -85,7 +87,8 @@ impl Proc {
     }
 }
 
-/// Parses `/proc/PID/stat`. The name may contain anything, so it ends at the *last* closing parenthesis.
+/// Parses `/proc/PID/stat`. The name may contain anything, so it ends at the *last* closing
+/// parenthesis.
 pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let open = text.iter().position(|&byte| byte == b'(')?;
     let close = text.iter().rposition(|&byte| byte == b')')?;

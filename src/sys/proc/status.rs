@@ -15,7 +15,8 @@ pub(crate) struct Status {
     pub(crate) real_uid: u32,
     pub(crate) effective_uid: u32,
     pub(crate) saved_uid: u32,
-    /// Its pid in each PID namespace that it is in, from the one that this `/proc` shows down; empty before Linux 4.1.
+    /// Its pid in each PID namespace that it is in, from the one that this `/proc` shows down;
+    /// empty before Linux 4.1.
     pub(crate) namespace_pids: Vec<u32>,
     /// The process that this thread belongs to.
     thread_group: Option<Pid>,
@@ -56,8 +57,9 @@ impl Status {
         })
     }
 
-    /// Returns the uid if all uids of the process are the same. `None` for a process that can become another user again, such as
-    /// a daemon of root that has temporarily switched to a user: that user cannot signal it (kill(2)).
+    /// Returns the uid if all uids of the process are the same. `None` for a process that can
+    /// become another user again, such as a daemon of root that has temporarily switched to a user:
+    /// that user cannot signal it (kill(2)).
     pub(crate) fn only_uid(&self) -> Option<u32> {
         let uid = self.effective_uid;
         (self.real_uid == uid && self.saved_uid == uid).then_some(uid)
@@ -89,21 +91,22 @@ impl Proc {
 
     /// Reports whether a process acts as this user; `false` if it is gone or cannot be read.
     pub(crate) fn is_of(&self, pid: Pid, uid: u32) -> bool {
-        // The owner of the folder is the effective user, or root if the process is not dumpable (proc_pid(5)). Then the status is
-        // read, which takes longer.
+        // The owner of the folder is the effective user, or root if the process is not dumpable
+        // (proc_pid(5)). Then the status is read, which takes longer.
         let folder = rustix::fs::statat(&self.dir, pid.to_string(), rustix::fs::AtFlags::empty());
         folder.is_ok_and(|folder| folder.st_uid == uid)
             || self.uid(pid).is_ok_and(|found| found == Some(uid))
     }
 
-    /// Returns the process that traces this one (`ptrace(2)`). `TracerPid` is the thread that traces, which need not be the
-    /// leading thread of a debugger.
+    /// Returns the process that traces this one (`ptrace(2)`). `TracerPid` is the thread that
+    /// traces, which need not be the leading thread of a debugger.
     pub(crate) fn tracer(&self, pid: Pid) -> Option<Pid> {
         let thread = self.status(pid).ok()??.tracer?;
         self.status(thread).ok()??.thread_group
     }
 
-    /// Returns the memory of a process, according to the cheap figures; `None` if it is gone. A zombie uses none.
+    /// Returns the memory of a process, according to the cheap figures; `None` if it is gone. A
+    /// zombie uses none.
     pub(crate) fn memory(&self, pid: Pid) -> Result<Option<Memory>> {
         let Some(Status { memory, .. }) = self.status(pid)? else { return Ok(None) };
         if memory != Memory::default() {
@@ -117,8 +120,8 @@ impl Proc {
     }
 }
 
-/// Returns the words of the line that begins with `label`. The first line contains the name of the process, in which a newline
-/// is escaped.
+/// Returns the words of the line that begins with `label`. The first line contains the name of the
+/// process, in which a newline is escaped.
 fn words<'a>(text: &'a [u8], label: &[u8]) -> impl Iterator<Item = &'a [u8]> {
     let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(label));
     line.unwrap_or_default().split(u8::is_ascii_whitespace).filter(|word| !word.is_empty())

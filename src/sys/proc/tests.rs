@@ -10,7 +10,8 @@ use crate::{
     },
 };
 
-/// A name: up to 15 bytes except NUL (prctl(2), `PR_SET_NAME`), including bytes that could confuse a parser.
+/// A name: up to 15 bytes except NUL (prctl(2), `PR_SET_NAME`), including bytes that could confuse
+/// a parser.
 fn comm() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         prop::collection::vec(1..=u8::MAX, 0..=15),
@@ -39,7 +40,8 @@ prop_compose! {
     }
 }
 
-/// Formats a stat like the kernel (`fs/proc/array.c`, `do_task_stat`), with `others` in the fields that are not read.
+/// Formats a stat like the kernel (`fs/proc/array.c`, `do_task_stat`), with `others` in the fields
+/// that are not read.
 fn written(stat: &Stat, others: &[i64; 3]) -> Vec<u8> {
     let [first, second, third] = others;
     let mut line = format!("{} (", stat.pid).into_bytes();
@@ -89,7 +91,8 @@ proptest! {
     fn arguments_are_read_as_they_were_given(
         argv in prop::collection::vec(prop::collection::vec(1..=u8::MAX, 0..5), 1..6),
     ) {
-        // Two empty arguments at the end cannot be distinguished from a title that a server wrote over its arguments.
+        // Two empty arguments at the end cannot be distinguished from a title that a server wrote
+        // over its arguments.
         let ends_in_nothing = argv.iter().rev().take_while(|arg| arg.is_empty()).count() >= 2;
         let cmdline: Vec<u8> = argv.iter().flat_map(|arg| [arg, &b"\0"[..]].concat()).collect();
         let read = arguments(&cmdline);

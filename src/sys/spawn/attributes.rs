@@ -1,6 +1,8 @@
-//! Attributes that a program does not inherit from its host, like those in `posix_spawnattr_t` of `posix_spawn(3)`.
+//! Attributes that a program does not inherit from its host, like those in `posix_spawnattr_t` of
+//! `posix_spawn(3)`.
 //!
-//! One type is used everywhere: a job has it, the row and `ps --json` show it, a keeper receives it, and the child applies it.
+//! One type is used everywhere: a job has it, the row and `ps --json` show it, a keeper receives
+//! it, and the child applies it.
 
 use rustix::{
     process::{getpriority_process, getrlimit},
@@ -12,8 +14,8 @@ use crate::error::{Error, Kind, Result};
 
 /// Highest number of supplementary groups (`NGROUPS_MAX` in `linux/limits.h`).
 const GROUPS_MAX: usize = 65_536;
-/// Maximum number of descriptors that a program can get: one message on a socket carries at most 253 (`SCM_MAX_FD`, unix(7)), of
-/// which a keeper needs four.
+/// Maximum number of descriptors that a program can get: one message on a socket carries at most
+/// 253 (`SCM_MAX_FD`, unix(7)), of which a keeper needs four.
 pub(in crate::sys) const FDS_MAX: usize = 253 - 4;
 /// Not an id: chown(2) and setresuid(2) interpret it as "unchanged".
 const NO_ID: u32 = u32::MAX;
@@ -45,7 +47,8 @@ pub enum Resource {
     Nproc,
     /// `RLIMIT_RTPRIO`: real-time priority.
     Rtprio,
-    /// `RLIMIT_RTTIME`: processor time between two blocking calls of a real-time process, microseconds.
+    /// `RLIMIT_RTTIME`: processor time between two blocking calls of a real-time process,
+    /// microseconds.
     Rttime,
     /// `RLIMIT_SIGPENDING`: queued signals of the user.
     Sigpending,
@@ -86,8 +89,8 @@ pub struct Rlimit {
     pub hard: Option<u64>,
 }
 
-/// Attributes with which a program is started instead of inheriting those of its host. An attribute that is `None` or empty is
-/// inherited.
+/// Attributes with which a program is started instead of inheriting those of its host. An attribute
+/// that is `None` or empty is inherited.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -131,9 +134,9 @@ impl Attributes {
     ///
     /// # Errors
     ///
-    /// Invalid input for a value that is never valid; [`is_denied`](Error::is_denied), with the errno that the kernel would
-    /// return, for an action that this process may not perform. In a user namespace the kernel may refuse more; then the child
-    /// fails.
+    /// Invalid input for a value that is never valid; [`is_denied`](Error::is_denied), with the
+    /// errno that the kernel would return, for an action that this process may not perform. In a
+    /// user namespace the kernel may refuse more; then the child fails.
     pub(crate) fn check(&self) -> Result<()> {
         self.check_ids()?;
         if let Some(mask) = self.umask.filter(|mask| *mask > 0o777) {

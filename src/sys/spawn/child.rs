@@ -1,7 +1,8 @@
 //! The code of the child between clone and exec.
 //!
-//! It runs on its own stack, in the memory of its parent and with the thread-local memory of the thread that created it, while
-//! both continue to run: so it must not allocate, lock, use libc or panic.
+//! It runs on its own stack, in the memory of its parent and with the thread-local memory of the
+//! thread that created it, while both continue to run: so it must not allocate, lock, use libc or
+//! panic.
 
 #![expect(unsafe_code, reason = "raw system calls between clone and exec")]
 
@@ -46,7 +47,8 @@ pub(crate) enum Session {
     New,
     /// The host's session, in a process group of its own.
     Group,
-    /// The same, and that group becomes the foreground process group of the terminal on descriptor 0.
+    /// The same, and that group becomes the foreground process group of the terminal on
+    /// descriptor 0.
     Foreground,
     /// The host's session, in this process group.
     Join(i32),
@@ -76,8 +78,8 @@ pub(super) struct Changes<'a> {
     pub(super) credentials: Option<Credentials<'a>>,
 }
 
-/// Everything that the child needs, prepared while allocation was still allowed. The pointers stay valid until the child has
-/// left the shared memory.
+/// Everything that the child needs, prepared while allocation was still allowed. The pointers stay
+/// valid until the child has left the shared memory.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) gate: &'a Gate,
@@ -95,15 +97,18 @@ pub(super) struct Plan<'a> {
     pub(super) changes: Changes<'a>,
     /// Null for the host's working directory.
     pub(super) directory: *const c_char,
-    /// An open executable, with a number above [`EXECUTABLE`], which is executed with every signal blocked.
+    /// An open executable, with a number above [`EXECUTABLE`], which is executed with every signal
+    /// blocked.
     pub(super) executable: Option<i32>,
     /// Paths to try, terminated by null.
     pub(super) programs: *const *const c_char,
-    /// The shell and its arguments, for a file in no executable format, whose path becomes the second element; null for none.
+    /// The shell and its arguments, for a file in no executable format, whose path becomes the
+    /// second element; null for none.
     pub(super) shell: *mut *const c_char,
     pub(super) argv: *const *const c_char,
     pub(super) envp: *const *const c_char,
-    /// Room in the environment for the PID of the child, [`OWN_PID_DIGITS`] and a NUL; null for none.
+    /// Room in the environment for the PID of the child, [`OWN_PID_DIGITS`] and a NUL; null for
+    /// none.
     pub(super) own_pid: *mut u8,
 }
 
@@ -115,8 +120,8 @@ struct Timespec {
 
 /// The child's entry point.
 pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
-    // SAFETY: the caller passed a pointer to a `Plan` on its stack, and does not return until the kernel reports that the child
-    // has left.
+    // SAFETY: the caller passed a pointer to a `Plan` on its stack, and does not return until the
+    // kernel reports that the child has left.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     if plan.suspends {
         #[expect(
@@ -142,7 +147,8 @@ pub(super) extern "C" fn leave(_: *const c_void) -> ! {
 }
 
 fn call(number: i64, args: [usize; 5]) -> isize {
-    // SAFETY: every caller in this file passes numbers, null, or pointers to live values of the right type.
+    // SAFETY: every caller in this file passes numbers, null, or pointers to live values of the
+    // right type.
     unsafe { syscall(number, args) }
 }
 
@@ -170,11 +176,13 @@ fn has_parent(plan: &Plan<'_>) -> bool {
     call(libc::SYS_getppid, [0; 5]).cast_unsigned() == plan.parent
 }
 
-/// Reports whether the parent process has executed another program since: that ends the thread that created this child, but keeps
-/// the pid. PDEATHSIG is sent in this case too, except in the same window. Called only by a child that has waited for a while. If
-/// kcmp(2) is refused, as in many containers, this is unknown, and [`GATE_LIMIT`] decides.
+/// Reports whether the parent process has executed another program since: that ends the thread that
+/// created this child, but keeps the pid. PDEATHSIG is sent in this case too, except in the same
+/// window. Called only by a child that has waited for a while. If kcmp(2) is refused, as in many
+/// containers, this is unknown, and [`GATE_LIMIT`] decides.
 fn is_left_behind(plan: &Plan<'_>) -> bool {
-    /// `KCMP_VM` in `linux/kcmp.h`: compares whether two processes share their memory, as a child at the gate and its host do.
+    /// `KCMP_VM` in `linux/kcmp.h`: compares whether two processes share their memory, as a child
+    /// at the gate and its host do.
     const MEMORY: usize = 1;
     let own = call(libc::SYS_getpid, [0; 5]).cast_unsigned();
     call(libc::SYS_kcmp, [own, plan.parent, MEMORY, 0, 0]) > 0
@@ -229,9 +237,9 @@ fn prepare(plan: &Plan<'_>) {
     }
 }
 
-/// Replaces the host's table of descriptors, with which this child was created (`CLONE_FILES`), by one that contains only the
-/// descriptors that it needs: copying ten thousand descriptors only to close them takes half a millisecond. Before this nothing
-/// is opened or closed.
+/// Replaces the host's table of descriptors, with which this child was created (`CLONE_FILES`), by
+/// one that contains only the descriptors that it needs: copying ten thousand descriptors only to
+/// close them takes half a millisecond. Before this nothing is opened or closed.
 fn leave_table(plan: &Plan<'_>) {
     let mut last = usize::from(EXECUTABLE).wrapping_sub(1);
     for descriptor in &plan.stdio {
@@ -250,7 +258,8 @@ fn leave_table(plan: &Plan<'_>) {
     check(plan, step::DESCRIPTORS, call(libc::SYS_close_range, args));
 }
 
-/// Closes all descriptors except the standard ones, the further ones, and an open executable, which exec closes.
+/// Closes all descriptors except the standard ones, the further ones, and an open executable, which
+/// exec closes.
 fn close_others(plan: &Plan<'_>) {
     let mut first = usize::from(EXECUTABLE);
     if let Some(executable) = plan.executable {
@@ -274,8 +283,9 @@ fn close_from_to(plan: &Plan<'_>, first: usize, last: usize) {
     check(plan, step::DESCRIPTORS, call(libc::SYS_close_range, [first, last, 0, 0, 0]));
 }
 
-/// Consumes signals that were sent to the host's process group while the child was still in it: they are pending, and would reach
-/// the program when they are unmasked. After leaving that group the child gets no more of them.
+/// Consumes signals that were sent to the host's process group while the child was still in it:
+/// they are pending, and would reach the program when they are unmasked. After leaving that group
+/// the child gets no more of them.
 fn drain_signals() {
     let all = u64::MAX;
     let now = Timespec { seconds: 0, nanoseconds: 0 };
@@ -301,8 +311,9 @@ fn set_dispositions(signals: SignalState) {
 
 fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     match descriptor {
-        // A descriptor that the host has closed stays closed. By now its number may belong to another descriptor, of ours or of
-        // some library, even the instance's lock. Those are close-on-exec, and no standard streams.
+        // A descriptor that the host has closed stays closed. By now its number may belong to
+        // another descriptor, of ours or of some library, even the instance's lock. Those are
+        // close-on-exec, and no standard streams.
         Descriptor::Keep => {}
         Descriptor::Copy(source) => {
             check(
@@ -327,8 +338,8 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     }
 }
 
-/// Reports to the waiting thread the pid of the new child, or [`NOT_CREATED`](super::gate::NOT_CREATED), unless one was already
-/// reported.
+/// Reports to the waiting thread the pid of the new child, or
+/// [`NOT_CREATED`](super::gate::NOT_CREATED), unless one was already reported.
 pub(super) fn report_created(gate: &Gate, pid: u32) {
     let word = &gate.child_pid;
     if word.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
@@ -386,9 +397,10 @@ struct CapabilityHeader {
 
 /// Changes the user or the groups of this process.
 ///
-/// The groups are set first, since a user other than root may not set them. Nothing of root's rights remains: no supplementary
-/// group, and no capability, not even an ambient one of a host without root's uid (capabilities(7)). The memory is still the
-/// host's: it must not be dumpable, or that user could trace this process, whatever `fs.suid_dumpable` says (`proc_sys_fs(5)`).
+/// The groups are set first, since a user other than root may not set them. Nothing of root's
+/// rights remains: no supplementary group, and no capability, not even an ambient one of a host
+/// without root's uid (capabilities(7)). The memory is still the host's: it must not be dumpable,
+/// or that user could trace this process, whatever `fs.suid_dumpable` says (`proc_sys_fs(5)`).
 fn become_user(plan: &Plan<'_>, credentials: &Credentials<'_>) {
     plan.gate.step.store(step::USER, Ordering::Release);
     if let Some(groups) = credentials.groups {
@@ -422,7 +434,8 @@ fn write_own_pid(plan: &Plan<'_>) {
     while unit > 0 {
         #[expect(clippy::cast_possible_truncation, reason = "a digit")]
         let digit = b'0'.wrapping_add((pid / unit % 10) as u8);
-        // SAFETY: there is room for the largest PID, and no other code uses it until this process has left the memory.
+        // SAFETY: there is room for the largest PID, and no other code uses it until this process
+        // has left the memory.
         unsafe { *at = digit };
         at = at.wrapping_add(1);
         unit /= 10;
@@ -455,8 +468,8 @@ fn become_program(plan: &Plan<'_>, first: *const *const c_char) -> ! {
         check(plan, step::TERMINAL, call(libc::SYS_ioctl, args));
     }
     plan.gate.step.store(step::EXEC, Ordering::Release);
-    // The row is committed, so from here on the program may outlive its host. If the host died a moment ago, PDEATHSIG has
-    // already been sent; if it dies now, the program is in the ledger.
+    // The row is committed, so from here on the program may outlive its host. If the host died a
+    // moment ago, PDEATHSIG has already been sent; if it dies now, the program is in the ledger.
     call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, 0, 0, 0, 0]);
     if plan.executable.is_some() {
         fail(plan, step::EXEC, execute_open(plan));
@@ -473,8 +486,9 @@ fn execute_open(plan: &Plan<'_>) -> isize {
     call(libc::SYS_execveat, args)
 }
 
-/// Returns the first of several paths that exists, which avoids failing calls of execve(2) after the gate has opened. A relative
-/// path counts as existing: it is resolved in the program's working directory.
+/// Returns the first of several paths that exists, which avoids failing calls of execve(2) after
+/// the gate has opened. A relative path counts as existing: it is resolved in the program's working
+/// directory.
 fn first_program(plan: &Plan<'_>) -> *const *const c_char {
     let mut next = plan.programs;
     loop {
@@ -510,8 +524,8 @@ enum Tried {
     Decided(isize),
 }
 
-/// Tries each path like execvp(3): a path that does not exist or may not be executed is skipped, and the most specific error is
-/// kept; a file of no known format is passed to the shell.
+/// Tries each path like execvp(3): a path that does not exist or may not be executed is skipped,
+/// and the most specific error is kept; a file of no known format is passed to the shell.
 fn try_from(plan: &Plan<'_>, mut next: *const *const c_char) -> Tried {
     let mut reason = -(libc::ENOENT as isize);
     loop {
@@ -526,7 +540,8 @@ fn try_from(plan: &Plan<'_>, mut next: *const *const c_char) -> Tried {
             Ok(libc::EACCES) => reason = result,
             Ok(libc::ENOENT) => {}
             Ok(libc::ENOEXEC) => return Tried::Decided(execute_by_shell(plan, path, result)),
-            // In a list of paths such an error is skipped; for a program named by its path it is the reason.
+            // In a list of paths such an error is skipped; for a program named by its path it is
+            // the reason.
             Ok(
                 libc::ENOTDIR | libc::ENAMETOOLONG | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT,
             ) if !is_alone(plan.programs) => {}
@@ -536,12 +551,14 @@ fn try_from(plan: &Plan<'_>, mut next: *const *const c_char) -> Tried {
     }
 }
 
-/// Executes a script with the shell. If the shell cannot be executed either, returns `refused`, the error of the file itself.
+/// Executes a script with the shell. If the shell cannot be executed either, returns `refused`, the
+/// error of the file itself.
 fn execute_by_shell(plan: &Plan<'_>, path: *const c_char, refused: isize) -> isize {
     if plan.shell.is_null() {
         return refused;
     }
-    // SAFETY: the list has at least two elements before the null at its end, and no other code uses it.
+    // SAFETY: the list has at least two elements before the null at its end, and no other code uses
+    // it.
     unsafe { *plan.shell.wrapping_add(1) = path };
     // SAFETY: as above.
     let shell = unsafe { *plan.shell } as usize;

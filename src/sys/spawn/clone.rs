@@ -41,8 +41,8 @@ pub(in crate::sys) fn not_made(errno: i32) -> Error {
     Error::os(what, std::io::Error::from_raw_os_error(errno))
 }
 
-/// Sets the thread's signal mask by the raw system call, including the real-time signals that libc reserves, and returns the
-/// previous mask.
+/// Sets the thread's signal mask by the raw system call, including the real-time signals that libc
+/// reserves, and returns the previous mask.
 ///
 /// No handler of the host may run in the child, which shares its memory.
 fn mask_signals(mask: u64) -> u64 {
@@ -56,11 +56,12 @@ fn mask_signals(mask: u64) -> u64 {
 
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// The flags of every clone. The table of descriptors is shared until the child leaves it, since the cost of a copy grows with
-/// the number of descriptors that the host has open.
+/// The flags of every clone. The table of descriptors is shared until the child leaves it, since
+/// the cost of a copy grows with the number of descriptors that the host has open.
 const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD;
 
-/// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel accepts it if the fields that it does not know are zero.
+/// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel accepts it if the fields that it
+/// does not know are zero.
 #[repr(C, align(8))]
 #[derive(Default)]
 struct CloneArgs {
@@ -93,13 +94,14 @@ pub(super) fn masked<T>(work: impl FnOnce() -> T) -> T {
 /// Clones with clone3 or, if that is refused, with clone. All signals must be blocked.
 pub(super) fn clone_as_can(plan: &Plan<'_>, stack: &Stack) -> isize {
     if plan.cgroup.is_some() {
-        // clone(2) does not support cgroups, and a program whose row has a task cgroup is never started elsewhere.
+        // clone(2) does not support cgroups, and a program whose row has a task cgroup is never
+        // started elsewhere.
         return clone3(plan, stack);
     }
     if !WITHOUT_CLONE3.load(Ordering::Relaxed) {
         let result = clone3(plan, stack);
-        // ENOSYS: an old kernel, or a seccomp profile that does not know it. EPERM: a profile that refuses it. EINVAL: a
-        // kernel before CLONE_CLEAR_SIGHAND.
+        // ENOSYS: an old kernel, or a seccomp profile that does not know it. EPERM: a profile that
+        // refuses it. EINVAL: a kernel before CLONE_CLEAR_SIGHAND.
         if ![libc::ENOSYS, libc::EPERM, libc::EINVAL]
             .iter()
             .any(|&errno| result == -(errno as isize))
@@ -131,8 +133,8 @@ fn clone3(plan: &Plan<'_>, stack: &Stack) -> isize {
         ..CloneArgs::default()
     };
     let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
-    // SAFETY: the arguments are as clone3(2) requires; `enter` makes raw system calls only; the plan lives on the frame of our
-    // caller, which also holds the stack, until `inside` is cleared.
+    // SAFETY: the arguments are as clone3(2) requires; `enter` makes raw system calls only; the
+    // plan lives on the frame of our caller, which also holds the stack, until `inside` is cleared.
     unsafe {
         syscall::clone_onto(
             libc::SYS_clone3,
@@ -167,8 +169,8 @@ pub(super) unsafe fn clone_with(
 ) -> isize {
     let (flags, top) = (flags.cast_unsigned() as usize, stack.top() as usize);
     let (parent_tid, child_tid) = (parent_tid as usize, child_tid as usize);
-    // The raw call takes flags, stack and the first address first; the order of the rest depends on the architecture
-    // (clone(2)).
+    // The raw call takes flags, stack and the first address first; the order of the rest depends on
+    // the architecture (clone(2)).
     let registers = if cfg!(target_arch = "x86_64") {
         [flags, top, parent_tid, child_tid, 0]
     } else {
@@ -178,7 +180,8 @@ pub(super) unsafe fn clone_with(
     unsafe { syscall::clone_onto(libc::SYS_clone, registers, entry, argument) }
 }
 
-/// Tests whether a child can be created in a cgroup, by creating one that exits at once while this thread is suspended.
+/// Tests whether a child can be created in a cgroup, by creating one that exits at once while this
+/// thread is suspended.
 pub(in crate::sys) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
     let stack = Stack::take()?;
     let pidfd = AtomicI32::new(-1);

@@ -1,13 +1,15 @@
-//! A thread that creates a child for another one, and is suspended until the child has left the memory (`CLONE_VFORK`).
+//! A thread that creates a child for another one, and is suspended until the child has left the
+//! memory (`CLONE_VFORK`).
 //!
-//! Used for a child in its own cgroup: if that cgroup runs out of memory, the kernel ends every process that shares the memory of
-//! its victim, which would include the host, but it skips a child of vfork(2) (`oom_badness` in `mm/oom_kill.c`). Each child
-//! needs a new thread: capabilities, seccomp filters and file access rights belong to a thread, and a child must have those of
-//! the thread that requests it.
+//! Used for a child in its own cgroup: if that cgroup runs out of memory, the kernel ends every
+//! process that shares the memory of its victim, which would include the host, but it skips a child
+//! of vfork(2) (`oom_badness` in `mm/oom_kill.c`). Each child needs a new thread: capabilities,
+//! seccomp filters and file access rights belong to a thread, and a child must have those of the
+//! thread that requests it.
 //!
-//! The thread makes a few system calls and exits, so it does not need libc, whose threads take several times as long to create.
-//! It is created like a child, on a stack of ours, with every signal blocked and with the thread-local memory of the thread that
-//! waits for it.
+//! The thread makes a few system calls and exits, so it does not need libc, whose threads take
+//! several times as long to create. It is created like a child, on a stack of ours, with every
+//! signal blocked and with the thread-local memory of the thread that waits for it.
 
 #![expect(
     unsafe_code,
@@ -34,8 +36,8 @@ use crate::{
     sys::syscall,
 };
 
-/// Whether the thread that creates a child may run beside it. Not with the thread sanitizer, which keeps its state in
-/// thread-local memory, which both share (`tests/threads`).
+/// Whether the thread that creates a child may run beside it. Not with the thread sanitizer, which
+/// keeps its state in thread-local memory, which both share (`tests/threads`).
 pub(super) const RUNS_BESIDE: bool = !cfg!(procledger_thread_sanitizer);
 
 const FLAGS: i32 = libc::CLONE_VM
@@ -46,7 +48,8 @@ const FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_SYSVSEM
     | libc::CLONE_CHILD_CLEARTID;
 
-/// The thread and its request. Dropping this waits until the thread has ended, and thus until the child has left the memory.
+/// The thread and its request. Dropping this waits until the thread has ended, and thus until the
+/// child has left the memory.
 pub(super) struct CloneThread {
     request: Box<Request>,
     stack: Option<Stack>,
@@ -66,7 +69,8 @@ struct Request {
 unsafe impl Sync for Request {}
 
 impl CloneThread {
-    /// Creates a child on a new thread; returns the result of clone, and the thread if it is still running.
+    /// Creates a child on a new thread; returns the result of clone, and the thread if it is still
+    /// running.
     pub(super) fn create(plan: &Plan<'_>, stack: &Stack) -> Result<(isize, Option<Self>)> {
         let request = Request {
             plan: ptr::from_ref(plan).cast(),
@@ -95,8 +99,8 @@ impl CloneThread {
         let request = ptr::from_ref(&*self.request);
         let running = self.request.running.as_ptr();
         let none = ptr::null_mut();
-        // SAFETY: `run` makes raw system calls only, and does not return; the request and the stack stay until it has ended,
-        // which `drop` waits for.
+        // SAFETY: `run` makes raw system calls only, and does not return; the request and the stack
+        // stay until it has ended, which `drop` waits for.
         let made = masked(|| unsafe {
             clone_with(FLAGS, stack, none, running, run, request.cast::<c_void>())
         });
@@ -106,7 +110,8 @@ impl CloneThread {
         to_pid(made).map(drop)
     }
 
-    /// Starts a thread of libc, for the thread sanitizer, which keeps its state in thread-local memory.
+    /// Starts a thread of libc, for the thread sanitizer, which keeps its state in thread-local
+    /// memory.
     fn start_thread_of_libc(&mut self) -> Result<()> {
         let request = ptr::from_ref(&*self.request) as usize;
         let thread = std::thread::Builder::new().spawn(move || {

@@ -1,7 +1,8 @@
 //! The gate, at which a child waits until its row is committed.
 //!
-//! It is one word in memory that child and host share: the host opens the gate or refuses, the child may give up waiting, and one
-//! compare-and-swap decides between them. A child that arrives at an open gate does not wait at all.
+//! It is one word in memory that child and host share: the host opens the gate or refuses, the
+//! child may give up waiting, and one compare-and-swap decides between them. A child that arrives
+//! at an open gate does not wait at all.
 
 use std::{
     sync::atomic::{AtomicI32, AtomicU32, Ordering},
@@ -12,9 +13,11 @@ use rustix::thread::futex;
 
 use crate::sys::{PidFd, pidfd::Signal, poll::timespec};
 
-/// How often a child at the gate checks its parent: PDEATHSIG alone leaves a window between clone and prctl(2).
+/// How often a child at the gate checks its parent: PDEATHSIG alone leaves a window between clone
+/// and prctl(2).
 pub(super) const GATE_TICK: Duration = Duration::from_secs(1);
-/// How long a child waits before it gives up: far longer than SQLite's busy timeout, so this is only reached on a hung disk.
+/// How long a child waits before it gives up: far longer than SQLite's busy timeout, so this is
+/// only reached on a hung disk.
 pub(crate) const GATE_LIMIT: Duration = Duration::from_mins(1);
 
 /// The states of the gate's word.
@@ -53,10 +56,11 @@ pub(crate) struct Gate {
     pub(super) errno: AtomicI32,
     /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
     pub(super) pidfd: AtomicI32,
-    /// The child's pid, for a thread that did not create it; [`NOT_CREATED`] if none could be created.
+    /// The child's pid, for a thread that did not create it; [`NOT_CREATED`] if none could be
+    /// created.
     pub(super) child_pid: AtomicU32,
-    /// Nonzero while the child is in the host's memory. The kernel clears it, and wakes the waiting threads
-    /// (`CLONE_CHILD_CLEARTID`, see `set_tid_address(2)`).
+    /// Nonzero while the child is in the host's memory. The kernel clears it, and wakes the waiting
+    /// threads (`CLONE_CHILD_CLEARTID`, see `set_tid_address(2)`).
     pub(super) inside: AtomicU32,
 }
 
@@ -85,7 +89,8 @@ impl Gate {
     }
 
     fn decide(&self, answer: u32) {
-        // Fails if the gate is already decided, or if the child has given up; then it is dead, and never ran its program.
+        // Fails if the gate is already decided, or if the child has given up; then it is dead, and
+        // never ran its program.
         let shut = word::SHUT;
         if self.word.compare_exchange(shut, answer, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let _ = futex::wake(&self.word, futex::Flags::PRIVATE, 1);
@@ -111,9 +116,10 @@ impl Gate {
 
     /// Waits until the child has left the host's memory, by exec or by death.
     ///
-    /// A SIGSTOP to the host's process group that reaches the child just before it leaves that group would stop it for good,
-    /// since the SIGCONT is sent only to the group. So a child that does not arrive at the gate is continued, and so is a child
-    /// that has become another user, which that user can stop.
+    /// A SIGSTOP to the host's process group that reaches the child just before it leaves that
+    /// group would stop it for good, since the SIGCONT is sent only to the group. So a child that
+    /// does not arrive at the gate is continued, and so is a child that has become another user,
+    /// which that user can stop.
     pub(super) fn wait_until_left(&self, child: &PidFd) {
         let tick = timespec(GATE_TICK);
         let mut last_check = Instant::now();

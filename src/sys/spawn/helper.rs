@@ -1,5 +1,5 @@
-//! Starts a helper program of our own, executed by descriptor, without a gate and without a row. It gets nothing from the host
-//! but one socket.
+//! Starts a helper program of our own, executed by descriptor, without a gate and without a row. It
+//! gets nothing from the host but one socket.
 
 use std::{
     ffi::{CString, c_char},
@@ -27,8 +27,8 @@ use crate::{
     sys::{PidFd, signal_state::SignalState},
 };
 
-/// A helper: it is executed with an empty environment, every signal blocked, a new session, and `/dev/null` as standard output
-/// and standard error.
+/// A helper: it is executed with an empty environment, every signal blocked, a new session, and
+/// `/dev/null` as standard output and standard error.
 pub(in crate::sys) struct Helper {
     pub(in crate::sys) executable: OwnedFd,
     pub(in crate::sys) argv: Vec<CString>,

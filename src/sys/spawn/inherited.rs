@@ -8,8 +8,8 @@ use rustix::io::{FdFlags, fcntl_getfd};
 
 use crate::error::{Error, Result};
 
-/// Returns the numbers of the descriptors above the standard ones that would stay open if this process executed a program, in
-/// ascending order.
+/// Returns the numbers of the descriptors above the standard ones that would stay open if this
+/// process executed a program, in ascending order.
 pub(crate) fn inheritable() -> Result<Vec<i32>> {
     let failed = |error| Error::os("failed to list the descriptors of this process", error);
     let mut numbers = Vec::new();
@@ -22,7 +22,8 @@ pub(crate) fn inheritable() -> Result<Vec<i32>> {
     Ok(numbers)
 }
 
-/// Returns the descriptor with this number. If it is closed meanwhile, the system call that uses it fails.
+/// Returns the descriptor with this number. If it is closed meanwhile, the system call that uses it
+/// fails.
 pub(in crate::sys) fn borrowed<'a>(number: i32) -> BorrowedFd<'a> {
     // SAFETY: the number is not negative, and no descriptor is closed or read through it.
     unsafe { BorrowedFd::borrow_raw(number) }

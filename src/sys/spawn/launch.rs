@@ -39,7 +39,8 @@ pub(crate) struct Spawned<T> {
 #[derive(Debug)]
 pub(crate) struct Refusal<T> {
     pub(crate) committed: Option<T>,
-    /// The step at which the child failed, for [`failure`]; 0 if there was no child, or if it did not fail by itself.
+    /// The step at which the child failed, for [`failure`]; 0 if there was no child, or if it did
+    /// not fail by itself.
     pub(crate) step: u32,
     pub(crate) error: Error,
 }
@@ -50,7 +51,8 @@ impl<T> From<Error> for Refusal<T> {
     }
 }
 
-/// Starts `command` through the gate: the child becomes the program only if `commit` succeeds in committing its row.
+/// Starts `command` through the gate: the child becomes the program only if `commit` succeeds in
+/// committing its row.
 ///
 /// `commit` runs while the child prepares itself.
 pub(crate) fn spawn<T>(
@@ -137,7 +139,8 @@ fn outcome<T>(program: &OsStr, gate: &Gate, committed: Result<T>) -> Result<T, R
     }
 }
 
-/// Returns the reason why a program did not run, from the step that its child reached and the errno there.
+/// Returns the reason why a program did not run, from the step that its child reached and the errno
+/// there.
 pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
     let name = program.display();
     let what = match at {
@@ -173,7 +176,8 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
         step::EXEC => format!("failed to start `{name}`"),
         _ => format!("failed to start `{name}`: it was killed before it ran"),
     };
-    // The cause of these is neither the program nor its directory: the kernel, or a seccomp profile, refuses them to the host.
+    // The cause of these is neither the program nor its directory: the kernel, or a seccomp
+    // profile, refuses them to the host.
     let is_hosts = matches!(
         at,
         step::PARENT

@@ -9,13 +9,15 @@ use std::{
 use super::{child::OWN_PID_DIGITS, command::Command};
 use crate::error::{Error, Result};
 
-/// The folders in which a program is searched for if the environment has no `PATH`: the default of execvp(3).
+/// The folders in which a program is searched for if the environment has no `PATH`: the default of
+/// execvp(3).
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
 /// The shell that executes a file without a `#!` line, as in execvp(3).
 const SHELL: &CStr = c"/bin/sh";
 
-/// The variable with the pid of the process that gets the descriptors of `LISTEN_FDS` (`sd_listen_fds(3)`).
+/// The variable with the pid of the process that gets the descriptors of `LISTEN_FDS`
+/// (`sd_listen_fds(3)`).
 const LISTEN_PID: &str = "LISTEN_PID";
 
 /// A variable in the environment whose value the child writes.
@@ -138,7 +140,8 @@ fn variable(key: &OsString, value: &OsString) -> Result<CString> {
     no_nul(entry, || format!("environment variable {:?}", key.display().to_string()))
 }
 
-/// Returns the paths that execvp(3) would try, with the `PATH` of the environment that the program gets.
+/// Returns the paths that execvp(3) would try, with the `PATH` of the environment that the program
+/// gets.
 fn candidates(command: &Command) -> Result<Vec<CString>> {
     let program = command.program.as_bytes();
     if program.contains(&b'/') {

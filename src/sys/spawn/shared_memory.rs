@@ -28,10 +28,11 @@ pub(crate) struct GatedChild {
     pub(crate) gate: Arc<Gate>,
 }
 
-/// Creates the child, calls `meanwhile`, and returns when the child has left our memory, by exec or by death.
+/// Creates the child, calls `meanwhile`, and returns when the child has left our memory, by exec or
+/// by death.
 ///
-/// If it cannot be created in its task cgroup, for example because a seccomp profile was set meanwhile, it is created outside,
-/// unless the task cgroup is required.
+/// If it cannot be created in its task cgroup, for example because a seccomp profile was set
+/// meanwhile, it is created outside, unless the task cgroup is required.
 pub(super) fn make_child<R>(
     mut plan: Plan<'_>,
     target: Option<&TargetCgroup>,
@@ -51,8 +52,8 @@ pub(super) fn make_child<R>(
     Ok((child, result))
 }
 
-/// A child that runs in our memory, on a stack of ours. It must have left the memory, by exec or by death, before its plan or the
-/// stack is dropped, even if this thread panics.
+/// A child that runs in our memory, on a stack of ours. It must have left the memory, by exec or by
+/// death, before its plan or the stack is dropped, even if this thread panics.
 struct SharedMemoryChild {
     child: GatedChild,
     stack: Option<Stack>,

@@ -8,12 +8,13 @@ use crate::error::{Error, Result};
 
 /// Size of the stack: the child needs a few hundred bytes, in an unoptimized build some thousands.
 const STACK_SIZE: usize = 64 << 10;
-/// Size of the inaccessible area below the stack, at least one page on every kernel. An overflow kills the child instead of
-/// writing into the host's memory.
+/// Size of the inaccessible area below the stack, at least one page on every kernel. An overflow
+/// kills the child instead of writing into the host's memory.
 const GUARD_SIZE: usize = 64 << 10;
 
 thread_local! {
-    /// Stacks that this thread has used and keeps: one, or two if it has created a child by another thread.
+    /// Stacks that this thread has used and keeps: one, or two if it has created a child by another
+    /// thread.
     static KEPT: RefCell<Vec<Stack>> = const { RefCell::new(Vec::new()) };
 }
 

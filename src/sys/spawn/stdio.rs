@@ -79,7 +79,8 @@ fn file_in_memory(bytes: &[u8]) -> Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     let create = || {
-        // Kernels before 6.3 do not know the flag, and newer ones may require it (`vm.memfd_noexec`).
+        // Kernels before 6.3 do not know the flag, and newer ones may require it
+        // (`vm.memfd_noexec`).
         let file = memfd_create(c"stdin", flags | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| memfd_create(c"stdin", flags))?;
         let mut file = File::from(file);
@@ -93,9 +94,9 @@ fn file_in_memory(bytes: &[u8]) -> Result<OwnedFd> {
     })
 }
 
-/// Orders the descriptors that get new numbers and those of the host that keep their numbers. If some exchange their numbers,
-/// only one of them is copied, since few further numbers may be available. The second value keeps the copies open until the child
-/// has them.
+/// Orders the descriptors that get new numbers and those of the host that keep their numbers. If
+/// some exchange their numbers, only one of them is copied, since few further numbers may be
+/// available. The second value keeps the copies open until the child has them.
 pub(super) fn prepare_fds(
     given: &[(i32, Arc<OwnedFd>)],
     inherited: &[i32],
@@ -166,8 +167,8 @@ mod tests {
         rustix::fs::fstat(borrowed(number)).expect("open").st_ino
     }
 
-    /// Moves descriptors, given as pairs of indices; simulates the moves, checks that each number gets the right descriptor, and
-    /// returns how many copies were needed.
+    /// Moves descriptors, given as pairs of indices; simulates the moves, checks that each number
+    /// gets the right descriptor, and returns how many copies were needed.
     fn copies(wanted: &[(usize, usize)]) -> usize {
         let all: Vec<Arc<OwnedFd>> =
             (0..6).map(|_| Arc::new(std::io::pipe().expect("a pipe").0.into())).collect();

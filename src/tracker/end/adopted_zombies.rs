@@ -1,23 +1,26 @@
 //! Reaps zombies that tasks leave to this process.
 //!
-//! A process that a task starts and leaves behind is adopted by the nearest subreaper (`PR_SET_CHILD_SUBREAPER` in prctl(2)) or
-//! by the first process of the PID namespace. If that is the host, only the host can reap it, and until then it occupies a PID
-//! and a slot under `pids.max`. The tracker therefore reaps such a zombie if it certainly comes from a task:
+//! A process that a task starts and leaves behind is adopted by the nearest subreaper
+//! (`PR_SET_CHILD_SUBREAPER` in prctl(2)) or by the first process of the PID namespace. If that is
+//! the host, only the host can reap it, and until then it occupies a PID and a slot under
+//! `pids.max`. The tracker therefore reaps such a zombie if it certainly comes from a task:
 //!
-//! - its session is one that the gate created for a root, and the root still has its PID. A session is inherited and cannot be
-//!   joined, so processes that the host itself starts are in none of these sessions, unless the host is in one too: that session
-//!   proves nothing;
+//! - its session is one that the gate created for a root, and the root still has its PID. A session
+//!   is inherited and cannot be joined, so processes that the host itself starts are in none of
+//!   these sessions, unless the host is in one too: that session proves nothing;
 //! - it is in the cgroup that was created for a root, and the host is not;
 //! - it was recorded as a descendant of a root.
 //!
-//! Roots are remembered for a while after they have ended, since a task may leave a process behind on purpose; a session then
-//! counts only for processes that were started while the root still had its PID. Every other zombie is left to the host.
-//! Members that an end has found are reaped once their ends are recorded ([`crate::tracker::end::outcome`]).
+//! Roots are remembered for a while after they have ended, since a task may leave a process behind
+//! on purpose; a session then counts only for processes that were started while the root still had
+//! its PID. Every other zombie is left to the host. Members that an end has found are reaped once
+//! their ends are recorded ([`crate::tracker::end::outcome`]).
 //!
-//! A host that starts no processes by other means can have all of them reaped ([`Builder::reap_all`](crate::Builder::reap_all)).
+//! A host that starts no processes by other means can have all of them reaped
+//! ([`Builder::reap_all`](crate::Builder::reap_all)).
 //!
-//! A library is not notified of such deaths, since `SIGCHLD` belongs to the host. While tasks run, one system call each 100 ms
-//! checks for zombies.
+//! A library is not notified of such deaths, since `SIGCHLD` belongs to the host. While tasks run,
+//! one system call each 100 ms checks for zombies.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -106,8 +109,9 @@ fn expects_zombies(core: &Core) -> bool {
     core.options.reap_all || may_get_children(core)
 }
 
-/// Reaps all zombies, except roots and keepers, which the tracker waits for. A child that was being spawned when the zombies were
-/// listed is tracked by now, unless a spawn is still in progress: then the next check reaps them.
+/// Reaps all zombies, except roots and keepers, which the tracker waits for. A child that was being
+/// spawned when the zombies were listed is tracked by now, unless a spawn is still in progress:
+/// then the next check reaps them.
 fn reap_others(core: &Core, dead: &[Stat]) {
     if core.instance.is_spawning() {
         return;
@@ -135,7 +139,8 @@ fn owners(core: &Core) -> Owners {
     }
     let mut task_cgroups: HashSet<OsString> =
         all.iter().filter_map(|owner| owner.task_cgroup.clone()).collect();
-    // A host that was started by a task is in that task's cgroup, together with everything that it starts itself.
+    // A host that was started by a task is in that task's cgroup, together with everything that it
+    // starts itself.
     if !task_cgroups.is_empty() {
         for own in core.proc.cgroup_names(core.own_pid()) {
             task_cgroups.remove(&own);
@@ -168,7 +173,8 @@ fn is_in_task_cgroup(core: &Core, owners: &Owners, dead: Pid) -> bool {
         && core.proc.cgroup_names(dead).iter().any(|name| owners.task_cgroups.contains(name))
 }
 
-/// Reaps zombies that are in the ledger, which also has daemons that have left both session and cgroup.
+/// Reaps zombies that are in the ledger, which also has daemons that have left both session and
+/// cgroup.
 fn reap_recorded(core: &Core, owners: &Owners, unclear: &[&Stat]) {
     let seen: HashSet<(Pid, u64)> =
         unclear.iter().map(|dead| (dead.pid, dead.start_tick)).collect();
@@ -198,13 +204,15 @@ fn reap_recorded(core: &Core, owners: &Owners, unclear: &[&Stat]) {
     }
 }
 
-/// Reaps a zombie that was found. It is still the same process, since a zombie keeps its PID until it is reaped.
+/// Reaps a zombie that was found. It is still the same process, since a zombie keeps its PID until
+/// it is reaped.
 fn reap_zombie(core: &Core, dead: &Stat) {
     let found = Pinned::open(&core.proc, core.pid_scope(), dead.pid).ok().flatten();
     let Some(zombie) = found.filter(|it| it.identity.start_tick == dead.start_tick) else {
         return;
     };
-    // An error means that the host has reaped it meanwhile. A zombie that has live threads, or is traced, is reaped later.
+    // An error means that the host has reaped it meanwhile. A zombie that has live threads, or is
+    // traced, is reaped later.
     if matches!(zombie.fd().child_status(true), Ok(Some(_))) {
         tracing::debug!("reaped process {}, which was left to this one", dead.pid);
     }
@@ -217,8 +225,8 @@ pub(in crate::tracker) fn remember_for_zombies(core: &Core, root: &Root) {
     }
 }
 
-/// Does the same for roots that a former image of this process has left. Their keepers are children of this process as
-/// well.
+/// Does the same for roots that a former image of this process has left. Their keepers are children
+/// of this process as well.
 pub(in crate::tracker) fn remember_replaced(core: &Core, records: &[&ProcessRecord]) {
     for record in records {
         let keeper = record.spec.containment == Containment::Keeper;
@@ -227,8 +235,9 @@ pub(in crate::tracker) fn remember_replaced(core: &Core, records: &[&ProcessReco
     reap_adopted(core);
 }
 
-/// Remembers ended roots of former images. Before this instance opened the ledger, another one may have ended the processes that
-/// a former image of this process left, and recorded their ends. Their zombies are still children of this process.
+/// Remembers ended roots of former images. Before this instance opened the ledger, another one may
+/// have ended the processes that a former image of this process left, and recorded their ends.
+/// Their zombies are still children of this process.
 pub(in crate::tracker) fn reap_former_roots(core: &Core) {
     if !has_dead_child() {
         return;
@@ -255,7 +264,8 @@ fn remember(core: &Core, mut owner: Owner) {
     let now = this_tick();
     // A root that still has its PID also had it in that tick.
     owner.session = owner.session.filter(|_| has_its_pid(core, &owner.root));
-    // Processes that started in this very tick count if a free PID cannot be reused within the tick.
+    // Processes that started in this very tick count if a free PID cannot be reused within the
+    // tick.
     let within = u64::from(cannot_be_reused_within(TICK));
     owner.until = Some(now.saturating_add(within));
     core.zombies.remember(owner);
@@ -263,7 +273,8 @@ fn remember(core: &Core, mut owner: Owner) {
 
 /// Notes a member of an ended tree, whose zombie is reaped after its end is recorded.
 pub(in crate::tracker) fn reap_after_record(core: &Core, root: &Root, member: &MemberOutcome) {
-    // The status of a registered process belongs to its parent, and a root that is still tracked is handled by its entry.
+    // The status of a registered process belongs to its parent, and a root that is still tracked is
+    // handled by its entry.
     let ours =
         !member.is_root || root.origin == Origin::Spawned && core.registry.get(root.row).is_none();
     if ours && !member.fate.has_survived() {
@@ -278,8 +289,8 @@ pub(in crate::tracker) fn reap_ended(core: &Core) {
     core.zombies.unreaped.extend(unreaped);
 }
 
-/// Returns whether a zombie is the keeper that a former image of this process started for a root. Its name is only part of the
-/// evidence.
+/// Returns whether a zombie is the keeper that a former image of this process started for a root.
+/// Its name is only part of the evidence.
 fn is_keeper(owner: &Owner, dead: &Stat) -> bool {
     let before = owner.root.start_tick.checked_sub(dead.start_tick);
     owner.keeper

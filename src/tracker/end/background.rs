@@ -1,16 +1,17 @@
 //! Background ends: trees that have exceeded a limit, and trees whose handle was dropped.
 //!
-//! None of them may delay another one, or the thread that requested it: the monitor must record deaths, a pass must continue, and
-//! a handle may be dropped on a runtime's thread. So trees are put into a queue, and a worker thread ends them
-//! ([`end_as_they_come`]). Each tree is asked to end as soon as it arrives, and has its own grace, cause and record; the thread
-//! exits when no tree is left. Another thread is started only while all others are killing, which takes some seconds if a process
-//! is stuck in the kernel. There are at most four.
+//! None of them may delay another one, or the thread that requested it: the monitor must record
+//! deaths, a pass must continue, and a handle may be dropped on a runtime's thread. So trees are
+//! put into a queue, and a worker thread ends them ([`end_as_they_come`]). Each tree is asked to
+//! end as soon as it arrives, and has its own grace, cause and record; the thread exits when no
+//! tree is left. Another thread is started only while all others are killing, which takes some
+//! seconds if a process is stuck in the kernel. There are at most four.
 //!
-//! A tree is in the queue once: the right to end it ([`Tracked::begin`]) is taken before it is put there. If an attempt fails,
-//! the health pass makes the next one.
+//! A tree is in the queue once: the right to end it ([`Tracked::begin`]) is taken before it is put
+//! there. If an attempt fails, the health pass makes the next one.
 //!
-//! Shutdown waits for these threads as for all others. Trees that are queued before shutdown has closed the tracker are ended
-//! with their own cause; all others are ended by the shutdown itself.
+//! Shutdown waits for these threads as for all others. Trees that are queued before shutdown has
+//! closed the tracker are ended with their own cause; all others are ended by the shutdown itself.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,7 +32,8 @@ use crate::{
     },
 };
 
-/// The target of the log line for each tree. It does not depend on the module's name, since log filters contain it.
+/// The target of the log line for each tree. It does not depend on the module's name, since log
+/// filters contain it.
 const LOG_TARGET: &str = "procledger::ends";
 
 /// Ends trees in the background, all together. Trees that are already being ended are skipped.
@@ -51,7 +53,8 @@ pub(in crate::tracker) fn end_in_background(core: &Arc<Core>, due: Vec<Due>) {
 struct Worker<'a> {
     core: &'a Arc<Core>,
     under_way: HashMap<ProcessId, Due>,
-    /// Trees whose claims could not be written: they are ended regardless (invariant 10), and claimed with the outcome.
+    /// Trees whose claims could not be written: they are ended regardless (invariant 10), and
+    /// claimed with the outcome.
     unclaimed: HashSet<ProcessId>,
     killing: bool,
     /// Whether it has left the queue, which no longer counts it.
@@ -69,14 +72,16 @@ impl<'a> Worker<'a> {
         end_as_they_come(self, &mut |root, found| outcome::record_found(core, root, found));
     }
 
-    /// Takes at most `room` trees from the queue. If there are none, an idle worker leaves the queue.
+    /// Takes at most `room` trees from the queue. If there are none, an idle worker leaves the
+    /// queue.
     fn take(&mut self, idle: bool, room: usize) -> Vec<Due> {
         let taken = self.core.background.take(idle, room);
         self.gone = taken.is_none();
         taken.unwrap_or_default()
     }
 
-    /// Claims trees, and logs each once. A tree that has already ended, or that another instance is ending, is given up.
+    /// Claims trees, and logs each once. A tree that has already ended, or that another instance is
+    /// ending, is given up.
     fn claim(&mut self, taken: Vec<Due>) -> Vec<TreeTarget> {
         let entries: Vec<&Arc<Tracked>> = taken.iter().map(|due| &due.entry).collect();
         let (trees, recorded) = own_trees::claim_own(self.core, &entries, TakeOver::default());

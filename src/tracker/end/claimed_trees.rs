@@ -74,7 +74,8 @@ pub(in crate::tracker) fn end_claimed_unless(
     all
 }
 
-/// Groups claimed rows into trees: descendants are grouped with their root; if the root has ended, each is a separate tree.
+/// Groups claimed rows into trees: descendants are grouped with their root; if the root has ended,
+/// each is a separate tree.
 fn group(core: &Core, claimed: Vec<ProcessRecord>) -> Result<Vec<TreeTarget>> {
     let (roots, descendants): (Vec<_>, Vec<_>) =
         claimed.into_iter().partition(|record| record.spec.root.is_none());

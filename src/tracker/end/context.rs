@@ -11,8 +11,9 @@ use crate::{
     },
 };
 
-/// Returns the context for an end of our own trees. If it is unknown which processes other instances are responsible for, only
-/// processes that are certainly below our own roots are ended, and the error is returned as well.
+/// Returns the context for an end of our own trees. If it is unknown which processes other
+/// instances are responsible for, only processes that are certainly below our own roots are ended,
+/// and the error is returned as well.
 pub(in crate::tracker) fn context_or_certain<'a>(
     core: &'a Core,
     rows: &[ProcessId],
@@ -32,7 +33,8 @@ pub(in crate::tracker) fn context_or_certain<'a>(
     (certain, Err(error))
 }
 
-/// Returns the context of an end, with the processes that it must not touch. `targets` are the rows that are to be ended.
+/// Returns the context of an end, with the processes that it must not touch. `targets` are the rows
+/// that are to be ended.
 pub(in crate::tracker) fn context<'a>(
     core: &'a Core,
     targets: &[ProcessId],

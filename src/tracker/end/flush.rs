@@ -1,7 +1,9 @@
-//! Writes ends that could not be written when they happened, and that wait in memory until they can be (invariant 10).
+//! Writes ends that could not be written when they happened, and that wait in memory until they can
+//! be (invariant 10).
 //!
-//! Each health pass retries them, and so does the start of the same task. Neither waits while another connection holds the
-//! ledger's lock, since that would only delay the next writer. An orderly shutdown does wait.
+//! Each health pass retries them, and so does the start of the same task. Neither waits while
+//! another connection holds the ledger's lock, since that would only delay the next writer. An
+//! orderly shutdown does wait.
 
 use super::{
     claimed_trees,
@@ -21,8 +23,8 @@ pub(in crate::tracker) fn try_flush(core: &Core) {
     }
 }
 
-/// Retries the ends of a task that is started again: until the end of its previous process is written, that process counts as
-/// running.
+/// Retries the ends of a task that is started again: until the end of its previous process is
+/// written, that process counts as running.
 pub(in crate::tracker) fn flush_task(core: &Core, task: &TaskId) {
     let late = core.pending.rows();
     let is_late = |rows: Vec<ProcessRecord>| rows.iter().any(|row| late.contains(&row.id));

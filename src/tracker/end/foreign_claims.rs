@@ -1,9 +1,10 @@
 //! Handles claims of other instances on rows that are handled here.
 //!
-//! A claim is valid only while its claimant is alive. An instance that claims rows and dies while ending them (a `kill` that is
-//! interrupted by SIGKILL, a reaper that crashes) leaves them `ending`; the next instance that acts takes the claim over. The
-//! owner of a root does so as soon as the root is dead: until then it holds the zombie, which pins the PID that names the
-//! session, and the status is in the row.
+//! A claim is valid only while its claimant is alive. An instance that claims rows and dies while
+//! ending them (a `kill` that is interrupted by SIGKILL, a reaper that crashes) leaves them
+//! `ending`; the next instance that acts takes the claim over. The owner of a root does so as soon
+//! as the root is dead: until then it holds the zombie, which pins the PID that names the session,
+//! and the status is in the row.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,13 +28,16 @@ use crate::{
     },
 };
 
-/// Pause between two checks of another instance's claim. Each check reads one row and, if the row is still claimed, one lock.
+/// Pause between two checks of another instance's claim. Each check reads one row and, if the row
+/// is still claimed, one lock.
 pub(in crate::tracker) const CLAIM_PAUSE: Duration = Duration::from_millis(50);
-/// Limit on waiting for an owner: once scheduled, it records the status of its child within a millisecond.
+/// Limit on waiting for an owner: once scheduled, it records the status of its child within a
+/// millisecond.
 const NOTED_WITHIN: Duration = Duration::from_millis(200);
 const NOTED_PAUSE: Duration = Duration::from_millis(1);
 
-/// Returns whether the claims of an instance are void. An instance that cannot be looked up keeps its claims.
+/// Returns whether the claims of an instance are void. An instance that cannot be looked up keeps
+/// its claims.
 pub(in crate::tracker) fn is_dead_claimant(core: &Core, claimant: InstanceId) -> bool {
     let other = claimant != core.instance.id;
     other
@@ -42,9 +46,10 @@ pub(in crate::tracker) fn is_dead_claimant(core: &Core, claimant: InstanceId) ->
 
 /// Returns whether an instance is dead, or has stopped, so that its claims are void.
 ///
-/// Claims are void in all cases in which an instance counts as dead (and its rows may be ended), and in two more: if the
-/// claimant's process is gone although a child that it forked holds a copy of its lock; and, for an instance of another PID
-/// namespace, whose identity is meaningless here, if its lock file exists and is free or its stop is recorded.
+/// Claims are void in all cases in which an instance counts as dead (and its rows may be ended),
+/// and in two more: if the claimant's process is gone although a child that it forked holds a copy
+/// of its lock; and, for an instance of another PID namespace, whose identity is meaningless here,
+/// if its lock file exists and is free or its stop is recorded.
 fn holds_no_claim(core: &Core, instance: &InstanceRecord) -> bool {
     let here = core.pid_scope();
     let reach = here.reach(&instance.identity.scope);
@@ -99,14 +104,16 @@ pub(in crate::tracker) fn dead_among_claimants(
     Ok(claimants)
 }
 
-/// Gives back void claims, except those of instances in `dead`, whose rows the orphan pass takes over.
+/// Gives back void claims, except those of instances in `dead`, whose rows the orphan pass takes
+/// over.
 pub(in crate::tracker) fn give_dead_claims_back(core: &Core, dead: &[DeadInstance]) -> Result<u64> {
     let mut claimants = dead_claimants(core)?;
     claimants.retain(|claimant| !dead.iter().any(|dead| dead.id == *claimant));
     core.store.void_claims(&claimants)
 }
 
-/// Takes over the claim on a tree of ours whose root is dead. If a person had requested the end, the history says so.
+/// Takes over the claim on a tree of ours whose root is dead. If a person had requested the end,
+/// the history says so.
 pub(in crate::tracker) fn take_back(
     core: &Core,
     entry: &Tracked,
@@ -127,7 +134,8 @@ pub(in crate::tracker) fn take_back(
     }
 }
 
-/// Keeps for later the dead roots that another instance is ending, among those whose rows did not end; returns their rows.
+/// Keeps for later the dead roots that another instance is ending, among those whose rows did not
+/// end; returns their rows.
 pub(in crate::tracker) fn keep_claimed(core: &Core, roots: &[&Dead]) -> HashSet<ProcessId> {
     let rows: Vec<ProcessId> = roots.iter().map(|(entry, _)| entry.root.row).collect();
     let claimants = core.store.claimants(&rows).unwrap_or_default();
@@ -140,8 +148,8 @@ pub(in crate::tracker) fn keep_claimed(core: &Core, roots: &[&Dead]) -> HashSet<
     kept
 }
 
-/// Waits until the owners of roots that were ended here have recorded the statuses, so that the history has them when a `kill`
-/// returns. A dead owner records nothing.
+/// Waits until the owners of roots that were ended here have recorded the statuses, so that the
+/// history has them when a `kill` returns. A dead owner records nothing.
 pub(in crate::tracker) fn await_noted(
     core: &Core,
     owners: &HashMap<ProcessId, InstanceId>,

@@ -8,7 +8,8 @@ use crate::{
     tracker::core::Core,
 };
 
-/// Closes the rows of a task whose processes cannot be checked; see [`Tracker::forget`](crate::Tracker::forget).
+/// Closes the rows of a task whose processes cannot be checked; see
+/// [`Tracker::forget`](crate::Tracker::forget).
 pub(in crate::tracker) fn forget(core: &Core, task_id: &str, asked_by: &str) -> Result<u64> {
     let task = TaskId::new(task_id)?;
     let rows = core.store.live_of_task(&task)?;

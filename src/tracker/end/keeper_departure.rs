@@ -22,10 +22,12 @@ use crate::{
 /// Time limit for the exit of a keeper below which no process is left; it takes a millisecond.
 const PART_LIMIT: Duration = Duration::from_millis(50);
 
-/// Time limit for the exit of a keeper after a request, which it follows as soon as it is scheduled.
+/// Time limit for the exit of a keeper after a request, which it follows as soon as it is
+/// scheduled.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Time limit for the kills of a keeper that ends a tree, after the grace, which is restarted for at most [`GRACE_CAP`].
+/// Time limit for the kills of a keeper that ends a tree, after the grace, which is restarted for
+/// at most [`GRACE_CAP`].
 const END_LIMIT: Duration = Duration::from_secs(10);
 
 const GRACE_CAP: Duration = Duration::from_secs(2);
@@ -38,11 +40,13 @@ fn send_away(client: KeeperClient) {
     }
 }
 
-/// Dismisses the keeper of a program that has ended, or is no longer ours. With `leave`, the processes below it are left running.
+/// Dismisses the keeper of a program that has ended, or is no longer ours. With `leave`, the
+/// processes below it are left running.
 ///
-/// A keeper exits by itself when no process is left below it. Otherwise this host ends the processes that it finds, then waits
-/// for the keeper to end the others. If processes are spared on purpose, such as those of another task, the keeper is instructed
-/// to leave them: a keeper never ends processes that its living host has decided to spare.
+/// A keeper exits by itself when no process is left below it. Otherwise this host ends the
+/// processes that it finds, then waits for the keeper to end the others. If processes are spared on
+/// purpose, such as those of another task, the keeper is instructed to leave them: a keeper never
+/// ends processes that its living host has decided to spare.
 pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Tracked>, leave: bool) {
     reap_departing(core);
     let Some(client) = entry.keeper.as_deref().and_then(KeeperHandle::take) else { return };
@@ -82,8 +86,8 @@ fn dismiss_keeper(core: &Core, entry: &Tracked, client: KeeperClient) {
     }
 }
 
-/// Returns whether a process that is spared on purpose is alive below a keeper: a kept part of its tree, another task, or
-/// another instance. If that is unknown, nothing is ended on a guess.
+/// Returns whether a process that is spared on purpose is alive below a keeper: a kept part of its
+/// tree, another task, or another instance. If that is unknown, nothing is ended on a guess.
 fn spares_below(core: &Core, entry: &Tracked, client: &KeeperClient) -> bool {
     let root = entry.root.row;
     let looked = || -> Result<bool> {
@@ -150,7 +154,8 @@ fn is_of_another(core: &Core, row: ProcessId) -> bool {
     record.and_then(|record| record.life.claimed_by()).is_some_and(|by| by != core.instance.id)
 }
 
-/// Returns whether the processes that a program left need no more handling, because its row was released, or closed by a person.
+/// Returns whether the processes that a program left need no more handling, because its row was
+/// released, or closed by a person.
 pub(in crate::tracker) fn is_released(core: &Core, row: ProcessId) -> bool {
     let record = core.store.process(row).ok().flatten();
     let end = record.as_ref().and_then(|record| record.life.end());

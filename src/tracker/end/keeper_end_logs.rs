@@ -1,14 +1,19 @@
 //! Records the processes that keepers ended after the deaths of their hosts.
 //!
-//! A keeper leaves a record beside the ledger ([`EndLog`]). The instance that settles the root's row reads it, in these steps:
+//! A keeper leaves a record beside the ledger ([`EndLog`]). The instance that settles the root's
+//! row reads it, in these steps:
 //!
-//! 1. It waits for the keeper, so that the tree is gone before a new process is started (invariant 8), and the record is
-//!    complete.
-//! 2. Members that have no row get one, claimed like the root's. A crash from here on leaves rows of a dead claimant, which the
-//!    next instance takes over, and the record, in which that instance finds the same members again.
-//! 3. The tree is ended like any other, which verifies that each member is gone, and ends those that are not.
-//! 4. The outcome for each member is settled according to the record, in one transaction with the root's row.
-//! 5. The record is removed. If the root's row has ended, the record is no longer read, and a later pass removes it.
+//! 1. It waits for the keeper, so that the tree is gone before a new process is started (invariant
+//!    8), and the record is complete.
+//! 2. Members that have no row get one, claimed like the root's. A crash from here on leaves rows
+//!    of a dead claimant, which the next instance takes over, and the record, in which that
+//!    instance finds the same members again.
+//! 3. The tree is ended like any other, which verifies that each member is gone, and ends those
+//!    that are not.
+//! 4. The outcome for each member is settled according to the record, in one transaction with the
+//!    root's row.
+//! 5. The record is removed. If the root's row has ended, the record is no longer read, and a later
+//!    pass removes it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -53,7 +58,8 @@ const KEEPER_LIMIT: Duration = Duration::from_secs(10);
 const GRACE_CAP: Duration = Duration::from_secs(2);
 /// Time limit for the exit of a keeper below which no process is left; it takes a millisecond.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
-/// Age from which on no instance needs a record: a live host reads that of its keeper within seconds.
+/// Age from which on no instance needs a record: a live host reads that of its keeper within
+/// seconds.
 const STALE: Duration = Duration::from_mins(1);
 
 /// The records of the keepers of some roots.
@@ -68,7 +74,8 @@ pub(in crate::tracker) struct EndLogs {
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct OrphanedKeepers(Vec<Pinned>);
 
-/// Waits, for a limited time, until the keepers of claimed rows, whose hosts are dead, have ended their trees.
+/// Waits, for a limited time, until the keepers of claimed rows, whose hosts are dead, have ended
+/// their trees.
 pub(in crate::tracker) fn await_keepers(core: &Core, claimed: &[ProcessRecord]) -> OrphanedKeepers {
     let mut keepers = Vec::new();
     let mut limit = Duration::ZERO;
@@ -102,7 +109,8 @@ pub(in crate::tracker) fn end_keepers(core: &Core, keepers: OrphanedKeepers) {
     }
 }
 
-/// Reads the records that the keepers of claimed roots have left, and claims the members that have no row yet.
+/// Reads the records that the keepers of claimed roots have left, and claims the members that have
+/// no row yet.
 pub(in crate::tracker) fn take_end_logs(core: &Core, claimed: &mut Vec<ProcessRecord>) -> EndLogs {
     let mut logs = EndLogs::default();
     let (roots, errors) = kept_roots_of(core, claimed);
@@ -132,7 +140,8 @@ pub(in crate::tracker) fn take_end_logs(core: &Core, claimed: &mut Vec<ProcessRe
     logs
 }
 
-/// Returns the roots with a keeper to which the claimed rows belong, and the errors of those that cannot be looked up.
+/// Returns the roots with a keeper to which the claimed rows belong, and the errors of those that
+/// cannot be looked up.
 fn kept_roots_of(core: &Core, claimed: &[ProcessRecord]) -> (Vec<ProcessRecord>, Vec<String>) {
     let mut errors = Vec::new();
     let mut roots: Vec<ProcessRecord> =
@@ -149,7 +158,8 @@ fn kept_roots_of(core: &Core, claimed: &[ProcessRecord]) -> (Vec<ProcessRecord>,
     (roots, errors)
 }
 
-/// Returns the record of a root's keeper, unless the keeper is alive, so that the record is not complete yet.
+/// Returns the record of a root's keeper, unless the keeper is alive, so that the record is not
+/// complete yet.
 fn end_log_of(core: &Core, row: &ProcessRecord, token: Uuid) -> Result<Option<EndLog>> {
     let keeper = recorded_keeper::keeper_of_row(core, row);
     if keeper
@@ -191,7 +201,8 @@ fn logged_row(core: &Core, root: &Root, log: &EndLog, member: &ProcessInfo) -> N
     new
 }
 
-/// Returns whether the keeper of a row, whose host is dead, is still running, or has left a record that has not been read yet.
+/// Returns whether the keeper of a row, whose host is dead, is still running, or has left a record
+/// that has not been read yet.
 pub(in crate::tracker) fn has_end_log(core: &Core, row: &ProcessRecord) -> bool {
     let Some(token) = row.spec.token.filter(|_| is_kept(row)) else { return false };
     let keeper = recorded_keeper::keeper_of_row(core, row);
@@ -221,7 +232,8 @@ pub(in crate::tracker) fn remove_end_logs(core: &Core) {
     }
 }
 
-/// Returns whether another instance may be alive, which could be about to read the record of one of its keepers.
+/// Returns whether another instance may be alive, which could be about to read the record of one of
+/// its keepers.
 fn has_live_others(core: &Core) -> bool {
     let lives = |life: &Liveness| !matches!(life, Liveness::Dead(_));
     other_instances::check_others(&core.store, &core.proc, &core.instance)
@@ -275,8 +287,8 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
 }
 
 impl EndLogs {
-    /// Merges the keepers' records into the results for their trees: a member that was already gone here, and that a keeper's
-    /// record has as ended, was ended by the keeper.
+    /// Merges the keepers' records into the results for their trees: a member that was already gone
+    /// here, and that a keeper's record has as ended, was ended by the keeper.
     pub(in crate::tracker) fn complete(&self, ends: &mut [TreeOutcome]) {
         for end in ends {
             let Some(log) = self.by_row.get(&end.root.row) else { continue };

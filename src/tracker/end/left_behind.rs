@@ -7,7 +7,8 @@ use crate::{
     tracker::core::Core,
 };
 
-/// Returns whether a root that is gone has live members, to which only its row, with the token, leads.
+/// Returns whether a root that is gone has live members, to which only its row, with the token,
+/// leads.
 pub(in crate::tracker) fn has_left_something(core: &Core, row: &ProcessRecord) -> Result<bool> {
     if row.spec.token.is_none() {
         return Ok(false);

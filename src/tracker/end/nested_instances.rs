@@ -1,8 +1,10 @@
-//! Rows of instances that ran in a tree and ended with it, such as a `procledger run` within a task.
+//! Rows of instances that ran in a tree and ended with it, such as a `procledger run` within a
+//! task.
 //!
-//! A process below such an instance has two rows: one in the tree that is ended here, and one of its own instance, which would have
-//! recorded its end. An instance that was killed does not, and nothing else would until the ledger is opened again. Only rows
-//! of processes that ended here are settled, and only those of dead instances: nothing is signalled.
+//! A process below such an instance has two rows: one in the tree that is ended here, and one of
+//! its own instance, which would have recorded its end. An instance that was killed does not, and
+//! nothing else would until the ledger is opened again. Only rows of processes that ended here are
+//! settled, and only those of dead instances: nothing is signalled.
 
 use std::collections::HashMap;
 
@@ -38,7 +40,8 @@ impl Ended {
         let mut end = end.clone();
         let requested_by = match (&cause.rule, &mut end.because) {
             (Rule::PersonAsked(person), _) => Some(person.clone()),
-            // Neither the limit of the tree nor the death of its root is one of the nested instance's own task.
+            // Neither the limit of the tree nor the death of its root is one of the nested
+            // instance's own task.
             (_, Some(because)) => {
                 let rule = Rule::from(RuleKey::InstanceDead);
                 (because.rule, because.rule_key) = (rule.to_string(), rule.key());

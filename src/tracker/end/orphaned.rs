@@ -14,7 +14,8 @@ use crate::{
     },
 };
 
-/// Returns the rule by which a task is an orphan; see [`Tracker::orphaned`](crate::Tracker::orphaned).
+/// Returns the rule by which a task is an orphan; see
+/// [`Tracker::orphaned`](crate::Tracker::orphaned).
 pub(in crate::tracker) fn orphaned(core: &Core, task_id: &str) -> Result<Option<Rule>> {
     let rows = core.store.live_of_task(&TaskId::new(task_id)?)?;
     let owners: HashSet<InstanceId> = rows.iter().map(|row| row.owner).collect();

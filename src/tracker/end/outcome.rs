@@ -27,8 +27,8 @@ use crate::{
     },
 };
 
-/// Records members that an end has found, before they are signalled. If the ledger cannot be written, they are ended regardless,
-/// and have no row.
+/// Records members that an end has found, before they are signalled. If the ledger cannot be
+/// written, they are ended regardless, and have no row.
 pub(in crate::tracker) fn record_found(
     core: &Core,
     root: &Root,
@@ -159,7 +159,8 @@ pub(in crate::tracker) fn conclude_tree(
             if let Some(why) = outlived.take() {
                 publish_root(core, cause, &root, &member, began);
                 set_cause(core, cause, &root, &member);
-                // A process in the cgroup that cannot be seen is a survivor, and only the root's row leads to it.
+                // A process in the cgroup that cannot be seen is a survivor, and only the root's
+                // row leads to it.
                 report.endings.push(left_in_task_cgroup(cause, &root, why.clone()));
                 settled.extend(member.row.map(|row| Settled::new(row, Verdict::Survived(why))));
                 continue;
@@ -289,8 +290,8 @@ fn rule_of(cause: &Cause, member: &MemberOutcome) -> Rule {
     member.rule.map_or_else(|| cause.rule.clone(), Rule::from)
 }
 
-/// Returns the reason of an end. A process that was dead before the first signal exited by itself if its status is known, and is
-/// gone otherwise.
+/// Returns the reason of an end. A process that was dead before the first signal exited by itself
+/// if its status is known, and is gone otherwise.
 fn reason(cause: &Cause, member: &MemberOutcome, status: ExitStatus) -> EndReason {
     match (&member.fate, status) {
         _ if member.rule.is_some() => cause.reason,
@@ -317,8 +318,8 @@ fn ending(rule: &Rule, root: &Root, member: MemberOutcome) -> Ending {
     }
 }
 
-/// Returns the reported processes that may belong to a task, without those that the ledger has in another tree, and at most
-/// [`LISTED`] of them.
+/// Returns the reported processes that may belong to a task, without those that the ledger has in
+/// another tree, and at most [`LISTED`] of them.
 pub(in crate::tracker) fn suspects_of(
     store: &Store,
     task: Option<&TaskId>,

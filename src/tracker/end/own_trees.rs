@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Ends the trees that can be claimed, each reserved by [`Tracked::begin`]; returns those that other instances are ending, and
-/// the outcomes of the others.
+/// Ends the trees that can be claimed, each reserved by [`Tracked::begin`]; returns those that
+/// other instances are ending, and the outcomes of the others.
 pub(in crate::tracker) fn end_free(
     core: &Core,
     cause: &Cause,
@@ -75,15 +75,16 @@ fn end_own(
     report
 }
 
-/// Claims our own roots with their recorded descendants. If the ledger cannot be written, returns all of them, and `false`.
+/// Claims our own roots with their recorded descendants. If the ledger cannot be written, returns
+/// all of them, and `false`.
 pub(in crate::tracker) fn claim_own(
     core: &Core,
     entries: &[&Arc<Tracked>],
     over: TakeOver<'_>,
 ) -> (Vec<TreeTarget>, bool) {
     let roots: Vec<ProcessId> = entries.iter().map(|entry| entry.root.row).collect();
-    // If the ledger cannot be read either, the names that are known here still apply, and the session contains the processes of a
-    // root without recorded descendants.
+    // If the ledger cannot be read either, the names that are known here still apply, and the
+    // session contains the processes of a root without recorded descendants.
     let mut descendants = core.store.descendants(&roots).unwrap_or_default();
     let mut rows = Vec::with_capacity(entries.len());
     let mut trees = Vec::with_capacity(entries.len());

@@ -1,4 +1,5 @@
-//! Releases processes whose ends are recorded: from the registry, from their keepers and, as zombies, from the process table.
+//! Releases processes whose ends are recorded: from the registry, from their keepers and, as
+//! zombies, from the process table.
 
 use std::{
     sync::Arc,
@@ -18,10 +19,12 @@ use crate::{
     },
 };
 
-/// Limit on waiting for the parent of a process that is not our child, since the parent may never reap it.
+/// Limit on waiting for the parent of a process that is not our child, since the parent may never
+/// reap it.
 const UNREAPED_LIMIT: Duration = Duration::from_secs(10);
 
-/// Releases a process whose end is recorded. Its keeper, if it has one, makes sure that no process of the tree is left.
+/// Releases a process whose end is recorded. Its keeper, if it has one, makes sure that no process
+/// of the tree is left.
 pub(in crate::tracker) fn untrack(core: &Core, row: ProcessId) {
     remove(core, row, false);
 }
@@ -68,7 +71,8 @@ pub(in crate::tracker) fn release_ended(core: &Core, rows: &[ProcessId]) {
             entry.mark_recorded();
             reap_and_untrack(core, &entry, None);
         } else if entry.status().is_some() {
-            // A dead root whose task cgroup is not empty: its death has been reported, and the health pass retries.
+            // A dead root whose task cgroup is not empty: its death has been reported, and the
+            // health pass retries.
             entry.give_up();
         } else {
             core.registry.give_up(&entry);
@@ -76,7 +80,8 @@ pub(in crate::tracker) fn release_ended(core: &Core, rows: &[ProcessId]) {
     }
 }
 
-/// Reaps a dead child, and records its status if its row has none; later if that is not possible yet.
+/// Reaps a dead child, and records its status if its row has none; later if that is not possible
+/// yet.
 fn finish_later(core: &Core, entry: &Arc<Tracked>, pidfd: Arc<PidFd>) {
     let unfinished = Unfinished { entry: Arc::clone(entry), pidfd, since: Instant::now() };
     if !finish(core, &unfinished) {
@@ -107,7 +112,8 @@ fn finish(core: &Core, Unfinished { entry, pidfd, since }: &Unfinished) -> bool 
         }
         StatusReading::Unreaped => entry.publish(ExitStatus::Unobserved),
     };
-    // 2. Write it to the row, before the zombie is reaped, so that it is not lost if we die in between.
+    // 2. Write it to the row, before the zombie is reaped, so that it is not lost if we die in
+    //    between.
     if entry.lacks_status() {
         if let Err(error) = core.store.note_status(
             entry.root.row,

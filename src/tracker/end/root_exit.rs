@@ -1,8 +1,10 @@
-//! Handles roots that ended by themselves: records the ends, and ends the processes that the roots left.
+//! Handles roots that ended by themselves: records the ends, and ends the processes that the roots
+//! left.
 //!
-//! The order makes a crash harmless. The root's status is read while the root stays a zombie, which pins the PID that names its
-//! session. A snapshot shows the processes that it left. One transaction ends the root's row and records the strays, claimed by
-//! us, so that the next pass finds their rows if we die now. Only then are they signalled, and the zombie is reaped last.
+//! The order makes a crash harmless. The root's status is read while the root stays a zombie, which
+//! pins the PID that names its session. A snapshot shows the processes that it left. One
+//! transaction ends the root's row and records the strays, claimed by us, so that the next pass
+//! finds their rows if we die now. Only then are they signalled, and the zombie is reaped last.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -67,7 +69,8 @@ struct Found<'a> {
     hiding: Vec<Arc<Tracked>>,
 }
 
-/// The strays that were recorded, by the rows of their roots; roots that another instance has settled are missing.
+/// The strays that were recorded, by the rows of their roots; roots that another instance has
+/// settled are missing.
 type Recorded = HashMap<ProcessId, Vec<(ProcessId, Identity)>>;
 
 /// Dead roots that could not be settled.
@@ -78,7 +81,8 @@ pub(in crate::tracker) struct Unsettled {
     pub(in crate::tracker) hiding: Vec<Arc<Tracked>>,
 }
 
-/// Settles processes whose statuses are known, or have been waited for long enough; returns the others.
+/// Settles processes whose statuses are known, or have been waited for long enough; returns the
+/// others.
 pub(in crate::tracker) fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> Unsettled {
     let deadline = Instant::now() + REAPED_BY_PARENT;
     let (mut known, mut waiting) = (Vec::new(), Vec::new());
@@ -94,13 +98,14 @@ pub(in crate::tracker) fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> 
     Unsettled { waiting, hiding }
 }
 
-/// Settles any kind of root, by scanning every process; returns those whose task cgroups contain live processes that cannot be
-/// seen.
+/// Settles any kind of root, by scanning every process; returns those whose task cgroups contain
+/// live processes that cannot be seen.
 fn settle_by_scan(core: &Arc<Core>, roots: &[DeadRoot<'_>]) -> Vec<Arc<Tracked>> {
     let Found { exited, hiding } = match find_strays(core, roots) {
         Ok(found) => found,
         Err(error) => {
-            // Ending the row now would hide the processes that the root left, so the health pass scans again.
+            // Ending the row now would hide the processes that the root left, so the health pass
+            // scans again.
             tracing::error!(
                 "failed to scan for processes that {} ended processes left: {error}",
                 roots.len()
@@ -127,7 +132,8 @@ fn settle_by_scan(core: &Arc<Core>, roots: &[DeadRoot<'_>]) -> Vec<Arc<Tracked>>
             end_or_keep(core, exited, &recorded);
         }
         Err(error) => {
-            // The strays are ended regardless; the record waits in memory until the ledger can be written (invariant 10).
+            // The strays are ended regardless; the record waits in memory until the ledger can be
+            // written (invariant 10).
             tracing::error!(
                 "failed to record the end of {} processes: {error}; will be retried",
                 exited.len()
@@ -140,7 +146,8 @@ fn settle_by_scan(core: &Arc<Core>, roots: &[DeadRoot<'_>]) -> Vec<Arc<Tracked>>
     hiding
 }
 
-/// Ends the strays of roots whose rows have ended. Roots that another instance is ending are held back until that is done.
+/// Ends the strays of roots whose rows have ended. Roots that another instance is ending are held
+/// back until that is done.
 fn end_or_keep(core: &Arc<Core>, mut exited: Vec<Exited<'_>>, recorded: &Recorded) {
     let others = exited.iter().map(|exited| exited.root);
     let others = others.filter(|root| !recorded.contains_key(&root.row()));
@@ -150,7 +157,8 @@ fn end_or_keep(core: &Arc<Core>, mut exited: Vec<Exited<'_>>, recorded: &Recorde
     end_strays(core, exited, recorded);
 }
 
-/// Marks that the end of a root, or at least its status, is in the ledger; `end` if this instance recorded it.
+/// Marks that the end of a root, or at least its status, is in the ledger; `end` if this instance
+/// recorded it.
 fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus, end: Option<&End>) {
     log_end(entry, status);
     if end.is_some_and(|end| end.reason == EndReason::Exited) {
@@ -221,7 +229,8 @@ fn exited<'a>(
     Exited { root, end, tree }
 }
 
-/// Returns the end of a root, by itself or by the kernel for lack of memory, unless we ended it and could not record that.
+/// Returns the end of a root, by itself or by the kernel for lack of memory, unless we ended it and
+/// could not record that.
 fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
     let by_the_kernel =
         || Some((EndReason::Oom, Some(core.cgroups.oom_because(&entry.root, status)?)));
@@ -231,7 +240,8 @@ fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
     End { reason, status, core_dumped, at: Millis::now().into(), because }
 }
 
-/// Removes from the tree the processes that are left running on purpose and, if all are left, those that have already exited.
+/// Removes from the tree the processes that are left running on purpose and, if all are left, those
+/// that have already exited.
 fn remove_spared(core: &Core, tree: &mut TreeTarget, strays: &[Seen]) -> Vec<Settled> {
     let mut apart = Vec::new();
     for stray in strays {
@@ -255,11 +265,13 @@ fn remove_spared(core: &Core, tree: &mut TreeTarget, strays: &[Seen]) -> Vec<Set
     apart
 }
 
-/// Ends the strays, if there are any on a separate thread, so that the handling of the next death does not wait for their grace.
+/// Ends the strays, if there are any on a separate thread, so that the handling of the next death
+/// does not wait for their grace.
 fn end_strays(core: &Arc<Core>, exited: Vec<Exited<'_>>, recorded: &Recorded) {
     let mut with_strays = Vec::new();
     for Exited { root, mut tree, .. } in exited {
-        // `None` if another instance has ended the tree, or it was released; then the rest is not ours to end.
+        // `None` if another instance has ended the tree, or it was released; then the rest is not
+        // ours to end.
         let rows = recorded.get(&root.row());
         let left = rows.is_some_and(|rows| take_recorded(core, root.entry(), &mut tree, rows));
         if left {
@@ -283,7 +295,8 @@ fn end_strays(core: &Arc<Core>, exited: Vec<Exited<'_>>, recorded: &Recorded) {
     }
 }
 
-/// Gives the strays their row ids, and claims descendants that earlier passes recorded; returns whether there are any.
+/// Gives the strays their row ids, and claims descendants that earlier passes recorded; returns
+/// whether there are any.
 fn take_recorded(
     core: &Core,
     entry: &Tracked,
@@ -339,7 +352,8 @@ fn gone(row: ProcessId) -> Settled {
     Settled::new(row, Verdict::Ended(End::unobserved(EndReason::Gone, Millis::now())))
 }
 
-/// Logs the end of a root: with the line of the former implementation if we did not spawn it, otherwise as a debug line.
+/// Logs the end of a root: with the line of the former implementation if we did not spawn it,
+/// otherwise as a debug line.
 fn log_end(entry: &Tracked, status: ExitStatus) {
     let pid = entry.root.identity.pid;
     let task = task_text(entry.root.task.as_ref());
@@ -370,14 +384,16 @@ fn settle_childless<'a>(core: &Arc<Core>, roots: Vec<DeadRoot<'a>>) -> Vec<DeadR
     };
     let ended: Vec<(DeadRoot<'a>, RootEnd)> =
         alone.into_iter().map(|root| (root, end_alone(root))).collect();
-    // Roots that cannot be written get the full scan; if they still cannot be written then, their ends wait in memory.
+    // Roots that cannot be written get the full scan; if they still cannot be written then, their
+    // ends wait in memory.
     let settled = core.store.settle_alone(core.instance.id, ended.iter().map(|(_, end)| end)).ok();
     for (root, end) in &ended {
         if settled.as_ref().is_some_and(|settled| settled.contains(&root.row())) {
             mark_ended(core, root.entry(), root.status, Some(&end.end));
             root.reap_and_untrack(core);
         } else {
-            // Or another thread is ending its tree and needs the zombie, which pins the PID that names the session.
+            // Or another thread is ending its tree and needs the zombie, which pins the PID that
+            // names the session.
             others.push(*root);
         }
     }

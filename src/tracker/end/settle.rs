@@ -1,7 +1,9 @@
-//! Settles dead roots of this instance, and ends its trees, together with the other threads and instances that do so.
+//! Settles dead roots of this instance, and ends its trees, together with the other threads and
+//! instances that do so.
 //!
-//! A root is settled once: the thread that has reserved it ([`Tracked::begin`]) records its end, or ends its tree. A tree that
-//! another instance has claimed is left to that instance for as long as an end may take.
+//! A root is settled once: the thread that has reserved it ([`Tracked::begin`]) records its end, or
+//! ends its tree. A tree that another instance has claimed is left to that instance for as long as
+//! an end may take.
 
 use std::{
     collections::HashMap,
@@ -29,14 +31,16 @@ use crate::{
     },
 };
 
-/// Time, besides the grace, within which another thread or instance ends a tree and records that: the cap on the grace, and a
-/// second for each kill.
+/// Time, besides the grace, within which another thread or instance ends a tree and records that:
+/// the cap on the grace, and a second for each kill.
 const OTHERS_LIMIT: Duration = Duration::from_secs(5);
 
-/// Records the ends of processes that have died, and ends the processes that they left. Processes that another thread is ending
-/// are left to that thread, and trees that another instance is ending are left to that instance.
+/// Records the ends of processes that have died, and ends the processes that they left. Processes
+/// that another thread is ending are left to that thread, and trees that another instance is ending
+/// are left to that instance.
 ///
-/// If a status is not available yet, waits for it for a while: in the monitor's list if the monitor is running, here otherwise.
+/// If a status is not available yet, waits for it for a while: in the monitor's list if the monitor
+/// is running, here otherwise.
 pub(in crate::tracker) fn settle(core: &Arc<Core>, dead: &[Dead]) {
     let mine: Vec<Dead> = dead.iter().filter(|(entry, _)| entry.begin()).cloned().collect();
     settle_begun(core, &mine);
@@ -53,15 +57,16 @@ fn settle_begun(core: &Arc<Core>, mine: &[Dead]) {
     wait_for_statuses(core, waiting);
 }
 
-/// Settles processes whose statuses are known, or have been waited for long enough; returns the others.
+/// Settles processes whose statuses are known, or have been waited for long enough; returns the
+/// others.
 fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> Vec<Waiting> {
     let Unsettled { waiting, hiding } = root_exit::settle_known(core, mine);
     end_hiding(core, hiding);
     waiting
 }
 
-/// Ends trees whose task cgroups contain live processes that cannot be seen. Those have no rows, so the root's row stays until
-/// the cgroup is empty.
+/// Ends trees whose task cgroups contain live processes that cannot be seen. Those have no rows, so
+/// the root's row stays until the cgroup is empty.
 fn end_hiding(core: &Arc<Core>, entries: Vec<Arc<Tracked>>) {
     if entries.is_empty() {
         return;
@@ -103,14 +108,16 @@ pub(in crate::tracker) fn recheck_pending(core: &Arc<Core>) {
     release::finish_late(core);
 }
 
-/// Continues the waits of the monitor after it has stopped, for as long as the monitor would have waited.
+/// Continues the waits of the monitor after it has stopped, for as long as the monitor would have
+/// waited.
 pub(in crate::tracker) fn settle_waiting(core: &Arc<Core>) {
     let waiting = core.pending.statuses.take();
     wait_for_statuses(core, waiting);
 }
 
-/// Settles dead roots of ours that another instance was ending when they died. Roots whose claimants are still at work are
-/// kept for a later call; for the roots in `force` the claims are taken over as well.
+/// Settles dead roots of ours that another instance was ending when they died. Roots whose
+/// claimants are still at work are kept for a later call; for the roots in `force` the claims are
+/// taken over as well.
 pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Tracked>]) {
     let waiting = core.pending.claimed.take();
     if waiting.is_empty() {
@@ -144,7 +151,8 @@ pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Tracked>
     settle_begun(core, &free);
 }
 
-/// Ends trees of this instance at its own request; the settings of the plan replace those of the jobs.
+/// Ends trees of this instance at its own request; the settings of the plan replace those of the
+/// jobs.
 pub(in crate::tracker) fn terminate_entries(
     core: &Arc<Core>,
     entries: &[Arc<Tracked>],
@@ -159,8 +167,9 @@ pub(in crate::tracker) fn terminate_entries(
 
 /// Ends trees of this instance, even when the claim cannot be written (invariant 10).
 ///
-/// A tree that another thread or instance is ending is left to it for as long as an end may take. After that, a tree that another
-/// instance has claimed is ended here, since a hanging instance must not keep an owner's processes alive.
+/// A tree that another thread or instance is ending is left to it for as long as an end may take.
+/// After that, a tree that another instance has claimed is ended here, since a hanging instance
+/// must not keep an owner's processes alive.
 pub(in crate::tracker) fn end_entries(
     core: &Arc<Core>,
     cause: &Cause,
@@ -203,8 +212,8 @@ pub(in crate::tracker) fn end_entries(
     report
 }
 
-/// Checks once the trees that other instances were ending: ends those that are free now, or all of them with `force`. Returns the
-/// others, and the outcomes of the ended ones.
+/// Checks once the trees that other instances were ending: ends those that are free now, or all of
+/// them with `force`. Returns the others, and the outcomes of the ended ones.
 fn end_what_is_free(
     core: &Arc<Core>,
     cause: &Cause,
@@ -234,8 +243,8 @@ fn end_what_is_free(
     (left, report)
 }
 
-/// Settles the ends of roots with a keeper at once, instead of leaving them to the next pass: if a tree keeps forking, it may be
-/// unknown whether all of it was seen, but the keeper ends the rest.
+/// Settles the ends of roots with a keeper at once, instead of leaving them to the next pass: if a
+/// tree keeps forking, it may be unknown whether all of it was seen, but the keeper ends the rest.
 fn leave_to_keepers(core: &Arc<Core>, entries: &[&Arc<Tracked>]) {
     let with_keeper = entries.iter().filter(|entry| entry.keeper.is_some());
     let dead = dead_among(core, with_keeper.map(|entry| Arc::clone(entry)));

@@ -1,4 +1,5 @@
-//! The orderly shutdown, in the order of the former implementation: stop monitoring, end tasks, remove the export.
+//! The orderly shutdown, in the order of the former implementation: stop monitoring, end tasks,
+//! remove the export.
 
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     stop_monitor(core);
     // Spawns in progress finish first; none starts after this.
     core.instance.await_spawns();
-    // A program that has ended by itself is not ended by the shutdown, since its job may keep its strays.
+    // A program that has ended by itself is not ended by the shutdown, since its job may keep its
+    // strays.
     settle::settle_waiting(core);
     settle::settle(core, &settle::dead_among(core, core.registry.all().into_iter()));
     let (survivors, mine): (Vec<Arc<Tracked>>, Vec<Arc<Tracked>>) =

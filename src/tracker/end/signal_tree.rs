@@ -13,7 +13,8 @@ use crate::{
     tracker::{core::Core, runtime::tracked::Tracked},
 };
 
-/// Sends a signal to all members of a tree; see [`Process::signal_tree`](crate::Process::signal_tree).
+/// Sends a signal to all members of a tree; see
+/// [`Process::signal_tree`](crate::Process::signal_tree).
 pub(in crate::tracker) fn signal_tree(core: &Core, entry: &Tracked, signal: i32) -> Result<usize> {
     let signal = Signal::from_number(signal).ok_or_else(|| {
         Error::invalid(format!("{signal} is not a signal number: use 1 to {}", Signal::LAST))

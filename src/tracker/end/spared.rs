@@ -1,9 +1,9 @@
-//! Records processes that are left running on purpose: each as a leak with the outcome `kept`, and a row that is ended as
-//! `released`.
+//! Records processes that are left running on purpose: each as a leak with the outcome `kept`, and
+//! a row that is ended as `released`.
 //!
-//! No instance is responsible for such a process any more, so no later pass ends it as an orphan, whatever its root's row says. A
-//! process that was left once is never ended later: an attempt on the same tree, by any instance and with any set of names, reads
-//! these rows first.
+//! No instance is responsible for such a process any more, so no later pass ends it as an orphan,
+//! whatever its root's row says. A process that was left once is never ended later: an attempt on
+//! the same tree, by any instance and with any set of names, reads these rows first.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,8 @@ use crate::{
     },
 };
 
-/// Returns the result to write for a member that is left running. `row` is its own row, if it has one.
+/// Returns the result to write for a member that is left running. `row` is its own row, if it has
+/// one.
 pub(in crate::tracker) fn settle_spared(
     by: InstanceId,
     root: &Root,
@@ -57,7 +58,8 @@ pub(in crate::tracker) fn settle_spared(
     }
 }
 
-/// Checks that each name is a file name, since programs are matched by the last component of a path.
+/// Checks that each name is a file name, since programs are matched by the last component of a
+/// path.
 pub(in crate::tracker) fn check_names(what: &str, names: &[String]) -> Result<()> {
     match names.iter().find(|name| name.is_empty() || name.contains('/')) {
         Some(name) => Err(Error::invalid(format!(
@@ -84,7 +86,8 @@ pub(in crate::tracker) fn exemptions_of_rows(
     Ok(records.iter().map(exemptions).collect())
 }
 
-/// Returns the exemptions of a root of this instance; `before` are the processes below it that the ledger has as spared.
+/// Returns the exemptions of a root of this instance; `before` are the processes below it that the
+/// ledger has as spared.
 pub(in crate::tracker) fn exemptions_of(entry: &Tracked, before: Vec<Identity>) -> Exemptions {
     Exemptions { all: false, names: entry.strays.protected.clone(), before }
 }

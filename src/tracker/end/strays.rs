@@ -53,7 +53,8 @@ pub(in crate::tracker) fn some_rows(
     rows.into_iter().map(|(row, identity)| (Some(row), identity)).collect()
 }
 
-/// Returns the tree of a root of this instance. `pidfd` is a descriptor of the root that is already held.
+/// Returns the tree of a root of this instance. `pidfd` is a descriptor of the root that is already
+/// held.
 pub(in crate::tracker) fn tree_of(entry: &Tracked, pidfd: Option<&Arc<PidFd>>) -> TreeTarget {
     TreeTarget {
         root: entry.root.clone(),

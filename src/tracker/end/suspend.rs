@@ -1,7 +1,8 @@
 //! Suspends trees, and resumes them.
 //!
-//! A suspended tree belongs to its tracker like any other: it is ended at shutdown, by its limits and after a crash, and is
-//! resumed for that. A tree that a tracker gives up is resumed first, since it would otherwise stay suspended forever.
+//! A suspended tree belongs to its tracker like any other: it is ended at shutdown, by its limits
+//! and after a crash, and is resumed for that. A tree that a tracker gives up is resumed first,
+//! since it would otherwise stay suspended forever.
 
 use super::{
     context, run,
@@ -21,11 +22,13 @@ pub(in crate::tracker) fn suspend(core: &Core, entry: &Tracked) -> Result<usize>
     if entry.is_being_ended() {
         return Err(ending());
     }
-    // Set before the first of them is stopped, so that the tree is resumed if it is released from now on.
+    // Set before the first of them is stopped, so that the tree is resumed if it is released from
+    // now on.
     entry.set_suspended(true);
     let context = context::context(core, &[entry.root.row]);
     let suspended = context.and_then(|context| run::suspend_tree(&context, tree_of(core, entry)?));
-    // An end that begins later resumes the members; an end that has begun meanwhile may have done so before they were stopped.
+    // An end that begins later resumes the members; an end that has begun meanwhile may have done
+    // so before they were stopped.
     let row = core.store.process(entry.root.row);
     let is_free = row.map(|row| row.is_some_and(|row| row.life.state() != State::Ending));
     let suspended = match is_free {

@@ -20,7 +20,8 @@ use crate::{
     },
 };
 
-/// Ends the whole tree of a task of this instance; see [`Tracker::terminate_with`](crate::Tracker::terminate_with).
+/// Ends the whole tree of a task of this instance; see
+/// [`Tracker::terminate_with`](crate::Tracker::terminate_with).
 pub(in crate::tracker) fn terminate(
     core: &Arc<Core>,
     task_id: &str,
@@ -90,7 +91,8 @@ fn asked(asked_by: &str) -> Cause {
     Cause { reason: EndReason::Killed, leak: None, rule: Rule::PersonAsked(asked_by.to_owned()) }
 }
 
-/// What happens to the claims of other instances on the rows that are to be ended. Claims of dead instances are taken over.
+/// What happens to the claims of other instances on the rows that are to be ended. Claims of dead
+/// instances are taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OtherClaims {
     TakenOver,
@@ -144,8 +146,9 @@ fn kill_rows_unless(
     Ok(report)
 }
 
-/// Sets the reason of processes that were gone before this call could signal them, and whose owners have recorded their statuses:
-/// they exited by themselves, if no other call was ending them (`untouched`).
+/// Sets the reason of processes that were gone before this call could signal them, and whose owners
+/// have recorded their statuses: they exited by themselves, if no other call was ending them
+/// (`untouched`).
 fn set_exited(core: &Core, untouched: &HashSet<ProcessId>, settled: &mut [Settled]) {
     for Settled { row, verdict, .. } in settled {
         if let (Some(row), Verdict::Ended(end)) = (row.id(), verdict)
@@ -158,8 +161,8 @@ fn set_exited(core: &Core, untouched: &HashSet<ProcessId>, settled: &mut [Settle
     }
 }
 
-/// Applies the plan, and removes the grace of trees that another live instance was ending: they have had their time, and are
-/// killed at once.
+/// Applies the plan, and removes the grace of trees that another live instance was ending: they
+/// have had their time, and are killed at once.
 fn with_plan(
     claimed: Vec<(ProcessRecord, Option<InstanceId>)>,
     dead: &[InstanceId],
@@ -185,7 +188,8 @@ fn with_plan(
 pub(in crate::tracker) fn own_entries_of(core: &Core, task: &TaskId) -> Result<Vec<Arc<Tracked>>> {
     match core.store.live_of_task(task) {
         Ok(rows) => {
-            // If the root has just ended by itself, the rows of its strays lead to it, and its end is waited for.
+            // If the root has just ended by itself, the rows of its strays lead to it, and its end
+            // is waited for.
             let roots = rows.iter().map(|row| row.spec.root.unwrap_or(row.id));
             let roots: HashSet<ProcessId> = roots.collect();
             Ok(roots.iter().filter_map(|row| core.registry.get(*row)).collect())
@@ -194,8 +198,8 @@ pub(in crate::tracker) fn own_entries_of(core: &Core, task: &TaskId) -> Result<V
     }
 }
 
-/// Returns the roots of the task that this instance owns, for when the ledger cannot be read: our own are ended regardless
-/// (invariant 10).
+/// Returns the roots of the task that this instance owns, for when the ledger cannot be read: our
+/// own are ended regardless (invariant 10).
 fn entries_of(core: &Core, task: &TaskId, error: Error) -> Result<Vec<Arc<Tracked>>> {
     let mut entries = core.registry.all();
     entries.retain(|entry| entry.root.task.as_ref() == Some(task));

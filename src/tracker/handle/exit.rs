@@ -29,14 +29,15 @@ use crate::{
 pub struct Exit {
     /// Its exit status.
     pub status: ExitStatus,
-    /// Why it ended. [`Exited`](EndReason::Exited) if neither the tracker nor the kernel's out-of-memory killer ended it, even
-    /// if a signal from another process did.
+    /// Why it ended. [`Exited`](EndReason::Exited) if neither the tracker nor the kernel's
+    /// out-of-memory killer ended it, even if a signal from another process did.
     pub reason: EndReason,
     /// The rule and the evidence by which it was ended; `None` if it ended by itself.
     pub because: Option<Justification>,
     /// The person who requested its end, if the reason is [`Killed`](EndReason::Killed).
     pub requested_by: Option<String>,
-    /// Whether it dumped core; `false` if that is not known, for example because its end was not observed.
+    /// Whether it dumped core; `false` if that is not known, for example because its end was not
+    /// observed.
     pub core_dumped: bool,
 }
 
@@ -125,8 +126,8 @@ pub(in crate::tracker) fn exit_without_reading(
     entry.has_ended_by_itself().then_some(exit)
 }
 
-/// Returns the exit of a dead process of ours. While the rest of its tree is still being ended, or if the ledger cannot be read
-/// or written, the reason is the one known in memory.
+/// Returns the exit of a dead process of ours. While the rest of its tree is still being ended, or
+/// if the ledger cannot be read or written, the reason is the one known in memory.
 pub(in crate::tracker) fn exit_of(core: &Core, entry: &Tracked, status: ExitStatus) -> Exit {
     if let Some(exit) = exit_without_reading(entry, status) {
         return exit;

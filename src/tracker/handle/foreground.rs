@@ -13,23 +13,27 @@ use crate::{
     },
 };
 
-/// Time within which a stop, or a change of the terminal's foreground group, is detected; an end is detected at once.
+/// Time within which a stop, or a change of the terminal's foreground group, is detected; an end is
+/// detected at once.
 const STOP_TICK: Duration = Duration::from_millis(20);
 
 impl Process {
-    /// Waits for a program that shares the host's terminal ([`Job::foreground`](crate::Job::foreground),
+    /// Waits for a program that shares the host's terminal
+    /// ([`Job::foreground`](crate::Job::foreground),
     /// [`Job::share_terminal`](crate::Job::share_terminal)).
     ///
-    /// When the program stops, for example by Ctrl-Z, the terminal is taken back and this process stops too, so that the parent
-    /// shell shows its prompt; when that shell continues this process, the program is continued, and gets the terminal again once
-    /// the shell has put this process into the foreground. The whole process group stops if the program had the terminal, or
-    /// stopped because it used the terminal in the background: the signal of the terminal was sent to the program's group alone.
-    /// The group gets the same signal if this thread blocks it, so that several hosts in one pipeline can stop their programs,
-    /// and SIGSTOP otherwise.
+    /// When the program stops, for example by Ctrl-Z, the terminal is taken back and this process
+    /// stops too, so that the parent shell shows its prompt; when that shell continues this
+    /// process, the program is continued, and gets the terminal again once the shell has put this
+    /// process into the foreground. The whole process group stops if the program had the terminal,
+    /// or stopped because it used the terminal in the background: the signal of the terminal was
+    /// sent to the program's group alone. The group gets the same signal if this thread blocks it,
+    /// so that several hosts in one pipeline can stop their programs, and SIGSTOP otherwise.
     ///
-    /// A program that was not given the terminal, and stops because it reads from it, gets it if this process group has it, or
-    /// the program of another host in this group. When the program has ended, the terminal is taken back. For a program that
-    /// does not share the terminal this is the same as [`wait`](Process::wait).
+    /// A program that was not given the terminal, and stops because it reads from it, gets it if
+    /// this process group has it, or the program of another host in this group. When the program
+    /// has ended, the terminal is taken back. For a program that does not share the terminal this
+    /// is the same as [`wait`](Process::wait).
     ///
     /// # Errors
     ///
@@ -42,8 +46,9 @@ impl Process {
         }
     }
 
-    /// Does the same, but returns `None` once one of `others` is readable or closed at its other end, if the program is still
-    /// running. With this, a host of one program needs no other thread to read its signals, for example from a signalfd(2).
+    /// Does the same, but returns `None` once one of `others` is readable or closed at its other
+    /// end, if the program is still running. With this, a host of one program needs no other thread
+    /// to read its signals, for example from a signalfd(2).
     ///
     /// # Errors
     ///
@@ -77,7 +82,8 @@ impl Process {
                 return self.wait().map(Some);
             }
             match self.pidfd.stopped_by()? {
-                // Handle readable descriptors first: a SIGCONT there means that the shell has continued us since.
+                // Handle readable descriptors first: a SIGCONT there means that the shell has
+                // continued us since.
                 Some(_) if ready => control.was_stopped = true,
                 Some(signal) => self.stop_along(control, signal, others)?,
                 None => self.go_on(control)?,
@@ -116,7 +122,8 @@ impl Process {
         let had_terminal = control.has_terminal && !control.terminal.is_ours();
         if is_orphaned_group(&self.core.proc) {
             take_terminal_back(control)?;
-            // There is no shell that could continue us. The terminal does not stop an orphaned group by Ctrl-Z (setpgid(2)).
+            // There is no shell that could continue us. The terminal does not stop an orphaned
+            // group by Ctrl-Z (setpgid(2)).
             return match signal {
                 libc::SIGTSTP if control.foreground => {
                     self.give_terminal(control)?;
@@ -126,8 +133,9 @@ impl Process {
                 _ => self.pidfd.forget_stop(),
             };
         }
-        // Another host in our group, as in `host a | host b`, may have stopped the group first, and the shell may have continued
-        // it. Nothing that takes time may come between this check and the stop, which discards a SIGCONT.
+        // Another host in our group, as in `host a | host b`, may have stopped the group first, and
+        // the shell may have continued it. Nothing that takes time may come between this check and
+        // the stop, which discards a SIGCONT.
         control.was_stopped = self.pidfd.wait_dead_or(others, Some(Duration::ZERO))?;
         if control.was_stopped {
             return Ok(());
@@ -141,8 +149,8 @@ impl Process {
             // Our group got the signal, and we forwarded it; or the program alone was to stop.
             _ => stop_this_process()?,
         }
-        // The parent shell has continued us. If it has put us into the background, the terminal is not ours to give, and the
-        // program continues without it.
+        // The parent shell has continued us. If it has put us into the background, the terminal is
+        // not ours to give, and the program continues without it.
         if (control.foreground || needs_terminal) && control.terminal.is_ours() {
             self.give_terminal(control)?;
         }
@@ -170,8 +178,8 @@ fn take_terminal_back(control: &mut JobControl) -> Result<()> {
     Ok(())
 }
 
-/// Reports whether no parent of a member of our process group is in another group of our session, such as a shell with job
-/// control. Of the members only our ancestors are considered.
+/// Reports whether no parent of a member of our process group is in another group of our session,
+/// such as a shell with job control. Of the members only our ancestors are considered.
 fn is_orphaned_group(proc: &Proc) -> bool {
     let Some(own) = stat(proc, std::process::id()) else { return true };
     let mut parent = own.parent;
@@ -187,7 +195,8 @@ fn is_orphaned_group(proc: &Proc) -> bool {
     }
 }
 
-/// Reports whether the foreground group of the terminal is ours, or that of a program whose host is in our group.
+/// Reports whether the foreground group of the terminal is ours, or that of a program whose host is
+/// in our group.
 fn is_of_our_job(terminal: &Terminal, proc: &Proc) -> bool {
     let is_of_another_host = || {
         let leader = stat(proc, terminal.foreground()?.get())?;

@@ -6,10 +6,12 @@ use crate::sys::terminal::Terminal;
 #[derive(Debug)]
 pub(in crate::tracker) struct JobControl {
     pub(in crate::tracker) terminal: Terminal,
-    /// Whether it gets the terminal whenever our group would have it. Otherwise it gets the terminal when it needs it.
+    /// Whether it gets the terminal whenever our group would have it. Otherwise it gets the
+    /// terminal when it needs it.
     pub(in crate::tracker) foreground: bool,
     /// Whether we have given it the terminal and not taken it back.
     pub(in crate::tracker) has_terminal: bool,
-    /// Whether the program was last seen stopped, and this process group was not stopped along with it.
+    /// Whether the program was last seen stopped, and this process group was not stopped along with
+    /// it.
     pub(in crate::tracker) was_stopped: bool,
 }

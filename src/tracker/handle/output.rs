@@ -17,8 +17,8 @@ use crate::{
     sys::poll::timespec,
 };
 
-/// How long the rest of the output is read once the program has ended: a process that still holds the pipes open, such as a
-/// daemon that the program left, must not block the caller.
+/// How long the rest of the output is read once the program has ended: a process that still holds
+/// the pipes open, such as a daemon that the program left, must not block the caller.
 pub(in crate::tracker) const DRAIN: Duration = Duration::from_millis(200);
 pub(in crate::tracker) const CHUNK: usize = 64 << 10;
 pub(in crate::tracker) const READS_AT_ONCE: u32 = 16;
@@ -35,10 +35,12 @@ pub struct Output {
 }
 
 impl Process {
-    /// Reads both pipes at once until the program has ended, then waits for it. Standard input is closed first.
+    /// Reads both pipes at once until the program has ended, then waits for it. Standard input is
+    /// closed first.
     ///
-    /// A grandchild that keeps the pipes open after the program has ended does not delay this; its later output is lost. To set
-    /// limits, or to write to standard input meanwhile, see [`communicate`](Self::communicate).
+    /// A grandchild that keeps the pipes open after the program has ended does not delay this; its
+    /// later output is lost. To set limits, or to write to standard input meanwhile, see
+    /// [`communicate`](Self::communicate).
     ///
     /// # Errors
     ///
@@ -52,8 +54,9 @@ impl Process {
         }
     }
 
-    /// Takes the pipes of the program, to write `input` to its standard input while its output is read. A full pipe, or a program
-    /// that does not read its input, does not block the other direction. Nothing happens before [`Communicator::read`] is called.
+    /// Takes the pipes of the program, to write `input` to its standard input while its output is
+    /// read. A full pipe, or a program that does not read its input, does not block the other
+    /// direction. Nothing happens before [`Communicator::read`] is called.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -80,7 +83,8 @@ impl Process {
         ];
         Communicator {
             is_unwritable: stdin.is_none() && !input.is_empty(),
-            // Without input it is closed at once, since a program that reads it to the end would never end.
+            // Without input it is closed at once, since a program that reads it to the end would
+            // never end.
             input: Input { fd: stdin.filter(|_| !input.is_empty()), bytes: input, written: 0 },
             process: self,
             pipes,
@@ -101,7 +105,8 @@ pub(in crate::tracker) fn check_writable(is_unwritable: bool) -> Result<()> {
     Ok(())
 }
 
-/// Writes a program's input and reads its output, within limits; see [`Process::communicate`]. Dropping it closes the pipes.
+/// Writes a program's input and reads its output, within limits; see [`Process::communicate`].
+/// Dropping it closes the pipes.
 #[derive(Debug)]
 #[must_use = "nothing is written or read before `read`"]
 pub struct Communicator<'a> {
@@ -122,7 +127,8 @@ impl Communicator<'_> {
         self
     }
 
-    /// Limits how many bytes each [`read`](Self::read) reads from standard output and standard error together.
+    /// Limits how many bytes each [`read`](Self::read) reads from standard output and standard
+    /// error together.
     pub fn limit_size(mut self, bytes: usize) -> Self {
         self.size = Some(bytes);
         self
@@ -138,16 +144,18 @@ impl Communicator<'_> {
         &self.pipes[1].read
     }
 
-    /// Writes and reads until the program has ended, and returns all its output. Returns `None` if a limit is reached first: the
-    /// program continues to run, the output so far is kept, and another call continues from there.
+    /// Writes and reads until the program has ended, and returns all its output. Returns `None` if
+    /// a limit is reached first: the program continues to run, the output so far is kept, and
+    /// another call continues from there.
     ///
-    /// It is not an error if a program closes its standard input, or ends, before it has read all of its input. As with
-    /// [`std::process::ChildStdin`], the host must ignore SIGPIPE, as programs in Rust do.
+    /// It is not an error if a program closes its standard input, or ends, before it has read all
+    /// of its input. As with [`std::process::ChildStdin`], the host must ignore SIGPIPE, as
+    /// programs in Rust do.
     ///
     /// # Errors
     ///
-    /// Invalid input if there is input, but the program's standard input is not a pipe. If a pipe cannot be read or written;
-    /// then the program's tree is ended before this returns.
+    /// Invalid input if there is input, but the program's standard input is not a pipe. If a pipe
+    /// cannot be read or written; then the program's tree is ended before this returns.
     pub fn read(&mut self) -> Result<Option<Output>> {
         check_writable(self.is_unwritable)?;
         let deadline = self.time.and_then(|limit| Instant::now().checked_add(limit));
@@ -155,7 +163,8 @@ impl Communicator<'_> {
             Ok(true) => {}
             Ok(false) => return Ok(None),
             Err(error) => {
-                // As in the former implementation, an operation that failed leaves no process behind.
+                // As in the former implementation, an operation that failed leaves no process
+                // behind.
                 if let Err(other) = self.process.terminate() {
                     let pid = self.process.pid();
                     tracing::error!("failed to end process {pid} after a failed read: {other}");
@@ -199,7 +208,8 @@ impl Communicator<'_> {
                 self.dead_since = Some(Instant::now());
             }
         }
-        // A process that still holds the other ends must not write into a pipe that is no longer read.
+        // A process that still holds the other ends must not write into a pipe that is no longer
+        // read.
         self.pipes.iter_mut().for_each(|pipe| pipe.fd = None);
         self.input.fd = None;
         Ok(true)
@@ -211,8 +221,8 @@ impl Communicator<'_> {
         is_read && (self.input.fd.is_none() || self.dead_since.is_some())
     }
 
-    /// Waits until there is something to read or to write, the program ends, or `limit` has passed; returns whether the program
-    /// has ended.
+    /// Waits until there is something to read or to write, the program ends, or `limit` has passed;
+    /// returns whether the program has ended.
     fn poll(&self, limit: Option<Duration>) -> Result<bool> {
         let outputs = self.pipes.iter().filter_map(|pipe| pipe.fd.as_ref());
         let mut fds: Vec<PollFd<'_>> = outputs.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
@@ -270,7 +280,8 @@ impl Pipe {
 
     /// Reads the available data, at most `room` bytes, and reduces `room` by it.
     fn read_available(&mut self, room: &mut usize) -> Result<()> {
-        // Limited, since a process that writes faster than we read must not keep us from detecting the program's end.
+        // Limited, since a process that writes faster than we read must not keep us from detecting
+        // the program's end.
         for _ in 0..READS_AT_ONCE {
             let Some(fd) = &self.fd else { break };
             if *room == 0 {

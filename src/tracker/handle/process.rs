@@ -37,13 +37,15 @@ use crate::{
     },
 };
 
-/// How long a waiter waits for the record of a death, which takes milliseconds unless the ledger cannot be written.
+/// How long a waiter waits for the record of a death, which takes milliseconds unless the ledger
+/// cannot be written.
 pub(in crate::tracker) const RECORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// One spawned program, or registered process.
 ///
-/// Dropping it closes the host's ends of the pipes, but kills nothing, and the tracker still tracks the process. With
-/// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop), dropping it ends the program's tree in the background.
+/// Dropping it closes the host's ends of the pipes, but kills nothing, and the tracker still tracks
+/// the process. With [`Job::terminate_on_drop`](crate::Job::terminate_on_drop), dropping it ends
+/// the program's tree in the background.
 #[derive(Debug)]
 pub struct Process {
     /// The pipe to its standard input, if [`Stdio::piped`](crate::Stdio::piped) was requested.
@@ -84,7 +86,8 @@ impl Process {
         self.entry.root.row
     }
 
-    /// Returns its PID. Do not signal the process by its PID: use [`signal`](Self::signal) or [`terminate`](Self::terminate).
+    /// Returns its PID. Do not signal the process by its PID: use [`signal`](Self::signal) or
+    /// [`terminate`](Self::terminate).
     pub fn pid(&self) -> Pid {
         self.entry.root.identity.pid
     }
@@ -95,8 +98,8 @@ impl Process {
         self.entry.root.task.as_ref().expect("a spawned process has a task")
     }
 
-    /// Returns whether it has the terminal, as [`Job::foreground`](crate::Job::foreground) requests or because it needed it, or
-    /// had it when it ended.
+    /// Returns whether it has the terminal, as [`Job::foreground`](crate::Job::foreground) requests
+    /// or because it needed it, or had it when it ended.
     pub fn is_foreground(&self) -> bool {
         self.job_control.as_ref().is_some_and(|control| control.has_terminal)
     }
@@ -106,17 +109,20 @@ impl Process {
         self.job_control.is_some()
     }
 
-    /// Waits until the program has ended and its end is in the ledger; returns how it ended and why.
+    /// Waits until the program has ended and its end is in the ledger; returns how it ended and
+    /// why.
     ///
-    /// The monitor ends the processes that it left behind at the same time; this does not wait for that. While a tracer (strace,
-    /// gdb) holds the dead program, its status is not available, and this waits for it, like waitpid(2).
+    /// The monitor ends the processes that it left behind at the same time; this does not wait for
+    /// that. While a tracer (strace, gdb) holds the dead program, its status is not available, and
+    /// this waits for it, like waitpid(2).
     ///
     /// # Errors
     ///
-    /// Only if the kernel cannot be queried. A status that was taken elsewhere, for example by another thread of the host, is
-    /// [`Unobserved`](ExitStatus::Unobserved) and not an error.
+    /// Only if the kernel cannot be queried. A status that was taken elsewhere, for example by
+    /// another thread of the host, is [`Unobserved`](ExitStatus::Unobserved) and not an error.
     pub fn wait(&mut self) -> Result<Exit> {
-        // Standard input is closed, as by `std::process::Child::wait`, since a program that reads it to the end would never end.
+        // Standard input is closed, as by `std::process::Child::wait`, since a program that reads
+        // it to the end would never end.
         self.stdin = None;
         loop {
             if let Some(exit) = self.wait_timeout(Duration::from_hours(1))? {
@@ -134,7 +140,8 @@ impl Process {
         self.wait_timeout(Duration::ZERO)
     }
 
-    /// Waits at most `timeout`; returns `None` if the program is still running then, or a tracer has not released it.
+    /// Waits at most `timeout`; returns `None` if the program is still running then, or a tracer
+    /// has not released it.
     ///
     /// # Errors
     ///
@@ -184,43 +191,48 @@ impl Process {
         exit_of(&self.core, &self.entry, status)
     }
 
-    /// Ends the program's whole tree: SIGTERM or its stop signals, the grace period, SIGKILL. The report has the outcome for
-    /// each member.
+    /// Ends the program's whole tree: SIGTERM or its stop signals, the grace period, SIGKILL. The
+    /// report has the outcome for each member.
     ///
     /// # Errors
     ///
-    /// [`is_closed`](Error::is_closed) after shutdown. Processes that could not be ended are in the report, and are not an
-    /// error.
+    /// [`is_closed`](Error::is_closed) after shutdown. Processes that could not be ended are in the
+    /// report, and are not an error.
     pub fn terminate(&mut self) -> Result<Report> {
         self.terminate_with(&EndPlan::new())
     }
 
-    /// Ends the program's whole tree according to `plan`, like [`Tracker::terminate_with`](crate::Tracker::terminate_with).
+    /// Ends the program's whole tree according to `plan`, like
+    /// [`Tracker::terminate_with`](crate::Tracker::terminate_with).
     ///
     /// # Errors
     ///
-    /// As for [`terminate`](Self::terminate); invalid input, as for [`Tracker::kill_with`](crate::Tracker::kill_with).
+    /// As for [`terminate`](Self::terminate); invalid input, as for
+    /// [`Tracker::kill_with`](crate::Tracker::kill_with).
     pub fn terminate_with(&mut self, plan: &EndPlan) -> Result<Report> {
         settle::terminate_entries(&self.core, std::slice::from_ref(&self.entry), plan)
     }
 
     /// Sends a signal, by its number in signal(7), to the program itself and to no other process.
     ///
-    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32, 33
-    /// and musl's 34 are used by the C library between threads of one process, and are sent as they are.
+    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc;
+    /// 35 of musl) to 64; 32, 33 and musl's 34 are used by the C library between threads of one
+    /// process, and are sent as they are.
     ///
     /// # Errors
     ///
-    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) if the program has ended.
+    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) if the program
+    /// has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.signaller().signal(signal)
     }
 
-    /// Sends a signal, by its number in signal(7), to the process group that the program leads, as a terminal does at Ctrl-C.
-    /// Before Linux 6.9, or if the program leads no group, only the program gets the signal
-    /// ([`Job::process_group`](crate::Job::process_group)).
+    /// Sends a signal, by its number in signal(7), to the process group that the program leads, as
+    /// a terminal does at Ctrl-C. Before Linux 6.9, or if the program leads no group, only the
+    /// program gets the signal ([`Job::process_group`](crate::Job::process_group)).
     ///
-    /// A program such as make(1), which waits until Ctrl-C has ended its children, does not end if only it gets SIGINT.
+    /// A program such as make(1), which waits until Ctrl-C has ended its children, does not end if
+    /// only it gets SIGINT.
     ///
     /// # Errors
     ///
@@ -229,13 +241,14 @@ impl Process {
         self.signaller().send(signal, PidFd::send_to_group)
     }
 
-    /// Sends a signal, by its number in signal(7), to the program and all processes that belong to its tree: those that
-    /// [`terminate`](Self::terminate) would end now, wherever they are, and not only a process group as with killpg(3). Returns
-    /// how many processes got the signal. Each is verified and gets it once; protected programs do not get it, and neither do
-    /// processes that are forked from now on.
+    /// Sends a signal, by its number in signal(7), to the program and all processes that belong to
+    /// its tree: those that [`terminate`](Self::terminate) would end now, wherever they are, and
+    /// not only a process group as with killpg(3). Returns how many processes got the signal. Each
+    /// is verified and gets it once; protected programs do not get it, and neither do processes
+    /// that are forked from now on.
     ///
-    /// The signal is not recorded: a program that ends because of it counts as ended by itself, and the processes that it leaves
-    /// are ended as strays.
+    /// The signal is not recorded: a program that ends because of it counts as ended by itself, and
+    /// the processes that it leaves are ended as strays.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -251,27 +264,32 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) if the program has ended; if the processes or
-    /// the ledger cannot be read, in which case no process gets the signal; [`is_denied`](Error::is_denied) if a process of the
-    /// tree may not be signalled; all others were signalled before.
+    /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) if the program has
+    /// ended; if the processes or the ledger cannot be read, in which case no process gets the
+    /// signal; [`is_denied`](Error::is_denied) if a process of the tree may not be signalled; all
+    /// others were signalled before.
     pub fn signal_tree(&self, signal: i32) -> Result<usize> {
         signal_tree(&self.core, &self.entry, signal)
     }
 
-    /// Suspends the program and all processes that belong to its tree, and returns how many: its task cgroup is frozen, or each
-    /// of them gets SIGSTOP until no running process of the tree is found. Protected programs continue to run.
+    /// Suspends the program and all processes that belong to its tree, and returns how many: its
+    /// task cgroup is frozen, or each of them gets SIGSTOP until no running process of the tree is
+    /// found. Protected programs continue to run.
     ///
-    /// The suspension belongs to the tree, not to this handle: it lasts until [`resume`](Self::resume) is called on any handle.
-    /// Whatever ends the tree resumes it first, so that it can react to its stop signals: [`terminate`](Self::terminate), a
-    /// dropped handle with [`terminate_on_drop`](crate::Job::terminate_on_drop), a shutdown, `kill`, or after a crash a keeper
-    /// or the next instance. Processes that the tracker releases are resumed: a program with [`survive`](crate::Job::survive)
-    /// at shutdown, a task that is unregistered, strays that the job keeps. The time of
-    /// [`max_runtime`](crate::Job::max_runtime) keeps running.
+    /// The suspension belongs to the tree, not to this handle: it lasts until
+    /// [`resume`](Self::resume) is called on any handle. Whatever ends the tree resumes it first,
+    /// so that it can react to its stop signals: [`terminate`](Self::terminate), a dropped handle
+    /// with [`terminate_on_drop`](crate::Job::terminate_on_drop), a shutdown, `kill`, or after a
+    /// crash a keeper or the next instance. Processes that the tracker releases are resumed: a
+    /// program with [`survive`](crate::Job::survive) at shutdown, a task that is unregistered,
+    /// strays that the job keeps. The time of [`max_runtime`](crate::Job::max_runtime) keeps
+    /// running.
     ///
-    /// A suspension is not a lock. Without a task cgroup, any process of the same user may send SIGCONT, and a process that has
-    /// left the tree undetected (see `docs/strays.md`) continues to run. A program that waits for its children sees that they
-    /// have stopped. The suspension is not recorded: if the host crashes meanwhile, a program with `survive` stays suspended
-    /// until the instance that adopts it resumes it.
+    /// A suspension is not a lock. Without a task cgroup, any process of the same user may send
+    /// SIGCONT, and a process that has left the tree undetected (see `docs/strays.md`) continues to
+    /// run. A program that waits for its children sees that they have stopped. The suspension is
+    /// not recorded: if the host crashes meanwhile, a program with `survive` stays suspended until
+    /// the instance that adopts it resumes it.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -287,25 +305,29 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`is_gone`](Error::is_gone) if the program has ended; [`is_busy`](Error::is_busy) if it is being ended, or its tree forks
-    /// faster than it can be stopped; [`is_denied`](Error::is_denied) if a process of the tree may not be signalled; if the
+    /// [`is_gone`](Error::is_gone) if the program has ended; [`is_busy`](Error::is_busy) if it is
+    /// being ended, or its tree forks faster than it can be stopped;
+    /// [`is_denied`](Error::is_denied) if a process of the tree may not be signalled; if the
     /// processes or the ledger cannot be read. After each of these errors the tree is resumed.
     pub fn suspend(&self) -> Result<usize> {
         suspend::suspend(&self.core, &self.entry)
     }
 
-    /// Resumes all processes of the program's tree, however they were stopped, and returns how many there are.
+    /// Resumes all processes of the program's tree, however they were stopped, and returns how many
+    /// there are.
     ///
     /// # Errors
     ///
-    /// [`is_gone`](Error::is_gone) if the program has ended; if the processes or the ledger cannot be read;
-    /// [`is_denied`](Error::is_denied) if a process of the tree may not be signalled; all others were signalled before.
+    /// [`is_gone`](Error::is_gone) if the program has ended; if the processes or the ledger cannot
+    /// be read; [`is_denied`](Error::is_denied) if a process of the tree may not be signalled; all
+    /// others were signalled before.
     pub fn resume(&self) -> Result<usize> {
         suspend::resume(&self.core, &self.entry)
     }
 
-    /// Sends SIGKILL to the program itself, like [`std::process::Child::kill`]. The tracker then ends the processes that it
-    /// started, as strays. To end the whole tree, use [`terminate`](Self::terminate).
+    /// Sends SIGKILL to the program itself, like [`std::process::Child::kill`]. The tracker then
+    /// ends the processes that it started, as strays. To end the whole tree, use
+    /// [`terminate`](Self::terminate).
     ///
     /// # Errors
     ///
@@ -321,8 +343,8 @@ impl Process {
 }
 
 impl AsFd for Process {
-    /// Returns its pidfd, which is readable once the program is dead (`pidfd_open(2)`), for poll(2), epoll or mio. Do not reap
-    /// the program through it.
+    /// Returns its pidfd, which is readable once the program is dead (`pidfd_open(2)`), for
+    /// poll(2), epoll or mio. Do not reap the program through it.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -330,7 +352,8 @@ impl AsFd for Process {
 
 /// Ends the tree of a program when its handle is dropped, if that was requested.
 ///
-/// This is a field of the handle, which has no `Drop` of its own, so that callers can move the pipes out of it.
+/// This is a field of the handle, which has no `Drop` of its own, so that callers can move the
+/// pipes out of it.
 #[derive(Debug)]
 pub(in crate::tracker) struct TerminateOnDrop {
     pub(in crate::tracker) armed: bool,
@@ -341,10 +364,11 @@ pub(in crate::tracker) struct TerminateOnDrop {
 }
 
 impl TerminateOnDrop {
-    /// Ends the tree in the background, unless the program has ended. Never waits, since a future may be dropped on a runtime's
-    /// thread.
+    /// Ends the tree in the background, unless the program has ended. Never waits, since a future
+    /// may be dropped on a runtime's thread.
     pub(in crate::tracker) fn end_in_background(&self, rule: RuleKey) {
-        // A shutdown that has begun ends the tree, or has ended it. Otherwise a shutdown waits for the end that is started here.
+        // A shutdown that has begun ends the tree, or has ended it. Otherwise a shutdown waits for
+        // the end that is started here.
         let Some(open) = self.core.instance.hold_open() else { return };
         // A program that has ended by itself leaves only processes that it may leave.
         let has_ended = self.entry.status().is_some()
@@ -377,12 +401,14 @@ pub struct Signaller {
 impl Signaller {
     /// Sends a signal, by its number in signal(7), to the program itself and to no other process.
     ///
-    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32, 33
-    /// and musl's 34 are used by the C library between threads of one process, and are sent as they are.
+    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc;
+    /// 35 of musl) to 64; 32, 33 and musl's 34 are used by the C library between threads of one
+    /// process, and are sent as they are.
     ///
     /// # Errors
     ///
-    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) if the program has ended.
+    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) if the program
+    /// has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.send(signal, PidFd::send)
     }

@@ -67,10 +67,11 @@ impl Ledger {
         Ok(Self { store: Store::open_read_only(path.as_ref())?, protected: Vec::new() })
     }
 
-    /// Migrates an existing ledger to the current schema, like [`Builder::open`](crate::Builder::open). Returns whether there was
-    /// anything to do.
+    /// Migrates an existing ledger to the current schema, like
+    /// [`Builder::open`](crate::Builder::open). Returns whether there was anything to do.
     ///
-    /// A ledger that is opened for reading, or with [`Builder::migrate(false)`](crate::Builder::migrate), is used as it is.
+    /// A ledger that is opened for reading, or with
+    /// [`Builder::migrate(false)`](crate::Builder::migrate), is used as it is.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -99,8 +100,8 @@ impl Ledger {
         Store::migrate(path.as_ref(), trusted_or_by_environment(trust_folder).as_deref())
     }
 
-    /// Returns the random UUID of the ledger, in 32 hex digits; `None` before it was migrated to schema 4. A copy has the same
-    /// UUID.
+    /// Returns the random UUID of the ledger, in 32 hex digits; `None` before it was migrated to
+    /// schema 4. A copy has the same UUID.
     ///
     /// # Errors
     ///
@@ -109,8 +110,8 @@ impl Ledger {
         self.store.uuid()
     }
 
-    /// Adds names that [`plan_reap`](Self::plan_reap) protects, like [`Builder::protect`](crate::Builder::protect) for a real
-    /// pass.
+    /// Adds names that [`plan_reap`](Self::plan_reap) protects, like
+    /// [`Builder::protect`](crate::Builder::protect) for a real pass.
     #[must_use]
     pub fn protected_names<I: IntoIterator<Item = S>, S: Into<String>>(mut self, names: I) -> Self {
         self.protected.extend(names.into_iter().map(Into::into));
@@ -122,8 +123,8 @@ impl Ledger {
         self.store.path()
     }
 
-    /// Returns every process that is not known to have ended, of all instances, the longest-running first: roots, and recorded
-    /// descendants.
+    /// Returns every process that is not known to have ended, of all instances, the longest-running
+    /// first: roots, and recorded descendants.
     ///
     /// # Errors
     ///
@@ -185,7 +186,8 @@ impl Ledger {
         self.store.leaks(task.as_ref(), query.since.map(Millis::from), query.limit)
     }
 
-    /// Returns the number of leaks that were found since the given time, by hour, day, task, rule or program.
+    /// Returns the number of leaks that were found since the given time, by hour, day, task, rule
+    /// or program.
     ///
     /// # Errors
     ///
@@ -198,11 +200,12 @@ impl Ledger {
         self.store.leak_groups(since.map(Millis::from), by)
     }
 
-    /// Returns how many of the trees with leaks since the given time were contained only by their session.
+    /// Returns how many of the trees with leaks since the given time were contained only by their
+    /// session.
     ///
-    /// For these trees it cannot be verified that the list of leaks is complete: a process that left the session, cleared its
-    /// environment and lost its parent before a pass recorded it is not in any list. With a task cgroup or a keeper there is no
-    /// such uncertainty.
+    /// For these trees it cannot be verified that the list of leaks is complete: a process that
+    /// left the session, cleared its environment and lost its parent before a pass recorded it is
+    /// not in any list. With a task cgroup or a keeper there is no such uncertainty.
     ///
     /// # Errors
     ///
@@ -211,8 +214,8 @@ impl Ledger {
         self.store.unverified_trees(since.map(Millis::from))
     }
 
-    /// Returns a consistent report of one moment: the leaks counted by each key, the newest `limit` of them, and the passes
-    /// that searched for leaks.
+    /// Returns a consistent report of one moment: the leaks counted by each key, the newest `limit`
+    /// of them, and the passes that searched for leaks.
     ///
     /// # Errors
     ///
@@ -221,7 +224,8 @@ impl Ledger {
         self.store.leak_report(since.map(Millis::from), limit)
     }
 
-    /// Returns how many passes of each kind were made since the given time, which shows whether leaks were searched for at all.
+    /// Returns how many passes of each kind were made since the given time, which shows whether
+    /// leaks were searched for at all.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -259,7 +263,8 @@ impl Ledger {
         self.store.passes(since.map(Millis::from), limit)
     }
 
-    /// Returns how many rows [`Tracker::prune`](crate::Tracker::prune) would delete at most; a few of them may have to be kept.
+    /// Returns how many rows [`Tracker::prune`](crate::Tracker::prune) would delete at most; a few
+    /// of them may have to be kept.
     ///
     /// # Errors
     ///
@@ -289,7 +294,8 @@ impl Ledger {
             planned.extend(trees);
             report.endings.extend(left);
         }
-        // Previewed together, as a real pass ends them, so that a process to which several of them lead is in one tree.
+        // Previewed together, as a real pass ends them, so that a process to which several of them
+        // lead is in one tree.
         let targets = planned.iter().map(|tree| tree.target.clone()).collect();
         for (tree, seen) in planned.iter().zip(previews(&context, targets)?) {
             report.absorb(plan_tree(&self.store, tree, seen));
@@ -340,7 +346,8 @@ impl Ledger {
         Ok(orphans)
     }
 
-    /// Returns the trees that an orphan pass would end, and what it would report without ending anything.
+    /// Returns the trees that an orphan pass would end, and what it would report without ending
+    /// anything.
     fn plan_instance(
         &self,
         context: &EndContext<'_>,
@@ -398,8 +405,8 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// Invalid input if `path` is the ledger or one of the files beside it; if the ledger cannot be read, or the file cannot be
-    /// replaced.
+    /// Invalid input if `path` is the ledger or one of the files beside it; if the ledger cannot be
+    /// read, or the file cannot be replaced.
     pub fn export_to(&self, path: impl AsRef<Path>) -> Result<()> {
         refuse_as_output(self.store.path(), path.as_ref(), "the export")?;
         export::write_once(path.as_ref(), &self.store.export_entries()?)
@@ -410,8 +417,8 @@ impl Ledger {
     }
 }
 
-/// Returns what a name match would do now if there were no ledger, with rule and evidence, without doing it. See
-/// [`Ledger::plan_reap`].
+/// Returns what a name match would do now if there were no ledger, with rule and evidence, without
+/// doing it. See [`Ledger::plan_reap`].
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -522,7 +529,8 @@ struct Orphans {
     unchecked: Vec<Suspect>,
 }
 
-/// Plans what the name match would end, each match with its descendants, except for processes whose end is already planned.
+/// Plans what the name match would end, each match with its descendants, except for processes whose
+/// end is already planned.
 fn plan_matches(
     context: &EndContext<'_>,
     search: &Search<'_>,

@@ -29,7 +29,8 @@ pub(in crate::tracker) fn of_tracker(core: &Core) -> Metrics {
 }
 
 impl Ledger {
-    /// Returns the figures of the ledger, for all instances. Ends, leaks and passes cover the time `window` back from now.
+    /// Returns the figures of the ledger, for all instances. Ends, leaks and passes cover the time
+    /// `window` back from now.
     ///
     /// # Errors
     ///
@@ -61,7 +62,8 @@ impl Ledger {
     }
 }
 
-/// Returns the number of instances that may have left something, and of the live rows of those that are dead.
+/// Returns the number of instances that may have left something, and of the live rows of those that
+/// are dead.
 fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
     let (proc, here) = (Proc::open()?, current_pid_scope()?);
     let (mut count, mut orphans) = (InstanceCount::default(), 0);
@@ -80,7 +82,8 @@ fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
     Ok((count, orphans))
 }
 
-/// Adds the reasons that did not occur, with a count of 0: in metrics, a missing value would mean an unknown one.
+/// Adds the reasons that did not occur, with a count of 0: in metrics, a missing value would mean
+/// an unknown one.
 fn every_reason(found: &[EndCount]) -> Vec<EndCount> {
     let count = |&reason: &EndReason| {
         let found = found.iter().find(|end| end.reason == reason);
@@ -116,8 +119,9 @@ fn passes(kind: PassKind, counts: &LedgerCounts, last: &[PassRecord]) -> LedgerP
     }
 }
 
-/// Returns the size of a file; 0 if it does not exist, like a WAL without content. The file is only stat'ed by name, never
-/// opened, since closing a descriptor of it would drop the locks that SQLite holds.
+/// Returns the size of a file; 0 if it does not exist, like a WAL without content. The file is only
+/// stat'ed by name, never opened, since closing a descriptor of it would drop the locks that SQLite
+/// holds.
 fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |found| found.len())
 }

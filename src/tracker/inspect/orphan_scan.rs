@@ -1,7 +1,8 @@
 //! Finds processes that look orphaned, on a machine where no ledger has recorded them.
 //!
-//! Nothing is opened for writing and nothing is signalled. Only ledgers that a live instance has open, according to the lock
-//! files that it holds, are read: processes that such an instance tracks are not listed.
+//! Nothing is opened for writing and nothing is signalled. Only ledgers that a live instance has
+//! open, according to the lock files that it holds, are read: processes that such an instance
+//! tracks are not listed.
 
 use std::{
     cmp::Reverse,
@@ -38,11 +39,12 @@ const LEDGER_VARIABLE: &str = "PROCLEDGER_LEDGER";
 /// A folder that exists if systemd is the init (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
 
-/// Returns processes of this user that look orphaned: adopted by a process other than the one that started them, without a
-/// controlling terminal, not in a systemd service, and not tracked by a live instance of a ledger.
+/// Returns processes of this user that look orphaned: adopted by a process other than the one that
+/// started them, without a controlling terminal, not in a systemd service, and not tracked by a
+/// live instance of a ledger.
 ///
-/// This needs no ledger, and changes nothing. A person must decide whether a process is still needed: a daemon that was started
-/// manually looks the same.
+/// This needs no ledger, and changes nothing. A person must decide whether a process is still
+/// needed: a daemon that was started manually looks the same.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -149,15 +151,17 @@ impl Machine {
         adopted(&self.snapshot, stat, parent, &name)
     }
 
-    /// Reports whether a process belongs to a systemd service. In the service of this process itself only the main process
-    /// counts: processes that others in it have left are what is searched for.
+    /// Reports whether a process belongs to a systemd service. In the service of this process
+    /// itself only the main process counts: processes that others in it have left are what is
+    /// searched for.
     fn is_in_a_service(&self, pid: Pid) -> bool {
         let unit = self.proc.systemd_unit(pid);
         let Some(name) = unit.as_ref().and_then(|unit| unit.to_str()) else { return false };
         if unit == self.unit {
             return self.proc.is_started_by_systemd(pid);
         }
-        // The manager of a user is a service, but other units in it, except scopes and services, are none.
+        // The manager of a user is a service, but other units in it, except scopes and services,
+        // are none.
         name == "init.scope" || name.ends_with(".service") && !name.starts_with("user@")
     }
 
@@ -207,8 +211,8 @@ impl Machine {
     }
 }
 
-/// Returns the live hosts of ledgers, the programs of this crate, the descendants of both, and the processes that live instances
-/// track according to their ledgers.
+/// Returns the live hosts of ledgers, the programs of this crate, the descendants of both, and the
+/// processes that live instances track according to their ledgers.
 fn tracked(
     proc: &Proc,
     here: PidScope,

@@ -1,8 +1,8 @@
 //! [`Subscription`]: the events of a ledger as they are recorded.
 //!
-//! The ledger itself is the queue: a subscriber keeps its position, records that were read but not returned yet, at most some
-//! thousand, and the numbers of the open rows. No writer knows of it or waits for it, and a subscriber that does not read costs
-//! nothing.
+//! The ledger itself is the queue: a subscriber keeps its position, records that were read but not
+//! returned yet, at most some thousand, and the numbers of the open rows. No writer knows of it or
+//! waits for it, and a subscriber that does not read costs nothing.
 
 use std::{
     collections::VecDeque,
@@ -24,12 +24,13 @@ use crate::{
     tracker::core::Core,
 };
 
-/// Ends, survivors and leaks, from the call of [`Tracker::subscribe`](crate::Tracker::subscribe) or [`Ledger::subscribe`] on,
-/// whichever instance or pass recorded them.
+/// Ends, survivors and leaks, from the call of [`Tracker::subscribe`](crate::Tracker::subscribe) or
+/// [`Ledger::subscribe`] on, whichever instance or pass recorded them.
 ///
-/// As an iterator it waits for the next event. Each event is returned once, in the order of the ledger's transactions. Events
-/// that were committed since the last check are returned as ends, then survivors, then leaks, each by row number. A commit is
-/// detected by inotify(7) about 5 ms later; without inotify, within 100 ms.
+/// As an iterator it waits for the next event. Each event is returned once, in the order of the
+/// ledger's transactions. Events that were committed since the last check are returned as ends,
+/// then survivors, then leaks, each by row number. A commit is detected by inotify(7) about 5 ms
+/// later; without inotify, within 100 ms.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -75,7 +76,8 @@ pub(in crate::tracker) enum Poll {
 }
 
 impl Ledger {
-    /// Subscribes to the events that this ledger records from now on. The subscription never ends by itself.
+    /// Subscribes to the events that this ledger records from now on. The subscription never ends
+    /// by itself.
     ///
     /// # Errors
     ///
@@ -103,7 +105,8 @@ impl Subscription {
         Ok(self.events.pop_front())
     }
 
-    /// Waits for the next event, at most `limit`; `None` if there was none, or if the tracker was shut down.
+    /// Waits for the next event, at most `limit`; `None` if there was none, or if the tracker was
+    /// shut down.
     ///
     /// # Errors
     ///
@@ -125,7 +128,8 @@ impl Subscription {
     /// Reads new events, unless events that were read before are left.
     pub(in crate::tracker) fn poll(&mut self) -> Result<Poll> {
         if self.events.is_empty() {
-            // Checked before the ledger is read, since a shutdown records everything before it is complete.
+            // Checked before the ledger is read, since a shutdown records everything before it is
+            // complete.
             let is_over = self.tracker.as_ref().is_some_and(|core| core.instance.is_shut_down());
             let began = Instant::now();
             self.events = self.store.changes(&mut self.position)?.into();

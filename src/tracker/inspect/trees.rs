@@ -1,9 +1,10 @@
 //! Determines which processes belong to each tracked root now, without touching any of them.
 //!
-//! Rows are read first, then `/proc` once, then each recorded identity is verified: a process that still has its recorded
-//! identity had its PID while the snapshot was taken. No transaction is held meanwhile, no instance is created, and no process is
-//! signalled. Processes that cannot be seen from here (another machine or PID namespace, a hidden `/proc`) are reported as
-//! recorded in the ledger.
+//! Rows are read first, then `/proc` once, then each recorded identity is verified: a process that
+//! still has its recorded identity had its PID while the snapshot was taken. No transaction is held
+//! meanwhile, no instance is created, and no process is signalled. Processes that cannot be seen
+//! from here (another machine or PID namespace, a hidden `/proc`) are reported as recorded in the
+//! ledger.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -43,7 +44,8 @@ use crate::{
 };
 
 impl Ledger {
-    /// Returns every tracked root with the processes that belong to it now, the longest-running first.
+    /// Returns every tracked root with the processes that belong to it now, the longest-running
+    /// first.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -62,7 +64,8 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// If the ledger cannot be read. It is not an error if a process cannot be examined: its tree is reported as recorded.
+    /// If the ledger cannot be read. It is not an error if a process cannot be examined: its tree
+    /// is reported as recorded.
     pub fn trees(&self) -> Result<Vec<TreeRecord>> {
         forest(self.store(), |_| true)
     }
@@ -133,8 +136,9 @@ impl Machine {
 
     /// Returns the machine from the point of view of each owner of trees.
     ///
-    /// A tree is shown as its owner would end it: the owner and its ancestors are no members, nor are processes for which other
-    /// instances are responsible, or that were registered with the owner as separate tasks.
+    /// A tree is shown as its owner would end it: the owner and its ancestors are no members, nor
+    /// are processes for which other instances are responsible, or that were registered with the
+    /// owner as separate tasks.
     fn systems(
         &self,
         store: &Store,
@@ -168,7 +172,8 @@ impl Machine {
         Ok(owners.into_iter().map(system).collect())
     }
 
-    /// Returns which owners are alive and which are dead; those for which this is unknown are left out.
+    /// Returns which owners are alive and which are dead; those for which this is unknown are left
+    /// out.
     fn owners(&self, store: &Store) -> Result<HashMap<InstanceId, bool>> {
         let all = store.instances_to_check()?;
         let liveness = LivenessCheck::new(store, &self.proc, self.observer.scope);
@@ -289,8 +294,9 @@ impl Machine {
     }
 }
 
-/// Returns each member with the member below which it is placed, in the order in which the tree is drawn from top to bottom. A
-/// member whose parent is not a member is placed directly below the root.
+/// Returns each member with the member below which it is placed, in the order in which the tree is
+/// drawn from top to bottom. A member whose parent is not a member is placed directly below the
+/// root.
 pub(super) fn below(top: Pid, stats: Vec<&Stat>) -> Vec<(&Stat, Pid)> {
     let pids: HashSet<Pid> = stats.iter().map(|stat| stat.pid).collect();
     let mut children: BTreeMap<Pid, Vec<&Stat>> = BTreeMap::new();

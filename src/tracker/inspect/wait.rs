@@ -1,8 +1,9 @@
-//! Waits for the end of a process of any instance, without being its parent and without changing anything.
+//! Waits for the end of a process of any instance, without being its parent and without changing
+//! anything.
 //!
-//! The process is pinned by a pidfd, and the files of the ledger are watched by inotify(7): another process records the end, and
-//! may close the row while the process is still running. Both wake the waiter; without inotify the row is read ten times a
-//! second.
+//! The process is pinned by a pidfd, and the files of the ledger are watched by inotify(7): another
+//! process records the end, and may close the row while the process is still running. Both wake the
+//! waiter; without inotify the row is read ten times a second.
 
 use std::{
     os::fd::AsFd,
@@ -23,15 +24,17 @@ use crate::{
     tracker::runtime::liveness::{Liveness, LivenessCheck},
 };
 
-/// How long to wait for an instance that cleans up to record the end of a dead process whose owner is dead as well.
+/// How long to wait for an instance that cleans up to record the end of a dead process whose owner
+/// is dead as well.
 const RECORDED_WITHIN: Duration = Duration::from_secs(2);
 
 impl Ledger {
-    /// Waits until a process has ended and its end is recorded, and returns its record; `None` if that does not happen within
-    /// `timeout`.
+    /// Waits until a process has ended and its end is recorded, and returns its record; `None` if
+    /// that does not happen within `timeout`.
     ///
-    /// Any process may wait, whichever instance started the program. If the owner of a process is dead and the process is alive,
-    /// this continues to wait: the process may survive, or be ended as an orphan.
+    /// Any process may wait, whichever instance started the program. If the owner of a process is
+    /// dead and the process is alive, this continues to wait: the process may survive, or be ended
+    /// as an orphan.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -47,8 +50,9 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](Error::is_not_found) if the ledger has no such row; [`is_unknown`](Error::is_unknown) if the process
-    /// has ended and its owner, which would have recorded how, is dead; if the ledger or `/proc` cannot be read.
+    /// [`is_not_found`](Error::is_not_found) if the ledger has no such row;
+    /// [`is_unknown`](Error::is_unknown) if the process has ended and its owner, which would have
+    /// recorded how, is dead; if the ledger or `/proc` cannot be read.
     pub fn wait(&self, id: ProcessId, timeout: Option<Duration>) -> Result<Option<ProcessRecord>> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

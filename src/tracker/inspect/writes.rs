@@ -1,7 +1,7 @@
 //! Detects that a ledger was written, by inotify(7) on its folder.
 //!
-//! SQLite writes each commit to the WAL by pwrite(2). The index of the WAL, by which readers find the commit, is written a moment
-//! later, so a reader that is woken first waits for [`SETTLES`].
+//! SQLite writes each commit to the WAL by pwrite(2). The index of the WAL, by which readers find
+//! the commit, is written a moment later, so a reader that is woken first waits for [`SETTLES`].
 
 use std::{
     os::{
@@ -40,8 +40,8 @@ impl Writes {
         Some(Self { folder, name: path.file_name()?.as_bytes().to_vec() })
     }
 
-    /// Reads the events that have arrived, and returns whether one of them concerned, or may have concerned, a file of the
-    /// ledger.
+    /// Reads the events that have arrived, and returns whether one of them concerned, or may have
+    /// concerned, a file of the ledger.
     pub(in crate::tracker) fn take(&self) -> bool {
         let mut is_of_ledger = false;
         self.folder.read(|_, name| {

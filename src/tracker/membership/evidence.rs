@@ -1,9 +1,11 @@
-//! Determines the evidence that links a process to a root, and pins processes that a scan has found.
+//! Determines the evidence that links a process to a root, and pins processes that a scan has
+//! found.
 //!
-//! A scan identifies processes by their PIDs, and a PID may be reused before its pidfd is opened. For a process that is not
-//! recorded yet there is no inode to compare, and the start tick is conclusive only if it is a tick before that of the scan.
-//! Otherwise the evidence that links the process to its tree is read again once it is pinned: while it has its PID, the evidence
-//! is its own.
+//! A scan identifies processes by their PIDs, and a PID may be reused before its pidfd is opened.
+//! For a process that is not recorded yet there is no inode to compare, and the start tick is
+//! conclusive only if it is a tick before that of the scan. Otherwise the evidence that links the
+//! process to its tree is read again once it is pinned: while it has its PID, the evidence is its
+//! own.
 
 use std::collections::HashSet;
 
@@ -21,8 +23,9 @@ use crate::{
     tracker::runtime::tracked::Root,
 };
 
-/// Pins a process that a snapshot showed as a member; `None` if it is gone, or if its evidence is not found again. If it is still
-/// a member, the next scan finds it. Fails if there is no descriptor to pin it with.
+/// Pins a process that a snapshot showed as a member; `None` if it is gone, or if its evidence is
+/// not found again. If it is still a member, the next scan finds it. Fails if there is no
+/// descriptor to pin it with.
 ///
 /// `holds` returns whether a member with this PID is pinned and still has it.
 pub(in crate::tracker) fn pin(
@@ -48,7 +51,8 @@ pub(in crate::tracker) enum OwnEvidence {
     None,
     /// Its session, its process group, or its token.
     Certain,
-    /// The evidence cannot be determined: the process is calling exec, or may not be read, or no descriptor is left.
+    /// The evidence cannot be determined: the process is calling exec, or may not be read, or no
+    /// descriptor is left.
     Indeterminate,
 }
 
@@ -82,8 +86,8 @@ pub(in crate::tracker) fn own_evidence(
         return OwnEvidence::None;
     }
     if stat.is_zombie() {
-        // A process whose first thread has exited looks the same; another thread may take over the PID by exec before it is
-        // examined.
+        // A process whose first thread has exited looks the same; another thread may take over the
+        // PID by exec before it is examined.
         let dead = PidFd::open(pid).and_then(|fd| fd.map_or(Ok(true), |fd| fd.is_dead()));
         return if dead.unwrap_or(false) { OwnEvidence::None } else { OwnEvidence::Indeterminate };
     }
@@ -112,8 +116,8 @@ fn is_linked(
     evidence: Evidence,
     holds: impl Fn(Pid) -> bool,
 ) -> bool {
-    // A session can be entered only by inheritance. But a session with the process's own PID proves nothing, since a daemon that
-    // reused the PID may have created it.
+    // A session can be entered only by inheritance. But a session with the process's own PID proves
+    // nothing, since a daemon that reused the PID may have created it.
     let in_same_session =
         root.session.is_some() && now.session == seen.session && now.session != now.pid.get();
     match evidence {

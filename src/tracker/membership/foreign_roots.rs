@@ -1,6 +1,7 @@
 //! Determines for which processes other instances are responsible, according to the ledger.
 //!
-//! An instance counts unless it is known to be dead: if that cannot be determined, its processes are left to it as well.
+//! An instance counts unless it is known to be dead: if that cannot be determined, its processes
+//! are left to it as well.
 
 use crate::{
     error::Result,
@@ -42,8 +43,9 @@ pub(in crate::tracker) fn responsible_instances(
     Ok(responsible.cloned().collect())
 }
 
-/// Returns the processes for which other instances are responsible, and those that were registered with this one: a registered
-/// process is a separate task, whatever its parent is. `targets` are the rows that are to be ended.
+/// Returns the processes for which other instances are responsible, and those that were registered
+/// with this one: a registered process is a separate task, whatever its parent is. `targets` are
+/// the rows that are to be ended.
 pub(in crate::tracker) fn foreign_roots(
     core: &Core,
     targets: &[ProcessId],

@@ -1,8 +1,8 @@
-//! Collects the facts about trees that are not being ended, once for all of them: for the health pass, the memory limits, `tree`
-//! and `ps`.
+//! Collects the facts about trees that are not being ended, once for all of them: for the health
+//! pass, the memory limits, `tree` and `ps`.
 //!
-//! An end collects its own facts ([`crate::tracker::end::run`]): it holds pidfds, and collects them again while processes are
-//! dying.
+//! An end collects its own facts ([`crate::tracker::end::run`]): it holds pidfds, and collects them
+//! again while processes are dying.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -50,8 +50,9 @@ pub(in crate::tracker) struct Observation<'a> {
 }
 
 impl<'a> Observation<'a> {
-    /// Collects the facts about `trees`. Environments are read only for the tokens of roots that are `searched`. Those of skipped
-    /// processes, which are in some tree by other evidence, are not read.
+    /// Collects the facts about `trees`. Environments are read only for the tokens of roots that
+    /// are `searched`. Those of skipped processes, which are in some tree by other evidence, are
+    /// not read.
     pub(in crate::tracker) fn new(
         (store, proc, observer): (&Store, &'a Proc, Observer),
         snapshot: &'a Snapshot,
@@ -79,8 +80,8 @@ impl<'a> Observation<'a> {
         })
     }
 
-    /// Returns the facts about one of the trees. `is_there` says whether its root is alive or a zombie, and had its PID while the
-    /// snapshot was taken.
+    /// Returns the facts about one of the trees. `is_there` says whether its root is alive or a
+    /// zombie, and had its PID while the snapshot was taken.
     pub(in crate::tracker) fn facts(&self, root: &ProcessRecord, is_there: bool) -> TreeFacts {
         let of_token = |token: Uuid| self.holders.of_user.get(&token).cloned();
         let of_others = |token: Uuid| self.holders.of_others.get(&token).cloned();
@@ -103,8 +104,9 @@ impl<'a> Observation<'a> {
         }
     }
 
-    /// Returns the processes in the root's task cgroup, listed after the snapshot, so that a PID in both is the same process in
-    /// both. If the cgroup cannot be read, only the other evidence counts.
+    /// Returns the processes in the root's task cgroup, listed after the snapshot, so that a PID in
+    /// both is the same process in both. If the cgroup cannot be read, only the other evidence
+    /// counts.
     fn in_task_cgroup(&self, root: &ProcessRecord) -> HashSet<Pid> {
         let record = root.spec.cgroup.as_ref();
         let task_cgroup =
@@ -116,7 +118,8 @@ impl<'a> Observation<'a> {
     }
 }
 
-/// Returns the keeper of a recorded root, if it is alive and had its PID while the snapshot was taken.
+/// Returns the keeper of a recorded root, if it is alive and had its PID while the snapshot was
+/// taken.
 fn keeper(
     store: &Store,
     proc: &Proc,
@@ -130,8 +133,8 @@ fn keeper(
     verified(proc, observer, &keeper, root.spec.uid).map(|pinned| pinned.pid())
 }
 
-/// Returns the processes of each tree that were left running before. If no attempt was made to end a tree, there are none, and
-/// the ledger is not queried.
+/// Returns the processes of each tree that were left running before. If no attempt was made to end
+/// a tree, there are none, and the ledger is not queried.
 fn left_before(
     store: &Store,
     roots: &[&ProcessRecord],
@@ -156,7 +159,8 @@ fn left_before(
     Ok(left)
 }
 
-/// Reads tokens where possible: a process whose environment may not be read, or that is calling exec, shows none.
+/// Reads tokens where possible: a process whose environment may not be read, or that is calling
+/// exec, shows none.
 struct Readable<'a>(&'a Proc);
 
 impl TokenReader for Readable<'_> {

@@ -1,4 +1,5 @@
-//! The observed facts of a process that belongs to a tree, from the scan that finds it to the row, the leak and the report.
+//! The observed facts of a process that belongs to a tree, from the scan that finds it to the row,
+//! the leak and the report.
 
 use std::time::Duration;
 
@@ -84,7 +85,8 @@ impl ProcessInfo {
     }
 }
 
-/// Returns the program and, if they may be recorded, its arguments, with secrets masked; a zombie or a kernel thread has none.
+/// Returns the program and, if they may be recorded, its arguments, with secrets masked; a zombie
+/// or a kernel thread has none.
 pub(in crate::tracker) fn command_of(proc: &Proc, pid: Pid, arguments: bool) -> Vec<String> {
     let command = proc.command(pid).ok().flatten().unwrap_or_default();
     let recorded = if arguments { command.len() } else { 1 };

@@ -1,7 +1,8 @@
 //! Identifies the keeper of a tree.
 //!
-//! A keeper is identified by the identity in its program's row, which was committed before the program ran. The name of a
-//! process, its arguments and its parent prove nothing: any local user can imitate them.
+//! A keeper is identified by the identity in its program's row, which was committed before the
+//! program ran. The name of a process, its arguments and its parent prove nothing: any local user
+//! can imitate them.
 
 use crate::{
     identity::{Identity, Pid, PidScope},
@@ -11,9 +12,10 @@ use crate::{
     tracker::core::Core,
 };
 
-/// Returns the keeper, pinned, if it is alive and is the recorded process. Its user must be that of its program or, if a host of
-/// root started the program as another user, the ledger's owner. Also returns `None` if the observer may not touch that user's
-/// processes: if root acts for a user, a forged row must not lead to a process of root.
+/// Returns the keeper, pinned, if it is alive and is the recorded process. Its user must be that of
+/// its program or, if a host of root started the program as another user, the ledger's owner. Also
+/// returns `None` if the observer may not touch that user's processes: if root acts for a user, a
+/// forged row must not lead to a process of root.
 pub(in crate::tracker) fn verified(
     proc: &Proc,
     observer: Observer,
@@ -30,11 +32,12 @@ pub(in crate::tracker) fn verified(
     (only.is_some() && pinned.has_its_pid()).then_some(pinned)
 }
 
-/// Returns the keeper of a row from an older version, which recorded that there is a keeper but not which.
+/// Returns the keeper of a row from an older version, which recorded that there is a keeper but not
+/// which.
 ///
-/// The keeper is the parent of its program and a child of the host. When it dies, the program is reparented to the host, to a
-/// subreaper above the host, or to PID 1, none of which was started after the host. So a parent of the program that was started
-/// after the host is the keeper.
+/// The keeper is the parent of its program and a child of the host. When it dies, the program is
+/// reparented to the host, to a subreaper above the host, or to PID 1, none of which was started
+/// after the host. So a parent of the program that was started after the host is the keeper.
 fn of_older_row(
     proc: &Proc,
     here: PidScope,

@@ -24,8 +24,8 @@ pub(in crate::tracker) struct InTaskCgroup {
     pub(in crate::tracker) is_closed: bool,
 }
 
-/// Lists the processes in a task cgroup. If not all can be listed, or if `search` is set, reads the cgroup of each process of the
-/// snapshot.
+/// Lists the processes in a task cgroup. If not all can be listed, or if `search` is set, reads the
+/// cgroup of each process of the snapshot.
 ///
 /// Must be called after the snapshot was taken, so that a PID in both is the same process in both.
 pub(in crate::tracker) fn list(

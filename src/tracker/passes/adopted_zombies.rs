@@ -13,10 +13,12 @@ use crate::tracker::{
 
 /// Time between two checks for zombies.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The pause after a scan, as a multiple of its duration, which grows with the number of the host's children.
+/// The pause after a scan, as a multiple of its duration, which grows with the number of the host's
+/// children.
 const BETWEEN_SCANS: u32 = 20;
 
-/// Reaps zombies until some seconds after the last root has ended; after that the health pass does so.
+/// Reaps zombies until some seconds after the last root has ended; after that the health pass does
+/// so.
 pub(super) struct AdoptedZombies {
     next: Instant,
 }

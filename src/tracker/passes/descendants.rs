@@ -1,9 +1,11 @@
-//! Records the processes that belong to live roots, with memory and CPU time, and checks their trees against their limits.
+//! Records the processes that belong to live roots, with memory and CPU time, and checks their
+//! trees against their limits.
 //!
-//! Members are found as an end would find them: below the root, in its session, below a recorded descendant. Environments are
-//! read for the token only if a memory limit requires it, and only those of processes that are younger than the root and not
-//! known to belong to a tree: some 10 µs for each. Members that are found are recorded, so that they are known the next time, and
-//! after a crash.
+//! Members are found as an end would find them: below the root, in its session, below a recorded
+//! descendant. Environments are read for the token only if a memory limit requires it, and only
+//! those of processes that are younger than the root and not known to belong to a tree: some 10 µs
+//! for each. Members that are found are recorded, so that they are known the next time, and after a
+//! crash.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -56,10 +58,11 @@ pub(in crate::tracker) struct SeenTrees<'a> {
     known: HashSet<(Pid, u64)>,
 }
 
-/// Records the members of each live root; returns the trees that have exceeded a limit or had survived, and whether everything
-/// was recorded.
+/// Records the members of each live root; returns the trees that have exceeded a limit or had
+/// survived, and whether everything was recorded.
 ///
-/// The caller has verified that the roots were alive after `snapshot` was taken: they had their PIDs then.
+/// The caller has verified that the roots were alive after `snapshot` was taken: they had their
+/// PIDs then.
 pub(in crate::tracker) fn record_members(
     core: &Core,
     snapshot: &Snapshot,
@@ -173,8 +176,9 @@ pub(in crate::tracker) fn seen_trees<'a>(
     Ok(SeenTrees { snapshot, system, observation, known })
 }
 
-/// Returns the members of a root's tree except the root itself and processes that an end would spare. Those are not
-/// recorded: with a row, an instance without the same protected names would end them.
+/// Returns the members of a root's tree except the root itself and processes that an end would
+/// spare. Those are not recorded: with a row, an instance without the same protected names would
+/// end them.
 pub(in crate::tracker) fn below<'s>(
     core: &Core,
     seen_trees: &'s SeenTrees<'_>,
@@ -187,7 +191,8 @@ pub(in crate::tracker) fn below<'s>(
     let protects: Option<Protects<'_>> =
         if names.iter().all(|names| names.is_empty()) { None } else { Some(&mut protects) };
     let found = decide(&seen_trees.system, &facts, protects);
-    // A process that must not be touched, such as another user's program that a task started, does not count and gets no row.
+    // A process that must not be touched, such as another user's program that a task started, does
+    // not count and gets no row.
     let (owner, proc) = (core.instance.observer.uid, &core.proc);
     let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
     let others = found.members.into_iter();
@@ -195,8 +200,8 @@ pub(in crate::tracker) fn below<'s>(
     others.filter_map(|(pid, evidence)| Some((seen_trees.snapshot.get(pid)?, evidence))).collect()
 }
 
-/// Returns rows for members that have none yet, so that a member that later leaves the session and clears its environment is
-/// known.
+/// Returns rows for members that have none yet, so that a member that later leaves the session and
+/// clears its environment is known.
 fn new_rows(
     core: &Core,
     seen_trees: &SeenTrees<'_>,
@@ -231,13 +236,15 @@ pub(in crate::tracker) fn new_row(
     Some(NewProcess { claimed: false, allow_survivor: true, ..new })
 }
 
-/// Returns whether a row lacks this information. Usually it does not, and the ledger is not queried.
+/// Returns whether a row lacks this information. Usually it does not, and the ledger is not
+/// queried.
 fn is_news(row: &ProcessRecord, sighting: &Sighting) -> bool {
     sighting.rss > row.peak_rss.unwrap_or(0)
         || row.cpu.unwrap_or_default().abs_diff(sighting.cpu) >= CPU_STEP
 }
 
-/// Returns whether a process was to be ended, but was not signalled since it could not be identified with certainty.
+/// Returns whether a process was to be ended, but was not signalled since it could not be
+/// identified with certainty.
 fn could_not_be_judged(row: &ProcessRecord) -> bool {
     row.life.state() == State::Running && row.last_error.is_some() && !row.spec.limits.survive
 }

@@ -1,14 +1,17 @@
 //! Uses fork events of the kernel to find the descendants of a root that only its session contains.
 //!
-//! A daemon that forks twice, leaves the session and clears its environment between two health passes cannot be attributed to its
-//! root once its parents are gone. If the kernel reports forks ([`crate::sys::proc_events`]), a thread notes the processes that
-//! are forked below our roots, and records those that are still alive and hidden a moment later. A process is hidden if it has
-//! left the session and carries no token that an end would count: one that can be read, in a process of the row's UID. A process
-//! that is not hidden is found without a row, even after a crash. It is checked again when it calls exec or setsid or changes its
-//! UID and, outside the session, each second, since no event reports that it became undumpable or overwrote its environment.
+//! A daemon that forks twice, leaves the session and clears its environment between two health
+//! passes cannot be attributed to its root once its parents are gone. If the kernel reports forks
+//! ([`crate::sys::proc_events`]), a thread notes the processes that are forked below our roots, and
+//! records those that are still alive and hidden a moment later. A process is hidden if it has left
+//! the session and carries no token that an end would count: one that can be read, in a process of
+//! the row's UID. A process that is not hidden is found without a row, even after a crash. It is
+//! checked again when it calls exec or setsid or changes its UID and, outside the session, each
+//! second, since no event reports that it became undumpable or overwrote its environment.
 //!
-//! The thread listens only while there is such a root, and some seconds longer, since it has to handle each fork on the machine.
-//! Nothing relies on it: if events are lost, or happened before it listened, a health pass finds what it can.
+//! The thread listens only while there is such a root, and some seconds longer, since it has to
+//! handle each fork on the machine. Nothing relies on it: if events are lost, or happened before it
+//! listened, a health pass finds what it can.
 //!
 //! A process is recorded only if it was started at the time of the event, and its PID is pinned.
 
@@ -41,22 +44,24 @@ use crate::{
     },
 };
 
-/// `check`: after this time most helpers of a build or a shell are gone, and need not be recorded. `watch`: how often a process
-/// is checked that only its token links to its root, since no event reports that it became undumpable or overwrote its
-/// environment.
+/// `check`: after this time most helpers of a build or a shell are gone, and need not be recorded.
+/// `watch`: how often a process is checked that only its token links to its root, since no event
+/// reports that it became undumpable or overwrote its environment.
 const DELAYS: Delays = Delays { check: Duration::from_millis(50), watch: Duration::from_secs(1) };
-/// A child of ours becomes a root when its gate opens. The descendants of other children are forgotten after this time.
+/// A child of ours becomes a root when its gate opens. The descendants of other children are
+/// forgotten after this time.
 const BECOMES_A_ROOT: Duration = Duration::from_secs(5);
-/// Minimum time between two scans because of lost events, so that a machine that forks faster than we read does not keep us
-/// scanning.
+/// Minimum time between two scans because of lost events, so that a machine that forks faster than
+/// we read does not keep us scanning.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 /// Maximum number of events that are read before processes that are due are checked.
 const TURN: usize = 4096;
-/// How long events are collected after the first one: a program causes at least four, each of which would wake the thread. This
-/// is a fraction of [`Delays::check`], and short enough that the socket's buffer has room for the events meanwhile.
+/// How long events are collected after the first one: a program causes at least four, each of which
+/// would wake the thread. This is a fraction of [`Delays::check`], and short enough that the
+/// socket's buffer has room for the events meanwhile.
 const COLLECT: Duration = Duration::from_millis(5);
-/// The kernel determines the start time of a process, then reports the fork; if the parent loses its processor in between, the
-/// report is late by up to this time.
+/// The kernel determines the start time of a process, then reports the fork; if the parent loses
+/// its processor in between, the report is late by up to this time.
 const REPORTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Starts listening, if there is a root that needs it.
@@ -162,7 +167,8 @@ impl Listener<'_> {
         Ok(())
     }
 
-    /// Finds processes whose events were lost, as far as a health pass can find them; then notes processes that have a row again.
+    /// Finds processes whose events were lost, as far as a health pass can find them; then notes
+    /// processes that have a row again.
     fn rescan_if_lost(&mut self) {
         let soon = self.looked.is_some_and(|looked| looked.elapsed() < BETWEEN_LOOKS);
         if !self.lost || soon {
@@ -239,7 +245,8 @@ impl Listener<'_> {
         if found.is_empty() { Ok(()) } else { self.record(&found) }
     }
 
-    /// Returns the evidence by which an end would find the process, with the same check as in its scan.
+    /// Returns the evidence by which an end would find the process, with the same check as in its
+    /// scan.
     fn own_evidence(&self, root: &Tracked, pinned: &Pinned) -> OwnEvidence {
         let (root, pid) = (&root.root, pinned.identity.pid);
         if root.session.map(Pid::get) == Some(pinned.stat.session) {
@@ -287,8 +294,8 @@ impl Listener<'_> {
         Ok(())
     }
 
-    /// Returns whether a process below this root may be protected. Checking that requires a scan of the whole tree, which is left
-    /// to the health pass.
+    /// Returns whether a process below this root may be protected. Checking that requires a scan of
+    /// the whole tree, which is left to the health pass.
     fn protects(&self, entry: &Tracked) -> bool {
         !(self.core.options.protected.is_empty() && entry.strays.protected.is_empty())
     }
@@ -306,8 +313,9 @@ enum OwnEvidence {
     None,
 }
 
-/// Returns whether the process with this start tick is the one that was reported at this time with the same PID. If the process
-/// that has the PID now was started by then, it had the PID then; a process that reused the PID was started later.
+/// Returns whether the process with this start tick is the one that was reported at this time with
+/// the same PID. If the process that has the PID now was started by then, it had the PID then; a
+/// process that reused the PID was started later.
 fn was_started_at(start_tick: u64, at: u64) -> bool {
     let reported = Duration::from_nanos(at) + boot_minus_monotonic();
     reported.checked_sub(started(start_tick)).is_some_and(|after| after < REPORTED_WITHIN)

@@ -1,8 +1,9 @@
 //! The health pass: checks whether recorded processes are still alive.
 //!
-//! The kernel notifies the monitor of a death within a millisecond; this pass is the safety net. It also records the descendants
-//! of each root, with memory and CPU time, enforces limits, retries survivors, and makes writes that failed before. Processes are
-//! ended only after its scan, so that a long grace delays no other pass.
+//! The kernel notifies the monitor of a death within a millisecond; this pass is the safety net. It
+//! also records the descendants of each root, with memory and CPU time, enforces limits, retries
+//! survivors, and makes writes that failed before. Processes are ended only after its scan, so that
+//! a long grace delays no other pass.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -48,13 +49,15 @@ use crate::{
     },
 };
 
-/// How long a pass waits for the ends of trees besides their grace; ending a tree takes seconds at most, unless it is stuck.
+/// How long a pass waits for the ends of trees besides their grace; ending a tree takes seconds at
+/// most, unless it is stuck.
 const ENDS_LIMIT: Duration = Duration::from_secs(30);
 
 /// A health pass that is due while the previous one is still running is retried after this time.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The periodic health pass, which runs on a separate thread, since it may wait for another pass, for a grace, or for the ledger.
+/// The periodic health pass, which runs on a separate thread, since it may wait for another pass,
+/// for a grace, or for the ledger.
 pub(super) struct HealthPass {
     next: Instant,
     interval: Duration,
@@ -97,7 +100,8 @@ struct Scan<'a> {
     // The following are about our own rows.
     alive: Vec<(ProcessRecord, Pinned)>,
     dead: Vec<Dead>,
-    /// Processes that are alive and that no thread is ending, although an earlier attempt to end them failed.
+    /// Processes that are alive and that no thread is ending, although an earlier attempt to end
+    /// them failed.
     left: Vec<ProcessRecord>,
     /// Claimed rows of processes left by roots of ours whose ends were not detected.
     strays: Vec<ProcessRecord>,
@@ -156,7 +160,8 @@ pub(in crate::tracker) fn health_pass(core: &Arc<Core>) -> Result<Report> {
     Ok(report)
 }
 
-/// Does the same for a thread that must not wait for the grace of a tree: trees are ended on another thread.
+/// Does the same for a thread that must not wait for the grace of a tree: trees are ended on
+/// another thread.
 pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Result<()> {
     let pass = PassRun::begin(PassKind::Health);
     let Found { report, due, left, unheld } = scan_rows(core)?;
@@ -185,7 +190,8 @@ fn scan_rows(core: &Arc<Core>) -> Result<Found> {
     scan.report.add_error(dead.and_then(|dead| core.store.give_back(core.instance.id, &dead)));
     let failed = |_: &_| core.counters().pass_failed(PassKind::Health);
     let rows = core.store.live().inspect_err(failed).inspect_err(|_| save_lost_wal(core))?;
-    // Taken before processes are checked: a process that is alive afterwards had its PID while the snapshot was taken.
+    // Taken before processes are checked: a process that is alive afterwards had its PID while the
+    // snapshot was taken.
     let snapshot = core.proc.snapshot();
     let held = held_pidfds::held_alive(core, &rows);
     let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
@@ -287,7 +293,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Settles a tracked root with its status; a row without an entry is closed, unless an entry is about to be created.
+    /// Settles a tracked root with its status; a row without an entry is closed, unless an entry is
+    /// about to be created.
     fn found_dead(&mut self, row: ProcessRecord, pinned: Option<Pinned>) {
         let core = self.core;
         if let Some(entry) = core.registry.get(row.id) {
@@ -321,7 +328,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Handles a root of ours without a held pidfd that another process has reaped: its status is lost, but its end is recorded.
+    /// Handles a root of ours without a held pidfd that another process has reaped: its status is
+    /// lost, but its end is recorded.
     fn found_reaped(&mut self, row: ProcessRecord, entry: Arc<Tracked>) {
         let core = self.core;
         match left_behind::has_left_something(core, &row) {
@@ -344,7 +352,8 @@ impl<'a> Scan<'a> {
         match Pinned::probe(&core.proc, core.pid_scope(), &row.spec.identity) {
             Probe::Alive(_) => return,
             Probe::Unknown(error) => return self.suspect(row, &error.to_string()),
-            // A child that a former image left to this process; the orphan pass records how it ended.
+            // A child that a former image left to this process; the orphan pass records how it
+            // ended.
             Probe::Zombie(pinned) if matches!(pinned.fd().child_status(false), Ok(Some(_))) => {
                 return;
             }
@@ -379,7 +388,8 @@ impl<'a> Scan<'a> {
         });
     }
 
-    /// Claims the rows that are to be retried. `due` are trees that have exceeded a limit, or had survived.
+    /// Claims the rows that are to be retried. `due` are trees that have exceeded a limit, or had
+    /// survived.
     fn finish(mut self, due: Vec<(Arc<Tracked>, Cause)>) -> Found {
         let claimed = claim_left(self.core, &self.left);
         let mut left = claimed.unwrap_or_else(|error| {
@@ -391,8 +401,8 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Returns whether a live row of ours was to be ended before, but has no entry by which it would be: an orphan or a stray that
-/// survived, or whose claim was given back.
+/// Returns whether a live row of ours was to be ended before, but has no entry by which it would
+/// be: an orphan or a stray that survived, or whose claim was given back.
 fn is_left(core: &Core, row: &ProcessRecord) -> bool {
     let tried = row.life.state() == State::Survived
         || (row.life.state() == State::Running && row.last_error.is_some());
@@ -444,7 +454,8 @@ fn try_again(core: &Core, left: Vec<(Cause, ProcessRecord)>, unheld: &[Arc<Track
     report
 }
 
-/// Releases processes that died while another instance ended their rows, in case the monitor missed that.
+/// Releases processes that died while another instance ended their rows, in case the monitor missed
+/// that.
 fn settle_unlisted(core: &Arc<Core>, listed: &HashSet<ProcessId>) {
     let unlisted =
         core.registry.all().into_iter().filter(|entry| !listed.contains(&entry.root.row));
@@ -494,8 +505,8 @@ fn end_due_trees(core: &Arc<Core>, due: Vec<(Arc<Tracked>, Cause)>) -> Awaited {
     Awaited { answers, count, deadline: Instant::now() + grace + ENDS_LIMIT }
 }
 
-/// Notes when a process that a health pass found dead was last known to be alive: at the previous pass, or at its start if that
-/// was later.
+/// Notes when a process that a health pass found dead was last known to be alive: at the previous
+/// pass, or at its start if that was later.
 fn note_last_seen(core: &Core, entry: &Tracked) {
     let age = entry.root.age();
     let since = core.counters().since_last_began(PassKind::Health).unwrap_or(age).min(age);

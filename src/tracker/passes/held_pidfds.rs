@@ -22,7 +22,8 @@ pub(in crate::tracker) fn held_alive(
     all.filter_map(|(held, dead)| (!dead).then_some(held)).collect()
 }
 
-/// Returns a live process with its `stat` in the snapshot, which was taken before it was found alive.
+/// Returns a live process with its `stat` in the snapshot, which was taken before it was found
+/// alive.
 pub(in crate::tracker) fn seen_alive(
     row: &ProcessRecord,
     fd: &Arc<PidFd>,

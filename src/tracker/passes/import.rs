@@ -1,8 +1,9 @@
 //! Imports the JSON file of the former implementation.
 //!
-//! The file contains neither a start tick nor a boot id, so an entry is ended only if everything agrees: the process started at
-//! the time in the file, within two seconds; its name is configured; no exemption of the name match applies; and its parent
-//! adopts orphans. Any other process is reported and left running.
+//! The file contains neither a start tick nor a boot id, so an entry is ended only if everything
+//! agrees: the process started at the time in the file, within two seconds; its name is configured;
+//! no exemption of the name match applies; and its parent adopts orphans. Any other process is
+//! reported and left running.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -68,8 +69,8 @@ fn import_entries(core: &Arc<Core>, path: &Path, entries: Vec<LegacyEntry>) -> R
     let mut settled = Vec::new();
     for entry in new {
         report.checked += 1;
-        // Checked first, since most entries of a long list are gone, and determining the processes of other instances takes
-        // longer.
+        // Checked first, since most entries of a long list are gone, and determining the processes
+        // of other instances takes longer.
         if core.proc.stat(entry.pid)?.is_none() {
             continue;
         }

@@ -1,23 +1,25 @@
 //! Enforces limits on the memory of trees, which are checked about each second.
 //!
-//! While a tree has such a limit, a dedicated thread checks it; without one there is no thread and no timer. A check proceeds
-//! from cheap to exact measurements:
+//! While a tree has such a limit, a dedicated thread checks it; without one there is no thread and
+//! no timer. A check proceeds from cheap to exact measurements:
 //!
-//! 1. Each second: the resident memory and swap of the members that can be found cheaply (the processes in the task cgroup, or
-//!    else those below the root and below members that a scan has found). Shared memory makes these sums too high.
-//! 2. If that comes near the limit, and each five seconds: the members according to a scan of all processes, as an end finds
-//!    them, including those that have lost their parent.
-//! 3. If the sum is over the limit: the proportional values of the members, which count shared pages once. A tree is ended only
-//!    because of these.
+//! 1. Each second: the resident memory and swap of the members that can be found cheaply (the
+//!    processes in the task cgroup, or else those below the root and below members that a scan has
+//!    found). Shared memory makes these sums too high.
+//! 2. If that comes near the limit, and each five seconds: the members according to a scan of all
+//!    processes, as an end finds them, including those that have lost their parent.
+//! 3. If the sum is over the limit: the proportional values of the members, which count shared
+//!    pages once. A tree is ended only because of these.
 //!
-//! The pause after a check is at least twenty times the processor time that the check took. The elapsed time does not count, so
-//! that limits are not checked less often on a busy machine.
+//! The pause after a check is at least twenty times the processor time that the check took. The
+//! elapsed time does not count, so that limits are not checked less often on a busy machine.
 //!
-//! If the proportional value of a member cannot be read, its anonymous memory and its swap count, without its shared memory. A
-//! member that this instance may not signal does not count at all, since ending the tree could not free its memory.
+//! If the proportional value of a member cannot be read, its anonymous memory and its swap count,
+//! without its shared memory. A member that this instance may not signal does not count at all,
+//! since ending the tree could not free its memory.
 //!
-//! In a task cgroup that has a memory controller the kernel enforces the limit as well, at once (`memory.max`, see
-//! [`crate::tracker::runtime::cgroups`]).
+//! In a task cgroup that has a memory controller the kernel enforces the limit as well, at once
+//! (`memory.max`, see [`crate::tracker::runtime::cgroups`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -49,13 +51,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(5);
 /// Time between two scans of all processes while no tree comes near its limit.
 const FULL_INTERVAL: Duration = Duration::from_secs(5);
-/// Checks use at most one part in this many of a processor; twice that if a scan of all processes uses another thread.
+/// Checks use at most one part in this many of a processor; twice that if a scan of all processes
+/// uses another thread.
 const SHARE: u32 = 20;
-/// Maximum number of members of a tree that are searched for cheaply; a larger tree is found by a scan.
+/// Maximum number of members of a tree that are searched for cheaply; a larger tree is found by a
+/// scan.
 const MEMBERS: usize = 4096;
 
-/// Starts the thread that checks memory limits once there is a limit. Without a monitor there is no such thread; then health
-/// passes, called by the host, check the limits.
+/// Starts the thread that checks memory limits once there is a limit. Without a monitor there is no
+/// such thread; then health passes, called by the host, check the limits.
 pub(super) struct MemoryLimits {
     /// The earliest time for another attempt after the thread could not be started.
     not_before: Instant,

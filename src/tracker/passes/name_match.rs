@@ -1,8 +1,10 @@
-//! Name match: finds the processes that `pgrep -f` found in the former implementation, without unrelated ones.
+//! Name match: finds the processes that `pgrep -f` found in the former implementation, without
+//! unrelated ones.
 //!
-//! Only configured names are searched for, and only unregistered processes are examined. Exempt are the acting process with its
-//! ancestors and descendants, processes of other UIDs, processes that an instance of a ledger is responsible for and their
-//! descendants, processes that carry a token, processes on a terminal, and processes younger than the minimum age.
+//! Only configured names are searched for, and only unregistered processes are examined. Exempt are
+//! the acting process with its ancestors and descendants, processes of other UIDs, processes that
+//! an instance of a ledger is responsible for and their descendants, processes that carry a token,
+//! processes on a terminal, and processes younger than the minimum age.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,7 +38,8 @@ use crate::{
     },
 };
 
-/// Tolerance for changes of the wall clock when comparing the time at which a process was left with its start.
+/// Tolerance for changes of the wall clock when comparing the time at which a process was left with
+/// its start.
 const CLOCK_SLACK: Duration = Duration::from_hours(24);
 
 /// The parameters of a name match, and the observer on whose behalf it is made.
@@ -66,12 +69,14 @@ pub(in crate::tracker) struct Match {
 impl Search<'_> {
     /// Returns every process that matches a name and is a leak or a suspect.
     ///
-    /// A process below a leak is ended with it, and is not a separate match: a shell and its subshells have the same name.
+    /// A process below a leak is ended with it, and is not a separate match: a shell and its
+    /// subshells have the same name.
     pub(in crate::tracker) fn run(&self) -> Result<Vec<Match>> {
         if self.names.is_empty() {
             return Ok(Vec::new());
         }
-        // A process that matches must contain the name somewhere. Usually none does, and nothing else is read.
+        // A process that matches must contain the name somewhere. Usually none does, and nothing
+        // else is read.
         let names: Vec<&[u8]> = self.names.iter().map(String::as_bytes).collect();
         let candidates: HashSet<Pid> = self.proc.mentioning(&names)?.into_iter().collect();
         if candidates.is_empty() {
@@ -156,9 +161,10 @@ impl Search<'_> {
 
     /// Returns why a process is exempt from a name match, apart from its relatives.
     ///
-    /// Unlike for trees, a name match of root examines only root's processes: another user's processes are that user's
-    /// responsibility, and a set-uid program belongs to the user that started it. A token means that some tracker is, or was,
-    /// responsible for the process, so that tracker's ledger decides.
+    /// Unlike for trees, a name match of root examines only root's processes: another user's
+    /// processes are that user's responsibility, and a set-uid program belongs to the user that
+    /// started it. A token means that some tracker is, or was, responsible for the process, so that
+    /// tracker's ledger decides.
     fn exempt_by_itself(&self, pid: Pid) -> Option<String> {
         let Some(status) = self.proc.status(pid).ok().flatten() else {
             return Some("its owner cannot be determined".into());
@@ -179,8 +185,8 @@ impl Search<'_> {
         }
     }
 
-    /// Returns whether a process is exempt because a task was allowed to keep it: that is not a leak, whatever its name, and even
-    /// if its environment was cleared.
+    /// Returns whether a process is exempt because a task was allowed to keep it: that is not a
+    /// leak, whatever its name, and even if its environment was cleared.
     fn exempt_by_ledger(&self, stat: &Stat) -> Option<String> {
         let store = self.store?;
         let since = Millis::now().minus(age(stat.start_tick) + CLOCK_SLACK);
@@ -195,8 +201,8 @@ impl Search<'_> {
         }
     }
 
-    /// Returns why a match is doubtful: a program that also has a protected name is only reported, since the two options
-    /// contradict each other.
+    /// Returns why a match is doubtful: a program that also has a protected name is only reported,
+    /// since the two options contradict each other.
     fn doubt(&self, pid: Pid, program: &Program) -> Option<String> {
         if let Some(other) = matched(program, self.protected) {
             return Some(SpareReason::Protected(other.named).to_string());
@@ -216,7 +222,8 @@ impl Search<'_> {
         Parent::Alive(parent.pid, String::from_utf8_lossy(name).into_owned())
     }
 
-    /// Pins a match, if it is still the process that was found and still a leak: it may have executed another program.
+    /// Pins a match, if it is still the process that was found and still a leak: it may have
+    /// executed another program.
     fn pin(&self, found: &Match) -> Result<Option<Pinned>> {
         let Some(pinned) = Pinned::open(self.proc, self.observer.scope, found.pid)? else {
             return Ok(None);
@@ -279,7 +286,8 @@ pub(in crate::tracker) fn search<'a>(
     })
 }
 
-/// Ends the processes that match a configured name, as part of an orphan pass; returns the results to write and to report.
+/// Ends the processes that match a configured name, as part of an orphan pass; returns the results
+/// to write and to report.
 pub(in crate::tracker) fn end_matches(core: &Arc<Core>) -> Conclusion {
     if core.options.orphan_names.is_empty() {
         return Conclusion::default();
@@ -345,8 +353,9 @@ pub(in crate::tracker) fn leave(found: Match) -> Report {
     report
 }
 
-/// Returns the processes in the ledger: instances that have not stopped and are not `dead`, and live rows of any state. Those of
-/// another PID scope are left out, since their PIDs are meaningless here: PID 1 of a container would exempt everything.
+/// Returns the processes in the ledger: instances that have not stopped and are not `dead`, and
+/// live rows of any state. Those of another PID scope are left out, since their PIDs are
+/// meaningless here: PID 1 of a container would exempt everything.
 pub(in crate::tracker) fn accounted_for(
     store: &Store,
     here: PidScope,

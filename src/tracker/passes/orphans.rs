@@ -1,7 +1,8 @@
 //! The orphan pass: finds and ends the processes that dead instances left.
 //!
-//! One transaction marks the dead instances and takes over their rows, so that two hosts that restart at once never both act. The
-//! processes are ended outside any transaction, and a second transaction records the outcomes.
+//! One transaction marks the dead instances and takes over their rows, so that two hosts that
+//! restart at once never both act. The processes are ended outside any transaction, and a second
+//! transaction records the outcomes.
 
 use std::{
     collections::HashSet,
@@ -34,8 +35,8 @@ use crate::{
     },
 };
 
-/// How long `open` waits for another reaper that is ending processes: longer than the cap of a grace and the limit of a kill
-/// together.
+/// How long `open` waits for another reaper that is ending processes: longer than the cap of a
+/// grace and the limit of a kill together.
 const OTHER_REAPER_LIMIT: Duration = Duration::from_secs(10);
 const OTHER_REAPER_PAUSE: Duration = Duration::from_millis(10);
 
@@ -179,7 +180,8 @@ fn gone(record: &ProcessRecord, rule: RuleKey, evidence: &str) -> Ending {
 
 /// Adopts processes that a former run of this program left on purpose.
 ///
-/// If a root is gone, the processes that it left are ended like any strays; returns the results to write and to report.
+/// If a root is gone, the processes that it left are ended like any strays; returns the results to
+/// write and to report.
 fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
     let mut report = Report::default();
     let mut gone = HashSet::new();
@@ -188,7 +190,8 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
             Probe::Alive(pinned) => {
                 report.checked += 1;
                 report.adopted += 1;
-                // Left by a former image of this process, or adopted through the kernel, so its status is reported to us.
+                // Left by a former image of this process, or adopted through the kernel, so its
+                // status is reported to us.
                 let child = record.spec.origin == Origin::Spawned
                     && pinned.stat.parent == core.own_pid().get();
                 let tracking = Tracking { child, ..Tracking::default() };
@@ -216,7 +219,8 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Conclusion {
     all
 }
 
-/// Records that the process of a row of ours, or of a dead instance, is gone: it is not a leak, and how it ended is unknown.
+/// Records that the process of a row of ours, or of a dead instance, is gone: it is not a leak, and
+/// how it ended is unknown.
 pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord) -> Report {
     let end = End::unobserved(EndReason::Gone, Millis::now());
     let state =
@@ -233,8 +237,9 @@ pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord) -> Re
     report
 }
 
-/// Waits for rows that another reaper took over and is still ending, since nothing is started before they have ended (invariant
-/// 8). Returns whether one of those reapers has died meanwhile, or why that is unknown.
+/// Waits for rows that another reaper took over and is still ending, since nothing is started
+/// before they have ended (invariant 8). Returns whether one of those reapers has died meanwhile,
+/// or why that is unknown.
 fn other_reaper_has_died(core: &Core, deadline: Instant) -> Result<bool, String> {
     loop {
         let live = core.store.live_ending_by_others(core.instance.id);

@@ -9,7 +9,7 @@ pub(in crate::tracker) trait Pass {
     /// Returns when the pass is due; `None` while there is nothing to check.
     fn due(&self, core: &Core) -> Option<Instant>;
 
-    /// Runs the pass once. The handling of the next death waits for it, so work that may take longer than some milliseconds must
-    /// be done on a separate thread.
+    /// Runs the pass once. The handling of the next death waits for it, so work that may take
+    /// longer than some milliseconds must be done on a separate thread.
     fn run_once(&mut self, core: &Arc<Core>, now: Instant);
 }

@@ -1,9 +1,10 @@
 //! Deletes old history, and limits the size of the ledger.
 //!
-//! After each health pass the monitor checks whether there is anything to do: history that is too old, a ledger larger than its
-//! limit, or a WAL that a reader had held. If so, a thread does the work and exits. There is at most one such thread; it works in
-//! steps that hold the write lock for a few milliseconds, with pauses three times as long. A host that dies in between loses one
-//! step at most, and no incomplete state is left.
+//! After each health pass the monitor checks whether there is anything to do: history that is too
+//! old, a ledger larger than its limit, or a WAL that a reader had held. If so, a thread does the
+//! work and exits. There is at most one such thread; it works in steps that hold the write lock for
+//! a few milliseconds, with pauses three times as long. A host that dies in between loses one step
+//! at most, and no incomplete state is left.
 
 use std::{
     sync::Arc,
@@ -31,7 +32,8 @@ const STEPS: u32 = 32;
 /// The result of a prune.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    /// The number of processes, passes and instances that were deleted; leaks are deleted with their process and do not count.
+    /// The number of processes, passes and instances that were deleted; leaks are deleted with
+    /// their process and do not count.
     pub rows: u64,
     /// The number of bytes by which the ledger has shrunk.
     pub bytes: u64,
@@ -61,8 +63,8 @@ pub(in crate::tracker) fn prune(
     work.finish()
 }
 
-/// Delay of the first check of the history. Hosts that live for less than an interval must keep the ledger small as well, but at
-/// the start a host has more urgent work.
+/// Delay of the first check of the history. Hosts that live for less than an interval must keep the
+/// ledger small as well, but at the start a host has more urgent work.
 const FIRST_CHECK: Duration = Duration::from_secs(1);
 
 /// The first check of the history; later checks follow the health passes.
@@ -174,8 +176,8 @@ impl<'a> PruneRun<'a> {
         Ok(self.deleted - at_first)
     }
 
-    /// Deletes the oldest history until the rest fits, whether or not a fleet has it: an outage of the fleet must not fill the
-    /// disks of its hosts.
+    /// Deletes the oldest history until the rest fits, whether or not a fleet has it: an outage of
+    /// the fleet must not fill the disks of its hosts.
     fn fit(&mut self, limit: u64) -> Result<()> {
         let mut last = None;
         while (self.go_on)() && self.connection.store().size()?.used > limit {
@@ -209,7 +211,8 @@ impl<'a> PruneRun<'a> {
         Ok(Pruned { rows: self.deleted, bytes: self.bytes_before.saturating_sub(total) })
     }
 
-    /// Leaves the ledger to other writers for a while. Writes the WAL back from time to time, so that a spawn does not have to.
+    /// Leaves the ledger to other writers for a while. Writes the WAL back from time to time, so
+    /// that a spawn does not have to.
     fn rest(&mut self, pause: Duration) -> Result<()> {
         self.steps += 1;
         if self.steps.is_multiple_of(STEPS) {

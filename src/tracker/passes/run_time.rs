@@ -13,7 +13,8 @@ use crate::{
     },
 };
 
-/// Ends processes that have run too long, in the background, since the handling of the next death must not wait for a grace.
+/// Ends processes that have run too long, in the background, since the handling of the next death
+/// must not wait for a grace.
 pub(super) struct RunTimeLimits;
 
 impl Pass for RunTimeLimits {

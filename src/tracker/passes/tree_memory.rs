@@ -5,7 +5,8 @@ use crate::{identity::Pid, policy::limits::TreeMemory, tracker::core::Core};
 /// A member of a tree: its PID and start tick.
 pub(in crate::tracker) type Member = (Pid, u64);
 
-/// Returns how much memory some members use; the proportional values only if the cheap ones are over the limit.
+/// Returns how much memory some members use; the proportional values only if the cheap ones are
+/// over the limit.
 pub(in crate::tracker) fn tree_memory(core: &Core, limit: u64, members: &[Member]) -> TreeMemory {
     let mut memory = TreeMemory::default();
     for (pid, _) in members {
@@ -23,7 +24,8 @@ pub(in crate::tracker) fn tree_memory(core: &Core, limit: u64, members: &[Member
 
 fn proportional(core: &Core, (pid, start_tick): Member) -> u64 {
     let read = core.proc.proportional(pid);
-    // Checked afterwards: a process that has the PID and the start tick now had them while it was read.
+    // Checked afterwards: a process that has the PID and the start tick now had them while it was
+    // read.
     let same = core.proc.stat(pid).is_ok_and(|stat| {
         stat.is_some_and(|stat| stat.start_tick == start_tick && !stat.is_zombie())
     });

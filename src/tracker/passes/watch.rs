@@ -1,8 +1,9 @@
 //! Ends the processes of other instances as soon as those die.
 //!
-//! The kernel reports their deaths through a pidfd for each. A new instance is detected in the ledger's folder ([`Folder`]),
-//! since each instance creates a lock file beside the ledger; so is an exec that ends an instance, since it closes that file. An
-//! instance of another PID namespace has no pidfd here, and is checked at intervals.
+//! The kernel reports their deaths through a pidfd for each. A new instance is detected in the
+//! ledger's folder ([`Folder`]), since each instance creates a lock file beside the ledger; so is
+//! an exec that ends an instance, since it closes that file. An instance of another PID namespace
+//! has no pidfd here, and is checked at intervals.
 
 use std::{
     collections::HashMap,
@@ -39,7 +40,8 @@ use crate::{
 pub(in crate::tracker) const CHECK_AGAIN: Duration = Duration::from_secs(5);
 /// Interval at which the folder is listed while there is no inotify.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
-/// Interval of checks for a change that is expected soon and that the kernel does not report, for at most [`CHECK_AGAIN`].
+/// Interval of checks for a change that is expected soon and that the kernel does not report, for
+/// at most [`CHECK_AGAIN`].
 const CHECK_SOON: Duration = Duration::from_millis(5);
 
 /// One cycle of a watch, in which it has checked all instances and made the necessary pass.
@@ -49,8 +51,8 @@ pub struct WatchCycle<'a> {
     pub watched: usize,
     /// The report of a pass, if one was needed and found something.
     pub report: Option<&'a Report>,
-    /// Whether an orphan pass is about to run, which may take as long as the graces of the trees that it ends. Another cycle,
-    /// with the report, follows.
+    /// Whether an orphan pass is about to run, which may take as long as the graces of the trees
+    /// that it ends. Another cycle, with the report, follows.
     pub begins_pass: bool,
 }
 
@@ -65,7 +67,8 @@ pub(in crate::tracker) fn watch_cycles(
     watch_by(core, folder, stop, interval, on_cycle)
 }
 
-/// Does the same by the names of changed files; see [`Tracker::watch_named`](crate::Tracker::watch_named).
+/// Does the same by the names of changed files; see
+/// [`Tracker::watch_named`](crate::Tracker::watch_named).
 pub(in crate::tracker) fn watch_named(
     core: &Arc<Core>,
     names: OwnedFd,
@@ -125,8 +128,8 @@ fn pass_where_needed(core: &Arc<Core>, begins: impl FnOnce()) -> Option<Report> 
     }
 }
 
-/// Fails if the ledger was removed or replaced. An open ledger stays usable without its name, but programs that open the path
-/// later open another ledger.
+/// Fails if the ledger was removed or replaced. An open ledger stays usable without its name, but
+/// programs that open the path later open another ledger.
 fn check_is_there(core: &Core) -> Result<()> {
     let path = core.store.path();
     match std::fs::metadata(path) {
@@ -162,17 +165,18 @@ struct Watching<'a> {
     core: &'a Core,
     folder: Folder,
     others: HashMap<InstanceId, Arc<PidFd>>,
-    /// Lock files whose instances are not in the ledger yet, with the time when they were seen: the file is created before the
-    /// row.
+    /// Lock files whose instances are not in the ledger yet, with the time when they were seen: the
+    /// file is created before the row.
     expected: HashMap<OsString, Instant>,
-    /// Instances that have died but do not count as dead yet, with the time of their death: a gated child has a copy of its
-    /// host's lock until it dies by PDEATHSIG.
+    /// Instances that have died but do not count as dead yet, with the time of their death: a gated
+    /// child has a copy of its host's lock until it dies by PDEATHSIG.
     undecided: HashMap<InstanceId, Instant>,
 }
 
 impl<'a> Watching<'a> {
     fn new(core: &'a Core, mut folder: Folder) -> Self {
-        // An instance that is about to be recorded may have created its file before the first listing.
+        // An instance that is about to be recorded may have created its file before the first
+        // listing.
         let expected = folder.list().into_iter().map(|name| (name, Instant::now())).collect();
         let (others, undecided) = (HashMap::new(), HashMap::new());
         Self { core, folder, others, expected, undecided }
@@ -214,7 +218,8 @@ impl<'a> Watching<'a> {
         self.expected.extend(new.into_iter().map(|name| (name, Instant::now())));
     }
 
-    /// Sleeps until there is something to check. Other files in the folder, such as an export, do not count.
+    /// Sleeps until there is something to check. Other files in the folder, such as an export, do
+    /// not count.
     fn wait(&mut self, stop: &OwnedFd, interval: Duration) -> Result<Wake> {
         let nothing_soon = self.expected.is_empty() && self.undecided.is_empty();
         let rest = if self.folder.is_listed() { LIST_AGAIN } else { interval };
@@ -280,7 +285,8 @@ impl<'a> Watching<'a> {
     }
 }
 
-/// Returns whether an instance died, or stopped and left processes. Other files in the folder need no pass.
+/// Returns whether an instance died, or stopped and left processes. Other files in the folder need
+/// no pass.
 fn needs_a_pass(core: &Core) -> Result<bool> {
     Ok(other_instances::check_others(&core.store, &core.proc, &core.instance)?.iter().any(
         |(instance, life)| {

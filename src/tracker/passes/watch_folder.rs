@@ -1,8 +1,10 @@
-//! Detects changes beside a ledger: from inotify(7), from a program that watches folders for many ledgers, or by listing.
+//! Detects changes beside a ledger: from inotify(7), from a program that watches folders for many
+//! ledgers, or by listing.
 //!
-//! inotify instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default, and `max_user_watches`), and
-//! other programs of the same user may have taken all of them. A watch does not fail because of that: it lists the folder each
-//! second instead, logs that once, and returns to inotify when it is available again.
+//! inotify instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default, and
+//! `max_user_watches`), and other programs of the same user may have taken all of them. A watch
+//! does not fail because of that: it lists the folder each second instead, logs that once, and
+//! returns to inotify when it is available again.
 
 use std::{
     collections::HashSet,
@@ -69,7 +71,8 @@ impl Folder {
         Self { ledger: ledger.to_owned(), source, locks: HashSet::new() }
     }
 
-    /// Reads the names of changed files from a pipe, each terminated by a NUL; an empty name means that names may be missing.
+    /// Reads the names of changed files from a pipe, each terminated by a NUL; an empty name means
+    /// that names may be missing.
     pub(in crate::tracker) fn reported(ledger: &Path, pipe: OwnedFd) -> Self {
         let source = Source::Names { pipe, rest: Vec::new() };
         Self { ledger: ledger.to_owned(), source, locks: HashSet::new() }
@@ -89,8 +92,8 @@ impl Folder {
         matches!(self.source, Source::Listed { .. })
     }
 
-    /// Returns to inotify if it is available by now, and follows the folder's name to another folder. Must be called before the
-    /// checks, so that changes after a check are reported.
+    /// Returns to inotify if it is available by now, and follows the folder's name to another
+    /// folder. Must be called before the checks, so that changes after a check are reported.
     pub(in crate::tracker) fn refresh(&mut self) {
         let is_due = match &self.source {
             Source::Inotify { of, .. } => *of != id_of(folder_of(&self.ledger)),
@@ -129,7 +132,8 @@ impl Folder {
         new
     }
 
-    /// Returns the changes, without waiting. Files that do not concern the ledger, such as an export, are left out.
+    /// Returns the changes, without waiting. Files that do not concern the ledger, such as an
+    /// export, are left out.
     pub(in crate::tracker) fn changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut ended = false;
@@ -204,7 +208,8 @@ fn read_names(pipe: &OwnedFd, rest: &mut Vec<u8>, mut take: impl FnMut(&OsStr)) 
 
 fn inotify_on(ledger: &Path) -> Result<Source, Errno> {
     let folder = folder_of(ledger);
-    // Read before the watch is created: if the folder is swapped in between, the next check finds another one.
+    // Read before the watch is created: if the folder is swapped in between, the next check finds
+    // another one.
     let of = id_of(folder);
     Ok(Source::Inotify { watch: FolderWatch::new(folder, Interest::Names)?, of })
 }

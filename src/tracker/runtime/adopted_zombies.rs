@@ -1,4 +1,5 @@
-//! The known facts about zombies that tasks may leave to this process; see [`crate::tracker::end::adopted_zombies`].
+//! The known facts about zombies that tasks may leave to this process; see
+//! [`crate::tracker::end::adopted_zombies`].
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -22,12 +23,13 @@ const REMEMBERED: usize = 1024;
 /// The known facts about zombies, kept between scans.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Zombies {
-    /// Children whose ends are recorded, but that are not reaped yet. Extended by ends, taken after each record and by passes.
+    /// Children whose ends are recorded, but that are not reaped yet. Extended by ends, taken after
+    /// each record and by passes.
     pub(in crate::tracker) unreaped: SharedList<Arc<PidFd>>,
     /// Roots that have ended. Written by the thread that releases a root, read by scans.
     ended: Mutex<Ended>,
-    /// Zombies that are not in the ledger, by PID and start tick, so that it is not queried for them again. Written and read by
-    /// scans.
+    /// Zombies that are not in the ledger, by PID and start tick, so that it is not queried for
+    /// them again. Written and read by scans.
     unknown: Mutex<HashSet<(Pid, u64)>>,
 }
 
@@ -46,8 +48,8 @@ pub(in crate::tracker) struct Owner {
     pub(in crate::tracker) session: Option<Pid>,
     /// The name of its cgroup, which is unique.
     pub(in crate::tracker) task_cgroup: Option<OsString>,
-    /// For a root that has ended: the tick before which processes were started while the root had its PID. `None` if it must be
-    /// checked whether the root still has its PID.
+    /// For a root that has ended: the tick before which processes were started while the root had
+    /// its PID. `None` if it must be checked whether the root still has its PID.
     pub(in crate::tracker) until: Option<u64>,
     /// Whether it had a keeper that a former image of this process started.
     pub(in crate::tracker) keeper: bool,
@@ -106,7 +108,8 @@ impl Zombies {
         ended.roots.push_back(owner);
     }
 
-    /// Forgets the unknown zombies that are not in `seen`; returns whether `seen` contains any others.
+    /// Forgets the unknown zombies that are not in `seen`; returns whether `seen` contains any
+    /// others.
     pub(in crate::tracker) fn has_new(&self, seen: &HashSet<(Pid, u64)>) -> bool {
         let mut unknown = lock(&self.unknown);
         unknown.retain(|zombie| seen.contains(zombie));

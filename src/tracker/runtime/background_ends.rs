@@ -20,7 +20,8 @@ pub(in crate::tracker) struct Due {
     pub(in crate::tracker) answer: Option<Sender<Report>>,
 }
 
-/// The trees that wait to be ended, and the number of threads that end trees. Extended by any thread, taken by the workers.
+/// The trees that wait to be ended, and the number of threads that end trees. Extended by any
+/// thread, taken by the workers.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct BackgroundEnds(Mutex<Queue>);
 
@@ -42,7 +43,8 @@ impl BackgroundEnds {
         needed
     }
 
-    /// Takes at most `room` trees. Returns `None` if there are none and the worker is idle; it is then no longer counted.
+    /// Takes at most `room` trees. Returns `None` if there are none and the worker is idle; it is
+    /// then no longer counted.
     pub(in crate::tracker) fn take(&self, is_idle: bool, room: usize) -> Option<Vec<Due>> {
         let mut queue = lock(&self.0);
         if queue.waiting.is_empty() && is_idle {

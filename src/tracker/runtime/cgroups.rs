@@ -1,12 +1,14 @@
 //! The cgroup of an instance, and the task cgroups in it.
 //!
-//! An instance has one instance cgroup in the v2 hierarchy, created at its first spawn, and in it a task cgroup for each root.
-//! The instance cgroup is recorded before it is created, and the inode of a task cgroup is in the row that is committed before
-//! its program runs. So cgroups that a crash leaves can be found: task cgroups by their rows, and those without a row, which are
-//! empty, by the instance cgroup.
+//! An instance has one instance cgroup in the v2 hierarchy, created at its first spawn, and in it a
+//! task cgroup for each root. The instance cgroup is recorded before it is created, and the inode
+//! of a task cgroup is in the row that is committed before its program runs. So cgroups that a
+//! crash leaves can be found: task cgroups by their rows, and those without a row, which are empty,
+//! by the instance cgroup.
 //!
-//! A task cgroup is removed when its tree has ended. Processes that are still in it then were left on purpose; the shutdown
-//! retries the removal, and so does the orphan pass of another instance when this one is dead.
+//! A task cgroup is removed when its tree has ended. Processes that are still in it then were left
+//! on purpose; the shutdown retries the removal, and so does the orphan pass of another instance
+//! when this one is dead.
 
 use std::{
     path::{Path, PathBuf},
@@ -39,8 +41,8 @@ pub(in crate::tracker) struct Cgroups {
     owner: u32,
     /// The folder in which to create it; `None` to detect one.
     base: Option<PathBuf>,
-    /// Searched for once, at the first spawn, by the thread that spawns; taken by the shutdown. The lock is held while the
-    /// ledger is written and the cgroup is created.
+    /// Searched for once, at the first spawn, by the thread that spawns; taken by the shutdown. The
+    /// lock is held while the ledger is written and the cgroup is created.
     instance_cgroup: Mutex<Option<Found>>,
     /// Task cgroups that could not be removed yet. Extended by ends, taken by the shutdown.
     unremoved: SharedList<Cgroup>,
@@ -151,7 +153,8 @@ impl Cgroups {
         }
     }
 
-    /// Stops using task cgroups, since a child could not be put into its task cgroup, although another one could before.
+    /// Stops using task cgroups, since a child could not be put into its task cgroup, although
+    /// another one could before.
     pub(in crate::tracker) fn give_up(&self, task_cgroup: Option<&Cgroup>) {
         let Some(task_cgroup) = task_cgroup else { return };
         self.remove_task_cgroup(Some(task_cgroup));
@@ -159,14 +162,16 @@ impl Cgroups {
         let why = "moving a process into it was refused".into();
         if let Some(Found::Created(created)) = lock(&self.instance_cgroup).replace(Found::None(why))
         {
-            // This fails while task cgroups are in use; then the orphan pass of a later instance removes it.
+            // This fails while task cgroups are in use; then the orphan pass of a later instance
+            // removes it.
             created.remove();
         }
     }
 
     /// Returns this instance's cgroup, which is created by the first call.
     ///
-    /// Fails if the ledger cannot be written: then a program could not be recorded either. The next call retries.
+    /// Fails if the ledger cannot be written: then a program could not be recorded either. The next
+    /// call retries.
     fn instance_cgroup(&self) -> Result<Found> {
         let mut found = lock(&self.instance_cgroup);
         if let Some(found) = &*found {
@@ -175,8 +180,8 @@ impl Cgroups {
         Ok(found.insert(self.find_instance_cgroup()?).clone())
     }
 
-    /// Creates the instance cgroup in the first base in which one can be created and joined. Fails if the ledger cannot be
-    /// written.
+    /// Creates the instance cgroup in the first base in which one can be created and joined. Fails
+    /// if the ledger cannot be written.
     fn find_instance_cgroup(&self) -> Result<Found> {
         let bases = match &self.base {
             Some(base) => vec![base.clone()],
@@ -197,7 +202,8 @@ impl Cgroups {
         Ok(Found::none(&failed.unwrap_or_else(nowhere), self.base.as_deref()))
     }
 
-    /// Creates an instance cgroup in this base; the inner error is that of the cgroup, the outer one that of the ledger.
+    /// Creates an instance cgroup in this base; the inner error is that of the cgroup, the outer
+    /// one that of the ledger.
     fn create_instance_cgroup(&self, base: &Path) -> Result<Result<InstanceCgroup>> {
         let path = InstanceCgroup::path_in(base, &Uuid::new_v4().simple().to_string());
         let Some(text) = path.to_str() else {
@@ -233,7 +239,8 @@ impl Cgroups {
         record.map_or(Ok(None), |record| TaskCgroup::open(record, self.owner))
     }
 
-    /// Returns the rule and evidence if the kernel killed a root for lack of memory; `None` otherwise.
+    /// Returns the rule and evidence if the kernel killed a root for lack of memory; `None`
+    /// otherwise.
     pub(in crate::tracker) fn oom_because(
         &self,
         root: &Root,
@@ -265,7 +272,8 @@ impl Cgroups {
         }
     }
 
-    /// Removes the instance cgroup, unless a process was left in a task cgroup on purpose; then a later instance does so.
+    /// Removes the instance cgroup, unless a process was left in a task cgroup on purpose; then a
+    /// later instance does so.
     pub(in crate::tracker) fn close(&self) {
         self.retry_removals();
         let Some(Found::Created(created)) = lock(&self.instance_cgroup).take() else { return };

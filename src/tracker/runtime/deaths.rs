@@ -9,7 +9,8 @@ use crate::{
     sys::epoll::{Readiness, Wake},
 };
 
-/// Pause after an error of the wait itself, to prevent a busy loop; such an error is not expected to persist.
+/// Pause after an error of the wait itself, to prevent a busy loop; such an error is not expected
+/// to persist.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// The key of the descriptor that wakes the waiter; row numbers begin with 1.
 const WAKE: u64 = 0;
@@ -25,8 +26,8 @@ pub(in crate::tracker) enum Death {
     OfKeeper(ProcessId),
 }
 
-/// The descriptors of the processes whose deaths are reported, each once. Threads that track and release processes change the
-/// set, the monitor waits on it.
+/// The descriptors of the processes whose deaths are reported, each once. Threads that track and
+/// release processes change the set, the monitor waits on it.
 #[derive(Debug)]
 pub(in crate::tracker) struct Deaths {
     readiness: Readiness,
@@ -78,8 +79,8 @@ impl Deaths {
         }
     }
 
-    /// Waits until a process dies or [`Self::wake`] is called, at most `limit`, and replaces `found` by the deaths; returns how
-    /// many descriptors were ready.
+    /// Waits until a process dies or [`Self::wake`] is called, at most `limit`, and replaces
+    /// `found` by the deaths; returns how many descriptors were ready.
     pub(in crate::tracker) fn wait(&self, found: &mut Vec<Death>, limit: Duration) -> usize {
         found.clear();
         let ready = self.readiness.wait(limit).unwrap_or_else(|error| {

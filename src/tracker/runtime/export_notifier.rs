@@ -13,13 +13,14 @@ use crate::{
     store::Store,
 };
 
-/// The export, if there is one. Set when the tracker is opened, taken by the shutdown, read by every thread that changes the
-/// ledger.
+/// The export, if there is one. Set when the tracker is opened, taken by the shutdown, read by
+/// every thread that changes the ledger.
 #[derive(Default)]
 pub(in crate::tracker) struct ExportNotifier(Mutex<Option<Arc<Exporter>>>);
 
 impl ExportNotifier {
-    /// Starts the export. If it cannot be written, that is an error in the log and in `doctor`, and tracking goes on.
+    /// Starts the export. If it cannot be written, that is an error in the log and in `doctor`, and
+    /// tracking goes on.
     pub(in crate::tracker) fn start(&self, path: PathBuf, store: &Store) {
         let counters = Arc::clone(store.counters());
         let exporter = store.export_reader().and_then(|mut rows| {
@@ -55,8 +56,8 @@ impl ExportNotifier {
         lock(&self.0).as_ref().and_then(|exporter| exporter.last_error())
     }
 
-    /// Ends the export and removes its file. If a thread is flushing the export, both stay, and the next instance replaces the
-    /// file.
+    /// Ends the export and removes its file. If a thread is flushing the export, both stay, and the
+    /// next instance replaces the file.
     pub(in crate::tracker) fn finish(&self) -> Result<()> {
         let exporter = lock(&self.0).take();
         exporter.and_then(Arc::into_inner).map_or(Ok(()), Exporter::finish)

@@ -13,8 +13,8 @@ use crate::{
     sys::epoll::Wake,
 };
 
-/// How long it continues to listen after the last spawn, so that it need not be started again for each of several successive
-/// roots.
+/// How long it continues to listen after the last spawn, so that it need not be started again for
+/// each of several successive roots.
 pub(in crate::tracker) const LINGER: Duration = Duration::from_secs(10);
 /// The maximum time for which a spawn waits for the listener.
 const BEGINS_WITHIN: Duration = Duration::from_millis(100);
@@ -46,8 +46,8 @@ impl ForkListener {
         Ok(Self { state: Mutex::default(), begun: Condvar::new(), wake })
     }
 
-    /// Makes a thread listen, which `start` starts. The first spawn waits for it, usually for a millisecond, since a program may
-    /// hide before the thread has started.
+    /// Makes a thread listen, which `start` starts. The first spawn waits for it, usually for a
+    /// millisecond, since a program may hide before the thread has started.
     pub(in crate::tracker) fn want(&self, start: impl FnOnce() -> io::Result<()>) {
         let mut state = lock(&self.state);
         state.wanted = Some(Instant::now());
@@ -81,8 +81,8 @@ impl ForkListener {
         self.begun.notify_all();
     }
 
-    /// Returns whether the thread must end, because no root needs it and none was about to start for a while; then it no longer
-    /// counts as running.
+    /// Returns whether the thread must end, because no root needs it and none was about to start
+    /// for a while; then it no longer counts as running.
     pub(in crate::tracker) fn ends_unless(&self, is_needed: impl FnOnce() -> bool) -> bool {
         let mut state = lock(&self.state);
         let is_wanted = state.wanted.is_some_and(|wanted| wanted.elapsed() < LINGER);

@@ -1,8 +1,9 @@
 //! Group commit of the rows of children that wait at the gate, without a dedicated thread.
 //!
-//! The first caller becomes the leader: it commits all rows that are queued once its transaction has begun, and opens their
-//! gates. Later callers wait for the result, or to become the next leader. So a single spawn waits for no other, concurrent
-//! spawns share their commits, and none is overtaken.
+//! The first caller becomes the leader: it commits all rows that are queued once its transaction
+//! has begun, and opens their gates. Later callers wait for the result, or to become the next
+//! leader. So a single spawn waits for no other, concurrent spawns share their commits, and none is
+//! overtaken.
 
 use std::{
     cell::RefCell,
@@ -63,7 +64,8 @@ struct Answer {
 #[derive(Debug)]
 enum CommitResult {
     Committed(Result<Committed>),
-    /// The former leader is done, and this caller is the first in the queue, so it becomes the leader.
+    /// The former leader is done, and this caller is the first in the queue, so it becomes the
+    /// leader.
     YouLead,
 }
 
@@ -72,7 +74,8 @@ impl GroupCommit {
         Self { store, scope, queue: Mutex::default() }
     }
 
-    /// Commits one row, together with those of concurrent callers. The gate is open when this returns a row.
+    /// Commits one row, together with those of concurrent callers. The gate is open when this
+    /// returns a row.
     pub(in crate::tracker) fn commit(
         &self,
         new: NewProcess,
@@ -102,7 +105,8 @@ impl GroupCommit {
     }
 }
 
-/// The leader. However its commit ends, all callers of its batch get an answer, and the next caller becomes the leader.
+/// The leader. However its commit ends, all callers of its batch get an answer, and the next caller
+/// becomes the leader.
 struct Leader<'a> {
     group: &'a GroupCommit,
     batch: RefCell<Vec<Arc<Waiter>>>,
@@ -129,7 +133,8 @@ impl Leader<'_> {
         }
     }
 
-    /// Takes the rows of the batch, including those of callers that arrived while this one waited to write.
+    /// Takes the rows of the batch, including those of callers that arrived while this one waited
+    /// to write.
     fn take_rows(&self) -> Vec<(Arc<Waiter>, NewProcess)> {
         let mut batch = self.batch.borrow_mut();
         batch.append(&mut lock(&self.group.queue).waiting);

@@ -25,11 +25,13 @@ pub(in crate::tracker) struct Instance {
     process: ProcessMark,
     /// Where this process runs, and the user that it acts for.
     pub(in crate::tracker) observer: Observer,
-    /// Tokens of the trees of other ledgers to which this process belongs; our programs inherit them.
+    /// Tokens of the trees of other ledgers to which this process belongs; our programs inherit
+    /// them.
     pub(in crate::tracker) outer_tokens: Vec<String>,
     /// Written by the orphan pass and by the shutdown, read by every operation.
     phase: Mutex<Phase>,
-    /// Held for reading while a spawn is in progress, for writing by the shutdown until all of them are done.
+    /// Held for reading while a spawn is in progress, for writing by the shutdown until all of them
+    /// are done.
     spawning: RwLock<()>,
     /// Taken by the shutdown.
     lock: Mutex<Option<HeldLock>>,
@@ -39,7 +41,8 @@ pub(in crate::tracker) struct Instance {
 /// The phase of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Processes that dead instances left may still be running, so nothing is spawned (invariant 8).
+    /// Processes that dead instances left may still be running, so nothing is spawned (invariant
+    /// 8).
     Opened,
     /// The orphan pass has run.
     Clean,
@@ -63,11 +66,13 @@ impl Instance {
             .identity;
         let caller = options.caller.as_ref().map(Caller::note);
         let lock_name = new_lock_name(store.path());
-        // 1. The lock is taken before the row is written: a row without a held lock looks like a dead instance.
+        // 1. The lock is taken before the row is written: a row without a held lock looks like a
+        //    dead instance.
         let lock_path = store.path().with_file_name(&lock_name);
         let lock =
             store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
-        // 2. The note is written before the row as well, so that a process that checks the row finds it.
+        // 2. The note is written before the row as well, so that a process that checks the row
+        //    finds it.
         if let Err(error) = lock.write_note(&note_of(proc, scope, own, caller)) {
             tracing::debug!("{error}: other instances will not recognize an exec of this program");
         }
@@ -89,7 +94,8 @@ impl Instance {
                 return Err(error);
             }
         };
-        // 4. The lock is signed. Without the signature a keeper above this process takes it for a program of its task.
+        // 4. The lock is signed. Without the signature a keeper above this process takes it for a
+        //    program of its task.
         if let Err(error) = lock.sign(&identity) {
             tracing::warn!("{error}");
         }
@@ -114,8 +120,8 @@ impl Instance {
         self.observer.scope
     }
 
-    /// Returns whether this is a forked child of the process that opened the tracker. There the tracker's threads are missing, so
-    /// it cannot be used.
+    /// Returns whether this is a forked child of the process that opened the tracker. There the
+    /// tracker's threads are missing, so it cannot be used.
     pub(in crate::tracker) fn is_forked(&self) -> bool {
         !self.process.is_of_this_process()
     }
@@ -162,8 +168,8 @@ impl Instance {
         };
     }
 
-    /// Closes the tracker for new operations. Returns `false` if it is already closed, and in a forked child, which has a copy of
-    /// everything and owns none of it.
+    /// Closes the tracker for new operations. Returns `false` if it is already closed, and in a
+    /// forked child, which has a copy of everything and owns none of it.
     pub(in crate::tracker) fn close(&self) -> bool {
         if self.is_forked() {
             return false;
@@ -191,7 +197,8 @@ impl Instance {
         matches!(self.spawning.try_write(), Err(TryLockError::WouldBlock))
     }
 
-    /// Does the same as [`Self::begin_spawn`], but waits for nothing and returns `None` once a shutdown has begun.
+    /// Does the same as [`Self::begin_spawn`], but waits for nothing and returns `None` once a
+    /// shutdown has begun.
     pub(in crate::tracker) fn hold_open(&self) -> Option<RwLockReadGuard<'_, ()>> {
         if self.is_forked() {
             return None;
@@ -214,8 +221,8 @@ impl Instance {
         lock(&self.lock).is_none()
     }
 
-    /// Releases the lock. Removes its file only if the stop is recorded; otherwise the next instance must be able to find this
-    /// one dead.
+    /// Releases the lock. Removes its file only if the stop is recorded; otherwise the next
+    /// instance must be able to find this one dead.
     pub(in crate::tracker) fn release_lock(&self, store: &Store, stop_is_recorded: bool) {
         let held = lock(&self.lock).take();
         if stop_is_recorded && let (Some(held), Ok(_acting)) = (held, store.act_as_owner()) {
@@ -224,8 +231,9 @@ impl Instance {
     }
 }
 
-/// Returns the inherited tokens of other ledgers, which are passed on. Those of this ledger are dropped, since a task that
-/// restarts its host must not make the new host a member of the old tree.
+/// Returns the inherited tokens of other ledgers, which are passed on. Those of this ledger are
+/// dropped, since a task that restarts its host must not make the new host a member of the old
+/// tree.
 fn outer_tokens(known: impl Fn(&Uuid) -> Result<bool>) -> Result<Vec<String>> {
     let Some(list) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(Vec::new()) };
     let mut outer = Vec::new();

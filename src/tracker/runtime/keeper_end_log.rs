@@ -1,17 +1,22 @@
-//! The file beside the ledger in which a keeper lists the processes that it has ended, for the next instance, which records them.
+//! The file beside the ledger in which a keeper lists the processes that it has ended, for the next
+//! instance, which records them.
 //!
-//! A keeper that ends a tree has no host any more and reads no ledger. It lists each member in this file before signalling it,
-//! and adds the outcome when that is known. The instance that settles the root's row reads the file, records each member as a
-//! leak with its evidence, and removes the file once that is committed.
+//! A keeper that ends a tree has no host any more and reads no ledger. It lists each member in this
+//! file before signalling it, and adds the outcome when that is known. The instance that settles
+//! the root's row reads the file, records each member as a leak with its evidence, and removes the
+//! file once that is committed.
 //!
-//! The file is a list of entries, each with its length and a checksum, and is only ever appended to. If the keeper is killed, or
-//! the disk is full, the entries before that point are complete and count; everything from the first incomplete one on is
-//! ignored. The file is not synced: after a power cut there is nothing to record.
+//! The file is a list of entries, each with its length and a checksum, and is only ever appended
+//! to. If the keeper is killed, or the disk is full, the entries before that point are complete and
+//! count; everything from the first incomplete one on is ignored. The file is not synced: after a
+//! power cut there is nothing to record.
 //!
-//! - It is created with `O_EXCL` and mode 0600, and its name contains the token of its tree, which is random.
-//! - It is read only if it is a regular file with one name, owned by the ledger's owner, not writable by others, and not larger
-//!   than [`FILE_LIMIT`].
-//! - Its content is data: a process that it lists is verified by its whole identity, like any recorded process.
+//! - It is created with `O_EXCL` and mode 0600, and its name contains the token of its tree, which
+//!   is random.
+//! - It is read only if it is a regular file with one name, owned by the ledger's owner, not
+//!   writable by others, and not larger than [`FILE_LIMIT`].
+//! - Its content is data: a process that it lists is verified by its whole identity, like any
+//!   recorded process.
 
 use std::{
     fs::File,
@@ -41,8 +46,8 @@ use crate::{
 
 /// Version of the format. A file of another version is left alone.
 const VERSION: u64 = 2;
-/// Maximum size of the file, for some 100,000 members. A larger tree is ended nevertheless, but members beyond the limit are not
-/// listed.
+/// Maximum size of the file, for some 100,000 members. A larger tree is ended nevertheless, but
+/// members beyond the limit are not listed.
 pub(crate) const FILE_LIMIT: u64 = 16 << 20;
 /// Maximum length of a command; arguments beyond it are left out.
 const COMMAND_LIMIT: usize = 4 << 10;
@@ -181,7 +186,8 @@ const HEADER: u8 = 1;
 const MEMBER: u8 = 2;
 const FATE: u8 = 3;
 
-/// Reads the file that the keeper of a tree left; `None` if there is none. `scope` is that of its host.
+/// Reads the file that the keeper of a tree left; `None` if there is none. `scope` is that of its
+/// host.
 ///
 /// # Errors
 ///

@@ -8,8 +8,8 @@ use std::{
 
 use crate::sys::{Death, keeper::KeeperClient};
 
-/// A keeper, until the host dismisses it. Taken by the thread that releases the program; read by any thread that waits for the
-/// program.
+/// A keeper, until the host dismisses it. Taken by the thread that releases the program; read by
+/// any thread that waits for the program.
 #[derive(Debug)]
 pub(in crate::tracker) struct KeeperHandle(Mutex<State>);
 
@@ -45,13 +45,14 @@ impl KeeperHandle {
         if state.reported.is_none()
             && let Some(client) = &state.client
         {
-            // The keeper reports the end as soon as it is scheduled and has reaped the program. Its last message may still be in
-            // the socket.
+            // The keeper reports the end as soon as it is scheduled and has reaped the program. Its
+            // last message may still be in the socket.
             let dead = client.is_dead();
             let limit = deadline.saturating_duration_since(Instant::now());
             state.reported = client.death(if dead { Duration::ZERO } else { limit });
             if state.reported.is_none() && !dead {
-                // The program may have stopped its keeper before it ended, and nothing else would resume the keeper.
+                // The program may have stopped its keeper before it ended, and nothing else would
+                // resume the keeper.
                 state.client.iter().for_each(KeeperClient::resume);
                 return KeeperReport::NotYet;
             }

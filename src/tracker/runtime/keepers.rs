@@ -19,24 +19,27 @@ use crate::{
 /// Time limit for the exit of a keeper that gets no message after its handshake; it exits at once.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
-/// The keeper executable that an instance uses, and the keepers of ended trees that must still be handled.
+/// The keeper executable that an instance uses, and the keepers of ended trees that must still be
+/// handled.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Keepers {
     /// Set when the ledger is opened; `None` if there is no keeper.
     binary: OnceLock<Option<Binary>>,
-    /// Whether the keeper has reported that it has our version. Set by the first spawn that needs one.
+    /// Whether the keeper has reported that it has our version. Set by the first spawn that needs
+    /// one.
     fits: OnceLock<bool>,
-    /// Keepers of trees that another instance is ending. Extended by the thread that releases a tree; taken by each of these
-    /// threads, by health passes and by the shutdown, which put back those that must stay.
+    /// Keepers of trees that another instance is ending. Extended by the thread that releases a
+    /// tree; taken by each of these threads, by health passes and by the shutdown, which put back
+    /// those that must stay.
     pub(in crate::tracker) departing: SharedList<(Arc<Tracked>, KeeperClient)>,
-    /// Tokens of the trees whose keepers' records have been read. The files are removed once the ends are committed. Written by
-    /// the thread that ends the tree, read by orphan passes.
+    /// Tokens of the trees whose keepers' records have been read. The files are removed once the
+    /// ends are committed. Written by the thread that ends the tree, read by orphan passes.
     read_end_logs: Mutex<HashSet<Uuid>>,
 }
 
 impl Keepers {
-    /// Opens the keeper, either the configured one or one that is found. If the containment mode requires a keeper, it is also
-    /// started once as a test.
+    /// Opens the keeper, either the configured one or one that is found. If the containment mode
+    /// requires a keeper, it is also started once as a test.
     pub(in crate::tracker) fn find(&self, options: &Options) -> Result<()> {
         let must = match options.containment_mode()? {
             ContainmentMode::Cgroup | ContainmentMode::Session => return Ok(()),
@@ -56,7 +59,8 @@ impl Keepers {
                 let _ = self.binary.set(binary);
             }
             Err(error) if must => return Err(error),
-            // A configured keeper should be used, so this is a warning; a keeper that was only found need not be used.
+            // A configured keeper should be used, so this is a warning; a keeper that was only
+            // found need not be used.
             Err(error) if named.is_some() => tracing::warn!("{error}; no keeper is used"),
             Err(error) => tracing::debug!("{error}; no keeper is used"),
         }
@@ -67,8 +71,9 @@ impl Keepers {
         Ok(())
     }
 
-    /// Returns the keeper for a program that is to get one. `None` if the program gets only a session: because there is no
-    /// keeper, or because half of the descriptor limit is used up (`has_room` is false).
+    /// Returns the keeper for a program that is to get one. `None` if the program gets only a
+    /// session: because there is no keeper, or because half of the descriptor limit is used up
+    /// (`has_room` is false).
     pub(in crate::tracker) fn get(
         &self,
         mode: ContainmentMode,

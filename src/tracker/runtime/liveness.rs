@@ -1,14 +1,15 @@
 //! Determines whether an instance is dead.
 //!
-//! Two facts must agree: its lock is free, and its identity is gone. The kernel releases the lock at death, whatever the cause,
-//! and across namespaces; the identity remains valid even if the lock file was deleted. A row in a copy of the ledger proves
-//! nothing, since its instance may still be running with the original.
+//! Two facts must agree: its lock is free, and its identity is gone. The kernel releases the lock
+//! at death, whatever the cause, and across namespaces; the identity remains valid even if the lock
+//! file was deleted. A row in a copy of the ledger proves nothing, since its instance may still be
+//! running with the original.
 //!
-//! execve(2) ends an instance just like a death, but keeps its identity. In that case a third fact decides, which the instance
-//! wrote to its lock file: the program image that its process ran.
+//! execve(2) ends an instance just like a death, but keeps its identity. In that case a third fact
+//! decides, which the instance wrote to its lock file: the program image that its process ran.
 //!
-//! The identity of an instance in another PID namespace cannot be checked. Such an instance is dead, with all its processes, once
-//! no process is in that namespace any more.
+//! The identity of an instance in another PID namespace cannot be checked. Such an instance is
+//! dead, with all its processes, once no process is in that namespace any more.
 
 use std::{
     cell::OnceCell,
@@ -56,7 +57,8 @@ pub(in crate::tracker) fn orphan_rule(replaced: bool) -> RuleKey {
     if replaced { RuleKey::InstanceReplaced } else { RuleKey::InstanceDead }
 }
 
-/// Determines whether instances are dead, by their locks and identities; created anew for each pass.
+/// Determines whether instances are dead, by their locks and identities; created anew for each
+/// pass.
 pub(in crate::tracker) struct LivenessCheck<'a> {
     store: &'a Store,
     proc: &'a Proc,
@@ -70,7 +72,8 @@ impl<'a> LivenessCheck<'a> {
         Self { store, proc, here, namespaces: OnceCell::new() }
     }
 
-    /// Returns the liveness of one of `all` instances, which were listed before this check was created.
+    /// Returns the liveness of one of `all` instances, which were listed before this check was
+    /// created.
     pub(in crate::tracker) fn of(
         &self,
         instance: &InstanceRecord,
@@ -120,8 +123,8 @@ impl<'a> LivenessCheck<'a> {
         read_note_of(self.store, instance)
     }
 
-    /// Returns whether all processes in the PID namespace of an instance with a free lock are gone; the error is why that is
-    /// unknown.
+    /// Returns whether all processes in the PID namespace of an instance with a free lock are gone;
+    /// the error is why that is unknown.
     fn check_elsewhere(
         &self,
         instance: &InstanceRecord,
@@ -144,8 +147,9 @@ impl<'a> LivenessCheck<'a> {
                 Err(error) => Err(format!("{}: {error}", unknown())),
             };
         }
-        // 2. pid_namespaces(7): when the first process of a namespace ends, all others in it are killed. So the first process is
-        //    checked: this instance, or another one of this ledger that was the first process when this one opened it.
+        // 2. pid_namespaces(7): when the first process of a namespace ends, all others in it are
+        //    killed. So the first process is checked: this instance, or another one of this ledger
+        //    that was the first process when this one opened it.
         let is_first = |it: &InstanceRecord| it.identity.pid.get() == 1 && it.stopped_at.is_none();
         if is_first(instance) {
             return if lock == LockState::Free { Ok(()) } else { Err(unknown()) };
@@ -166,10 +170,11 @@ impl<'a> LivenessCheck<'a> {
         }
     }
 
-    /// Checks an instance whose process is alive: whether that still runs the image that opened the ledger.
+    /// Checks an instance whose process is alive: whether that still runs the image that opened the
+    /// ledger.
     ///
-    /// Its lock alone does not decide: it is released at exec, but also if a descriptor is closed by mistake; and after an exec a
-    /// child that the former image forked still holds it.
+    /// Its lock alone does not decide: it is released at exec, but also if a descriptor is closed
+    /// by mistake; and after an exec a child that the former image forked still holds it.
     fn check_living(&self, instance: &InstanceRecord, lock: LockState) -> Liveness {
         let pid = instance.identity.pid;
         let path = lock_path(self.store, instance);
@@ -193,7 +198,8 @@ impl<'a> LivenessCheck<'a> {
         {
             return replaced();
         }
-        // Neither a tracker of this image nor another copy of this library in this process has the lock.
+        // Neither a tracker of this image nor another copy of this library in this process has the
+        // lock.
         if is_own
             && path
                 .file_name()
@@ -217,8 +223,9 @@ impl<'a> LivenessCheck<'a> {
     }
 }
 
-/// The lock files of this image's trackers: an instance with our own identity that is not among these was ended by an exec.
-/// Written when a tracker is opened and dropped, read when an instance is checked.
+/// The lock files of this image's trackers: an instance with our own identity that is not among
+/// these was ended by an exec. Written when a tracker is opened and dropped, read when an instance
+/// is checked.
 static OPEN_HERE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// Registers an instance as one of this image, until it is dropped.
@@ -274,7 +281,8 @@ pub(in crate::tracker) fn lock_path(
     store: &Store,
     instance: &InstanceRecord,
 ) -> std::path::PathBuf {
-    // A name from the ledger is data: only its last component is used, so that it cannot lead elsewhere.
+    // A name from the ledger is data: only its last component is used, so that it cannot lead
+    // elsewhere.
     let name = Path::new(&instance.lock_name).file_name().unwrap_or_default();
     store.path().with_file_name(name)
 }

@@ -10,7 +10,8 @@ use std::{
 
 use super::lock::lock;
 
-/// When the ledger's history is checked again, and whether a thread is shortening it. Written by that thread when it ends.
+/// When the ledger's history is checked again, and whether a thread is shortening it. Written by
+/// that thread when it ends.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Maintenance {
     next: Mutex<Option<Instant>>,

@@ -7,7 +7,8 @@ use std::{
 
 use super::lock::lock;
 
-/// The thread that checks memory limits. Started by the monitor, woken by the shutdown; written by that thread when it ends.
+/// The thread that checks memory limits. Started by the monitor, woken by the shutdown; written by
+/// that thread when it ends.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct MemoryWatch {
     running: Mutex<bool>,

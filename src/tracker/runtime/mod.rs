@@ -1,4 +1,5 @@
-//! Components of an open tracker. Each owns its data, and depends on none of the modules that act on it.
+//! Components of an open tracker. Each owns its data, and depends on none of the modules that act
+//! on it.
 //!
 //! - [`adopted_zombies`]: zombies that tasks may leave to this process;
 //! - [`background_ends`]: the queue of trees that are ended in the background;

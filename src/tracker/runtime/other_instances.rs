@@ -17,8 +17,8 @@ use crate::{
     sys::{Pinned, Probe, Proc, file_lock::discard},
 };
 
-/// How long to wait for the lock of a dead host: a child at its gate holds a copy of it until it dies by PDEATHSIG, which takes
-/// microseconds, or tens of milliseconds on an overloaded machine.
+/// How long to wait for the lock of a dead host: a child at its gate holds a copy of it until it
+/// dies by PDEATHSIG, which takes microseconds, or tens of milliseconds on an overloaded machine.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
@@ -36,9 +36,11 @@ pub(in crate::tracker) fn check_others(
     Ok(checked.collect())
 }
 
-/// Checks every other instance like [`check_others`], but first waits until the locks of instances that have just died are free.
+/// Checks every other instance like [`check_others`], but first waits until the locks of instances
+/// that have just died are free.
 ///
-/// A lock that is held for longer is not held by a child at a gate. Its instance is not touched, but reported.
+/// A lock that is held for longer is not held by a child at a gate. Its instance is not touched,
+/// but reported.
 pub(in crate::tracker) fn check_others_at_rest(
     store: &Store,
     proc: &Proc,
@@ -63,8 +65,8 @@ pub(in crate::tracker) fn check_others_at_rest(
     }
 }
 
-/// Removes lock files that are no longer needed and that no process holds: those of instances that died before they were
-/// recorded, and those whose reaper died before removing them.
+/// Removes lock files that are no longer needed and that no process holds: those of instances that
+/// died before they were recorded, and those whose reaper died before removing them.
 pub(in crate::tracker) fn remove_stale_locks(store: &Store) {
     let ledger = store.path();
     let Ok(_acting) = store.act_as_owner() else { return };
@@ -80,7 +82,8 @@ pub(in crate::tracker) fn remove_stale_locks(store: &Store) {
     }
 }
 
-/// Returns whether the process of an instance in this PID scope is gone, whatever the state of its lock.
+/// Returns whether the process of an instance in this PID scope is gone, whatever the state of its
+/// lock.
 fn is_gone(proc: &Proc, here: PidScope, instance: &InstanceRecord) -> bool {
     here.reach(&instance.identity.scope) == Reach::Here
         && matches!(Pinned::probe(proc, here, &instance.identity), Probe::Zombie(_) | Probe::Gone)

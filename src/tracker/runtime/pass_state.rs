@@ -10,12 +10,13 @@ use super::lock::lock;
 /// The state of the monitor and of the passes.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct PassState {
-    /// Whether the monitor is running and was not asked to stop. Set when it is started, cleared when it ends and by the
-    /// shutdown; read by every thread that could leave work to it.
+    /// Whether the monitor is running and was not asked to stop. Set when it is started, cleared
+    /// when it ends and by the shutdown; read by every thread that could leave work to it.
     monitoring: AtomicBool,
     /// Held by the pass, or the `kill`, that is running.
     pass: Mutex<()>,
-    /// Whether the monitor has started a health pass that is still running. Set by the monitor, cleared by the pass.
+    /// Whether the monitor has started a health pass that is still running. Set by the monitor,
+    /// cleared by the pass.
     health: Arc<AtomicBool>,
 }
 
@@ -29,7 +30,8 @@ impl PassState {
         self.monitoring.store(on, Ordering::Release);
     }
 
-    /// Waits until no other pass is running, and prevents others from running until the guard is dropped.
+    /// Waits until no other pass is running, and prevents others from running until the guard is
+    /// dropped.
     pub(in crate::tracker) fn begin_pass(&self) -> MutexGuard<'_, ()> {
         lock(&self.pass)
     }

@@ -22,8 +22,8 @@ pub(in crate::tracker) struct Unfinished {
     pub(in crate::tracker) since: Instant,
 }
 
-/// Ends that could not be recorded yet. Written by whichever thread records an end; taken by the monitor, by health passes and by
-/// the shutdown, which put back those that must wait longer.
+/// Ends that could not be recorded yet. Written by whichever thread records an end; taken by the
+/// monitor, by health passes and by the shutdown, which put back those that must wait longer.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct PendingWrites {
     /// Ends of roots that could not be written yet (invariant 10).
@@ -32,7 +32,8 @@ pub(in crate::tracker) struct PendingWrites {
     pub(in crate::tracker) settled: SharedList<Settled>,
     /// Dead processes whose ends are not recorded yet, since their statuses are not available yet.
     pub(in crate::tracker) statuses: SharedList<Waiting>,
-    /// Dead processes whose ends are recorded, but whose status is not available yet, or that cannot be reaped yet.
+    /// Dead processes whose ends are recorded, but whose status is not available yet, or that
+    /// cannot be reaped yet.
     pub(in crate::tracker) unfinished: SharedList<Unfinished>,
     /// Dead roots of ours that another instance was ending when they died.
     pub(in crate::tracker) claimed: SharedList<Dead>,

@@ -21,11 +21,13 @@ use crate::{
     sys::{PidFd, fd_table::descriptor_limit},
 };
 
-/// The processes for which this instance is responsible, with the descriptors that are held for them.
+/// The processes for which this instance is responsible, with the descriptors that are held for
+/// them.
 #[derive(Debug)]
 pub(in crate::tracker) struct Registry {
     pub(in crate::tracker) deaths: Deaths,
-    /// Written by spawns and adoptions, and by whichever thread records an end; read by all threads.
+    /// Written by spawns and adoptions, and by whichever thread records an end; read by all
+    /// threads.
     entries: Mutex<HashMap<ProcessId, Arc<Tracked>>>,
     /// How many of them have a maximum run time. Usually none has, and none is examined.
     deadlines: AtomicUsize,
@@ -91,8 +93,8 @@ impl Registry {
         Some(entry)
     }
 
-    /// Gives up the right to end a process that is still alive. A death that was reported and ignored meanwhile is reported
-    /// again.
+    /// Gives up the right to end a process that is still alive. A death that was reported and
+    /// ignored meanwhile is reported again.
     pub(in crate::tracker) fn give_up(&self, entry: &Tracked) {
         entry.give_up();
         self.deaths.rearm(entry);
@@ -123,7 +125,8 @@ impl Registry {
         lock(&self.entries).values().filter(|entry| entry.pidfd.is_none()).count()
     }
 
-    /// Returns the registered processes, except those of `targets`: each is a separate task, whatever its parent is.
+    /// Returns the registered processes, except those of `targets`: each is a separate task,
+    /// whatever its parent is.
     pub(in crate::tracker) fn registered_except(&self, targets: &[ProcessId]) -> Vec<Pid> {
         let entries = lock(&self.entries);
         let registered = entries.values().filter(|entry| !entry.child);

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 
 use super::lock::lock;
 
-/// A list that threads share. Its lock is held only within a method, so it is always the last one that is taken.
+/// A list that threads share. Its lock is held only within a method, so it is always the last one
+/// that is taken.
 #[derive(Debug)]
 pub(in crate::tracker) struct SharedList<T>(Mutex<Vec<T>>);
 

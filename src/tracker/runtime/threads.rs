@@ -9,8 +9,8 @@ use std::{
 use super::lock::lock;
 use crate::sys::without_signals;
 
-/// The threads of a tracker, except those that have finished. Each thread that starts another one adds it; the shutdown takes
-/// them all.
+/// The threads of a tracker, except those that have finished. Each thread that starts another one
+/// adds it; the shutdown takes them all.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Threads(Mutex<Vec<JoinHandle<()>>>);
 

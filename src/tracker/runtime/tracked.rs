@@ -19,8 +19,8 @@ use crate::{
     sys::{PidFd, Pinned, Probe, Proc, boot_minus_monotonic},
 };
 
-/// How long a batch of ends waits for the status of a process that is not our child, which the kernel reports only after its
-/// parent has reaped it. After that the row says `unobserved`.
+/// How long a batch of ends waits for the status of a process that is not our child, which the
+/// kernel reports only after its parent has reaped it. After that the row says `unobserved`.
 pub(in crate::tracker) const REAPED_BY_PARENT: Duration = Duration::from_millis(20);
 
 /// A recorded root, with the data for ending it and waiting for it.
@@ -44,8 +44,8 @@ pub(in crate::tracker) struct Root {
     pub(in crate::tracker) arguments: bool,
 }
 
-/// Program and arguments in one allocation, each terminated by NUL, which no argument can contain. There is one in memory for
-/// each tracked process.
+/// Program and arguments in one allocation, each terminated by NUL, which no argument can contain.
+/// There is one in memory for each tracked process.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct CompactCommand(Box<str>);
 
@@ -61,8 +61,9 @@ impl CompactCommand {
 }
 
 impl Root {
-    /// Returns how long it has run, measured in start ticks, since setting the wall clock must not end a process. The result is a
-    /// tick less than the time since the start tick, so that a limit never applies early.
+    /// Returns how long it has run, measured in start ticks, since setting the wall clock must not
+    /// end a process. The result is a tick less than the time since the start tick, so that a limit
+    /// never applies early.
     pub(in crate::tracker) fn age(&self) -> Duration {
         crate::sys::proc::age(self.identity.start_tick).saturating_sub(crate::sys::proc::TICK)
     }
@@ -98,8 +99,9 @@ impl Root {
     }
 }
 
-/// Returns whether the arguments of a recorded root's descendants may be recorded. A row does not show whether its root had no
-/// arguments or whether they must not be disclosed; a row without arguments is treated as the latter.
+/// Returns whether the arguments of a recorded root's descendants may be recorded. A row does not
+/// show whether its root had no arguments or whether they must not be disclosed; a row without
+/// arguments is treated as the latter.
 pub(in crate::tracker) fn may_record_arguments(command: &[String]) -> bool {
     command.len() != 1
 }
@@ -129,11 +131,13 @@ struct Progress {
     recorded: bool,
     /// Whether an attempt to end it was given up; the health pass makes the next one.
     given_up: bool,
-    /// Whether the processes that it left have been handled as well, so that no thread is handling the tree any more.
+    /// Whether the processes that it left have been handled as well, so that no thread is handling
+    /// the tree any more.
     over: bool,
     /// Whether it is known to be dead, even if its status is not known yet.
     dead: bool,
-    /// Whether its end was recorded before its status was known, so that the row gets the status later.
+    /// Whether its end was recorded before its status was known, so that the row gets the status
+    /// later.
     lacks_status: bool,
     /// Whether this instance has suspended its tree.
     suspended: bool,
@@ -159,7 +163,8 @@ pub(in crate::tracker) struct Tracking {
     pub(in crate::tracker) keeper: Option<KeeperHandle>,
 }
 
-/// The number of descriptors for a process with a keeper: its own pidfd, the keeper's, and the socket.
+/// The number of descriptors for a process with a keeper: its own pidfd, the keeper's, and the
+/// socket.
 pub(in crate::tracker) const KEEPER_DESCRIPTORS: usize = 3;
 
 impl Tracking {
@@ -182,9 +187,11 @@ pub(in crate::tracker) struct Tracked {
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
     /// How long the machine had been suspended since boot when tracking began.
     suspended_before: Duration,
-    /// When it was last known to be alive; set by the thread that finds it dead, read when its end is recorded.
+    /// When it was last known to be alive; set by the thread that finds it dead, read when its end
+    /// is recorded.
     pub(in crate::tracker) died_since: OnceLock<Instant>,
-    /// Written by the thread that has reserved its end, and by those that determine its status; read by all threads.
+    /// Written by the thread that has reserved its end, and by those that determine its status;
+    /// read by all threads.
     progress: Mutex<Progress>,
     changed: Condvar,
     /// Notifies futures when its end is in the ledger.
@@ -218,13 +225,14 @@ impl Tracked {
         if self.keeper.is_some() { KEEPER_DESCRIPTORS } else { 1 }
     }
 
-    /// Returns how long it has run, as counted for its limit: without the time for which the machine was suspended since tracking
-    /// began.
+    /// Returns how long it has run, as counted for its limit: without the time for which the
+    /// machine was suspended since tracking began.
     pub(in crate::tracker) fn run_time(&self) -> Duration {
         limits::run_time(self.root.age(), self.suspended_before, boot_minus_monotonic())
     }
 
-    /// Returns the held pidfd or, beyond the descriptor limit, a new one if the process still has its PID.
+    /// Returns the held pidfd or, beyond the descriptor limit, a new one if the process still has
+    /// its PID.
     pub(in crate::tracker) fn open_pidfd(
         &self,
         proc: &Proc,
@@ -236,8 +244,9 @@ impl Tracked {
         })
     }
 
-    /// Logs that its keeper was killed while the process is alive. The process continues to run: its end is detected by its
-    /// pidfd, and its strays are found by session, token and recorded descendants.
+    /// Logs that its keeper was killed while the process is alive. The process continues to run:
+    /// its end is detected by its pidfd, and its strays are found by session, token and recorded
+    /// descendants.
     pub(in crate::tracker) fn notice_keeper(&self) {
         if !self.keeper.as_deref().is_some_and(KeeperHandle::has_gone) {
             return;
@@ -257,8 +266,8 @@ impl Tracked {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the threads that wait for a change, if there are any: thousands of processes may end at once, and usually no thread
-    /// waits for them.
+    /// Wakes the threads that wait for a change, if there are any: thousands of processes may end
+    /// at once, and usually no thread waits for them.
     fn notify(&self, progress: MutexGuard<'_, Progress>) {
         let is_awaited = progress.waiting > 0;
         drop(progress);
@@ -308,7 +317,8 @@ impl Tracked {
         self.progress().dead
     }
 
-    /// Returns whether its end was recorded before its status was known, and the status is still missing.
+    /// Returns whether its end was recorded before its status was known, and the status is still
+    /// missing.
     pub(in crate::tracker) fn lacks_status(&self) -> bool {
         self.progress().lacks_status
     }
@@ -388,7 +398,8 @@ impl Tracked {
         self.notify(progress);
     }
 
-    /// Remembers why it ended, for the thread that records its end later; `None` if that is about to be recorded.
+    /// Remembers why it ended, for the thread that records its end later; `None` if that is about
+    /// to be recorded.
     pub(in crate::tracker) fn set_cause(&self, cause: Option<(EndReason, Option<Justification>)>) {
         self.progress().cause = cause.map(Box::new);
     }
@@ -398,8 +409,8 @@ impl Tracked {
         self.progress().cause.as_deref().cloned()
     }
 
-    /// Returns whether a thread is recording its end, or ending it, or has done so, or has failed to, so that its deadline no
-    /// longer applies.
+    /// Returns whether a thread is recording its end, or ending it, or has done so, or has failed
+    /// to, so that its deadline no longer applies.
     pub(in crate::tracker) fn is_being_ended(&self) -> bool {
         let progress = self.progress();
         progress.busy || progress.recorded || progress.given_up
@@ -430,10 +441,11 @@ impl Tracked {
         true
     }
 
-    /// Reads the status of the dead process and publishes it. The zombie stays, and pins the PID and the session.
+    /// Reads the status of the dead process and publishes it. The zombie stays, and pins the PID
+    /// and the session.
     ///
-    /// Until `deadline` it waits for a status that a tracer or the keeper still holds back, and for the status of a process that
-    /// is not our child, which its parent must reap first.
+    /// Until `deadline` it waits for a status that a tracer or the keeper still holds back, and for
+    /// the status of a process that is not our child, which its parent must reap first.
     pub(in crate::tracker) fn learn_status(
         &self,
         pidfd: &PidFd,
@@ -449,7 +461,8 @@ impl Tracked {
             }
             Some(KeeperReport::NotYet) => StatusReading::NotYet,
             None if self.child => child_status(pidfd),
-            // A keeper that was killed reports nothing. Then its program is the child of another process.
+            // A keeper that was killed reports nothing. Then its program is the child of another
+            // process.
             Some(KeeperReport::Gone) | None => unrelated_status(pidfd, deadline),
         };
         if let StatusReading::Status(status) = reading {
@@ -466,19 +479,22 @@ impl Tracked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum StatusReading {
     Status(ExitStatus),
-    /// It will become available: a tracer still holds the process, or the keeper has not been scheduled yet.
+    /// It will become available: a tracer still holds the process, or the keeper has not been
+    /// scheduled yet.
     NotYet,
     /// Its parent, which is not this process, has not reaped it and may never do so.
     Unreaped,
 }
 
-/// Returns whether the kernel may have dumped the core of a process that this signal ended (signal(7)).
+/// Returns whether the kernel may have dumped the core of a process that this signal ended
+/// (signal(7)).
 fn may_dump_core(signal: i32) -> bool {
     !matches!(signal, libc::SIGTERM | libc::SIGKILL | libc::SIGINT | libc::SIGHUP)
 }
 
-/// Returns the status of a dead child. While a tracer has not released it, waitid(2) reports nothing (ptrace(2)); if another
-/// process or thread has taken the status, it reports that there is no such child.
+/// Returns the status of a dead child. While a tracer has not released it, waitid(2) reports
+/// nothing (ptrace(2)); if another process or thread has taken the status, it reports that there is
+/// no such child.
 fn child_status(pidfd: &PidFd) -> StatusReading {
     match pidfd.child_status(false) {
         Ok(Some(status)) => StatusReading::Status(status),

@@ -1,8 +1,10 @@
-//! Saves ends that could not be written before the host stopped in a file beside the ledger, for the next instance.
+//! Saves ends that could not be written before the host stopped in a file beside the ledger, for
+//! the next instance.
 //!
-//! The file is `LEDGER-ends-HEX.json`, with the same HEX as in the name of the instance's lock. The rows stay `running` until an
-//! instance that reaps opens the ledger. Its orphan pass ends them (and the remaining members of their trees), then adds from the
-//! file how and when they ended, and which of them were leaks, in one transaction, and removes the file. A malformed file changes
+//! The file is `LEDGER-ends-HEX.json`, with the same HEX as in the name of the instance's lock. The
+//! rows stay `running` until an instance that reaps opens the ledger. Its orphan pass ends them
+//! (and the remaining members of their trees), then adds from the file how and when they ended, and
+//! which of them were leaks, in one transaction, and removes the file. A malformed file changes
 //! nothing, and is logged.
 
 use std::{path::PathBuf, time::Duration};
@@ -51,7 +53,8 @@ struct SavedEnd {
     core_dumped: bool,
     rule: Option<String>,
     evidence: Option<String>,
-    /// Absent for an end that was no leak, so that a program that does not know it can read the file.
+    /// Absent for an end that was no leak, so that a program that does not know it can read the
+    /// file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     leak: Option<SavedLeak>,
 }
@@ -190,7 +193,8 @@ pub(in crate::tracker) fn save_unrecorded_ends(
     }
 }
 
-/// Returns the ends that wait in memory, joined with their rows; the ledger can be read even if it cannot be written.
+/// Returns the ends that wait in memory, joined with their rows; the ledger can be read even if it
+/// cannot be written.
 fn unrecorded_ends(store: &Store, pending: &PendingWrites) -> Vec<LateEnd> {
     let roots = pending.roots.map(|root| (root.process, root.end.clone(), None));
     let settled = pending.settled.map(|settled| match &settled.verdict {

@@ -10,33 +10,40 @@ use std::{
 use super::job::Job;
 use crate::model::{Attributes, EndPlan, Resource, Rlimit};
 
-/// Attributes that the program does not inherit from its host. [`Tracker::spawn`](crate::Tracker::spawn) checks them before
-/// anything is started; if the kernel refuses one to the child nevertheless, for example in a user namespace, that is an error
-/// with its errno. In both cases the program has not run.
+/// Attributes that the program does not inherit from its host.
+/// [`Tracker::spawn`](crate::Tracker::spawn) checks them before anything is started; if the kernel
+/// refuses one to the child nevertheless, for example in a user namespace, that is an error with
+/// its errno. In both cases the program has not run.
 ///
-/// The row has them in [`attributes`](crate::ProcessSpec::attributes), and `ps --json` under the same name.
+/// The row has them in [`attributes`](crate::ProcessSpec::attributes), and `ps --json` under the
+/// same name.
 impl Job {
-    /// Sets the program's argument zero, like [`CommandExt::arg0`](std::os::unix::process::CommandExt::arg0); by default it is
-    /// the name of the program as passed to [`Job::new`].
+    /// Sets the program's argument zero, like
+    /// [`CommandExt::arg0`](std::os::unix::process::CommandExt::arg0); by default it is the name of
+    /// the program as passed to [`Job::new`].
     ///
-    /// A NUL byte in it is invalid input. A file without a `#!` line, which the shell must execute, does not get it.
+    /// A NUL byte in it is invalid input. A file without a `#!` line, which the shell must execute,
+    /// does not get it.
     #[must_use]
     pub fn arg0(mut self, arg: impl Into<OsString>) -> Self {
         self.arg0 = Some(arg.into());
         self
     }
 
-    /// Sets the program's user: its real, effective, saved and file system uid (`setresuid(2)`). The row has it in
-    /// [`uid`](crate::ProcessSpec::uid).
+    /// Sets the program's user: its real, effective, saved and file system uid (`setresuid(2)`).
+    /// The row has it in [`uid`](crate::ProcessSpec::uid).
     ///
-    /// This requires a root host with root's own ledger, because otherwise the program of another user could not be ended.
-    /// Unlike with [`std::process::Command`], [`gid`](Self::gid) must be set as well, since the program would otherwise keep
-    /// root's group. The program gets no supplementary groups except those of [`groups`](Self::groups), and no capabilities in
-    /// any set (`capabilities(7)`). The working directory is entered and the program is searched for as that user; the
-    /// environment is the host's, `HOME` and `USER` included, unless the job sets it.
+    /// This requires a root host with root's own ledger, because otherwise the program of another
+    /// user could not be ended. Unlike with [`std::process::Command`], [`gid`](Self::gid) must be
+    /// set as well, since the program would otherwise keep root's group. The program gets no
+    /// supplementary groups except those of [`groups`](Self::groups), and no capabilities in any
+    /// set (`capabilities(7)`). The working directory is entered and the program is searched for as
+    /// that user; the environment is the host's, `HOME` and `USER` included, unless the job sets
+    /// it.
     ///
-    /// This makes the host permanently undumpable (`PR_SET_DUMPABLE` in `prctl(2)`): it dumps no core, and only root may trace
-    /// it. The child shares the host's memory until it executes the program, and the other user must not be able to read it.
+    /// This makes the host permanently undumpable (`PR_SET_DUMPABLE` in `prctl(2)`): it dumps no
+    /// core, and only root may trace it. The child shares the host's memory until it executes the
+    /// program, and the other user must not be able to read it.
     ///
     /// ```no_run
     /// # fn main() -> procledger::Result<()> {
@@ -50,8 +57,9 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, without `CAP_SETUID` or in a ledger of a user other
-    /// than root; invalid input without a gid, and for `u32::MAX`. The host's own uid is always allowed and changes nothing.
+    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, without `CAP_SETUID`
+    /// or in a ledger of a user other than root; invalid input without a gid, and for `u32::MAX`.
+    /// The host's own uid is always allowed and changes nothing.
     #[must_use]
     pub fn uid(mut self, uid: u32) -> Self {
         self.attributes.uid = Some(uid);
@@ -62,16 +70,17 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, for a gid other than the host's without
-    /// `CAP_SETGID`.
+    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, for a gid other than
+    /// the host's without `CAP_SETGID`.
     #[must_use]
     pub fn gid(mut self, gid: u32) -> Self {
         self.attributes.gid = Some(gid);
         self
     }
 
-    /// Sets the program's supplementary groups (`setgroups(2)`), at most 65536; by default those of the host, or none if
-    /// [`uid`](Self::uid) sets another user. Groups in passwd(5) and group(5) are not looked up.
+    /// Sets the program's supplementary groups (`setgroups(2)`), at most 65536; by default those of
+    /// the host, or none if [`uid`](Self::uid) sets another user. Groups in passwd(5) and group(5)
+    /// are not looked up.
     ///
     /// # Errors
     ///
@@ -82,29 +91,30 @@ impl Job {
         self
     }
 
-    /// Sets the program's file mode creation mask (`umask(2)`), 0 to `0o777`; by default the host's.
+    /// Sets the program's file mode creation mask (`umask(2)`), 0 to `0o777`; by default the
+    /// host's.
     #[must_use]
     pub fn umask(mut self, mask: u32) -> Self {
         self.attributes.umask = Some(mask);
         self
     }
 
-    /// Sets the program's nice value (`setpriority(2)`), from -20, the most favorable, to 19. Like `Nice=` of systemd.exec(5)
-    /// this is the value itself; nice(1) adds to the current one.
+    /// Sets the program's nice value (`setpriority(2)`), from -20, the most favorable, to 19. Like
+    /// `Nice=` of systemd.exec(5) this is the value itself; nice(1) adds to the current one.
     ///
     /// # Errors
     ///
-    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EACCES`, below the host's own value without `CAP_SYS_NICE`
-    /// or a sufficient `RLIMIT_NICE`.
+    /// From the spawn: [`is_denied`](crate::Error::is_denied), with `EACCES`, below the host's own
+    /// value without `CAP_SYS_NICE` or a sufficient `RLIMIT_NICE`.
     #[must_use]
     pub fn nice(mut self, nice: i32) -> Self {
         self.attributes.nice = Some(nice);
         self
     }
 
-    /// Sets a resource limit (`setrlimit(2)`), in the unit of the resource; `None` for unlimited. The limit applies to each
-    /// process of the tree separately; for the memory of the whole tree see [`max_rss`](Self::max_rss). If a resource is set
-    /// more than once, the last value counts.
+    /// Sets a resource limit (`setrlimit(2)`), in the unit of the resource; `None` for unlimited.
+    /// The limit applies to each process of the tree separately; for the memory of the whole tree
+    /// see [`max_rss`](Self::max_rss). If a resource is set more than once, the last value counts.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -120,8 +130,9 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// From the spawn: invalid input for a soft limit above the hard limit; [`is_denied`](crate::Error::is_denied), with `EPERM`,
-    /// for a hard limit above the host's without `CAP_SYS_RESOURCE`.
+    /// From the spawn: invalid input for a soft limit above the hard limit;
+    /// [`is_denied`](crate::Error::is_denied), with `EPERM`, for a hard limit above the host's
+    /// without `CAP_SYS_RESOURCE`.
     #[must_use]
     pub fn rlimit(
         mut self,
@@ -134,39 +145,45 @@ impl Job {
         self
     }
 
-    /// Puts the program into this process group (`setpgid(2)`), or with 0 into a new group, and leaves it in the host's session,
-    /// like [`CommandExt::process_group`](std::os::unix::process::CommandExt::process_group). By default it gets a new session.
+    /// Puts the program into this process group (`setpgid(2)`), or with 0 into a new group, and
+    /// leaves it in the host's session, like
+    /// [`CommandExt::process_group`](std::os::unix::process::CommandExt::process_group). By default
+    /// it gets a new session.
     ///
-    /// Without a new session, `session` containment is weaker: processes that leave the program's group, or are in a group that
-    /// it joined, are identified only by their parents and their environment. The program still has the host's terminal, which
-    /// can stop it. Under a keeper, 0 is a group in the keeper's session.
+    /// Without a new session, `session` containment is weaker: processes that leave the program's
+    /// group, or are in a group that it joined, are identified only by their parents and their
+    /// environment. The program still has the host's terminal, which can stop it. Under a keeper,
+    /// 0 is a group in the keeper's session.
     ///
     /// # Errors
     ///
-    /// From the spawn: invalid input for a negative number, and for a number other than 0 together with
-    /// [`foreground`](Self::foreground) or [`share_terminal`](Self::share_terminal), or if
-    /// [`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper) is requested; [`is_denied`](crate::Error::is_denied), with
-    /// `EPERM`, for a group that does not exist in the host's session.
+    /// From the spawn: invalid input for a negative number, and for a number other than 0 together
+    /// with [`foreground`](Self::foreground) or [`share_terminal`](Self::share_terminal), or if
+    /// [`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper) is requested;
+    /// [`is_denied`](crate::Error::is_denied), with `EPERM`, for a group that does not exist in the
+    /// host's session.
     #[must_use]
     pub fn process_group(mut self, group: i32) -> Self {
         self.attributes.process_group = Some(group);
         self
     }
 
-    /// Gives the program all descriptors of the host above 2 that are not close-on-exec, as if the host executed it, except those
-    /// of procledger itself; off by default. The host keeps its own copies, and the ledger does not record them.
+    /// Gives the program all descriptors of the host above 2 that are not close-on-exec, as if the
+    /// host executed it, except those of procledger itself; off by default. The host keeps its own
+    /// copies, and the ledger does not record them.
     ///
-    /// If `LISTEN_PID` (`sd_listen_fds(3)`) is the PID of the host, it is replaced by the PID of the program in the program's
-    /// environment. This is meant for a host through which a single program is started, such as `procledger run`: descriptors
-    /// that another thread of the host opens without `O_CLOEXEC` are inherited as well.
+    /// If `LISTEN_PID` (`sd_listen_fds(3)`) is the PID of the host, it is replaced by the PID of
+    /// the program in the program's environment. This is meant for a host through which a single
+    /// program is started, such as `procledger run`: descriptors that another thread of the host
+    /// opens without `O_CLOEXEC` are inherited as well.
     #[must_use]
     pub fn inherit_fds(mut self, on: bool) -> Self {
         self.inherit_fds = on;
         self
     }
 
-    /// Gives the program one more descriptor, with this number. The host's copy is closed once the job, and each clone of it, has
-    /// been spawned or dropped.
+    /// Gives the program one more descriptor, with this number. The host's copy is closed once the
+    /// job, and each clone of it, has been spawned or dropped.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -185,9 +202,9 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// From the spawn: invalid input for 0 to 2, which [`stdin`](Self::stdin), [`stdout`](Self::stdout) and
-    /// [`stderr`](Self::stderr) set; for a number that is negative, at or above the host's `RLIMIT_NOFILE`, or used twice; and
-    /// for more than 249 descriptors.
+    /// From the spawn: invalid input for 0 to 2, which [`stdin`](Self::stdin),
+    /// [`stdout`](Self::stdout) and [`stderr`](Self::stderr) set; for a number that is negative, at
+    /// or above the host's `RLIMIT_NOFILE`, or used twice; and for more than 249 descriptors.
     #[must_use]
     pub fn fd(mut self, number: RawFd, fd: impl Into<OwnedFd>) -> Self {
         self.attributes.fds.push(number);
@@ -256,7 +273,8 @@ impl Job {
         &self.end_plan
     }
 
-    /// Returns the attributes that the program does not inherit from its host, except for argument zero.
+    /// Returns the attributes that the program does not inherit from its host, except for argument
+    /// zero.
     pub fn get_attributes(&self) -> &Attributes {
         &self.attributes
     }

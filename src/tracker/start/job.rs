@@ -20,7 +20,8 @@ use crate::{
 pub struct Stdio(pub(in crate::tracker) StdioSource);
 
 impl Stdio {
-    /// Inherits the host's descriptor. A descriptor that is closed, or close-on-exec, is closed in the program.
+    /// Inherits the host's descriptor. A descriptor that is closed, or close-on-exec, is closed in
+    /// the program.
     pub fn inherit() -> Self {
         Self(StdioSource::Inherit)
     }
@@ -35,14 +36,15 @@ impl Stdio {
         Self(StdioSource::Piped)
     }
 
-    /// For standard error: uses the same descriptor as standard output, like `2>&1` in a shell. If that is a pipe, everything is
-    /// read from [`Process::stdout`](crate::Process::stdout), in the order in which the program wrote it.
+    /// For standard error: uses the same descriptor as standard output, like `2>&1` in a shell. If
+    /// that is a pipe, everything is read from [`Process::stdout`](crate::Process::stdout), in the
+    /// order in which the program wrote it.
     pub fn merge() -> Self {
         Self(StdioSource::Merge)
     }
 
-    /// Uses a descriptor of the caller, such as a log file or a socket. The host's copy is closed once the job, and each clone
-    /// of it, has been spawned or dropped.
+    /// Uses a descriptor of the caller, such as a log file or a socket. The host's copy is closed
+    /// once the job, and each clone of it, has been spawned or dropped.
     pub fn fd(fd: impl Into<OwnedFd>) -> Self {
         Self(StdioSource::Fd(Arc::new(fd.into())))
     }
@@ -92,16 +94,19 @@ impl From<std::process::ChildStderr> for Stdio {
 
 /// A program to run for a task, and its limits.
 ///
-/// The program gets its own session, the descriptors 0 to 2, those of [`fd`](Self::fd) and [`inherit_fds`](Self::inherit_fds)
-/// and, unless [`signals`](Self::signals) is used, default signal dispositions and an empty signal mask. It is searched for like
-/// by execvp(3), in the `PATH` of its own environment.
+/// The program gets its own session, the descriptors 0 to 2, those of [`fd`](Self::fd) and
+/// [`inherit_fds`](Self::inherit_fds) and, unless [`signals`](Self::signals) is used, default
+/// signal dispositions and an empty signal mask. It is searched for like by execvp(3), in the
+/// `PATH` of its own environment.
 ///
-/// Methods have the same names as in [`std::process::Command`], as far as that has them. There is no `pre_exec`: a closure would
-/// run before the row is committed, in a child that shares the memory, the locks and the thread-local data of its running host,
-/// so that it could neither allocate nor panic without harm to the host. The usual purposes of such closures have methods:
-/// [`uid`](Self::uid), [`gid`](Self::gid), [`groups`](Self::groups), [`umask`](Self::umask), [`nice`](Self::nice),
-/// [`rlimit`](Self::rlimit), [`process_group`](Self::process_group), [`fd`](Self::fd). A new session (`setsid`) and default
-/// signals are the default. For anything else start a program that does it and then executes the next one, such as setpriv(1) or
+/// Methods have the same names as in [`std::process::Command`], as far as that has them. There is
+/// no `pre_exec`: a closure would run before the row is committed, in a child that shares the
+/// memory, the locks and the thread-local data of its running host, so that it could neither
+/// allocate nor panic without harm to the host. The usual purposes of such closures have methods:
+/// [`uid`](Self::uid), [`gid`](Self::gid), [`groups`](Self::groups), [`umask`](Self::umask),
+/// [`nice`](Self::nice), [`rlimit`](Self::rlimit), [`process_group`](Self::process_group),
+/// [`fd`](Self::fd). A new session (`setsid`) and default signals are the default. For anything
+/// else start a program that does it and then executes the next one, such as setpriv(1) or
 /// prlimit(1): both are one process with one row.
 ///
 /// A job can be cloned and spawned again; [`task_id`](Self::task_id) sets another task.
@@ -216,7 +221,8 @@ impl Job {
         self
     }
 
-    /// Starts with an empty environment; variables set before are dropped too. The tracker's token is always added.
+    /// Starts with an empty environment; variables set before are dropped too. The tracker's token
+    /// is always added.
     #[must_use]
     pub fn env_clear(mut self) -> Self {
         self.clear_env = true;
@@ -238,9 +244,10 @@ impl Job {
         self
     }
 
-    /// Sets standard input to these bytes, from a file in memory (`memfd_create(2)`) that no process can change: nothing need be
-    /// written while waiting for the program, and it is not an error if the program does not read them. Each clone of the job
-    /// reads them from the beginning. For input that is not known in advance, use [`Stdio::piped`] and
+    /// Sets standard input to these bytes, from a file in memory (`memfd_create(2)`) that no
+    /// process can change: nothing need be written while waiting for the program, and it is not an
+    /// error if the program does not read them. Each clone of the job reads them from the
+    /// beginning. For input that is not known in advance, use [`Stdio::piped`] and
     /// [`Process::communicate`](crate::Process::communicate).
     ///
     /// ```
@@ -275,27 +282,29 @@ impl Job {
 
     /// Sets the signals that the program ignores and blocks when it starts; none by default.
     ///
-    /// To pass on the signals that the host ignores and blocks, as exec would: `.signals(SignalState::current())`.
+    /// To pass on the signals that the host ignores and blocks, as exec would:
+    /// `.signals(SignalState::current())`.
     #[must_use]
     pub fn signals(mut self, signals: SignalState) -> Self {
         self.signals = signals;
         self
     }
 
-    /// Sets the time between the first signal and SIGKILL; by default the tracker's, or the sum of the waits of
-    /// [`stop_signals`](Self::stop_signals).
+    /// Sets the time between the first signal and SIGKILL; by default the tracker's, or the sum of
+    /// the waits of [`stop_signals`](Self::stop_signals).
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.end_plan = self.end_plan.grace(grace);
         self
     }
 
-    /// Sets the signals by which its tree is asked to end before SIGKILL, instead of SIGTERM: each by its number in signal(7),
-    /// with the time before the next one. This is like `KillSignal=` of systemd.kill(5) and `STOPSIGNAL` of a Dockerfile, but
-    /// allows more than one signal.
+    /// Sets the signals by which its tree is asked to end before SIGKILL, instead of SIGTERM: each
+    /// by its number in signal(7), with the time before the next one. This is like `KillSignal=` of
+    /// systemd.kill(5) and `STOPSIGNAL` of a Dockerfile, but allows more than one signal.
     ///
-    /// They are recorded in its row, and are used whatever ends the tree: its tracker, a keeper, `kill`, or a pass of another
-    /// instance after a crash. See [`EndPlan::stop_signals`] for their relation to a [`grace`](Self::grace).
+    /// They are recorded in its row, and are used whatever ends the tree: its tracker, a keeper,
+    /// `kill`, or a pass of another instance after a crash. See [`EndPlan::stop_signals`] for their
+    /// relation to a [`grace`](Self::grace).
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -321,32 +330,36 @@ impl Job {
         self
     }
 
-    /// Sets whether the program is asked to end before its descendants, see [`EndPlan::root_first`]; off by default.
+    /// Sets whether the program is asked to end before its descendants, see
+    /// [`EndPlan::root_first`]; off by default.
     #[must_use]
     pub fn root_first(mut self, on: bool) -> Self {
         self.end_plan = self.end_plan.root_first(on);
         self
     }
 
-    /// Ends the tree when the program has run this long, not counting the time for which the machine was suspended since the
-    /// spawn (`CLOCK_MONOTONIC`, `clock_gettime(2)`). With the monitor off, the next health pass does so.
+    /// Ends the tree when the program has run this long, not counting the time for which the
+    /// machine was suspended since the spawn (`CLOCK_MONOTONIC`, `clock_gettime(2)`). With the
+    /// monitor off, the next health pass does so.
     ///
-    /// The tree is ended in the background, together with all others that exceed a limit; its row has the reason
-    /// [`MaxRuntime`](crate::EndReason::MaxRuntime).
+    /// The tree is ended in the background, together with all others that exceed a limit; its row
+    /// has the reason [`MaxRuntime`](crate::EndReason::MaxRuntime).
     #[must_use]
     pub fn max_runtime(mut self, limit: Duration) -> Self {
         self.limits.max_runtime = Some(limit);
         self
     }
 
-    /// Ends the tree when it uses more memory and swap than this, in bytes. Pages that its processes share count once: the limit
-    /// applies to the sum of `Pss` and `SwapPss` in `/proc/PID/smaps_rollup` (`proc_pid_smaps(5)`, Linux 4.14), not to resident
-    /// memory, which is larger.
+    /// Ends the tree when it uses more memory and swap than this, in bytes. Pages that its
+    /// processes share count once: the limit applies to the sum of `Pss` and `SwapPss` in
+    /// `/proc/PID/smaps_rollup` (`proc_pid_smaps(5)`, Linux 4.14), not to resident memory, which is
+    /// larger.
     ///
-    /// The limit is checked each second while the monitor is on, otherwise by health passes. The row has the reason
-    /// [`MaxRss`](crate::EndReason::MaxRss), and a rule with both figures. In a task cgroup with a memory controller the kernel
-    /// enforces the limit as well, at once, and the reason is [`Oom`](crate::EndReason::Oom). `docs/limits.md` lists what does
-    /// not count, such as files in a tmpfs.
+    /// The limit is checked each second while the monitor is on, otherwise by health passes. The
+    /// row has the reason [`MaxRss`](crate::EndReason::MaxRss), and a rule with both figures. In a
+    /// task cgroup with a memory controller the kernel enforces the limit as well, at once, and the
+    /// reason is [`Oom`](crate::EndReason::Oom). `docs/limits.md` lists what does not count, such
+    /// as files in a tmpfs.
     #[must_use]
     pub fn max_rss(mut self, bytes: u64) -> Self {
         self.limits.max_rss = Some(bytes);
@@ -360,14 +373,17 @@ impl Job {
         self
     }
 
-    /// Ends the program's whole tree if its handle is dropped before the program has ended; off by default. This is meant for
-    /// work whose caller may go away: a request that is cancelled, a `tokio::time::timeout`, a panic.
+    /// Ends the program's whole tree if its handle is dropped before the program has ended; off by
+    /// default. This is meant for work whose caller may go away: a request that is cancelled, a
+    /// `tokio::time::timeout`, a panic.
     ///
-    /// The drop does not wait: the tree is ended in the background, as by [`Process::terminate`](crate::Process::terminate), and
-    /// is recorded as `terminated` with the rule "its handle was dropped"; [`shutdown`](crate::Tracker::shutdown) waits for it. A
-    /// handle has this effect from the commit of its row on: a future of `AsyncTracker::spawn` that is dropped while the program
-    /// is being started leaves no program running, and neither does a handle that is converted by `into_async`. A program that
-    /// has ended by itself is not affected, nor are the processes that it left. `std::mem::forget` on the handle leaves the
+    /// The drop does not wait: the tree is ended in the background, as by
+    /// [`Process::terminate`](crate::Process::terminate), and is recorded as `terminated` with the
+    /// rule "its handle was dropped"; [`shutdown`](crate::Tracker::shutdown) waits for it. A handle
+    /// has this effect from the commit of its row on: a future of `AsyncTracker::spawn` that is
+    /// dropped while the program is being started leaves no program running, and neither does a
+    /// handle that is converted by `into_async`. A program that has ended by itself is not
+    /// affected, nor are the processes that it left. `std::mem::forget` on the handle leaves the
     /// program to the tracker.
     ///
     /// ```
@@ -389,7 +405,8 @@ impl Job {
         self
     }
 
-    /// Allows the spawn although a survivor of the same task, which could not be ended, still exists.
+    /// Allows the spawn although a survivor of the same task, which could not be ended, still
+    /// exists.
     #[must_use]
     pub fn allow_survivor(mut self, on: bool) -> Self {
         self.allow_survivor = on;
@@ -398,57 +415,61 @@ impl Job {
 
     /// Leaves the processes that the program leaves behind running, if it ends by itself.
     ///
-    /// Each such process is recorded as a leak of the kind `stray` with the outcome `kept`, and as a row that ended as
-    /// `released`. No instance is responsible for it any more, so it is never ended later, as an orphan or otherwise.
+    /// Each such process is recorded as a leak of the kind `stray` with the outcome `kept`, and as
+    /// a row that ended as `released`. No instance is responsible for it any more, so it is never
+    /// ended later, as an orphan or otherwise.
     ///
-    /// This does not apply to a program that is asked to end ([`terminate`](crate::Tracker::terminate), a limit, a shutdown),
-    /// or whose owner died before it ended: to leave processes running in that case, use [`protect`](Self::protect).
+    /// This does not apply to a program that is asked to end
+    /// ([`terminate`](crate::Tracker::terminate), a limit, a shutdown), or whose owner died before
+    /// it ended: to leave processes running in that case, use [`protect`](Self::protect).
     #[must_use]
     pub fn keep_strays(mut self, on: bool) -> Self {
         self.keep_strays = on;
         self
     }
 
-    /// Leaves programs with this name, and their descendants, running when the tree is ended, for example a build server or
-    /// `tmux`.
+    /// Leaves programs with this name, and their descendants, running when the tree is ended, for
+    /// example a build server or `tmux`.
     ///
-    /// This is like [`Builder::protect`](crate::Builder::protect), but only for this job. The names are known only to this
-    /// instance and not stored in the ledger: after a crash only the names of the instance that cleans up count. May be called
-    /// more than once.
+    /// This is like [`Builder::protect`](crate::Builder::protect), but only for this job. The names
+    /// are known only to this instance and not stored in the ledger: after a crash only the names
+    /// of the instance that cleans up count. May be called more than once.
     #[must_use]
     pub fn protect(mut self, name: impl Into<String>) -> Self {
         self.protected.push(name.into());
         self
     }
 
-    /// Keeps the program in the host's session and makes it the foreground process group of the terminal on its standard input,
-    /// like a shell's job: Ctrl-C and Ctrl-Z reach it. Wait for it with
-    /// [`wait_in_foreground`](crate::Process::wait_in_foreground).
+    /// Keeps the program in the host's session and makes it the foreground process group of the
+    /// terminal on its standard input, like a shell's job: Ctrl-C and Ctrl-Z reach it. Wait for it
+    /// with [`wait_in_foreground`](crate::Process::wait_in_foreground).
     #[must_use]
     pub fn foreground(mut self, on: bool) -> Self {
         self.foreground = on;
         self
     }
 
-    /// Keeps the program in the host's session, in a new process group, if that session has a terminal: the program can open
-    /// `/dev/tty`, and is stopped when it reads from the terminal in the background. Wait for it with
-    /// [`wait_in_foreground`](crate::Process::wait_in_foreground).
+    /// Keeps the program in the host's session, in a new process group, if that session has a
+    /// terminal: the program can open `/dev/tty`, and is stopped when it reads from the terminal in
+    /// the background. Wait for it with [`wait_in_foreground`](crate::Process::wait_in_foreground).
     ///
-    /// It has no keeper then; if [`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper) is requested, it does not share the
-    /// terminal.
+    /// It has no keeper then; if [`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper) is
+    /// requested, it does not share the terminal.
     #[must_use]
     pub fn share_terminal(mut self, on: bool) -> Self {
         self.share_terminal = on;
         self
     }
 
-    /// Sets whether the arguments are recorded; by default as set for the tracker. If not, the ledger contains only the program,
-    /// for its descendants as well.
+    /// Sets whether the arguments are recorded; by default as set for the tracker. If not, the
+    /// ledger contains only the program, for its descendants as well.
     ///
-    /// The environment is never recorded. Everything in the arguments that looks like a secret is masked before it is stored,
-    /// reported or logged, while the program gets the real values: the value of an option, a variable or a header with a name
-    /// such as `--token`, `API_KEY=` or `Authorization:`, the password in a URL, tokens of well-known shapes. A secret that is
-    /// recognizable neither by its name nor by its form is not found: do not record the arguments of such a program.
+    /// The environment is never recorded. Everything in the arguments that looks like a secret is
+    /// masked before it is stored, reported or logged, while the program gets the real values: the
+    /// value of an option, a variable or a header with a name such as `--token`, `API_KEY=` or
+    /// `Authorization:`, the password in a URL, tokens of well-known shapes. A secret that is
+    /// recognizable neither by its name nor by its form is not found: do not record the arguments
+    /// of such a program.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -489,7 +510,8 @@ impl Job {
         Ok(inherited)
     }
 
-    /// Returns the command to start, with these tokens in its environment, these descriptors of the host, and in this cgroup.
+    /// Returns the command to start, with these tokens in its environment, these descriptors of the
+    /// host, and in this cgroup.
     pub(super) fn into_command(
         self,
         tokens: &str,

@@ -16,7 +16,8 @@ use crate::{
     },
 };
 
-/// Tracks a process that was started by other means; see [`Tracker::register`](crate::Tracker::register).
+/// Tracks a process that was started by other means; see
+/// [`Tracker::register`](crate::Tracker::register).
 pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) -> Result<Process> {
     let _spawning = core.instance.begin_spawn()?;
     let task = TaskId::new(task_id)?;
@@ -27,7 +28,8 @@ pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) 
     flush::flush_task(core, &task);
     let new = describe(core, task, &pinned)?;
     let row = core.store.insert_one(&core.pid_scope(), &new)?;
-    // It does not count as a child even if it is one: its starter waits for it, and must get its status.
+    // It does not count as a child even if it is one: its starter waits for it, and must get its
+    // status.
     let root = Root::recorded(row, &new.spec, core.options.record_arguments);
     let pidfd = pinned.into_fd();
     let entry = core.registry.track(root, Tracking::default(), &pidfd);

@@ -42,8 +42,8 @@ pub(in crate::tracker) fn spawn(core: &Arc<Core>, job: Job) -> Result<Process> {
     spawned
 }
 
-/// Fails if the program would belong to a user whose processes this ledger must not signal: root may open a user's ledger to end
-/// the processes in it, but programs of root do not belong there.
+/// Fails if the program would belong to a user whose processes this ledger must not signal: root
+/// may open a user's ledger to end the processes in it, but programs of root do not belong there.
 fn may_own_programs(core: &Core, job: &Job) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
     let observer = core.instance.observer;
@@ -95,8 +95,8 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     }
 }
 
-/// Reports whether a keeper could give the program all of its descriptors: unlike a child of this host, a keeper opens them
-/// anew, and is subject to the limit.
+/// Reports whether a keeper could give the program all of its descriptors: unlike a child of this
+/// host, a keeper opens them anew, and is subject to the limit.
 fn can_pass_on(job: &Job, inherited: &[i32]) -> bool {
     let mut numbers = job.attributes.fds.iter().chain(inherited);
     let beyond = numbers.find(|number| !can_install(**number));
@@ -133,7 +133,8 @@ fn through_gate(
     Ok(spawned)
 }
 
-/// Returns the tokens that our programs carry: those that we inherited from other ledgers, then their own.
+/// Returns the tokens that our programs carry: those that we inherited from other ledgers, then
+/// their own.
 fn tokens(core: &Core, token: Uuid) -> String {
     let mut list = core.instance.outer_tokens.join(":");
     if !list.is_empty() {

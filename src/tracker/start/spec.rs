@@ -85,8 +85,8 @@ impl SpawnSpec {
         }
     }
 
-    /// Returns whether a keeper cannot start it, because the program is to survive its host, or to be in a process group or
-    /// session of the host.
+    /// Returns whether a keeper cannot start it, because the program is to survive its host, or to
+    /// be in a process group or session of the host.
     pub(super) fn excludes_keeper(&self) -> bool {
         self.limits.survive
             || self.job_control.is_some()
@@ -121,7 +121,8 @@ impl SpawnSpec {
     }
 }
 
-/// Fails if the program is to join a process group of the host's session, but would not be in that session or gets its own group.
+/// Fails if the program is to join a process group of the host's session, but would not be in that
+/// session or gets its own group.
 fn check_process_group(options: &Options, job: &Job) -> Result<()> {
     let Some(group) = job.attributes.process_group.filter(|group| *group != 0) else {
         return Ok(());

@@ -1,7 +1,8 @@
 //! Spawns a program under a keeper, which relays the gate.
 //!
-//! The keeper's child waits at the keeper's gate: the keeper reports its PID, we commit the row, and answer. The row contains the
-//! identity of the program and that of the keeper, by which other instances find the processes below it.
+//! The keeper's child waits at the keeper's gate: the keeper reports its PID, we commit the row,
+//! and answer. The row contains the identity of the program and that of the keeper, by which other
+//! instances find the processes below it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -88,7 +88,8 @@ fn obey(tracker: &Tracker, part: &Part, line: &str) -> procledger::Result<String
     })
 }
 
-/// A kind of tree: its name, how many processes it has when it is up, and whether it runs until it is ended.
+/// A kind of tree: its name, how many processes it has when it is up, and whether it runs until it
+/// is ended.
 pub(super) struct Kind {
     pub(super) name: &'static str,
     pub(super) size: usize,

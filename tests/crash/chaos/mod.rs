@@ -1,6 +1,8 @@
-//! Chaos: hosts on one ledger that spawn, end, crash and restart, with `watch` and `reap` beside them.
+//! Chaos: hosts on one ledger that spawn, end, crash and restart, with `watch` and `reap` beside
+//! them.
 //!
-//! The actions follow from a seed; how far a host has come when it is killed depends on the machine.
+//! The actions follow from a seed; how far a host has come when it is killed depends on the
+//! machine.
 
 mod host;
 mod model;

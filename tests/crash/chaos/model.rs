@@ -1,5 +1,6 @@
-//! Which processes should be alive and which are: by what the programs report about themselves, and by pidfds. The model opens
-//! the ledger only to check that it contains every program that ran and everything that a host reported.
+//! Which processes should be alive and which are: by what the programs report about themselves, and
+//! by pidfds. The model opens the ledger only to check that it contains every program that ran and
+//! everything that a host reported.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -192,8 +193,8 @@ impl Model {
         trees.map(|(task, tree)| format!("{task} of host {} is not up", tree.host)).collect()
     }
 
-    /// Checks that every program that ran, and everything that a host reported, has a row; what it reported as ended is ended
-    /// there.
+    /// Checks that every program that ran, and everything that a host reported, has a row; what it
+    /// reported as ended is ended there.
     fn check_said(&mut self) {
         let rows = match self.rows() {
             Ok(rows) => rows,

@@ -1,4 +1,5 @@
-//! The first process of the namespace: it chooses the actions and compares the outcome with the model.
+//! The first process of the namespace: it chooses the actions and compares the outcome with the
+//! model.
 
 use std::{
     collections::HashMap,
@@ -171,7 +172,8 @@ impl Run {
         let host = &mut self.hosts[at];
         host.trees += 1;
         let Kind { name, size, stays } = self.chance.pick(&KINDS);
-        // In session mode a process that removes all of its marks is lost by design (README, "What escapes").
+        // In session mode a process that removes all of its marks is lost by design (README, "What
+        // escapes").
         let name =
             if *name == "daemon" && host.part.mode != "session" { "hidden-daemon" } else { name };
         let task = self.model.expect(Tree::new(host.part.number, *size, *stays));

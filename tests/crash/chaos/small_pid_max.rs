@@ -1,7 +1,8 @@
-//! Few pids, all of them in use: hosts spawn, end, crash and restart in a PID namespace with only 200 pids, and unrelated
-//! processes take each pid that a tracked program frees.
+//! Few pids, all of them in use: hosts spawn, end, crash and restart in a PID namespace with only
+//! 200 pids, and unrelated processes take each pid that a tracked program frees.
 //!
-//! A namespace has a limit of its own since Linux 6.14; before that the limit is the machine's, and the test does not run.
+//! A namespace has a limit of its own since Linux 6.14; before that the limit is the machine's, and
+//! the test does not run.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -131,8 +132,8 @@ impl Run {
         self.check();
     }
 
-    /// A host opens the ledger beside unrelated processes that have the pids of what the last one left; it works, and is
-    /// killed.
+    /// A host opens the ledger beside unrelated processes that have the pids of what the last one
+    /// left; it works, and is killed.
     fn round(&mut self) {
         let (host, mut stdin, part) = self.start_host();
         self.until_said(&host, &part, "open");

@@ -54,7 +54,8 @@ impl Fixture {
         Self { part, root, token, victims, bystanders: Vec::new(), owner, statuses }
     }
 
-    /// Starts the actor, stopped before its first system call of the pass, and returns the pipe that lets it begin.
+    /// Starts the actor, stopped before its first system call of the pass, and returns the pipe
+    /// that lets it begin.
     pub(super) fn actor(&mut self) -> (PidfdWatch, ChildStdin) {
         if self.part.way == super::Way::Terminate {
             return self.owner.take().expect("the owner itself");
@@ -64,7 +65,8 @@ impl Fixture {
         actor
     }
 
-    /// Kills a process of the tree and starts an unrelated process with its pid. `None` if another process was faster.
+    /// Kills a process of the tree and starts an unrelated process with its pid. `None` if another
+    /// process was faster.
     pub(super) fn swap(&mut self, victim: &PidfdWatch, stepper: &mut Stepper) -> Option<u32> {
         victim.send_kill();
         // We reap it, since its parent is dead: its pid is free afterwards.
@@ -157,7 +159,8 @@ fn not_ended(ledger: &Path) -> Vec<String> {
     rows.map(|row| format!("a row is not ended: {}", row.expect("a row"))).collect()
 }
 
-/// Makes the next process of this namespace get this pid, if it is free and no other process is faster.
+/// Makes the next process of this namespace get this pid, if it is free and no other process is
+/// faster.
 fn steer(pid: u32) {
     fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("steered");
 }

@@ -1,7 +1,8 @@
-//! PID reuse: while a pass scans a tree and ends it, processes of the tree die at chosen system calls of the acting process,
-//! and unrelated processes take their pids.
+//! PID reuse: while a pass scans a tree and ends it, processes of the tree die at chosen system
+//! calls of the acting process, and unrelated processes take their pids.
 //!
-//! The actor is held by ptrace(2), and pids are steered by `ns_last_pid`, in a PID namespace of the trial.
+//! The actor is held by ptrace(2), and pids are steered by `ns_last_pid`, in a PID namespace of the
+//! trial.
 
 mod fixture;
 mod host;
@@ -52,11 +53,13 @@ struct Outcome {
 }
 
 const OUTCOME: &str = "outcome.json";
-/// Passes of each kind in each containment, in the sample and in the whole; eight or nine reuses each.
+/// Passes of each kind in each containment, in the sample and in the whole; eight or nine reuses
+/// each.
 const TRIALS: (u64, u64) = (4, 60);
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// Under a keeper only the keeper reaps the members and frees their pids, so there is nothing to steer.
+/// Under a keeper only the keeper reaps the members and frees their pids, so there is nothing to
+/// steer.
 pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let mut findings = Vec::new();
     let mut sum = Outcome::default();

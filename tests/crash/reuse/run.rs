@@ -14,7 +14,8 @@ use crate::{
 };
 
 const DAEMONS: usize = 8;
-/// Processes that are created during a pass: a tree that started new ones forever could not be ended.
+/// Processes that are created during a pass: a tree that started new ones forever could not be
+/// ended.
 const BIRTHS: u32 = 6;
 
 pub(crate) fn body(task: &Task) {
@@ -43,7 +44,8 @@ enum Plan {
     Count(u64),
     /// At these steps; holds their number.
     At(Vec<u64>, u64),
-    /// A process of the tree is created while the actor lists `/proc`, and loses its pid when its pidfd is about to be opened.
+    /// A process of the tree is created while the actor lists `/proc`, and loses its pid when its
+    /// pidfd is about to be opened.
     Newborn { alive: Option<(PidfdWatch, u64)>, left: u32 },
 }
 
@@ -146,7 +148,8 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, outcome: &mut Outcome) -> u6
         }
     }
     if let Plan::Newborn { alive: newborn, .. } = plan {
-        // It was not seen: it was created after the tree had ended. No process of the tree could have started it then.
+        // It was not seen: it was created after the tree had ended. No process of the tree could
+        // have started it then.
         if let Some((watched, _)) = newborn.take() {
             watched.send_kill();
         }

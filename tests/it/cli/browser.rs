@@ -1,7 +1,8 @@
 //! Not a scenario: a real headless browser, controlled over a pipe (the `DevTools` protocol).
 //!
-//! The browser lives as long as the pipe: when the test drops it, even after a failure, the browser ends. It has a folder of
-//! its own in the test's folder, makes no network requests, and opens files only.
+//! The browser lives as long as the pipe: when the test drops it, even after a failure, the browser
+//! ends. It has a folder of its own in the test's folder, makes no network requests, and opens
+//! files only.
 
 use std::{
     fs::File,
@@ -173,8 +174,8 @@ fn launch(place: &Place, requests: &OwnedFd, answers: &OwnedFd) -> Guard {
         .stderr(Stdio::null());
     let (requests, answers) = (requests.as_raw_fd(), answers.as_raw_fd());
     #[expect(unsafe_code, reason = "only a child can give its descriptors these numbers")]
-    // SAFETY: dup2(2) and fcntl(2) are async-signal-safe, and nothing else happens there. Both descriptors are first moved away
-    // from 3 and 4; the originals are closed by exec.
+    // SAFETY: dup2(2) and fcntl(2) are async-signal-safe, and nothing else happens there. Both
+    // descriptors are first moved away from 3 and 4; the originals are closed by exec.
     unsafe {
         command.pre_exec(move || {
             let away = |fd| match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10) {

@@ -110,7 +110,8 @@ pub(crate) fn run(place: &Place, args: &[&str]) -> Answer {
 
 /// The values of `--containment` that can be used here.
 pub(crate) fn containments() -> Vec<&'static str> {
-    // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not use it.
+    // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not
+    // use it.
     let map = fs::read_to_string("/proc/self/uid_map").expect("a map");
     let has_keepers = map.contains("4294967295");
     let usable = [("session", true), ("cgroup", can_use_cgroups()), ("keeper", has_keepers)];
@@ -141,7 +142,8 @@ fn hear(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// A `procledger run` whose program has printed its first line: the program runs, and its row is committed.
+/// A `procledger run` whose program has printed its first line: the program runs, and its row is
+/// committed.
 pub(crate) struct Running {
     pub(crate) child: Child,
     /// The first line.
@@ -162,7 +164,8 @@ impl Running {
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        // Without a task cgroup, a keeper would end what a crashed owner leaves, and there would be nothing to reap.
+        // Without a task cgroup, a keeper would end what a crashed owner leaves, and there would be
+        // nothing to reap.
         if std::env::var_os("PROCLEDGER_CONTAINMENT").is_none() {
             command.env("PROCLEDGER_CONTAINMENT", "session");
         }
@@ -194,7 +197,8 @@ impl Running {
     }
 }
 
-/// The content of a folder: each file's name, mode, owner and bytes. Two of these are equal if nothing was changed.
+/// The content of a folder: each file's name, mode, owner and bytes. Two of these are equal if
+/// nothing was changed.
 pub(crate) fn bytes_of(folder: &Path) -> Vec<(PathBuf, u32, u32, Vec<u8>)> {
     use std::os::unix::fs::MetadataExt;
     let mut all = Vec::new();

@@ -1,4 +1,5 @@
-//! Bad input to every subcommand: one clear line on stderr, the documented exit code, no panic, and nothing changed.
+//! Bad input to every subcommand: one clear line on stderr, the documented exit code, no panic, and
+//! nothing changed.
 
 use std::{
     fs::{self, Permissions},
@@ -342,7 +343,8 @@ fn an_invalid_variable_is_refused_in_one_line_and_changes_nothing() {
     }
 }
 
-/// Each subcommand takes a trusted folder relative to the working directory, and refuses a missing one.
+/// Each subcommand takes a trusted folder relative to the working directory, and refuses a missing
+/// one.
 #[test]
 fn a_relative_trusted_folder_is_used() {
     let place = Place::new();

@@ -83,7 +83,8 @@ fn the_signal_option_replaces_sigterm() {
     }
 }
 
-/// A program that flushes its output through a child needs the child until the program itself has ended.
+/// A program that flushes its output through a child needs the child until the program itself has
+/// ended.
 #[test]
 fn root_first_signals_the_root_before_the_others() {
     for containment in ["session", "auto"] {
@@ -134,7 +135,8 @@ fn a_task_is_ended_by_its_own_stop_signals_unless_kill_overrides_them() {
     running.finish().expect(8);
 }
 
-/// A root that ignores the signal is given its grace; then the others are given theirs, and all are ended.
+/// A root that ignores the signal is given its grace; then the others are given theirs, and all are
+/// ended.
 #[test]
 fn a_root_that_ignores_its_signal_delays_the_others_only_by_its_grace() {
     let place = Place::new();

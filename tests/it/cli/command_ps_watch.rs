@@ -1,4 +1,5 @@
-//! `ps --watch` on a real terminal: drawn in place, and the terminal is restored, however the command ends.
+//! `ps --watch` on a real terminal: drawn in place, and the terminal is restored, however the
+//! command ends.
 
 use rustix::process::Signal;
 

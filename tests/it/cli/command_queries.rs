@@ -173,7 +173,8 @@ fn forget_refuses_a_process_that_is_known_to_run() {
     assert!(run(&place, &["ps"]).expect(0).out.contains("known"));
 }
 
-/// Only the row of the root identified the descendant: once that row was closed, the descendant ran on forever.
+/// Only the row of the root identified the descendant: once that row was closed, the descendant ran
+/// on forever.
 #[test]
 fn forget_left_no_way_to_end_processes_of_a_dead_root() {
     let place = Place::new();
@@ -453,7 +454,8 @@ fn doctor_finds_a_damaged_ledger() {
     damaged_ledgers_were_reported_as_busy(&place, &copy);
 }
 
-/// Inspecting a damaged ledger took ten seconds, and then reported that no connection was free and to try again.
+/// Inspecting a damaged ledger took ten seconds, and then reported that no connection was free and
+/// to try again.
 fn damaged_ledgers_were_reported_as_busy(place: &Place, damaged: &Path) {
     let before = fs::read(damaged).expect("a ledger");
     for args in [&["ps"][..], &["report"], &["reap", "--dry-run"], &["kill", "--all"], &["reap"]] {
@@ -623,7 +625,8 @@ fn the_ledger_path_comes_from_the_first_source_that_is_set() {
     assert!(nowhere.complaint().contains("--db"), "{nowhere:?}");
 }
 
-/// As with a mistyped HOME, or that of a user whose home is not mounted yet; also where `XDG_STATE_HOME` is below it.
+/// As with a mistyped HOME, or that of a user whose home is not mounted yet; also where
+/// `XDG_STATE_HOME` is below it.
 #[test]
 fn a_home_that_does_not_exist_was_created() {
     let place = Place::new();
@@ -665,7 +668,8 @@ fn the_log_file_is_readable_only_by_its_owner() {
     assert!(text.contains("INFO: Cleaned up 1 orphaned processes from previous run"), "{text}");
 }
 
-/// `export` printed C1 controls and direction overrides raw: JSON itself escapes only the characters below a space.
+/// `export` printed C1 controls and direction overrides raw: JSON itself escapes only the
+/// characters below a space.
 #[test]
 fn export_printed_c1_controls_raw() {
     let place = Place::new();

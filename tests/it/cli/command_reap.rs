@@ -1,4 +1,5 @@
-//! `procledger reap`: a dry run changes nothing, a name match is not a text search, and a forged row cannot misuse root.
+//! `procledger reap`: a dry run changes nothing, a name match is not a text search, and a forged
+//! row cannot misuse root.
 
 use std::{
     fs::{self, Permissions},
@@ -52,7 +53,8 @@ fn a_reap_without_a_ledger_reports_that_it_created_one() {
     assert_eq!(run(&place, &["reap"]).expect(0).err, "");
 }
 
-/// Excludes SQLite's `-shm`: locks and an index of the WAL in shared memory, which every reader writes.
+/// Excludes SQLite's `-shm`: locks and an index of the WAL in shared memory, which every reader
+/// writes.
 fn files(place: &Place) -> Vec<(std::path::PathBuf, u32, u32, Vec<u8>)> {
     let mut all = bytes_of(place.path());
     all.retain(|(path, ..)| !path.to_string_lossy().ends_with("-shm"));
@@ -91,7 +93,8 @@ fn a_dry_run_predicts_what_the_reap_does() {
     assert!(done.len() >= 9, "{done:?}");
 }
 
-/// A process that was registered is a task of its own, also where it runs below the root of another task.
+/// A process that was registered is a task of its own, also where it runs below the root of another
+/// task.
 #[test]
 fn a_process_registered_below_another_task_is_in_one_tree_only() {
     let place = Place::new();
@@ -125,8 +128,8 @@ fn processes_of_a_live_owner_are_left_running() {
     assert!(is_alive(running.said.parse().expect("a pid")));
 }
 
-/// One namespace, with the program that is searched for and with everything that resembles it. Prints `LABEL alive|dead` for
-/// each.
+/// One namespace, with the program that is searched for and with everything that resembles it.
+/// Prints `LABEL alive|dead` for each.
 const LOOK_ALIKES: &str = r#"
 cd "$FOLDER" || exit 1
 spawn() { label=$1; shift; ( "$@" > /dev/null 2>&1 & echo "$label $!" >> labels ); }
@@ -207,7 +210,8 @@ fn a_young_process_is_left_running() {
     assert!(out.contains("script alive") && out.contains(", too young 1\n"), "{out}");
 }
 
-/// Without a ledger only names are matched; processes below the minimum age are counted, and listed on request.
+/// Without a ledger only names are matched; processes below the minimum age are counted, and listed
+/// on request.
 #[test]
 fn a_dry_run_with_a_name_needs_no_ledger_and_counts_processes_that_are_too_young() {
     let place = Place::new();
@@ -270,7 +274,8 @@ fn a_forged_row_does_not_make_root_kill_an_unrelated_process() {
     let args = ["run", "--task", "theirs", "--", "sh", "-c", script, place.marker()];
     let running = Running::spawn(as_nobody(&place, &ledger).args(args));
     running.crash();
-    // Its owner points the row of that orphan at a process of root, and claims that the instance was root's.
+    // Its owner points the row of that orphan at a process of root, and claims that the instance
+    // was root's.
     let mut canary = canary();
     let tick = crate::support::start_tick(canary.pid()).expect("a tick");
     let forged = format!(

@@ -1,4 +1,5 @@
-//! `procledger run`: exits as its program did, forwards signals, leaves all streams alone, and leaves no process behind.
+//! `procledger run`: exits as its program did, forwards signals, leaves all streams alone, and
+//! leaves no process behind.
 
 use std::{
     ffi::OsStr,
@@ -58,7 +59,8 @@ fn failures_of_run_itself_have_exit_codes_of_their_own() {
     }
 }
 
-/// `No such file or directory` alone was printed about a script whose interpreter is missing, and about a quoted command line.
+/// `No such file or directory` alone was printed about a script whose interpreter is missing, and
+/// about a quoted command line.
 #[test]
 fn an_existing_program_was_reported_as_not_found() {
     let place = Place::new();
@@ -385,7 +387,8 @@ fn grace_is_the_time_between_term_and_kill() {
     hasty.finish().expect(128 + 9);
 }
 
-/// The default is 5 s; the profile of the ecosystem-manager keeps the 100 ms that its owner prescribes.
+/// The default is 5 s; the profile of the ecosystem-manager keeps the 100 ms that its owner
+/// prescribes.
 #[test]
 fn a_flush_of_a_second_is_not_cut_off() {
     let place = Place::new();

@@ -1,4 +1,5 @@
-//! `procledger run --detach`: the program outlives its caller and the caller's terminal, and is a task like any other.
+//! `procledger run --detach`: the program outlives its caller and the caller's terminal, and is a
+//! task like any other.
 
 use std::{
     fs,
@@ -133,7 +134,8 @@ fn a_failed_start_is_reported_as_by_any_run() {
     until("no supervisor is left", || place.alive().is_empty());
 }
 
-/// A shell waits for all copies of the pipe of `$(...)`, and a script may pass on other descriptors as well.
+/// A shell waits for all copies of the pipe of `$(...)`, and a script may pass on other descriptors
+/// as well.
 #[test]
 fn a_caller_that_reads_its_pipes_to_the_end_is_not_blocked() {
     let place = Place::new();
@@ -188,7 +190,8 @@ fn it_survives_its_terminal_in_each_containment() {
     }
 }
 
-/// The caller may be interrupted while the supervisor waits for an earlier run of the task: then the program must not start.
+/// The caller may be interrupted while the supervisor waits for an earlier run of the task: then
+/// the program must not start.
 #[test]
 fn a_supervisor_whose_caller_has_ended_starts_nothing() {
     let place = Place::new();

@@ -1,4 +1,5 @@
-//! How `procledger run` exits and what it prints if its program was ended, and what it passes to the program.
+//! How `procledger run` exits and what it prints if its program was ended, and what it passes to
+//! the program.
 
 use std::{
     fs,

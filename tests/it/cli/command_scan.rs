@@ -1,6 +1,8 @@
-//! `procledger scan`: what looks orphaned is listed with its tree and the reason, and nothing is changed.
+//! `procledger scan`: what looks orphaned is listed with its tree and the reason, and nothing is
+//! changed.
 //!
-//! Each scan runs in a PID namespace of its own, whose first process is a shell that adopts orphans.
+//! Each scan runs in a PID namespace of its own, whose first process is a shell that adopts
+//! orphans.
 
 use std::process::Command;
 
@@ -11,8 +13,9 @@ use crate::{
     support::{Place, namespaced, namespaces, need, root},
 };
 
-/// Functions for the scripts. `orphan NAME CMD...` starts a program whose starter and session leader have ended, and writes its
-/// pid into the file NAME once it is so; `scan ARGS...` runs the command.
+/// Functions for the scripts. `orphan NAME CMD...` starts a program whose starter and session
+/// leader have ended, and writes its pid into the file NAME once it is so; `scan ARGS...` runs the
+/// command.
 const FUNCTIONS: &str = r#"
 cd "$FOLDER" || exit 1
 wait_for() { until "$@"; do sleep 0.01; done; }
@@ -120,7 +123,8 @@ fn for_a_shell_without_a_script_the_name_of_every_shell_was_proposed() {
     );
 }
 
-/// The command's own ancestors and their children, what is young, and a server with windows on a terminal.
+/// The command's own ancestors and their children, what is young, and a server with windows on a
+/// terminal.
 #[test]
 fn processes_in_use_and_young_processes_are_left_out() {
     need!("script");
@@ -147,7 +151,8 @@ fn processes_in_use_and_young_processes_are_left_out() {
     assert!(text.contains("--min-age 0s lists the young ones"), "{text}");
 }
 
-/// While the instance lives, it is responsible for its daemons; afterwards they are orphans of its ledger.
+/// While the instance lives, it is responsible for its daemons; afterwards they are orphans of its
+/// ledger.
 #[test]
 fn tracked_processes_are_left_out_until_their_owner_is_dead() {
     let place = Place::new();

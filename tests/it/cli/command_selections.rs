@@ -1,4 +1,5 @@
-//! What `report --task`, `prune --dry-run` and `ps` show of a ledger: some tasks, what would be deleted, whose owner is dead.
+//! What `report --task`, `prune --dry-run` and `ps` show of a ledger: some tasks, what would be
+//! deleted, whose owner is dead.
 
 use crate::{
     cli::command::{Running, bytes_of, run},

@@ -1,4 +1,5 @@
-//! The command on a real terminal: Ctrl-C, Ctrl-Z and the foreground as from a shell, and tables that fit.
+//! The command on a real terminal: Ctrl-C, Ctrl-Z and the foreground as from a shell, and tables
+//! that fit.
 
 use std::{
     os::unix::process::ExitStatusExt,

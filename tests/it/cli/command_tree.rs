@@ -1,4 +1,5 @@
-//! The processes of a task, as `ps` summarizes them and `tree` shows them: looked up at the time of the call.
+//! The processes of a task, as `ps` summarizes them and `tree` shows them: looked up at the time of
+//! the call.
 
 use std::{fs, time::Duration};
 
@@ -9,8 +10,8 @@ use crate::{
     support::{Host, Place, eventually, need, root, until},
 };
 
-/// A root that stays, a child that has a child, a child in another session, and a child that holds 64 MiB: it has read them and
-/// cannot write them, because its reader sleeps.
+/// A root that stays, a child that has a child, a child in another session, and a child that holds
+/// 64 MiB: it has read them and cannot write them, because its reader sleeps.
 const FAMILY: &str = "sh -c 'sleep 300; true' & setsid sleep 300 & \
     dd if=/dev/zero bs=64M count=1 2>/dev/null | sleep 300 & \
     echo $$; exec sleep 300";
@@ -23,7 +24,8 @@ fn members(tree: &Value) -> &Vec<Value> {
     tree["members"].as_array().expect("members")
 }
 
-/// Bytes of the resident set according to `/proc/PID/status`: a different file from the one that is read for the figures.
+/// Bytes of the resident set according to `/proc/PID/status`: a different file from the one that is
+/// read for the figures.
 fn resident(pid: &Value) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
@@ -115,7 +117,8 @@ fn a_descendant_recorded_by_a_pass_is_shown_without_other_evidence() {
     assert!(lost.is_dead());
 }
 
-/// No pass has seen the process, and neither session nor token nor parent identifies it: only the keeper does.
+/// No pass has seen the process, and neither session nor token nor parent identifies it: only the
+/// keeper does.
 #[test]
 fn a_process_known_only_as_a_descendant_of_the_keeper_is_shown() {
     let place = Place::new();

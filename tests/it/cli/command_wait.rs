@@ -167,7 +167,8 @@ fn a_timeout_leaves_the_task_running() {
     running.finish().expect(2);
 }
 
-/// The owner records the status. If it is dead, an instance that ends the orphan records that; otherwise nothing is known.
+/// The owner records the status. If it is dead, an instance that ends the orphan records that;
+/// otherwise nothing is known.
 #[test]
 fn a_task_whose_owner_is_killed_is_waited_for_until_it_ends() {
     let place = Place::new();

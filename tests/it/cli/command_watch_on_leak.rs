@@ -1,4 +1,5 @@
-//! `procledger watch --on-leak`: a program gets each new leak, bounded and contained, and never delays the watch.
+//! `procledger watch --on-leak`: a program gets each new leak, bounded and contained, and never
+//! delays the watch.
 
 use std::{
     fs,
@@ -99,7 +100,8 @@ fn each_new_leak_of_any_instance_is_passed_on_once_and_without_a_shell() {
     watch.stop().expect(0);
 }
 
-/// The watch looked for leaks only at the end of a cycle, and no event of a live host ends one: up to 5 s passed.
+/// The watch looked for leaks only at the end of a cycle, and no event of a live host ends one: up
+/// to 5 s passed.
 #[test]
 fn strays_of_a_live_host_are_passed_on_when_they_are_recorded() {
     let place = Place::new();
@@ -116,7 +118,8 @@ fn strays_of_a_live_host_are_passed_on_when_they_are_recorded() {
     watch.stop().expect(0);
 }
 
-/// It is ended with its descendants, which are not recorded as leaks; the watch reports that and continues.
+/// It is ended with its descendants, which are not recorded as leaks; the watch reports that and
+/// continues.
 #[test]
 fn a_hanging_program_is_ended_at_its_time_limit_and_delays_nothing() {
     let place = Place::new();

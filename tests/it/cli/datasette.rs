@@ -1,4 +1,5 @@
-//! A ledger is inspected in a browser while its host runs: Datasette with docs/datasette.yaml, over loopback.
+//! A ledger is inspected in a browser while its host runs: Datasette with docs/datasette.yaml, over
+//! loopback.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -26,7 +27,8 @@ impl Browser {
             .arg("serve")
             .arg(place.ledger())
             .args(["--metadata", page, "--host", "127.0.0.1", "--port", "0"])
-            // On a machine that many tests share, a query may take longer than the default limit of a second.
+            // On a machine that many tests share, a query may take longer than the default limit of
+            // a second.
             .args(["--setting", "sql_time_limit_ms", "20000"])
             .env("PROCLEDGER_IT_MARKER", place.marker())
             .stdin(Stdio::null())

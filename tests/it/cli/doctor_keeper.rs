@@ -1,4 +1,5 @@
-//! `doctor` did not know keepers: where no cgroup could be created, its advice ignored that a keeper makes one unnecessary.
+//! `doctor` did not know keepers: where no cgroup could be created, its advice ignored that a
+//! keeper makes one unnecessary.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 

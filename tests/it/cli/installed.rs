@@ -1,4 +1,5 @@
-//! What a package installs besides the command: manual pages and completions, each written by the command itself.
+//! What a package installs besides the command: manual pages and completions, each written by the
+//! command itself.
 
 use std::{
     fs,
@@ -218,7 +219,8 @@ fn fish_completes_the_names_of_tasks() {
     assert!(complete("procledger re").contains(&"reap".to_owned()));
 }
 
-/// The build matches the package: every program of the crate and every file that the package names exists.
+/// The build matches the package: every program of the crate and every file that the package names
+/// exists.
 #[test]
 fn the_package_contains_every_program() {
     let folder = Path::new(PROCLEDGER).parent().expect("a folder");

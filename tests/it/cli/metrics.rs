@@ -1,4 +1,5 @@
-//! Metrics: they match what happened, Prometheus can parse them, and dashboard and page name no others.
+//! Metrics: they match what happened, Prometheus can parse them, and dashboard and page name no
+//! others.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,5 @@
-//! Metrics of a server: many ledgers on one page, of several users, served by `watch`, read by a real Prometheus.
+//! Metrics of a server: many ledgers on one page, of several users, served by `watch`, read by a
+//! real Prometheus.
 
 use std::{
     fs,
@@ -199,8 +200,8 @@ fn watch_serves_its_single_ledger_and_refuses_a_port_in_use() {
     assert_eq!(again.code(), 1);
 }
 
-/// A real Prometheus scrapes a `watch`, evaluates the alert rules, and answers the dashboard's queries for a server without an
-/// embedding program.
+/// A real Prometheus scrapes a `watch`, evaluates the alert rules, and answers the dashboard's
+/// queries for a server without an embedding program.
 #[test]
 fn prometheus_scrapes_a_watch_and_alerts_on_an_unreadable_ledger() {
     need!("prometheus");

@@ -46,7 +46,8 @@ impl Pty {
         Self { master, slave: pair.slave, seen }
     }
 
-    /// Starts a program as the leader of a session that this terminal controls, as `login` starts a shell.
+    /// Starts a program as the leader of a session that this terminal controls, as `login` starts a
+    /// shell.
     pub(crate) fn spawn(&self, command: &mut Command) -> Guard {
         let end = || self.slave.try_clone().expect("a copy");
         command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "xterm");

@@ -1,5 +1,5 @@
-//! The leak report as a page, in a real browser: it shows the same as the JSON, sorts, fits a phone, and executes nothing from
-//! the name of a task.
+//! The leak report as a page, in a real browser: it shows the same as the JSON, sorts, fits a
+//! phone, and executes nothing from the name of a task.
 
 use std::{
     fs,
@@ -221,7 +221,8 @@ fn tables_sort_by_mouse_and_keyboard(browser: &mut Browser) {
         column(browser, "by-task", 7).iter().map(|cell| cell.parse().expect("bytes")).collect();
     assert!(memory.is_sorted(), "{memory:?}");
     assert_eq!(state(browser, 7), "ascending");
-    // Words sort from A, and the numbers in them by their value: the keyboard reaches the same buttons.
+    // Words sort from A, and the numbers in them by their value: the keyboard reaches the same
+    // buttons.
     browser.evaluate("document.querySelectorAll('#by-task thead button')[1].focus()");
     browser.press("Tab", "");
     browser.evaluate("document.querySelectorAll('#by-task thead button')[0].focus()");

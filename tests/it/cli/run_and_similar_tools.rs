@@ -1,5 +1,6 @@
-//! `run` compared with tini, dumb-init, env, nohup, setsid, nice and timeout: each case runs with the other tool, then with
-//! `run`. Where they differ, [docs/callers.md](../../../docs/callers.md) says why.
+//! `run` compared with tini, dumb-init, env, nohup, setsid, nice and timeout: each case runs with
+//! the other tool, then with `run`. Where they differ, [docs/callers.md](../../../docs/callers.md)
+//! says why.
 
 use std::{
     io::Write,

@@ -1,5 +1,5 @@
-//! `procledger run` as the first process of a PID namespace, or as a subreaper, is an init: it reaps all processes that it
-//! adopts, forwards signals, and ends with its program.
+//! `procledger run` as the first process of a PID namespace, or as a subreaper, is an init: it
+//! reaps all processes that it adopts, forwards signals, and ends with its program.
 
 use std::{fs, os::unix::process::CommandExt, path::Path, process::Command};
 
@@ -19,8 +19,8 @@ const WAITS: &str = "while :; do left=$((20 - $(wc -l < unrelated))); \
     for pid in $(cat unrelated); do [ ! -e /proc/$pid ] || left=$((left+1)); done; \
     [ $left != 0 ] || exit 42; sleep 0.05; done";
 
-/// Those that can be used in the namespace: there an ordinary user is root of a user namespace, to which root's files belong to
-/// an unknown user.
+/// Those that can be used in the namespace: there an ordinary user is root of a user namespace, to
+/// which root's files belong to an unknown user.
 fn containments_inside() -> Vec<&'static str> {
     let is_root = rustix::process::geteuid().is_root();
     containments().into_iter().filter(|mode| is_root || *mode == "session").collect()

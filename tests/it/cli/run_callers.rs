@@ -1,5 +1,5 @@
-//! `run --die-with-parent` and `--owner`: when the caller ends, however it ends, the whole tree is ended and recorded, and the
-//! task can be started again.
+//! `run --die-with-parent` and `--owner`: when the caller ends, however it ends, the whole tree is
+//! ended and recorded, and the task can be started again.
 
 use std::{
     fs::File,
@@ -245,7 +245,8 @@ fn in_a_cgroup_no_tree_outlives_its_caller() {
 
 #[test]
 fn under_a_keeper_no_tree_outlives_its_caller() {
-    // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not use it.
+    // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not
+    // use it.
     if root()
         && in_namespace_with_init("cli::run_callers::under_a_keeper_no_tree_outlives_its_caller")
     {
@@ -342,7 +343,8 @@ fn a_task_that_survives_its_owners_ignores_the_owner_in_the_environment() {
     running.finish().expect(128 + 15);
 }
 
-/// The parent of an orphan is its reaper, which may be the caller, unless it is the init of the machine.
+/// The parent of an orphan is its reaper, which may be the caller, unless it is the init of the
+/// machine.
 #[test]
 fn a_parent_that_has_ended_already_is_a_usage_error() {
     let place = Place::new();
@@ -421,8 +423,8 @@ fn a_run_that_waits_for_an_earlier_one_can_be_interrupted() {
     first.finish().expect(128 + 15);
 }
 
-/// Whichever is first ends the earlier run, with its whole grace; it was killed at once if two came at the same time, and each
-/// of them printed hundreds of lines meanwhile.
+/// Whichever is first ends the earlier run, with its whole grace; it was killed at once if two came
+/// at the same time, and each of them printed hundreds of lines meanwhile.
 #[test]
 fn several_runs_that_replaced_the_same_one_cut_its_grace_short() {
     // It gets a single stop signal, and ends after a while.
@@ -519,7 +521,8 @@ fn a_late_reader_gets_the_number_of_dropped_messages() {
     assert!(lines[1].starts_with("procledger: task t was ended: asked by "), "{text}");
 }
 
-/// The task would have to end first, and this command with it. The command requested that again and again.
+/// The task would have to end first, and this command with it. The command requested that again and
+/// again.
 #[test]
 fn a_run_that_replaced_its_own_task_never_ended() {
     let place = Place::new();

@@ -1,5 +1,6 @@
-//! Callers in four languages are killed at random moments: no tree outlives its caller, each leak is in the report, and the task
-//! can be started again. A sample of moments; with `PROCLEDGER_LONG=1` fifty for each language, containment and tree.
+//! Callers in four languages are killed at random moments: no tree outlives its caller, each leak
+//! is in the report, and the task can be started again. A sample of moments; with
+//! `PROCLEDGER_LONG=1` fifty for each language, containment and tree.
 
 use std::{
     fs,

@@ -113,7 +113,8 @@ fn a_window_outlives_a_program_that_ends_in_the_background() {
 #[test]
 fn fg_ctrl_c_and_window_resizes_reach_the_program() {
     need!("bash", "tmux");
-    // It starts nothing later: a shell whose child is stopped between vfork and exec does not stop itself.
+    // It starts nothing later: a shell whose child is stopped between vfork and exec does not stop
+    // itself.
     let script = "sleep 3600 & trap 'echo size$((1+1))changed' WINCH; \
                   trap 'kill $!; echo got$((1+1))int; exit 1' INT; \
                   echo $$ > pid; echo it$((1+1))waits; while :; do wait; done";

@@ -1,5 +1,5 @@
-//! `procledger run` passes on to its program what it has inherited, as env(1) does: signals that are ignored or blocked, and
-//! descriptors.
+//! `procledger run` passes on to its program what it has inherited, as env(1) does: signals that
+//! are ignored or blocked, and descriptors.
 
 use std::process::Command;
 
@@ -75,7 +75,8 @@ fn nohup_protects_the_program_from_sighup() {
     running.finish().expect(5);
 }
 
-/// Runs a script of bash, in which `"${run[@]}"` stands for the prefix: nothing, or `run` with these options.
+/// Runs a script of bash, in which `"${run[@]}"` stands for the prefix: nothing, or `run` with
+/// these options.
 fn script(place: &Place, options: Option<&[&str]>, script: &str) -> Command {
     let mut command = Command::new("bash");
     clean(&mut command, place);
@@ -100,8 +101,8 @@ fn agrees(text: &str) -> String {
     plain.out
 }
 
-/// Runs ls(1) after these redirections of bash, and returns each of its descriptors with what it is open on. The list itself
-/// is the last one that was opened.
+/// Runs ls(1) after these redirections of bash, and returns each of its descriptors with what it is
+/// open on. The list itself is the last one that was opened.
 fn descriptors(options: Option<&[&str]>, redirections: &str) -> Vec<String> {
     let text = format!("{redirections}; exec \"${{run[@]}}\" ls -l /proc/self/fd");
     let shown = answer(&mut script(&Place::new(), options, &text)).expect(0).out;

@@ -1,5 +1,5 @@
-//! `run` as a transparent prefix at a terminal: each scenario is played with the plain program and with `run`, in bash, dash
-//! and zsh, and ends in the same way.
+//! `run` as a transparent prefix at a terminal: each scenario is played with the plain program and
+//! with `run`, in bash, dash and zsh, and ends in the same way.
 
 use std::process::Command;
 
@@ -115,7 +115,8 @@ fn a_program_that_ends_in_the_background_leaves_the_terminal_to_the_shell() {
     play(|person| {
         let go = person.place.path().join("go");
         nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
-        // It waits without a child: a shell whose child is stopped between vfork and exec does not stop itself.
+        // It waits without a child: a shell whose child is stopped between vfork and exec does not
+        // stop itself.
         person.types("@sh -c 'echo $$ > pid; echo it$((1+1))runs; read line < go'");
         person.sees("it2runs");
         person.keys("\x1a");
@@ -363,7 +364,8 @@ fn a_pipeline_of_two_programs_that_read_from_the_terminal_was_stopped() {
     });
 }
 
-/// The program has a session of its own, without the terminal: the kernel does not stop it by SIGTSTP, and the shell waited.
+/// The program has a session of its own, without the terminal: the kernel does not stop it by
+/// SIGTSTP, and the shell waited.
 #[test]
 fn ctrl_z_on_a_pipeline_with_a_program_in_another_session_gave_no_prompt() {
     need!("bash", "dash", "zsh");
@@ -381,7 +383,8 @@ fn ctrl_z_on_a_pipeline_with_a_program_in_another_session_gave_no_prompt() {
             until("it goes on", || state(program) != Some('T'));
             person.types("fg");
             person.has_left_the_terminal_to(program);
-            // The shell continues the job after it has left the terminal to it, which discards a Ctrl-Z.
+            // The shell continues the job after it has left the terminal to it, which discards a
+            // Ctrl-Z.
             stays("it goes on", || state(program) != Some('T'));
             person.stops_it(program);
             person.types("fg");
@@ -592,7 +595,8 @@ impl Person {
             Act::CtrlC => {
                 self.keys("\x03");
                 if self.name == "zsh" {
-                    // Without its line editor it shows its prompt after the next line, which it discards.
+                    // Without its line editor it shows its prompt after the next line, which it
+                    // discards.
                     self.types("");
                 }
                 self.gets_the_prompt();

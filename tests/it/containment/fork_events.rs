@@ -1,4 +1,5 @@
-//! A daemon that leaves its session and wipes its environment between two health passes, and a host that crashes then.
+//! A daemon that leaves its session and wipes its environment between two health passes, and a host
+//! that crashes then.
 
 use crate::support::{Host, PidfdWatch, Place, canary, stays, until};
 
@@ -6,8 +7,9 @@ use crate::support::{Host, PidfdWatch, Place, canary, stays, until};
 const SESSION: &str = "containment=session interval=3600000";
 const EVIDENCE: &str = "forked below it, as the kernel reported";
 
-/// Forks twice, and has a session, an empty environment and a working directory of its own; its pid is in `FILE`. It waits
-/// without helpers, which would be hidden as well, and have rows of their own.
+/// Forks twice, and has a session, an empty environment and a working directory of its own; its pid
+/// is in `FILE`. It waits without helpers, which would be hidden as well, and have rows of their
+/// own.
 fn daemon(place: &Place, file: &str) -> String {
     let path = place.path().join(file);
     let fifo = path.with_extension("fifo");

@@ -1,6 +1,6 @@
-//! Daemons that keep the token of their task and still hide it: they become another user, or make their environment unreadable.
-//! None outlives its task where the kernel reports fork events, or where a keeper or a cgroup holds the tree; elsewhere they
-//! are reported.
+//! Daemons that keep the token of their task and still hide it: they become another user, or make
+//! their environment unreadable. None outlives its task where the kernel reports fork events, or
+//! where a keeper or a cgroup holds the tree; elsewhere they are reported.
 
 use std::{
     os::unix::fs::{PermissionsExt, chown},
@@ -123,7 +123,8 @@ fn has_row(place: &Place, watched: &PidfdWatch) -> bool {
     sqlite3(&place.ledger(), &row) == "1"
 }
 
-/// A task with such a daemon is killed, or reaped after its host has crashed: the daemon is dead, and nothing else is.
+/// A task with such a daemon is killed, or reaped after its host has crashed: the daemon is dead,
+/// and nothing else is.
 fn is_ended(user: bool, containment: &str, how: &str, crash: bool) {
     let place = Place::new();
     prepare(&place);
@@ -134,7 +135,8 @@ fn is_ended(user: bool, containment: &str, how: &str, crash: bool) {
     let hidden = place.watch("hidden");
     let what = format!("{how} in {containment}, as user: {user}, crash: {crash}");
     if containment == "session" {
-        // It may be found by its token as long as that can be read: what matters is that it does not escape.
+        // It may be found by its token as long as that can be read: what matters is that it does
+        // not escape.
         if how != "user-namespace" && (user || how.contains("uid")) {
             until(&format!("{what}: it has a row"), || has_row(&place, &hidden));
         }
@@ -201,7 +203,8 @@ fn in_a_cgroup_of_root_no_hidden_daemon_escapes() {
     }
 }
 
-/// In another PID namespace there are no fork events: a process that cannot be read is reported with the reason, and left.
+/// In another PID namespace there are no fork events: a process that cannot be read is reported
+/// with the reason, and left.
 #[test]
 fn an_unreadable_daemon_is_reported_where_there_are_no_fork_events() {
     need!("perl");
@@ -259,7 +262,8 @@ fn is_reported(how: &str, verb: &[&str]) {
     }
 }
 
-/// Without the listener even root cannot attribute it to the task: another user may have copied the token.
+/// Without the listener even root cannot attribute it to the task: another user may have copied the
+/// token.
 #[test]
 fn another_users_process_with_the_token_is_reported() {
     need!("perl");

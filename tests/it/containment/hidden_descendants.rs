@@ -1,5 +1,6 @@
-//! Descendants that leave the session and wipe their environment are identified only by their parent. The host is the parent of
-//! every root, so descent from the host is no reason to spare a process.
+//! Descendants that leave the session and wipe their environment are identified only by their
+//! parent. The host is the parent of every root, so descent from the host is no reason to spare a
+//! process.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ fn job(place: &Place, script: &str) -> Job {
         .stdout(Stdio::null())
 }
 
-/// `sh` that ends at SIGTERM at once, with a child in a session of its own that has no mark of ours except its argument.
+/// `sh` that ends at SIGTERM at once, with a child in a session of its own that has no mark of ours
+/// except its argument.
 fn hidden(place: &Place) -> String {
     format!("setsid env -i /bin/sh -c 'while :; do sleep 1; done' {} & wait", place.marker())
 }

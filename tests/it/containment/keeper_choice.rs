@@ -21,7 +21,8 @@ fn auto(place: &Place, keeper: &Path) -> Builder {
         .keeper(keeper)
 }
 
-/// With `auto` programs run, and the row records the containment; if requested explicitly, an unusable keeper is an error.
+/// With `auto` programs run, and the row records the containment; if requested explicitly, an
+/// unusable keeper is an error.
 fn check_refused(place: &Place, keeper: &Path, why: &str) {
     let error = kept(place).keeper(keeper).open().expect_err("no keeper");
     assert!(error.to_string().contains(why), "{error}");

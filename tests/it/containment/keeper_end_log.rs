@@ -1,5 +1,5 @@
-//! With a keeper, a crash of the host used to leave no leak in the history. The keeper writes a record beside the ledger, and
-//! the next opener imports it.
+//! With a keeper, a crash of the host used to leave no leak in the history. The keeper writes a
+//! record beside the ledger, and the next opener imports it.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -210,7 +210,8 @@ fn an_opener_killed_while_it_imports_the_record_loses_and_duplicates_nothing() {
 
 #[test]
 fn a_full_disk_or_a_removed_folder_does_not_stop_a_keeper_from_ending_its_tree() {
-    // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not use it.
+    // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not
+    // use it.
     if !root()
         || !in_namespace(
             "containment::keeper_end_log::a_full_disk_or_a_removed_folder_does_not_stop_a_keeper_from_ending_its_tree",

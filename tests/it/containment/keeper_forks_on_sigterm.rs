@@ -1,5 +1,5 @@
-//! A program that forks again on each SIGTERM, out of its session and without a token, outlived its keeper: the host released
-//! the keeper whenever it had found no process.
+//! A program that forks again on each SIGTERM, out of its session and without a token, outlived its
+//! keeper: the host released the keeper whenever it had found no process.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,8 +10,8 @@ use crate::{
     support::{Host, Place, at_once, need, stays, until},
 };
 
-/// Each SIGTERM starts a chain of forks, each in a session of its own; the last one waits for the next SIGTERM. The handler is
-/// inherited, so none of them is ever without it.
+/// Each SIGTERM starts a chain of forks, each in a session of its own; the last one waits for the
+/// next SIGTERM. The handler is inherited, so none of them is ever without it.
 const ANEW: &str = r"
     #include <fcntl.h>
     #include <signal.h>

@@ -1,4 +1,5 @@
-//! The host of a program under a keeper is killed: the tree is ended at once, without a reap of the ledger.
+//! The host of a program under a keeper is killed: the tree is ended at once, without a reap of the
+//! ledger.
 
 use std::{fs, time::Instant};
 
@@ -84,7 +85,8 @@ fn a_fork_storm_that_ignores_sigterm_is_ended_completely() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let folder = place.path().display();
-    // Each keeps forking, half of them into sessions of their own; a bound keeps a failure from exhausting the machine.
+    // Each keeps forking, half of them into sessions of their own; a bound keeps a failure from
+    // exhausting the machine.
     let storm = place.script(
         "storm",
         "trap '' TERM; n=0; while [ $n -lt 150 ]; do n=$((n+1)); \

@@ -1,5 +1,5 @@
-//! Processes that pretend to be keepers: their descendants were recorded, counted and killed, and those of the true keeper were
-//! not found. A keeper is known by its identity in the root's row.
+//! Processes that pretend to be keepers: their descendants were recorded, counted and killed, and
+//! those of the true keeper were not found. A keeper is known by its identity in the root's row.
 
 use std::{
     fs::{self, Permissions},
@@ -18,7 +18,8 @@ use crate::{
 const OTHER_USER: u32 = 61_236;
 const LARGE: u64 = 60_000_000;
 
-/// A process with a keeper's name and the token of a tree as its only argument, and a child that uses much memory.
+/// A process with a keeper's name and the token of a tree as its only argument, and a child that
+/// uses much memory.
 struct Impostor {
     _process: Guard,
     child: PidfdWatch,
@@ -157,7 +158,8 @@ fn edit(place: &Place, columns: &str) {
 
 #[test]
 fn a_process_with_the_reused_pid_of_a_dead_keeper_is_not_a_keeper() {
-    // Pid and tick agree, as with PID reuse within 10 ms, and only the inode differs; or the tick differs.
+    // Pid and tick agree, as with PID reuse within 10 ms, and only the inode differs; or the tick
+    // differs.
     for same_tick in [true, false] {
         let place = Place::new();
         let tracker = kept(&place).open().expect("a ledger");
@@ -205,7 +207,8 @@ fn a_row_of_an_older_version_is_matched_to_its_keeper_and_to_no_impostor() {
 
 #[test]
 fn a_row_of_an_older_version_with_a_dead_keeper_is_not_matched_to_the_programs_parent() {
-    // The program is adopted by the nearest subreaper or by pid 1, whose other children are unrelated.
+    // The program is adopted by the nearest subreaper or by pid 1, whose other children are
+    // unrelated.
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");

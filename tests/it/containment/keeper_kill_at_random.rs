@@ -1,5 +1,5 @@
-//! Hosts are killed at random instants around a spawn under a keeper. Afterwards, without any reap: no program has run without
-//! a row, no program is left, and no keeper is left.
+//! Hosts are killed at random instants around a spawn under a keeper. Afterwards, without any reap:
+//! no program has run without a row, no program is left, and no keeper is left.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -62,7 +62,8 @@ fn no_program_runs_unrecorded_and_no_program_or_keeper_is_left() {
         fs::copy(KEEPER, place.path().join("procledger-keeper")).expect("a copy");
         loop {
             let trial = next.fetch_add(1, Ordering::Relaxed);
-            // On a busy machine most kills come before the row, so it takes more of them to hit both sides.
+            // On a busy machine most kills come before the row, so it takes more of them to hit
+            // both sides.
             let is_over = |struck| trial >= trials && hit_both(struck, trials);
             if trial >= 4 * trials || is_over(&struck.lock().expect("no panic")) {
                 return;

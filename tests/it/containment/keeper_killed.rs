@@ -41,7 +41,8 @@ fn the_program_continues_and_its_end_and_strays_are_recorded() {
     host.stop();
 }
 
-/// The program has the keeper's uid, and SIGSTOP cannot be blocked. The host, as the keeper's parent, has to continue it.
+/// The program has the keeper's uid, and SIGSTOP cannot be blocked. The host, as the keeper's
+/// parent, has to continue it.
 #[test]
 fn a_host_waited_forever_for_a_keeper_that_its_program_had_stopped() {
     let place = Place::new();
@@ -94,7 +95,8 @@ fn if_its_host_is_killed_too_rows_and_the_token_identify_every_member() {
 
 #[test]
 fn if_it_is_killed_at_the_gate_the_program_never_runs() {
-    // In a process of its own, whose only keeper is this one's: tests that run beside it have keepers too.
+    // In a process of its own, whose only keeper is this one's: tests that run beside it have
+    // keepers too.
     in_another_process(&Place::new(), "keeper-killed-at-the-gate", Duration::from_mins(1));
 }
 

@@ -1,12 +1,13 @@
-//! A descendant of a keeper that holds a file with the name of an instance's lock was taken for a host of the ledger, and
-//! outlived the keeper together with all its siblings.
+//! A descendant of a keeper that holds a file with the name of an instance's lock was taken for a
+//! host of the ledger, and outlived the keeper together with all its siblings.
 
 use crate::{
     containment::keepers::{HOST, daemon, keepers},
     support::{Host, PidfdWatch, Place, need, until},
 };
 
-/// A host of a task with a hidden daemon and a hidden holder of the lock file `lock`, which is killed.
+/// A host of a task with a hidden daemon and a hidden holder of the lock file `lock`, which is
+/// killed.
 fn check(place: &Place, lock: &str, mode: &str) {
     need!("flock");
     let folder = place.path().display();

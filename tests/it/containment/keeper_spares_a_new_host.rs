@@ -13,7 +13,8 @@ fn invariant_13_a_host_adopted_by_the_keeper_survives_with_all_its_processes() {
     let mut old = Host::start(&place, HOST);
     let binary = std::env::current_exe().expect("this binary");
     let folder = place.path().display();
-    // Its programs have a session only, so that their orphans are adopted by the nearest subreaper: the old host's keeper.
+    // Its programs have a session only, so that their orphans are adopted by the nearest subreaper:
+    // the old host's keeper.
     let script = format!(
         "mkfifo {folder}/in; sleep 3600 & echo $! > {folder}/sibling; \
          (setsid sh -c 'echo $$ > {folder}/host; export PROCLEDGER_IT_OPTIONS=containment=session; \
@@ -42,7 +43,8 @@ fn invariant_13_a_host_adopted_by_the_keeper_survives_with_all_its_processes() {
     assert!(fresh.is_dead());
 }
 
-/// A host of another ledger is treated like any other program: it ends with its task, and its own programs with it.
+/// A host of another ledger is treated like any other program: it ends with its task, and its own
+/// programs with it.
 #[test]
 fn a_host_of_another_ledger_ends_with_its_task() {
     let place = Place::new();

@@ -1,4 +1,5 @@
-//! A program under a keeper behaves as it does without one: what it receives, what it prints, and how it ends.
+//! A program under a keeper behaves as it does without one: what it receives, what it prints, and
+//! how it ends.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +18,8 @@ use crate::{
     support::{Place, parent, stat_field, until},
 };
 
-/// These bodies are shared with the gate's tests: the requirements on a program and its host are the same.
+/// These bodies are shared with the gate's tests: the requirements on a program and its host are
+/// the same.
 #[test]
 fn the_gate_keeps_its_guarantees_when_a_keeper_relays_it() {
     for role in ["clean-program", "closed", "crosswise", "not-started", "thread-ends"] {

@@ -16,8 +16,9 @@ pub(crate) fn kept(place: &Place) -> Builder {
     Tracker::builder(place.ledger()).containment(ContainmentMode::Keeper).keeper(KEEPER)
 }
 
-/// Shell text that starts a typical daemon: forked twice, in a session of its own, with an empty environment and `/` as its
-/// folder. It writes its pid to the file `name`, and sleeps without a child.
+/// Shell text that starts a typical daemon: forked twice, in a session of its own, with an empty
+/// environment and `/` as its folder. It writes its pid to the file `name`, and sleeps without a
+/// child.
 pub(crate) fn daemon(place: &Place, name: &str) -> String {
     let fifo = place.path().join("never");
     if !fifo.exists() {

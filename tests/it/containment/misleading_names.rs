@@ -1,4 +1,5 @@
-//! A process may give itself any name: `/proc/PID/stat` of the real kernel, with names that mislead parsers.
+//! A process may give itself any name: `/proc/PID/stat` of the real kernel, with names that mislead
+//! parsers.
 
 use std::{
     fs,

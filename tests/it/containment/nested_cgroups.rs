@@ -1,9 +1,9 @@
-//! What a task can do to its own cgroup: cgroups nested deeper than any path, closed ones that cannot be listed, threaded and
-//! frozen ones, and a process that moves between them while it is ended. None of it outlives the task, and anything that does
-//! is reported by the command.
+//! What a task can do to its own cgroup: cgroups nested deeper than any path, closed ones that
+//! cannot be listed, threaded and frozen ones, and a process that moves between them while it is
+//! ended. None of it outlives the task, and anything that does is reported by the command.
 //!
-//! In each case the hidden process is known by its cgroup alone: it has forked twice, has a session of its own and no
-//! environment, and ignores SIGTERM.
+//! In each case the hidden process is known by its cgroup alone: it has forked twice, has a session
+//! of its own and no environment, and ignores SIGTERM.
 
 use std::{
     fs,
@@ -20,7 +20,8 @@ use crate::{
 /// An ordinary user that owns only the subtree that is delegated to it.
 const USER: u32 = 61234;
 
-/// The root of the task: starts the hidden process, waits until that is in place, and then sleeps or ends.
+/// The root of the task: starts the hidden process, waits until that is in place, and then sleeps
+/// or ends.
 const ROOT: &str = r"
 use POSIX ();
 my ($hides, $ready, $how, $then, $marker) = @ARGV;
@@ -116,7 +117,8 @@ enum End {
 
 const ENDS: [End; 3] = [End::Kill, End::Reap, End::ByItself];
 
-/// A cgroup of one test, with a place: everything left there is ended and removed when it is dropped.
+/// A cgroup of one test, with a place: everything left there is ended and removed when it is
+/// dropped.
 struct Subtree {
     folder: PathBuf,
     place: Place,
@@ -203,7 +205,8 @@ impl Drop for Subtree {
     }
 }
 
-/// Tests one way to hide with each kind of end: nothing outlives the task, nothing else is ended, and its cgroup is removed.
+/// Tests one way to hide with each kind of end: nothing outlives the task, nothing else is ended,
+/// and its cgroup is removed.
 fn nothing_outlives(run_as: RunAs, how: &str) {
     for end in ENDS {
         let subtree = Subtree::new(run_as);
@@ -347,8 +350,8 @@ fn more_members_than_descriptors_are_ended_with_their_cgroup() {
     assert!(!cgroup.exists(), "{printed}");
 }
 
-/// A process of another PID namespace has no pid in ours. If something in the cgroup must be left, the cgroup is not killed as
-/// a whole: the survivor is reported, and the next attempt ends it.
+/// A process of another PID namespace has no pid in ours. If something in the cgroup must be left,
+/// the cgroup is not killed as a whole: the survivor is reported, and the next attempt ends it.
 #[test]
 fn an_unlistable_member_beside_a_protected_program_is_reported_as_a_survivor() {
     need!("find", "unshare", "nsenter");

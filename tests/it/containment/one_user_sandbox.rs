@@ -1,5 +1,6 @@
-//! A sandbox that maps one user, as `unshare --user` and bubblewrap create it: root's folders, including `/`, appear there as
-//! owned by the user `nobody`. For that reason a ledger was refused in every folder.
+//! A sandbox that maps one user, as `unshare --user` and bubblewrap create it: root's folders,
+//! including `/`, appear there as owned by the user `nobody`. For that reason a ledger was refused
+//! in every folder.
 
 use std::{
     fs::{self, Permissions},

@@ -1,8 +1,9 @@
-//! Real programs that leave their task in typical ways, all in one task: the host is killed, or the root exits with 0 and
-//! leaves them all. Beside them run some of the same programs that are in no ledger, and those have to survive.
+//! Real programs that leave their task in typical ways, all in one task: the host is killed, or the
+//! root exits with 0 and leaves them all. Beside them run some of the same programs that are in no
+//! ledger, and those have to survive.
 //!
-//! Each scenario runs in a PID namespace of its own, so that the test can count every process, and so that all of it dies with
-//! the test.
+//! Each scenario runs in a PID namespace of its own, so that the test can count every process, and
+//! so that all of it dies with the test.
 
 mod programs;
 mod survivors;
@@ -23,9 +24,10 @@ use crate::{
     support::{Guard, Host, PidfdWatch, Place, in_namespace, in_namespace_as_a_user, root, until},
 };
 
-/// What session mode may lose or has to spare, according to the README's section on what escapes: `redis-server`, `nginx` and
-/// the hidden daemon have left their session and environment before any pass saw them; `tmux` is a member by its token alone
-/// and serves a terminal; `ssh-agent` keeps its environment secret from its own user.
+/// What session mode may lose or has to spare, according to the README's section on what escapes:
+/// `redis-server`, `nginx` and the hidden daemon have left their session and environment before any
+/// pass saw them; `tmux` is a member by its token alone and serves a terminal; `ssh-agent` keeps
+/// its environment secret from its own user.
 const NAMED_IN_THE_README: [&str; 6] =
     ["redis-server", "nginx", "hidden-daemon", "tmux: server", "tmux-window", "ssh-agent"];
 /// The descendants of a root have to be gone by then.
@@ -70,7 +72,8 @@ impl Stage {
         Self { containment, place, host, root, company, unrelated, others, _shell: shell }
     }
 
-    /// No process is left except, in session mode, those that the README names; and no unrelated program was ended.
+    /// No process is left except, in session mode, those that the README names; and no unrelated
+    /// program was ended.
     fn assert_clean(&self) {
         let has_gone = |seen: &Seen| !is_keeper(seen) || seen.watched.is_dead();
         until("the keeper has gone after its tree", || self.company.iter().all(has_gone));
@@ -176,7 +179,8 @@ fn a_root_ends_well(containment: &'static str) -> Duration {
     took
 }
 
-/// The best of three: other load on the machine delays everything. That no process is left holds each time.
+/// The best of three: other load on the machine delays everything. That no process is left holds
+/// each time.
 fn within_a_second(containment: &'static str) {
     let mut took = Vec::new();
     while !took.iter().any(|took| *took <= AFTER_ITS_ROOT) {
@@ -213,8 +217,9 @@ fn programs_of_a_killed_host_are_ended_in_a_cgroup() {
     }
 }
 
-/// An ordinary user can create a PID namespace only as root of a user namespace, and such a root is refused a keeper that the
-/// machine's root owns: the ordinary user is tested next, in a namespace that root creates.
+/// An ordinary user can create a PID namespace only as root of a user namespace, and such a root is
+/// refused a keeper that the machine's root owns: the ordinary user is tested next, in a namespace
+/// that root creates.
 fn in_namespace_with_keepers(test: &str) -> bool {
     root() && in_namespace(test)
 }

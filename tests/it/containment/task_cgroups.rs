@@ -25,7 +25,8 @@ pub(crate) fn can_use_cgroups() -> bool {
     opened.is_ok()
 }
 
-/// A daemon that forks twice and has a session, an empty environment and a working directory of its own; its pid is in `FILE`.
+/// A daemon that forks twice and has a session, an empty environment and a working directory of its
+/// own; its pid is in `FILE`.
 fn daemon(place: &Place, file: &str) -> String {
     let path = place.path().join(file);
     format!(
@@ -194,7 +195,8 @@ fn a_cgroup_that_a_dead_reaper_left_frozen_is_thawed_so_that_sigterm_takes_effec
     assert!(place.path().join("obeyed").exists(), "it got SIGTERM before it was killed");
 }
 
-/// Another cgroup with the recorded name is not the cgroup of the task: no process in it is signalled.
+/// Another cgroup with the recorded name is not the cgroup of the task: no process in it is
+/// signalled.
 #[test]
 fn invariant_02_a_cgroup_with_another_inode_is_not_touched() {
     if !can_use_cgroups() {
@@ -245,8 +247,8 @@ fn a_host_in_a_task_cgroup_of_another_ledger_dies_with_all_its_processes() {
     assert!(!outer.exists(), "with what the inner one made in it");
 }
 
-/// A task has started a new host of the same ledger, which has lost its parents: it is in the task's cgroup, and is a host of its
-/// own.
+/// A task has started a new host of the same ledger, which has lost its parents: it is in the
+/// task's cgroup, and is a host of its own.
 #[test]
 fn invariant_07_a_health_pass_does_not_record_a_new_host_in_a_tasks_cgroup() {
     if !can_use_cgroups() {
@@ -321,7 +323,8 @@ fn a_task_cgroup_without_a_row_is_removed_with_the_cgroup_of_its_dead_instance()
     assert!(!instance.exists() && no_cgroup_is_recorded(&place));
 }
 
-/// Hosts are killed while they spawn, again and again: every created cgroup is known, and one reap removes it.
+/// Hosts are killed while they spawn, again and again: every created cgroup is known, and one reap
+/// removes it.
 #[test]
 fn every_cgroup_of_hosts_that_die_while_they_spawn_is_removed() {
     if !can_use_cgroups() {
@@ -374,7 +377,8 @@ fn an_unavailable_containment_is_refused_in_one_line() {
     let (code, error) = run(&[], "wood");
     assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
     assert!(error.contains("PROCLEDGER_CONTAINMENT"), "{error}");
-    // A requested folder is not replaced by another containment, not even if the environment names one.
+    // A requested folder is not replaced by another containment, not even if the environment names
+    // one.
     for (arguments, variable) in [
         (&["--cgroup", folder][..], ""),
         (&["--cgroup", folder, "--containment", "auto"], ""),

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, process::Command};
 
 use crate::support::root;
 
-/// The number of crates without the optional features, including the library. A further one has to be worth it.
+/// The number of crates without the optional features, including the library. A further one has to
+/// be worth it.
 const CRATES: usize = 58;
 
 fn crates(features: &str) -> BTreeSet<String> {

@@ -9,7 +9,8 @@ use std::{
 
 use crate::support::{Guard, Place, eventually, pidfd, until};
 
-/// A small file system of its own. Only in a mount namespace that dies with the test, see `support::in_namespace`.
+/// A small file system of its own. Only in a mount namespace that dies with the test, see
+/// `support::in_namespace`.
 pub(crate) struct SmallDisk {
     pub(crate) folder: PathBuf,
 }
@@ -58,15 +59,16 @@ pub(crate) fn run(tool: &str, args: &[&str], path: &Path) {
     assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A host whose system calls fail as long as this lives: strace(1) is attached to it, and detaches on drop.
+/// A host whose system calls fail as long as this lives: strace(1) is attached to it, and detaches
+/// on drop.
 pub(crate) struct Fault {
     strace: Guard,
     host: u32,
 }
 
 impl Fault {
-    /// `inject` is an expression of strace(1): `pwrite64:error=EIO`. If `paths` is not empty, only calls that name one of them,
-    /// or a descriptor of it, count.
+    /// `inject` is an expression of strace(1): `pwrite64:error=EIO`. If `paths` is not empty, only
+    /// calls that name one of them, or a descriptor of it, count.
     pub(crate) fn on(place: &Place, host: u32, inject: &str, paths: &[&Path]) -> Self {
         let calls = inject.split(':').next().expect("calls");
         let mut command = Command::new("strace");

@@ -1,4 +1,5 @@
-//! docs/guarantees.md is true: everything it names exists, and each invariant has a test with its number.
+//! docs/guarantees.md is true: everything it names exists, and each invariant has a test with its
+//! number.
 
 use std::{
     collections::BTreeSet,

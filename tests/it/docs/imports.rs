@@ -1,6 +1,8 @@
-//! Imports, read from the source with `syn`: which file uses which, and that no file uses itself through others.
+//! Imports, read from the source with `syn`: which file uses which, and that no file uses itself
+//! through others.
 //!
-//! A name that a `mod.rs` only re-exports counts as a use of the file that defines it. Unit tests do not count.
+//! A name that a `mod.rs` only re-exports counts as a use of the file that defines it. Unit tests
+//! do not count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +27,8 @@ struct Named {
 }
 
 impl Crate {
-    /// Reads all files below the folder of `root`, such as `src/lib.rs`; folders in `without` belong to other crates.
+    /// Reads all files below the folder of `root`, such as `src/lib.rs`; folders in `without`
+    /// belong to other crates.
     pub(super) fn read(root: &str, without: &[&str]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(root);
         let folder = root.parent().expect("a folder").to_owned();

@@ -1,7 +1,9 @@
-//! The public surface of the library, read from the source: every exported name with its fields, variants, methods and traits.
+//! The public surface of the library, read from the source: every exported name with its fields,
+//! variants, methods and traits.
 //!
-//! The listing is in `public-api.txt`, so that each change of the surface is seen in review. After an
-//! intended change, update it with `PROCLEDGER_BLESS=1 cargo test --all-features --test it docs::public_api`.
+//! The listing is in `public-api.txt`, so that each change of the surface is seen in review. After
+//! an intended change, update it with `PROCLEDGER_BLESS=1 cargo test --all-features --test it
+//! docs::public_api`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
-//! The README is true: its commands run, and its queries answer with the columns that it shows. Its Rust is a doctest.
+//! The README is true: its commands run, and its queries answer with the columns that it shows. Its
+//! Rust is a doctest.
 
 use std::{fs, process::Command};
 
@@ -7,8 +8,8 @@ use crate::{
     support::{Place, in_namespace_with_init, tool},
 };
 
-/// The two commands for a machine with Rust and a C compiler. They build and test this crate, so a test does not run them; it
-/// checks that CI runs them, word for word.
+/// The two commands for a machine with Rust and a C compiler. They build and test this crate, so a
+/// test does not run them; it checks that CI runs them, word for word.
 const FOR_A_FRESH_MACHINE: [&str; 2] = ["cargo run -- demo", "cargo test"];
 
 fn file(name: &str) -> String {
@@ -48,7 +49,8 @@ fn ci_runs_the_two_commands_for_a_fresh_machine() {
 
 #[test]
 fn every_shell_block_runs_and_prints_what_the_page_shows() {
-    // One of them looks at all processes, and fails if the ledger of one is gone: other tests remove theirs at any time.
+    // One of them looks at all processes, and fails if the ledger of one is gone: other tests
+    // remove theirs at any time.
     if !in_namespace_with_init(
         "docs::readme::every_shell_block_runs_and_prints_what_the_page_shows",
     ) {
@@ -75,7 +77,8 @@ fn every_shell_block_runs_and_prints_what_the_page_shows() {
     assert!(tried >= 2, "where are the README's blocks?");
 }
 
-/// In a folder of its own, with a ledger that has a history: one process runs, one ended, one leaked.
+/// In a folder of its own, with a ledger that has a history: one process runs, one ended, one
+/// leaked.
 fn run_block(script: &str) -> String {
     let place = Place::new();
     run(&place, &["run", "--task", "ended", "--", "sh", "-c", "exit 3"]).expect(3);

@@ -31,10 +31,13 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("fuzzing", &["policy", "sys", "export"]),
 ];
 
-/// A file is as long as its concept: usually 150 to 400 lines. Beyond this limit it certainly contains two.
+/// A file is as long as its concept: usually 150 to 400 lines. Beyond this limit it certainly
+/// contains two.
 const LONGEST_FILE: usize = 800;
 /// A function has one idea. Beyond this limit it cannot be read at a glance any more.
 const LONGEST_FUNCTION: usize = 100;
+/// Comments are as wide as the code, in characters.
+const WIDEST_COMMENT: usize = 100;
 
 struct Source {
     /// The path below `src`.
@@ -145,6 +148,27 @@ fn each_layer_uses_only_its_allowed_modules() {
 }
 
 #[test]
+fn comments_are_as_wide_as_the_code() {
+    let mut wide = Vec::new();
+    for source in sources() {
+        let mut example = false;
+        for (number, line) in source.text.lines().enumerate() {
+            let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+            let comment = comment.trim_start_matches(['/', '!']).trim_start();
+            if comment.starts_with("```") {
+                example = !example;
+            }
+            // Only prose can be wrapped.
+            let prose = !example && !comment.starts_with('|') && !comment.contains("  ");
+            if prose && line.chars().count() > WIDEST_COMMENT {
+                wide.push(format!("{}:{}", source.path.display(), number + 1));
+            }
+        }
+    }
+    assert_eq!(wide, [""; 0]);
+}
+
+#[test]
 fn the_command_uses_only_the_public_api() {
     for source in sources().iter().filter(|source| source.is_in("bin")) {
         for word in ["rusqlite", "r2d2", "#[path"] {
@@ -194,7 +218,8 @@ fn no_function_exceeds_the_line_limit() {
         for (start, line) in lines.iter().enumerate().filter(|(_, line)| is_function(line)) {
             let indent = line.len() - line.trim_start().len();
             let end = format!("{}}}", " ".repeat(indent));
-            // rustfmt aligns the closing brace with the start of the function; a function without a body has none.
+            // rustfmt aligns the closing brace with the start of the function; a function without a
+            // body has none.
             let length = lines[start..].iter().position(|line| *line == end).unwrap_or(0);
             let next = lines[start + 1..].iter().position(|line| {
                 is_function(line) && line.len() - line.trim_start().len() == indent

@@ -1,5 +1,6 @@
-//! Programs whose first thread has ended while others run on (`pthread_exit` in `main`). The kernel shows them as zombies without
-//! arguments, environment or memory, and `cgroup.kill` does not reach them. They belong to their tasks all the same.
+//! Programs whose first thread has ended while others run on (`pthread_exit` in `main`). The kernel
+//! shows them as zombies without arguments, environment or memory, and `cgroup.kill` does not reach
+//! them. They belong to their tasks all the same.
 
 use procledger::{ContainmentMode, Tracker};
 
@@ -8,8 +9,8 @@ use crate::{
     support::{PidfdWatch, Place, in_namespace_as_a_user, state, until},
 };
 
-/// Shell text that starts such a program: in a session of its own, without its parent, ignoring SIGTERM, with the token of its
-/// task. Its pid is in the file `daemon`.
+/// Shell text that starts such a program: in a session of its own, without its parent, ignoring
+/// SIGTERM, with the token of its task. Its pid is in the file `daemon`.
 fn leaderless() -> String {
     let program = std::env::current_exe().expect("this binary");
     format!(

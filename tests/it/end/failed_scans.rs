@@ -1,5 +1,6 @@
-//! A tree is ended while `/proc` cannot be listed, though each process in it can be read. The row of its root was ended all the
-//! same, and with it everything that led to the members that the scan had missed.
+//! A tree is ended while `/proc` cannot be listed, though each process in it can be read. The row
+//! of its root was ended all the same, and with it everything that led to the members that the scan
+//! had missed.
 
 use std::{thread, time::Duration};
 

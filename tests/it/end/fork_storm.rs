@@ -1,4 +1,5 @@
-//! A fork storm: up to 200 processes, each of which forks every 50 ms, and some ignore SIGTERM. One call ends all of it.
+//! A fork storm: up to 200 processes, each of which forks every 50 ms, and some ignore SIGTERM. One
+//! call ends all of it.
 
 #![expect(unsafe_code, reason = "processes that do nothing but fork")]
 
@@ -96,8 +97,9 @@ pub(crate) fn body(given: &Given) {
     thread::sleep(LIFE);
 }
 
-/// Every third one ignores SIGTERM, every fifth leaves the session. Half of them hop: they fork and exit, so that no process
-/// lives longer than a pause. The others stay, and start children that live for two pauses.
+/// Every third one ignores SIGTERM, every fifth leaves the session. Half of them hop: they fork and
+/// exit, so that no process lives longer than a pause. The others stay, and start children that
+/// live for two pauses.
 fn rage(number: u32, processes: u32, end: Instant) -> ! {
     let pause = u32::try_from(PAUSE.as_micros()).unwrap_or(u32::MAX);
     // SAFETY: system calls that touch no memory.

@@ -1,6 +1,6 @@
-//! A root ends and leaves a process that forks and exits, as does its child, on and on (a daemon does it only twice). Between
-//! the listing of all processes and the inspection of each it had changed its pid and was missed: the root's row was ended, and
-//! it ran on without a row.
+//! A root ends and leaves a process that forks and exits, as does its child, on and on (a daemon
+//! does it only twice). Between the listing of all processes and the inspection of each it had
+//! changed its pid and was missed: the root's row was ended, and it ran on without a row.
 
 #![expect(unsafe_code, reason = "a process that does nothing but fork")]
 
@@ -65,7 +65,8 @@ fn job(place: &Place, round: u32) -> Job {
 pub(crate) fn body(given: &Given) -> ! {
     let end = Instant::now() + LIFE;
     fs::write(given.folder.join(READY), "").expect("the ready file");
-    // SAFETY: system calls that touch no memory; each process has one thread, except that this one may also have its harness.
+    // SAFETY: system calls that touch no memory; each process has one thread, except that this one
+    // may also have its harness.
     unsafe {
         while Instant::now() < end {
             libc::usleep(PAUSE);

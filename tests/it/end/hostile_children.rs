@@ -1,5 +1,5 @@
-//! A program that misrepresents itself: another title, no environment, another session, a name that breaks parsers. It is ended
-//! all the same, and its claimed name never reaches a terminal raw.
+//! A program that misrepresents itself: another title, no environment, another session, a name that
+//! breaks parsers. It is ended all the same, and its claimed name never reaches a terminal raw.
 
 use std::fs;
 

@@ -1,5 +1,6 @@
-//! A `kill` that does not finish: killed, stopped or interrupted within the grace period. Its claim prevents no other instance
-//! from acting on the task, and the owner's exit status reaches the history.
+//! A `kill` that does not finish: killed, stopped or interrupted within the grace period. Its claim
+//! prevents no other instance from acting on the task, and the owner's exit status reaches the
+//! history.
 
 use std::{
     fs,
@@ -16,10 +17,12 @@ use crate::{
     support::{Host, Place, at_once, is_alive, namespaced, namespaces, pidfd, root, state, until},
 };
 
-/// Far below a health interval (30 s) and the grace periods of these tests; far above the duration of an end on a busy machine.
+/// Far below a health interval (30 s) and the grace periods of these tests; far above the duration
+/// of an end on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A program that records SIGTERM in the file `asked` and continues until there is a file `go`; then its exit code is 5.
+/// A program that records SIGTERM in the file `asked` and continues until there is a file `go`;
+/// then its exit code is 5.
 fn stubborn(place: &Place) -> String {
     let folder = place.path().display();
     format!(
@@ -198,7 +201,8 @@ fn a_program_that_exited_before_a_kill_could_signal_it_was_killed() {
     });
 }
 
-/// Its owner records the status while the first kill, which is stopped, holds the claim; the second one finds it gone.
+/// Its owner records the status while the first kill, which is stopped, holds the claim; the second
+/// one finds it gone.
 #[test]
 fn a_process_that_a_kill_found_gone_was_recorded_without_a_rule() {
     at_once(containments(), |containment| {

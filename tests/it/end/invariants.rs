@@ -1,4 +1,5 @@
-//! Scenarios of invariants that fit no other file. docs/guarantees.md lists which test covers which.
+//! Scenarios of invariants that fit no other file. docs/guarantees.md lists which test covers
+//! which.
 
 use std::{fs, process::Command};
 

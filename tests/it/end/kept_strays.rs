@@ -6,7 +6,8 @@ use procledger::{Job, Tracker};
 
 use crate::support::{Host, PidfdWatch, Place, until};
 
-/// Leaves a child in its session, a daemon outside of it, and one that an earlier pass has recorded.
+/// Leaves a child in its session, a daemon outside of it, and one that an earlier pass has
+/// recorded.
 fn job(place: &Place) -> Job {
     let script = "sleep 3601 & echo $! > early; until [ -e go ]; do sleep 0.01; done; \
                   sleep 3602 & echo $! > child; setsid sleep 3603 & echo $! > daemon; exit 0";

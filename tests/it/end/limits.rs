@@ -38,12 +38,14 @@ fn without_a_monitor_the_health_pass_ends_jobs_that_run_too_long() {
     assert_eq!(place.sqlite3("SELECT end_reason FROM process"), "max_runtime");
 }
 
-/// It left the session and lost its parent, so that only the token linked it to the job: its memory was not counted.
+/// It left the session and lost its parent, so that only the token linked it to the job: its memory
+/// was not counted.
 #[test]
 fn memory_of_processes_outside_of_the_session_counts_against_the_limit() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
-    // The shell in between ends, so that no chain of parents leads from the root to the process that uses the memory.
+    // The shell in between ends, so that no chain of parents leads from the root to the process
+    // that uses the memory.
     let script = "(setsid /bin/sh -c 'echo $$ > hungry; (head -c 50000000 /dev/zero; echo > grown; sleep 3600) | \
                   tail -c 50000000' & exit 0); exec sleep 3600";
     let hungry = tracker.spawn(place.job("hungry", script).max_rss(40_000_000)).expect("spawned");

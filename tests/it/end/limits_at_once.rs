@@ -1,5 +1,5 @@
-//! Trees over a limit are ended together, in the background, and once: neither they nor anything else waits for the grace
-//! period of another tree.
+//! Trees over a limit are ended together, in the background, and once: neither they nor anything
+//! else waits for the grace period of another tree.
 
 use std::{
     fs,
@@ -25,7 +25,8 @@ fn containments() -> Vec<ContainmentMode> {
     [ContainmentMode::Session, ContainmentMode::Keeper].into_iter().chain(cgroup).collect()
 }
 
-/// Five trees were ended one after another, since each rule was handled separately: 16 s with a grace period of 3 s.
+/// Five trees were ended one after another, since each rule was handled separately: 16 s with a
+/// grace period of 3 s.
 #[test]
 fn five_trees_over_their_limits_are_ended_within_one_grace() {
     let _alone = alone();
@@ -85,7 +86,8 @@ fn nothing_else_is_late(place: &Place, tracker: &Tracker, name: &str) {
     }
 }
 
-/// The health pass ended them on the monitor's thread: a concurrent wait was a second late, another limit half a minute.
+/// The health pass ended them on the monitor's thread: a concurrent wait was a second late, another
+/// limit half a minute.
 #[test]
 fn a_wait_and_a_limit_of_other_tasks_are_not_delayed_by_a_grace() {
     let _alone = alone();
@@ -159,7 +161,8 @@ fn an_exceeded_limit_is_logged_once_and_needs_no_thread_of_its_own() {
         let late = at.duration_since(due).unwrap_or_default();
         latest = latest.max(late);
     }
-    // Less than a grace period, however slow the machine is: hundreds of shells answer at the same time.
+    // Less than a grace period, however slow the machine is: hundreds of shells answer at the same
+    // time.
     assert!(latest < Duration::from_millis(2500), "a tree was asked {latest:?} late");
     println!("{trees} trees were asked to end, {latest:?} late at most, by {most} threads at most");
     until("all are dead", || {

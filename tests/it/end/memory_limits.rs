@@ -20,12 +20,13 @@ const MIB: u64 = 1 << 20;
 /// How much the program allocates, and how many processes share it.
 const SHARED: usize = 40 << 20;
 const CHILDREN: usize = 5;
-/// A limit is checked every second, and a health pass runs every thirty; the rest is for a busy machine.
+/// A limit is checked every second, and a health pass runs every thirty; the rest is for a busy
+/// machine.
 const SOON: Duration = Duration::from_secs(12);
 
-/// Not a scenario: a program with memory, by the mode in its environment. `private` and `shared` fork children that share it,
-/// and write to their own copies of it once the file `grow` exists; `hidden` cannot be inspected; of
-/// `leaderless` the first thread has ended.
+/// Not a scenario: a program with memory, by the mode in its environment. `private` and `shared`
+/// fork children that share it, and write to their own copies of it once the file `grow` exists;
+/// `hidden` cannot be inspected; of `leaderless` the first thread has ended.
 #[test]
 #[expect(unsafe_code, reason = "the scenario is a fork")]
 fn as_a_program_with_memory() {
@@ -147,7 +148,8 @@ fn a_shared_mapping_counts_once_in_a_session() {
     shared_pages_count_once(ContainmentMode::Session, "shared");
 }
 
-/// It was checked only every thirty seconds: 600 MB for 8 s under a limit of 100 MB were not noticed.
+/// It was checked only every thirty seconds: 600 MB for 8 s under a limit of 100 MB were not
+/// noticed.
 fn growth_is_noticed(containment: ContainmentMode, script: &str) {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).containment(containment).keeper(KEEPER);
@@ -161,8 +163,8 @@ fn growth_is_noticed(containment: ContainmentMode, script: &str) {
     until("it is ended", || watched.is_dead());
     assert!(grew.elapsed() < SOON, "{containment:?}: noticed after {:?}", grew.elapsed());
     until("the end is recorded", || rule(&place).starts_with("its tree used "));
-    // A process that ended by itself is `gone`: fork events may have recorded `head` while its exec hid its environment, and `tail`
-    // may exit before its own signal once the pipe is closed.
+    // A process that ended by itself is `gone`: fork events may have recorded `head` while its exec
+    // hid its environment, and `tail` may exit before its own signal once the pipe is closed.
     let others = "SELECT command, end_reason FROM history
                   WHERE task_id = 'grows' AND end_reason NOT IN ('max_rss', 'gone')";
     assert_eq!(place.sqlite3(others), "", "{containment:?}");

@@ -1,5 +1,5 @@
-//! A task runs `procledger run` on the same ledger, and both end together. The row of the inner task stayed `running` until
-//! another instance opened the ledger.
+//! A task runs `procledger run` on the same ledger, and both end together. The row of the inner
+//! task stayed `running` until another instance opened the ledger.
 
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -9,8 +9,8 @@ use crate::{
     support::{Place, at_once, pidfd, until},
 };
 
-/// Starts a task whose program is an owner of its own; returns the outer owner once the inner program runs, with the PID of the
-/// inner owner.
+/// Starts a task whose program is an owner of its own; returns the outer owner once the inner
+/// program runs, with the PID of the inner owner.
 fn start(place: &Place, containment: &str, options: &[&str]) -> Running {
     let inner = format!(
         "exec '{PROCLEDGER}' run --task inner --containment {containment} -- \
@@ -21,8 +21,8 @@ fn start(place: &Place, containment: &str, options: &[&str]) -> Running {
     Running::start(place, "outer", &options, &inner)
 }
 
-/// Each process has one row in each task. Not checked after a `kill`: the owner of the tree may record a process that is left at
-/// the same time as the instance that kills it.
+/// Each process has one row in each task. Not checked after a `kill`: the owner of the tree may
+/// record a process that is left at the same time as the instance that kills it.
 #[track_caller]
 fn recorded_once(place: &Place, how: &str) {
     let twice =
@@ -37,7 +37,8 @@ fn all_ended(place: &Place, reason: &str, how: &str) {
         "SELECT id, task_id, root, state, owner, last_error FROM process WHERE state <> 'ended'";
     let of_tasks = format!("{left} AND (task_id = 'inner' OR root IS NULL)");
     assert_eq!(place.sqlite3(&of_tasks), "", "{how}");
-    // On a busy machine the outer owner may have recorded a descendant while the tree was killed: the next pass closes that row.
+    // On a busy machine the outer owner may have recorded a descendant while the tree was killed:
+    // the next pass closes that row.
     if !place.sqlite3(left).is_empty() {
         run(place, &["reap"]).expect(0);
     }
@@ -58,7 +59,8 @@ fn the_row_of_an_inner_task_stayed_running_after_a_kill_of_the_outer_one() {
         let killed = run(&place, &["kill", "--now", "outer"]);
         let mut reason = "killed";
         if killed.code() != 0 {
-            // A busy machine: it could not examine the whole tree, and says that the next pass tries again.
+            // A busy machine: it could not examine the whole tree, and says that the next pass
+            // tries again.
             killed.expect(3);
             until("the next pass ends the rest", || run(&place, &["reap"]).code() == 0);
             reason = "orphan";

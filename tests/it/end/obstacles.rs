@@ -1,5 +1,5 @@
-//! Processes that cannot be ended at once: each obstacle is reported in one line that says what to do, the row stays, and the
-//! end follows when the obstacle is gone.
+//! Processes that cannot be ended at once: each obstacle is reported in one line that says what to
+//! do, the row stays, and the end follows when the obstacle is gone.
 
 #![expect(unsafe_code, reason = "a tracer")]
 
@@ -140,7 +140,8 @@ fn a_frozen_orphan_is_a_survivor_of_the_reap_and_tried_again_by_the_next() {
     assert_eq!(place.sqlite3("SELECT outcome FROM leaks"), "gone", "it survives no more");
 }
 
-/// A descendant with another uid was not treated as a member: it was neither ended nor reported, and its root's row was closed.
+/// A descendant with another uid was not treated as a member: it was neither ended nor reported,
+/// and its root's row was closed.
 #[test]
 fn a_descendant_of_another_uid_is_reported_as_a_survivor() {
     let place = Place::new();
@@ -218,7 +219,8 @@ impl Tracer {
         Some(tracer)
     }
 
-    /// One that lets the process run, and never waits for it: its zombie stays until this is dropped.
+    /// One that lets the process run, and never waits for it: its zombie stays until this is
+    /// dropped.
     pub(crate) fn that_hangs(place: &Place, pid: u32) -> Option<Self> {
         Self::seize(place, pid, 0, false)
     }

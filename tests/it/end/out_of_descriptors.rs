@@ -1,5 +1,5 @@
-//! A root ends while its host has no descriptor left, so that `/proc` cannot be read. Its row was ended all the same, and the
-//! processes that it had left were lost.
+//! A root ends while its host has no descriptor left, so that `/proc` cannot be read. Its row was
+//! ended all the same, and the processes that it had left were lost.
 
 use std::{
     fs::{self, File},
@@ -54,7 +54,8 @@ fn a_descriptor_beyond_the_soft_limit_prevented_a_start_under_a_keeper() {
     });
 }
 
-/// `run` started its program, lost what that had left, and exited with the program's code; or with 143 after a time limit.
+/// `run` started its program, lost what that had left, and exited with the program's code; or with
+/// 143 after a time limit.
 #[test]
 fn with_few_descriptors_a_run_lost_the_strays_of_its_program() {
     let containments =
@@ -86,8 +87,8 @@ fn with_few_descriptors_a_run_lost_the_strays_of_its_program() {
     });
 }
 
-/// As in `exec 200> lock; ulimit -n 100`, which lowers the hard limit as well: a keeper of an ordinary user cannot open a
-/// descriptor of that number, and the message named `close_range`.
+/// As in `exec 200> lock; ulimit -n 100`, which lowers the hard limit as well: a keeper of an
+/// ordinary user cannot open a descriptor of that number, and the message named `close_range`.
 #[test]
 fn a_descriptor_beyond_the_hard_limit_was_taken_for_a_refused_close_range() {
     let containments =

@@ -6,7 +6,8 @@ use procledger::{Builder, ContainmentMode, Outcome, Report, Tracker};
 
 use crate::support::{Host, PidfdWatch, Place, is_alive, need, until};
 
-/// A script with a name of its own, which starts a child: `NAME.pid` and `NAME.child` contain their pids.
+/// A script with a name of its own, which starts a child: `NAME.pid` and `NAME.child` contain their
+/// pids.
 fn server(place: &Place, name: &str) -> PathBuf {
     let folder = place.path().display();
     let body = format!(
@@ -223,7 +224,8 @@ fn a_protected_name_with_a_folder_is_refused() {
     }
 }
 
-/// Then the cgroup cannot be killed as a whole: its members are ended one by one, and it does not stay frozen.
+/// Then the cgroup cannot be killed as a whole: its members are ended one by one, and it does not
+/// stay frozen.
 #[test]
 fn protected_processes_in_a_cgroup_are_left_and_all_others_are_ended() {
     if !crate::containment::task_cgroups::can_use_cgroups() {

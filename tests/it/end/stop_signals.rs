@@ -1,4 +1,5 @@
-//! Every way to end a tree sends the stop signals of its job in their order, unless the call names others.
+//! Every way to end a tree sends the stop signals of its job in their order, unless the call names
+//! others.
 
 use std::{fs, time::Duration};
 
@@ -19,8 +20,8 @@ const LAST: Duration = Duration::from_mins(10);
 /// SIGHUP, then SIGTERM.
 const STOP: [(i32, Duration); 2] = [(libc::SIGHUP, FIRST), (libc::SIGTERM, LAST)];
 
-/// Writes each SIGHUP and SIGTERM to the file `got` with its own name, `$1`, and ends by SIGTERM; starts no process. It is ready once
-/// the file of its name exists.
+/// Writes each SIGHUP and SIGTERM to the file `got` with its own name, `$1`, and ends by SIGTERM;
+/// starts no process. It is ready once the file of its name exists.
 const LISTENS: &str = "exec 3<>never; trap 'echo HUP $1 >> got' HUP; trap 'echo TERM $1 >> got; exit 7' TERM; \
     echo $$ > $1; while :; do read x <&3; done";
 
@@ -145,7 +146,8 @@ fn a_tree_over_a_limit_is_ended_by_its_stop_signals() {
     }
 }
 
-/// Makes passes until the task, which has a run time of next to nothing, is over its limit by the clock of processes, and has ended.
+/// Makes passes until the task, which has a run time of next to nothing, is over its limit by the
+/// clock of processes, and has ended.
 pub(crate) fn enforce_limit(tracker: &Tracker, task: &str) {
     until("its limit is enforced", || {
         assert_eq!(tracker.health_pass().expect("a pass").survived(), 0);

@@ -23,7 +23,8 @@ fn strays_inside_and_outside_of_the_session_are_ended_and_recorded() {
     assert_eq!(place.sqlite3(rows), "stray|1");
 }
 
-/// It answered that no such task runs, while the processes that the task had left were still being ended.
+/// It answered that no such task runs, while the processes that the task had left were still being
+/// ended.
 #[test]
 fn terminate_waits_for_the_strays_of_a_root_that_has_just_ended() {
     let place = Place::new();

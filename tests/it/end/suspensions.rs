@@ -1,4 +1,5 @@
-//! A suspended tree does not run until it is resumed, and every way to end or release it resumes it first.
+//! A suspended tree does not run until it is resumed, and every way to end or release it resumes it
+//! first.
 
 use std::{fs, thread, time::Duration};
 
@@ -17,7 +18,8 @@ use crate::{
 const BEATS: &str = "while :; do echo >> $1; sleep 0.01; done";
 const NAMES: [&str; 3] = ["root", "child", "daemon"];
 
-/// A root, a child in its session, and a daemon in a session of its own whose parent has exited; each of them forks all the time.
+/// A root, a child in its session, and a daemon in a session of its own whose parent has exited;
+/// each of them forks all the time.
 fn beats(place: &Place, task: &str) -> Job {
     place.script("beats", BEATS);
     place.job(task, "(setsid ./beats daemon &); ./beats child & exec ./beats root")

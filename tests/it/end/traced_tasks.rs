@@ -1,5 +1,5 @@
-//! A tracer is notified of a dead process first: its parent can wait for it only when the tracer has detached. The exit status
-//! then comes later, and is not lost.
+//! A tracer is notified of a dead process first: its parent can wait for it only when the tracer
+//! has detached. The exit status then comes later, and is not lost.
 
 use std::{
     fs,
@@ -20,7 +20,8 @@ use crate::{
 /// Longer than the second that an end waits for a status, and far shorter than a hang.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A shell without children, so that no signal stops it under a tracer: it ends with exit code 7 once there is a line to read.
+/// A shell without children, so that no signal stops it under a tracer: it ends with exit code
+/// 7 once there is a line to read.
 fn patient(place: &Place) -> String {
     let fifo = place.path().join("end");
     if !fifo.exists() {
@@ -175,7 +176,8 @@ fn neither_terminate_nor_shutdown_hangs_with_a_tracer() {
     });
 }
 
-/// Its parent reaps it; the kernel then reports the status by the pidfd (`PIDFD_GET_INFO`, Linux 6.15).
+/// Its parent reaps it; the kernel then reports the status by the pidfd (`PIDFD_GET_INFO`, Linux
+/// 6.15).
 #[test]
 fn the_exit_code_of_a_registered_process_that_is_reaped_late_is_kept() {
     let place = Place::new();

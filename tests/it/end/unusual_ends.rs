@@ -22,7 +22,8 @@ fn leaves_a_child(place: &Place) -> String {
 
 /// That child, once a health pass has recorded it.
 ///
-/// Identified by its pid: a pass may see any child between fork and exec, when its command is still the shell's.
+/// Identified by its pid: a pass may see any child between fork and exec, when its command is still
+/// the shell's.
 fn recorded_child(place: &Place, tracker: &Tracker) -> u32 {
     let child = place.watch("child").pid();
     let row = format!("SELECT count(*) FROM process WHERE root IS NOT NULL AND pid = {child}");
@@ -33,7 +34,8 @@ fn recorded_child(place: &Place, tracker: &Tracker) -> u32 {
     child
 }
 
-/// A stray that a health pass had recorded before its root ended had two rows, and was counted as two leaks.
+/// A stray that a health pass had recorded before its root ended had two rows, and was counted as
+/// two leaks.
 #[test]
 fn a_stray_that_was_recorded_before_is_one_leak() {
     let place = Place::new();
@@ -54,7 +56,8 @@ fn a_stray_that_was_recorded_before_is_one_leak() {
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
 }
 
-/// A process that a job was configured to keep was ended all the same, once a health pass had seen it.
+/// A process that a job was configured to keep was ended all the same, once a health pass had seen
+/// it.
 #[test]
 fn kept_strays_run_on_after_a_health_pass() {
     let place = Place::new();
@@ -71,7 +74,8 @@ fn kept_strays_run_on_after_a_health_pass() {
     assert!(is_alive(kept), "what was to be kept was ended");
 }
 
-/// Invariant 12: a process that a pass could not end, and that has no entry, is tried again by the next one.
+/// Invariant 12: a process that a pass could not end, and that has no entry, is tried again by the
+/// next one.
 #[test]
 fn a_survivor_of_an_orphan_pass_is_tried_again() {
     let place = Place::new();
@@ -89,7 +93,8 @@ fn a_survivor_of_an_orphan_pass_is_tried_again() {
     host.stop();
 }
 
-/// Beyond the share of the descriptor limit no pidfd is held; a child is reaped all the same, with its exit code.
+/// Beyond the share of the descriptor limit no pidfd is held; a child is reaped all the same, with
+/// its exit code.
 #[test]
 fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
     const NAME: &str =
@@ -122,14 +127,15 @@ fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
     tracker.terminate("long").expect("terminated");
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(crate::support::state(pid), None);
-    // A task cgroup takes one more descriptor: too many trees at once were left running because descriptors ran out.
+    // A task cgroup takes one more descriptor: too many trees at once were left running because
+    // descriptors ran out.
     let report = tracker.shutdown().expect("shut down");
     assert!(report.suspects.is_empty(), "{report:?}");
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
-/// Beyond the share of the descriptor limit, in a host that reaps any of its children: the row was closed, and with it
-/// everything that led to the daemon was lost.
+/// Beyond the share of the descriptor limit, in a host that reaps any of its children: the row was
+/// closed, and with it everything that led to the daemon was lost.
 #[test]
 fn strays_of_an_unwatched_root_ran_on_if_the_host_had_reaped_the_root() {
     const NAME: &str =
@@ -179,7 +185,8 @@ fn strays_of_an_unwatched_root_ran_on_if_the_host_had_reaped_the_root() {
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
-/// A process that the caller has registered is a task of its own, and not a stray of the program that started it.
+/// A process that the caller has registered is a task of its own, and not a stray of the program
+/// that started it.
 #[test]
 fn a_registered_process_is_not_a_stray_of_its_starter() {
     let place = Place::new();
@@ -205,7 +212,8 @@ fn a_registered_process_is_not_a_stray_of_its_starter() {
     assert!(!is_alive(pid));
 }
 
-/// A requested health pass before the root was reaped closed the row whose token identifies the daemon.
+/// A requested health pass before the root was reaped closed the row whose token identifies the
+/// daemon.
 #[test]
 fn a_health_pass_before_the_root_is_reaped_hides_no_daemon() {
     let place = Place::new();
@@ -227,8 +235,9 @@ fn a_health_pass_before_the_root_is_reaped_hides_no_daemon() {
     assert_eq!(daemons(), 0);
 }
 
-/// A daemon that was about to leave its root's session when the root ended was seen there, but when its pidfd was opened it
-/// could not be attributed to the root any more, or it was calling exec and showed no token: two to nine of 120 lived on.
+/// A daemon that was about to leave its root's session when the root ended was seen there, but when
+/// its pidfd was opened it could not be attributed to the root any more, or it was calling exec and
+/// showed no token: two to nine of 120 lived on.
 #[test]
 fn a_daemon_that_left_the_session_while_its_root_ended_was_missed() {
     need!("unshare");
@@ -236,7 +245,8 @@ fn a_daemon_that_left_the_session_while_its_root_ended_was_missed() {
         return;
     }
     let place = Place::new();
-    // `$0` is the command; any process that sleeps this long in the namespace is a daemon of one of the roots.
+    // `$0` is the command; any process that sleeps this long in the namespace is a daemon of one of
+    // the roots.
     let script = "for round in 1 2 3 4 5 6 7 8 9 10 11 12; do
           for lane in a b c d; do
             \"$0\" run --containment session --task $round$lane -- sh -c 'setsid sleep 3611 & exit 0' || echo failed &

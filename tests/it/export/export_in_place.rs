@@ -1,5 +1,6 @@
-//! The JSON export where no rename can replace the file: a file that was mounted into a container, a folder that cannot be
-//! written, a read-only file system. It was never written there, and `doctor` reported no problem.
+//! The JSON export where no rename can replace the file: a file that was mounted into a container,
+//! a folder that cannot be written, a read-only file system. It was never written there, and
+//! `doctor` reported no problem.
 
 use std::{
     fs,
@@ -63,7 +64,8 @@ fn doctor(place: &Place, export: &Path) -> (String, String, String) {
     (part("level"), part("detail"), part("advice"))
 }
 
-/// A list that follows the ledger from the first task to the last, under a file that stays the same.
+/// A list that follows the ledger from the first task to the last, under a file that stays the
+/// same.
 fn is_followed(place: &Place, export: &Path) {
     let inode = fs::metadata(export).expect("there").ino();
     let tracker = Tracker::builder(place.ledger()).export(export).open().expect("a ledger");
@@ -137,7 +139,8 @@ fn a_file_that_was_mounted_at_the_path_was_never_written() {
     }
 }
 
-/// A reader that takes the lock sees only complete lists; one that never releases it blocks nothing.
+/// A reader that takes the lock sees only complete lists; one that never releases it blocks
+/// nothing.
 #[test]
 fn a_reader_that_locks_a_mounted_file_sees_complete_lists_and_blocks_nothing() {
     need!("mount");
@@ -228,7 +231,8 @@ fn a_full_disk_keeps_the_old_list_of_a_mounted_file() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// A container with a read-only root, and the file mounted into it: no lock file can be created either.
+/// A container with a read-only root, and the file mounted into it: no lock file can be created
+/// either.
 #[test]
 fn a_file_mounted_into_a_read_only_file_system_was_never_written() {
     need!("mount");
@@ -271,7 +275,8 @@ fn a_file_mounted_into_a_read_only_file_system_was_never_written() {
 /// What is placed at the first path; the second one is a file that must not change.
 type Prepare = fn(&Path, &Path);
 
-/// What can be written, and what cannot be replaced, as an ordinary user; no file of another user is touched.
+/// What can be written, and what cannot be replaced, as an ordinary user; no file of another user
+/// is touched.
 #[test]
 fn in_a_read_only_folder_only_the_users_own_file_is_written() {
     need!("mount");
@@ -323,7 +328,8 @@ fn in_a_read_only_folder_only_the_users_own_file_is_written() {
     }
 }
 
-/// A container's user ids: the file belongs to a user of the host. It is written only where only root could have mounted it.
+/// A container's user ids: the file belongs to a user of the host. It is written only where only
+/// root could have mounted it.
 #[test]
 fn a_mounted_file_of_another_user_is_written_only_in_a_folder_of_the_host() {
     need!("mount");

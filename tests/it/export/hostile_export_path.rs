@@ -1,5 +1,5 @@
-//! An obstacle at the path of the JSON export: a FIFO, a folder, a symlink, another user's file, a full disk. The host tracks
-//! in every case, at once, and no file of another user is touched.
+//! An obstacle at the path of the JSON export: a FIFO, a folder, a symlink, another user's file, a
+//! full disk. The host tracks in every case, at once, and no file of another user is touched.
 
 use std::{
     fs,
@@ -15,7 +15,8 @@ use crate::{
     support::{Host, Place, copy_program, eventually, in_namespace, need, root, until},
 };
 
-/// A host that opens at once and tracks, with that export; returns the error that it reported if it could not be written.
+/// A host that opens at once and tracks, with that export; returns the error that it reported if it
+/// could not be written.
 fn export_of_a_host(place: &Place, export: &Path) -> Option<String> {
     let log = place.path().join("log");
     let began = Instant::now();

@@ -130,7 +130,8 @@ const PROCESS: &str =
     "id || '|' || pid || '|' || coalesce(task_id, '') || '|' || command || '|' ||";
 const OF_STREAM: &str = "WHERE stream = (SELECT stream FROM fleet.stream WHERE ledger = ";
 
-/// Compares all that a ledger has with what the fleet has of it. The fleet has history that the ledger lost or pruned as well.
+/// Compares all that a ledger has with what the fleet has of it. The fleet has history that the
+/// ledger lost or pruned as well.
 #[track_caller]
 pub(super) fn fleet_equals_ledger(database: &Database, ledger: &Path) {
     let uuid = rows_of(ledger, "SELECT uuid FROM ledger").remove(0);
@@ -150,7 +151,8 @@ pub(super) fn fleet_equals_ledger(database: &Database, ledger: &Path) {
         format!("SELECT {PROCESS} state || '|' || {} FROM fleet.live", millis("started_at"));
     assert_eq!(rows(&sql_fleet), rows_of(ledger, &sql), "what runs");
 
-    // What has ended on two time lines of a ledger that was restored has its first end in the fleet.
+    // What has ended on two time lines of a ledger that was restored has its first end in the
+    // fleet.
     let restarts = format!("SELECT restarts FROM fleet.stream WHERE ledger = '{uuid}'");
     let is_exact = database.rows(&restarts) == "0";
     let end = |at: &str| if is_exact { format!("end_reason || '|' || {at}") } else { "''".into() };

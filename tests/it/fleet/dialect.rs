@@ -1,4 +1,5 @@
-//! The statements stay in what PostgreSQL and the engines that speak its protocol have in common: they differ in DDL alone.
+//! The statements stay in what PostgreSQL and the engines that speak its protocol have in common:
+//! they differ in DDL alone.
 
 use std::{fs, path::Path};
 

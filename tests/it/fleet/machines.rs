@@ -1,6 +1,7 @@
-//! Three machines and a database, each with a network of its own: the machines work and crash, they are cut off, shippers and the
-//! database are killed, and one ledger is restored from a backup. Afterwards each row of each ledger is in the fleet once, and the
-//! fleet's reports agree with an independent count over the ledgers.
+//! Three machines and a database, each with a network of its own: the machines work and crash, they
+//! are cut off, shippers and the database are killed, and one ledger is restored from a backup.
+//! Afterwards each row of each ledger is in the fleet once, and the fleet's reports agree with an
+//! independent count over the ledgers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -199,7 +200,8 @@ impl Machine {
         }
     }
 
-    /// Works until it is stopped: programs that end, and programs that a crash leaves. Returns how many and how many crashes.
+    /// Works until it is stopped: programs that end, and programs that a crash leaves. Returns how
+    /// many and how many crashes.
     fn work(&self, place: &Place, done: &AtomicBool) -> [u32; 2] {
         let (mut programs, mut crashes) = (0, 0);
         loop {
@@ -256,7 +258,8 @@ impl Machine {
 /// Cuts a machine off, each time in another way.
 fn disturb(machine: &Machine, turn: usize, server: &Server) {
     let pause = Duration::from_millis(700);
-    // Longer than anything waits for the network: the transaction of a machine that is gone must not hold its stream.
+    // Longer than anything waits for the network: the transaction of a machine that is gone must
+    // not hold its stream.
     let silence = if long() && turn == 5 { Duration::from_mins(1) } else { pause };
     let cut = |link: &str| {
         run("ip", &format!("-n {link} down"));
@@ -322,7 +325,8 @@ fn leaks(host: &'static str, ledger: &Path) -> Vec<Leak> {
 
 type Key = fn(&Leak) -> String;
 
-/// Compares each report with the leaks of all ledgers, those of the time line that the backup has ended included.
+/// Compares each report with the leaks of all ledgers, those of the time line that the backup has
+/// ended included.
 fn the_report_is_that_of_a_count_by_hand(database: &Database, machines: &[Machine]) -> usize {
     let mut all: BTreeSet<Leak> = BTreeSet::new();
     for machine in machines {

@@ -59,7 +59,8 @@ fn sums_are_recomputed_while_a_shipper_updates_them() {
     assert_eq!(scene.database.rows("SELECT sum(leaks) FROM fleet.leak_day"), "1");
 }
 
-/// Many hosts add one row after the other, and PostgreSQL splits each full page of the key in the middle.
+/// Many hosts add one row after the other, and PostgreSQL splits each full page of the key in the
+/// middle.
 #[test]
 fn half_empty_indexes_are_rebuilt_while_a_shipper_runs() {
     let Some(scene) = scene() else { return };

@@ -1,4 +1,5 @@
-//! The pooler `PgBouncer` between a command and the server: in session mode, and in transaction mode.
+//! The pooler `PgBouncer` between a command and the server: in session mode, and in transaction
+//! mode.
 
 use std::{
     fs,
@@ -24,7 +25,8 @@ const TRANSACTION: &str = "transaction";
 /// The same where it certainly has.
 const RESETS: &str = "transaction\nserver_reset_query_always = 1";
 
-/// Holds the pooler: ends it, and removes its folder, when the pipe ends, which comes with the end of the test process.
+/// Holds the pooler: ends it, and removes its folder, when the pipe ends, which comes with the end
+/// of the test process.
 const KEEPER: &str = r#"
 trap : INT TERM HUP
 pgbouncer --quiet "$folder/pgbouncer.ini" > "$folder/log" 2>&1 & pid=$!
@@ -41,7 +43,8 @@ struct Pooler {
 }
 
 impl Pooler {
-    /// Starts a pooler of this mode, with one connection to the server for all clients, or more where each client has its own.
+    /// Starts a pooler of this mode, with one connection to the server for all clients, or more
+    /// where each client has its own.
     fn start(database: &Database, mode: &str) -> Self {
         // Not below TMPDIR: the path of a socket may have 107 bytes.
         let folder = tempfile::Builder::new().prefix("procledger-pool-").tempdir_in("/tmp");
@@ -99,7 +102,8 @@ impl Drop for Pooler {
     }
 }
 
-/// A fleet with one ledger behind a pooler, and a shipper that has shipped to it through the pooler.
+/// A fleet with one ledger behind a pooler, and a shipper that has shipped to it through the
+/// pooler.
 struct Pooled {
     scene: Scene,
     pooler: Pooler,
@@ -116,7 +120,8 @@ fn pooled(mode: &str) -> Option<Pooled> {
     Some(Pooled { scene, pooler, url, shipper })
 }
 
-/// Refuses to ship, in one line that says what to do, and writes nothing; afterwards nothing is missing and nothing twice.
+/// Refuses to ship, in one line that says what to do, and writes nothing; afterwards nothing is
+/// missing and nothing twice.
 #[track_caller]
 fn refuses(it: &mut Pooled, why: &str) {
     let before = it.scene.stream("mark, process");

@@ -16,8 +16,8 @@ use crate::{
 /// Text that no terminal and no page may interpret.
 const HOSTILE: &str = "<img src=x onerror=\"document.title='taken'\">\u{1b}[2J\u{202e}";
 
-/// A fleet of three hosts: `web-1` is well, `web-2` has been silent for three hours, `db-1` has lost rows. Each has 40 leaks, of
-/// 30 tasks, in the last ten days.
+/// A fleet of three hosts: `web-1` is well, `web-2` has been silent for three hours, `db-1` has
+/// lost rows. Each has 40 leaks, of 30 tasks, in the last ten days.
 fn three_hosts() -> Option<Database> {
     let database = database()?;
     printed(fleet(&["init", "--to", &database.url()]));
@@ -250,7 +250,8 @@ fn the_largest_tasks_and_programs_of_the_fleet_are_named() {
         let leaks = (101..=1200).sum::<u64>();
         assert_eq!(all("leaks"), 120 + leaks + 5000, "no leak is left out");
         assert_eq!(all("orphans"), orphans + 1100 * 100);
-        // The 100 smallest of the many, all of the three hosts, and those that the host had not named.
+        // The 100 smallest of the many, all of the three hosts, and those that the host had not
+        // named.
         let others = sums.iter().find(|sum| sum["key"] == "(all others)").expect("others");
         assert_eq!(others["leaks"], (101..=200).sum::<u64>() + 120 + 5000);
         assert_eq!(

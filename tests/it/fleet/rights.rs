@@ -257,8 +257,8 @@ fn rows_of_a_hostile_host_break_no_report() {
     all();
 }
 
-/// Before PostgreSQL 15 every user may create objects in `public`, and an operator there may match a statement better than a
-/// built-in one.
+/// Before PostgreSQL 15 every user may create objects in `public`, and an operator there may match
+/// a statement better than a built-in one.
 #[test]
 fn operators_that_another_user_created_in_public_are_not_used() {
     let Some(database) = database() else { return };

@@ -1,10 +1,13 @@
-//! A real PostgreSQL: one server for all tests of a run, with a database for each test, and servers of a test's own.
+//! A real PostgreSQL: one server for all tests of a run, with a database for each test, and servers
+//! of a test's own.
 //!
-//! `PROCLEDGER_FLEET_URL` names another server for the run, as one of another engine: docs/fleet.md says how.
+//! `PROCLEDGER_FLEET_URL` names another server for the run, as one of another engine: docs/fleet.md
+//! says how.
 //!
-//! A shell holds each server and reads its orders from a pipe: at the end of the pipe, which comes with the end of the test
-//! process however that ends, it stops the server and removes its folder. A test process that ends by itself waits for that,
-//! since its caller may look at once for processes that it left.
+//! A shell holds each server and reads its orders from a pipe: at the end of the pipe, which comes
+//! with the end of the test process however that ends, it stops the server and removes its folder.
+//! A test process that ends by itself waits for that, since its caller may look at once for
+//! processes that it left.
 #![expect(unsafe_code, reason = "statics are not dropped; only atexit(3) runs something for them")]
 
 use std::{
@@ -47,7 +50,8 @@ wait
 rm -rf "$folder"
 "#;
 
-/// Gives a server a file system of its own in memory, at `$folder/space`, in a mount namespace that ends with it.
+/// Gives a server a file system of its own in memory, at `$folder/space`, in a mount namespace that
+/// ends with it.
 const KEEPER_WITH_SPACE: &str = r#"
 trap : INT TERM HUP
 mount -t tmpfs -o "size=$space,mode=700,uid=$id,gid=$id" none "$folder/space"
@@ -66,7 +70,8 @@ pub(super) struct Setup {
     pub(super) access: String,
     /// Files for its data directory: the certificates of TLS.
     pub(super) files: Vec<(&'static str, Vec<u8>)>,
-    /// The size of a file system of its own, as of mount(8); empty for none. Only root can make one.
+    /// The size of a file system of its own, as of mount(8); empty for none. Only root can make
+    /// one.
     pub(super) space: &'static str,
     /// Whether its write-ahead log is in that file system from the beginning.
     pub(super) wal_in_space: bool,
@@ -103,7 +108,8 @@ enum Shared {
 /// A new database on the server of this run; `None` where there is no PostgreSQL, which is printed.
 pub(super) fn database() -> Option<Database> {
     let server = SHARED.get_or_init(|| {
-        // SAFETY: the handler unwinds into nothing: it neither panics nor expects anything of other threads.
+        // SAFETY: the handler unwinds into nothing: it neither panics nor expects anything of other
+        // threads.
         assert_eq!(unsafe { libc::atexit(stop_shared) }, 0, "atexit has room for it");
         match std::env::var("PROCLEDGER_FLEET_URL") {
             Ok(url) => Some(Shared::Named(Database::of_url(&url))),
@@ -205,8 +211,9 @@ impl Server {
         fs::read_to_string(self.folder.join("log")).expect("a log")
     }
 
-    /// Starts a server that has crashed. Processes of the former one may still be exiting, and then it refuses to start; but it
-    /// is not started twice, as only the last one is stopped at the end.
+    /// Starts a server that has crashed. Processes of the former one may still be exiting, and then
+    /// it refuses to start; but it is not started twice, as only the last one is stopped at the
+    /// end.
     pub(super) fn start_again(&self) {
         let refusals = || {
             let text = self.log();
@@ -434,9 +441,9 @@ impl Database {
     }
 }
 
-/// Where the folder of a server is made. Not below TMPDIR: the path of a socket may have 107 bytes. In memory where there is
-/// room: a database has some 300 files, and a file system that trims removed blocks takes half a minute to remove those of
-/// fifty.
+/// Where the folder of a server is made. Not below TMPDIR: the path of a socket may have 107 bytes.
+/// In memory where there is room: a database has some 300 files, and a file system that trims
+/// removed blocks takes half a minute to remove those of fifty.
 fn place() -> &'static str {
     const ROOM: u64 = 2 << 30;
     let memory = "/dev/shm";

@@ -1,4 +1,5 @@
-//! Shipping to a real database: each row once, even if the ledger or the database is interrupted or restored.
+//! Shipping to a real database: each row once, even if the ledger or the database is interrupted or
+//! restored.
 
 use super::{
     comparison::{Ledger, fleet_equals_ledger, init, ship, try_ship},

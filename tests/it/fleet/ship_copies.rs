@@ -1,4 +1,5 @@
-//! Copies of a ledger that are shipped beside the original, and the model: any sequence of work, restores, kills and copies.
+//! Copies of a ledger that are shipped beside the original, and the model: any sequence of work,
+//! restores, kills and copies.
 
 use std::{
     path::{Path, PathBuf},
@@ -104,7 +105,8 @@ fn a_copy_that_was_made_before_the_first_batch_gets_a_stream_of_its_own() {
     copied_and_both_go_on(&scene);
 }
 
-/// What was recorded between the last batch and the copy looks like what the copy has recorded by itself.
+/// What was recorded between the last batch and the copy looks like what the copy has recorded by
+/// itself.
 #[test]
 fn rows_that_a_copy_shares_with_its_original_are_counted() {
     let Some(scene) = scene() else { return };
@@ -124,7 +126,8 @@ fn rows_that_a_copy_shares_with_its_original_are_counted() {
         first.ship().expect("shipped");
     }
     both_are_there(&scene, &path);
-    // By hand: the first one got a stream of its own, and its rows above the floor are looked for in the other ledger.
+    // By hand: the first one got a stream of its own, and its rows above the floor are looked for
+    // in the other ledger.
     let both = rusqlite::Connection::open(scene.path()).expect("opens");
     both.execute("ATTACH ?1 AS other", [path.to_str()]).expect("attached");
     let count = |sql: &str| both.query_one(sql, [], |row| row.get::<_, i64>(0)).expect("a number");

@@ -1,4 +1,5 @@
-//! Kills, cuts and lost answers while a ledger is shipped. Each ends with the comparison of the fleet with its ledger.
+//! Kills, cuts and lost answers while a ledger is shipped. Each ends with the comparison of the
+//! fleet with its ledger.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,8 @@ fn sample<T>(all: Vec<T>) -> Vec<T> {
     all.into_iter().step_by(step).collect()
 }
 
-/// The shipper is killed at each of its system calls: `strace` counts each call of each thread by itself.
+/// The shipper is killed at each of its system calls: `strace` counts each call of each thread by
+/// itself.
 #[test]
 fn a_shipper_killed_at_any_system_call_loses_nothing() {
     need!("strace");
@@ -68,7 +70,8 @@ fn a_shipper_killed_at_any_system_call_loses_nothing() {
     assert!(killed > 0);
 }
 
-/// The first batch of a ledger: a stream that was made, and is not in the ledger yet, is shipped again from the start.
+/// The first batch of a ledger: a stream that was made, and is not in the ledger yet, is shipped
+/// again from the start.
 #[test]
 fn a_shipper_killed_during_its_first_batch_loses_nothing() {
     need!("strace");
@@ -143,7 +146,8 @@ fn a_lost_answer_to_a_commit_loses_and_duplicates_nothing() {
     assert!(lost > 0, "no answer to a commit was lost");
 }
 
-/// A host never waits for the network: while the shipper hangs, the ledger can be written, and its WAL be emptied.
+/// A host never waits for the network: while the shipper hangs, the ledger can be written, and its
+/// WAL be emptied.
 #[test]
 fn a_hanging_network_does_not_block_the_ledger() {
     let Some(scene) = scene() else { return };
@@ -169,7 +173,8 @@ fn a_hanging_network_does_not_block_the_ledger() {
     assert!(began.elapsed() < Duration::from_secs(20));
     assert!(shipper.is_running(), "it hangs all the time");
     drop(shipper);
-    // The database does not notice that, and its transaction holds the stream: another shipper waits until it is given up.
+    // The database does not notice that, and its transaction holds the stream: another shipper
+    // waits until it is given up.
     let open = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND state = 'idle in transaction'",
         scene.database.name()

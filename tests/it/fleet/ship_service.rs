@@ -21,7 +21,8 @@ fn service(place: &Place, url: &str, words: &[&str]) -> Guard {
     let mut service = Command::new(env!("CARGO_BIN_EXE_procledger"));
     service.args(["ship", "--interval", "100ms", "--host", place.marker(), "--to", url]);
     service.args(words).env("PROCLEDGER_IT_MARKER", place.marker());
-    // Without a password for this database; workers that have become a ledger's owner cannot read it.
+    // Without a password for this database; workers that have become a ledger's owner cannot read
+    // it.
     let passwords = place.path().join("pgpass");
     fs::write(&passwords, "another:*:*:*:secret\n").expect("written");
     fs::set_permissions(&passwords, fs::Permissions::from_mode(0o600)).expect("its mode");

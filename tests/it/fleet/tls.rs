@@ -1,4 +1,5 @@
-//! Connections over TCP: encrypted, verified by a certificate authority of the test's own, and with a password.
+//! Connections over TCP: encrypted, verified by a certificate authority of the test's own, and with
+//! a password.
 
 use std::{fs, path::Path, process::Command};
 
@@ -49,7 +50,8 @@ fn loopback() -> String {
     format!("127.{}.{}.{}", bytes[0] | 1, bytes[1], bytes[2] % 254 + 1)
 }
 
-/// A server whose certificate is of this name and of this authority, with passwords and client certificates over TCP.
+/// A server whose certificate is of this name and of this authority, with passwords and client
+/// certificates over TCP.
 fn server(place: &Place, address: &str, of: &str) -> Option<Server> {
     let read = |name: &str| fs::read(place.path().join(name)).expect("a file");
     Server::start(&Setup {
@@ -67,7 +69,8 @@ fn server(place: &Place, address: &str, of: &str) -> Option<Server> {
     })
 }
 
-/// A server whose certificate is of [`NAME`] and of the authority whose certificate is `ours.crt` in the place.
+/// A server whose certificate is of [`NAME`] and of the authority whose certificate is `ours.crt`
+/// in the place.
 pub(super) fn server_at(place: &Place, address: &str) -> Option<Server> {
     authority(place.path(), "ours");
     certificate(place.path(), "ours", "server", NAME, "2");
@@ -162,7 +165,8 @@ fn a_server_is_verified_and_a_host_has_a_password() {
         let error = refused(1, fleet(&["init", "--to", &url]));
         assert!(error.contains(reason), "{url}: {error}");
     }
-    // Said so explicitly, an unknown certificate is accepted, and the connection is still encrypted: `hostssl` demands it.
+    // Said so explicitly, an unknown certificate is accepted, and the connection is still
+    // encrypted: `hostssl` demands it.
     let unverified = host_url.replace("verify-full", "require").replace(&roots, "");
     let mut init = fleet(&["init", "--keep", "1day", "--insecure-tls", "--to", &unverified]);
     init.env("PGPASSWORD", &password);

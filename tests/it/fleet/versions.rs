@@ -15,7 +15,8 @@ fn file(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect(name)
 }
 
-/// A later version has added columns: this version still ships and reads, until the schema declares it too old.
+/// A later version has added columns: this version still ships and reads, until the schema declares
+/// it too old.
 #[test]
 fn a_newer_fleet_can_be_shipped_to_and_read() {
     let Some(scene) = scene() else { return };
@@ -121,7 +122,8 @@ fn a_fleet_can_be_upgraded_while_it_is_shipped_to() {
     assert_eq!(scene.stream("restarts, lost, gap"), "0|0|0");
 }
 
-/// What a version must not do before all shippers are of a later one, and what an older fleet lacks: a column that is written.
+/// What a version must not do before all shippers are of a later one, and what an older fleet
+/// lacks: a column that is written.
 #[test]
 fn a_fleet_without_a_column_is_refused_and_gets_its_rows_later() {
     let columns = [

@@ -1,4 +1,5 @@
-//! A handle is bound to no runtime: it can be waited for in another one than the one that created it.
+//! A handle is bound to no runtime: it can be waited for in another one than the one that created
+//! it.
 
 use std::{fs, time::Duration};
 

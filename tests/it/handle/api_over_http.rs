@@ -1,5 +1,6 @@
-//! `examples/api.rs` over real HTTP, through the scenarios of the processor that it stands for: clean restart, crash, process
-//! death, failed operations, clients that disconnect in the middle, and clients and servers that end at random instants.
+//! `examples/api.rs` over real HTTP, through the scenarios of the processor that it stands for:
+//! clean restart, crash, process death, failed operations, clients that disconnect in the middle,
+//! and clients and servers that end at random instants.
 
 use std::{
     fs::{self, File},
@@ -78,7 +79,8 @@ impl Api {
         stream
     }
 
-    /// Sends a request whose answer is sent as it comes, without chunks; returns the lines of its body.
+    /// Sends a request whose answer is sent as it comes, without chunks; returns the lines of its
+    /// body.
     fn lines_of(&self, method: &str, path: &str, body: &str) -> Answer {
         let mut stream = self.connect();
         let length = body.len();
@@ -95,7 +97,8 @@ impl Api {
         answer
     }
 
-    /// Reads the ids of the rows that `GET /events` reports as ended, on a thread of its own, until the API ends.
+    /// Reads the ids of the rows that `GET /events` reports as ended, on a thread of its own, until
+    /// the API ends.
     fn ends(&self) -> JoinHandle<Vec<i64>> {
         let mut events = self.lines_of("GET", "/events", "");
         thread::spawn(move || {
@@ -342,7 +345,8 @@ fn a_client_that_disconnects_while_it_sends_starts_nothing() {
         let kind = "content-type: application/json";
         write!(stream, "{head}\r\n{kind}\r\ncontent-length: {length}\r\n\r\n{half}").expect("sent");
     }
-    // Later requests are answered: the earlier ones were processed, or wait for something that never comes.
+    // Later requests are answered: the earlier ones were processed, or wait for something that
+    // never comes.
     assert_eq!(api.tasks(), [""; 0]);
     assert!(api.is_healthy());
     assert!(api.stop().success());

@@ -1,15 +1,19 @@
-//! Not a scenario: the code of a host process that `support::Host` has started. Run by itself it does nothing.
+//! Not a scenario: the code of a host process that `support::Host` has started. Run by itself it
+//! does nothing.
 //!
-//! Options, separated by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `protect=NAME`, `min-age=MS`,
-//! `program=NAME`, `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `keeper`, `keep-history=MS`, `limit-size=BYTES`,
-//! `no-arguments`, `sigchld-ignored`, `sigxfsz-ignored`, `wait-any`, `subreaper`, `also=PATH` (a second tracker on that
-//! ledger). Commands, one per line: `spawn TASK SCRIPT` (`survive` and `keep` with that option of the job, `hour` with that
-//! longest run time), `within TASK MS SCRIPT` and `rss TASK BYTES SCRIPT` with that limit, `exit` without a shutdown, `wait
-//! TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`, `running`, `adopted`, `import PATH`,
-//! `fork`, `quit`; `exec` (the host executes itself, and opens its ledgers again), `become PROGRAM` (it executes that instead),
-//! `child NAME SCRIPT` and `child-wait NAME` (a program that the host starts and waits for by itself), `reap-pid PID`
-//! (waitpid), `fork-and-hold` (a forked child that executes nothing), `keep-spawning` (two threads start programs until an
-//! exec), `also TASK SCRIPT` (spawn by the second tracker). End of input is an orderly end.
+//! Options, separated by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`,
+//! `protect=NAME`, `min-age=MS`, `program=NAME`, `interval=MS`, `grace=MS`, `log=PATH`,
+//! `containment=MODE`, `keeper`, `keep-history=MS`, `limit-size=BYTES`, `no-arguments`,
+//! `sigchld-ignored`, `sigxfsz-ignored`, `wait-any`, `subreaper`, `also=PATH` (a second tracker on
+//! that ledger). Commands, one per line: `spawn TASK SCRIPT` (`survive` and `keep` with that option
+//! of the job, `hour` with that longest run time), `within TASK MS SCRIPT` and `rss TASK BYTES
+//! SCRIPT` with that limit, `exit` without a shutdown, `wait TASK`, `register TASK PID`,
+//! `unregister TASK`, `terminate TASK`, `health`, `reap`, `running`, `adopted`, `import PATH`,
+//! `fork`, `quit`; `exec` (the host executes itself, and opens its ledgers again), `become PROGRAM`
+//! (it executes that instead), `child NAME SCRIPT` and `child-wait NAME` (a program that the host
+//! starts and waits for by itself), `reap-pid PID` (waitpid), `fork-and-hold` (a forked child that
+//! executes nothing), `keep-spawning` (two threads start programs until an exec), `also TASK
+//! SCRIPT` (spawn by the second tracker). End of input is an orderly end.
 
 use std::{
     collections::HashMap,
@@ -155,7 +159,8 @@ pub(crate) fn end_the_first_thread() {
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
     let first = std::process::id().cast_signed();
-    // SAFETY: the handler does one system call; the thread that gets the signal is this process's first.
+    // SAFETY: the handler does one system call; the thread that gets the signal is this process's
+    // first.
     unsafe {
         signal(Signal::SIGUSR1, SigHandler::Handler(end_this_thread)).expect("a handler");
         libc::syscall(libc::SYS_tgkill, first, first, libc::SIGUSR1);
@@ -330,7 +335,8 @@ fn in_a_grandchild_of_another_namespace(tracker: &Tracker) -> String {
     }
 }
 
-/// Returns what a forked child reports when it uses its parent's tracker, and that it shuts nothing down.
+/// Returns what a forked child reports when it uses its parent's tracker, and that it shuts nothing
+/// down.
 #[expect(unsafe_code, reason = "the scenario is a fork")]
 fn in_a_forked_child(tracker: &Tracker) -> String {
     use std::io::Read;

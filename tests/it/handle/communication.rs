@@ -1,4 +1,5 @@
-//! A program's input is fed while its output is read, within limits, and neither direction blocks the other.
+//! A program's input is fed while its output is read, within limits, and neither direction blocks
+//! the other.
 
 use std::{io::Write, time::Duration};
 

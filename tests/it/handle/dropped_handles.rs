@@ -196,7 +196,8 @@ fn a_handle_that_outlives_its_tracker_ends_nothing_twice() {
     assert_eq!(place.sqlite3(RULE), "shutdown|its owner shut down");
 }
 
-/// A program that has ended by itself may leave processes, also when its end has not been noticed yet.
+/// A program that has ended by itself may leave processes, also when its end has not been noticed
+/// yet.
 #[test]
 fn dropping_the_handle_of_an_ended_program_leaves_its_kept_strays() {
     for monitor in [true, false] {

@@ -1,4 +1,5 @@
-//! A host that ends by `exit` without a shutdown, as with a tracker in a `static`: nothing is dropped then.
+//! A host that ends by `exit` without a shutdown, as with a tracker in a `static`: nothing is
+//! dropped then.
 
 use procledger::Tracker;
 

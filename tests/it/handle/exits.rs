@@ -88,7 +88,8 @@ fn a_wait_returns_why_a_program_ended() {
 #[test]
 fn a_wait_returns_the_reason_while_the_rest_of_the_tree_is_being_ended() {
     for (place, tracker, _) in trackers() {
-        // Its row ends with its tree, whose other member obeys no SIGTERM: the grace is longer than a wait waits for the row.
+        // Its row ends with its tree, whose other member obeys no SIGTERM: the grace is longer than
+        // a wait waits for the row.
         let script = "(trap '' TERM; : > ready; while :; do sleep 0.05; done) & exec sleep 3600";
         let job = place.job("task", script).grace(Duration::from_secs(3));
         let mut process = tracker.spawn(job).expect("spawned");

@@ -10,7 +10,8 @@ use procledger::{ExitStatus, Tracker};
 
 use crate::support::{PidfdWatch, Place, alone, until};
 
-/// The bound for the monitor; the best of several tries counts, since the machine has other load.
+/// The bound for the monitor; the best of several tries counts, since the machine has other
+/// load.
 const NOTICED: Duration = Duration::from_millis(50);
 const TRIES: u32 = 10;
 

@@ -13,8 +13,8 @@ fn asynchronous() -> impl Iterator<Item = (Place, AsyncTracker)> {
     trackers().into_iter().map(|(place, tracker, _)| (place, tracker.into_async()))
 }
 
-/// Fills a set with three trees that run until they are ended; returns their roots and a descendant of each in a session of its
-/// own.
+/// Fills a set with three trees that run until they are ended; returns their roots and a descendant
+/// of each in a session of its own.
 async fn fill(place: &Place, tracker: &AsyncTracker, set: &mut ProcessSet) -> Vec<PidfdWatch> {
     let mut all_watched = Vec::new();
     for number in 0..3 {

@@ -91,8 +91,8 @@ fn a_running_task_is_refused_and_can_run_again_after_its_end() {
     other.stop();
 }
 
-/// A ledger of uid 65534 in a folder of its own, and this binary where that user may run it; `None` if the test cannot become
-/// that user.
+/// A ledger of uid 65534 in a folder of its own, and this binary where that user may run it; `None`
+/// if the test cannot become that user.
 pub(crate) fn grounds_of_nobody(place: &Place) -> Option<(PathBuf, PathBuf)> {
     if !root() {
         return None;
@@ -135,7 +135,8 @@ fn another_users_process_is_refused() {
     assert!(own.is_dead() && is_alive(roots.pid()));
 }
 
-/// The ledger's user may name it in a row, but could not signal it: its real and its saved uid are root's (kill(2)).
+/// The ledger's user may name it in a row, but could not signal it: its real and its saved uid are
+/// root's (kill(2)).
 #[test]
 fn root_killed_its_own_daemon_that_had_assumed_the_uid_of_the_ledgers_user() {
     need!("python3");
@@ -160,7 +161,8 @@ fn root_killed_its_own_daemon_that_had_assumed_the_uid_of_the_ledgers_user() {
 fn invariant_12_a_process_that_cannot_be_killed_stays_in_the_ledger_and_is_tried_again() {
     let place = Place::new();
     let Some((ledger, binary)) = grounds_of_nobody(&place) else { return };
-    // A program of root that every user may start: the user `nobody` cannot signal it after it has changed its uid.
+    // A program of root that every user may start: the user `nobody` cannot signal it after it has
+    // changed its uid.
     let elevated = place.elevated();
     let mut host = host_of_nobody(&place, &ledger, &binary);
     let script =

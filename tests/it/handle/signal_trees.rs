@@ -9,7 +9,8 @@ use crate::{
     support::{PidfdWatch, Place, canary, state, until},
 };
 
-/// Adds its pid to the file `got` at each SIGUSR1, and goes on; starts no process. It is ready once the file of its name exists.
+/// Adds its pid to the file `got` at each SIGUSR1, and goes on; starts no process. It is ready once
+/// the file of its name exists.
 const LISTENS: &str =
     "exec 3<>never; trap 'echo $$ >> got' USR1; echo $$ > $1; while :; do read x <&3; done";
 
@@ -19,7 +20,8 @@ fn script(place: &Place, name: &str) {
     place.script(name, LISTENS);
 }
 
-/// A tree of three: the root, a child in its session, and a daemon in a session of its own whose parent has exited.
+/// A tree of three: the root, a child in its session, and a daemon in a session of its own whose
+/// parent has exited.
 fn tree(place: &Place, task: &str) -> Job {
     script(place, "listens");
     place.job(task, "(setsid ./listens daemon &); ./listens child & exec ./listens root")

@@ -1,5 +1,6 @@
-//! A host's process group is stopped and continued while it spawns. A child that the stop catches just before it leaves the
-//! group misses the SIGCONT, and its caller, which sleeps until the child execs, used to hang forever.
+//! A host's process group is stopped and continued while it spawns. A child that the stop catches
+//! just before it leaves the group misses the SIGCONT, and its caller, which sleeps until the child
+//! execs, used to hang forever.
 
 use std::{
     process::{Command, Stdio},
@@ -28,7 +29,8 @@ fn stopping_and_continuing_a_group_hangs_no_spawn() {
 pub(crate) fn stop_and_continue(place: &Place, mut host: Command) {
     let child = host.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
     let mut host = Guard(child.expect("a host"));
-    // The group is the host's own, and its pid cannot be reused: the host is our child, and not reaped yet.
+    // The group is the host's own, and its pid cannot be reused: the host is our child, and not
+    // reaped yet.
     let group = Pid::from_raw(i32::try_from(host.pid()).expect("a pid")).expect("a pid");
     let deadline = Instant::now() + PATIENCE * 4;
     while host.is_running() {

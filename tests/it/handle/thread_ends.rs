@@ -1,5 +1,5 @@
-//! PDEATHSIG, which guards a child at the gate, fires when the *thread* that created the child ends: it must be cleared before
-//! the program runs.
+//! PDEATHSIG, which guards a child at the gate, fires when the *thread* that created the child
+//! ends: it must be cleared before the program runs.
 
 use std::{thread, time::Duration};
 

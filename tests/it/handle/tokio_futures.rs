@@ -1,4 +1,5 @@
-//! Futures: dropping one loses nothing, none takes a thread, and no blocking call runs on the runtime.
+//! Futures: dropping one loses nothing, none takes a thread, and no blocking call runs on the
+//! runtime.
 
 use std::{
     fs,
@@ -130,7 +131,8 @@ fn a_grandchild_that_holds_the_pipe_does_not_delay_the_wait() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
-        // The process that it leaves keeps running, so that only the bound on draining ends the wait.
+        // The process that it leaves keeps running, so that only the bound on draining ends the
+        // wait.
         let job = place.job("task", "echo done; setsid sleep 3600 & exit 0").keep_strays(true);
         let mut process = tracker.spawn(job.stdout(Stdio::piped())).await.expect("spawned");
         let output = process.wait_with_output().await.expect("read");
@@ -232,7 +234,8 @@ fn terminate_returns_the_outcome_of_each_member() {
     });
 }
 
-/// The keeper is the program's parent: the status comes from its report, not from a wait of the host.
+/// The keeper is the program's parent: the status comes from its report, not from a wait of the
+/// host.
 #[test]
 fn under_a_keeper_a_wait_returns_the_status_and_the_whole_tree_is_ended() {
     let place = Place::new();
@@ -376,7 +379,8 @@ fn without_a_monitor_a_wait_records_the_end() {
     });
 }
 
-/// The one thread of the runtime continues with other work during the grace period of a stubborn tree.
+/// The one thread of the runtime continues with other work during the grace period of a stubborn
+/// tree.
 #[test]
 fn the_runtime_continues_while_a_tree_is_being_ended() {
     let _alone = alone();

@@ -21,7 +21,8 @@ fn a_forked_child_is_refused_and_its_exit_shuts_nothing_down() {
     assert!(task.is_dead() && more.is_dead());
 }
 
-/// Only the PIDs were compared: the copy of the tracker took itself for the original, and its exit shut that down.
+/// Only the PIDs were compared: the copy of the tracker took itself for the original, and its exit
+/// shut that down.
 #[test]
 fn a_forked_child_with_the_same_pid_in_another_namespace_was_taken_for_its_parent() {
     if !namespaces() {

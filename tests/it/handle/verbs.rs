@@ -58,7 +58,8 @@ fn a_row_of_an_unverifiable_instance_can_be_forgotten() {
     let mut host = Host::start(&place, "");
     let task = host.spawn("task", "exec sleep 3600");
     host.crash();
-    // In a copy its instance cannot be checked. Its process is alive, so it cannot be forgotten either.
+    // In a copy its instance cannot be checked. Its process is alive, so it cannot be forgotten
+    // either.
     let copy = copies.ledger();
     std::fs::copy(place.ledger(), &copy).expect("copied");
     let wal = |path: &std::path::Path| path.with_file_name("ledger.db-wal");

@@ -1,5 +1,5 @@
-//! The machine's clock is set: an hour back, then a day forward. Simulated for a host by libfaketime; boot time continues
-//! unchanged.
+//! The machine's clock is set: an hour back, then a day forward. Simulated for a host by
+//! libfaketime; boot time continues unchanged.
 
 use std::{
     fs,

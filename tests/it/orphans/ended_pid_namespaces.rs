@@ -1,5 +1,5 @@
-//! A container with an init restarts: the rows of its host stayed `running` forever, since they belong to a PID namespace that
-//! no process can inspect.
+//! A container with an init restarts: the rows of its host stayed `running` forever, since they
+//! belong to a PID namespace that no process can inspect.
 
 use std::{fs, path::Path, process::Command};
 
@@ -20,7 +20,8 @@ fn sees_all() -> bool {
     initial && namespaces()
 }
 
-/// Only root can inspect the namespaces of others, and unrelated programs of this machine may have some.
+/// Only root can inspect the namespaces of others, and unrelated programs of this machine may have
+/// some.
 fn as_root() -> bool {
     root() && sees_all()
 }
@@ -50,7 +51,8 @@ fn sleeper(place: &Place, number: &str) -> PidfdWatch {
     }))
 }
 
-/// Ends its first process, and with it all others. The host's input stays open until then: it must not shut down in order.
+/// Ends its first process, and with it all others. The host's input stays open until then: it must
+/// not shut down in order.
 fn end_container(host: Host, task: &PidfdWatch) {
     PidfdWatch::on(host.pid()).kill();
     until("its container is gone", || task.is_dead());
@@ -172,7 +174,8 @@ fn another_container_with_the_same_ledger_closes_no_row() {
     second.crash();
 }
 
-/// Where the first process of a container has the ledger open as well, its lock proves that the whole container is gone.
+/// Where the first process of a container has the ledger open as well, its lock proves that the
+/// whole container is gone.
 #[test]
 fn a_free_lock_of_the_first_process_proves_that_its_container_is_gone() {
     if !as_root() {
@@ -200,7 +203,8 @@ fn a_free_lock_of_the_first_process_proves_that_its_container_is_gone() {
     });
 }
 
-/// A user cannot see the namespaces of other users' processes: with hidden processes nothing is certain.
+/// A user cannot see the namespaces of other users' processes: with hidden processes nothing is
+/// certain.
 #[test]
 fn under_hidepid_no_row_is_closed() {
     if !as_root() {

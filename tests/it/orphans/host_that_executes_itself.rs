@@ -1,6 +1,7 @@
-//! A host executes itself, as servers do for a graceful restart, or another program: pid, start tick and pidfd stay, but
-//! everything else is lost. Its former instance was taken for alive as long as the new image lived: its rows stayed
-//! `running`, its tasks could neither be started again nor terminated, and in session mode their trees lived on.
+//! A host executes itself, as servers do for a graceful restart, or another program: pid, start
+//! tick and pidfd stay, but everything else is lost. Its former instance was taken for alive as
+//! long as the new image lived: its rows stayed `running`, its tasks could neither be started again
+//! nor terminated, and in session mode their trees lived on.
 
 use std::{
     fs, thread,
@@ -85,7 +86,8 @@ fn tasks_stayed_running_after_an_exec_for_an_ordinary_user() {
     }
 }
 
-/// The children of the former image are the new one's: a child that ended in between still has a status.
+/// The children of the former image are the new one's: a child that ended in between still has a
+/// status.
 #[test]
 fn exit_codes_of_processes_that_ended_before_are_recorded() {
     let modes = [SESSION, CGROUP];
@@ -177,8 +179,8 @@ fn a_forked_child_that_holds_the_lock_does_not_hide_orphans() {
     host.stop();
 }
 
-/// A child at its gate dies with the image that created it, whether or not its row was committed, and running programs are
-/// ended.
+/// A child at its gate dies with the image that created it, whether or not its row was committed,
+/// and running programs are ended.
 #[test]
 fn an_exec_during_spawns_leaves_no_program_without_an_owner() {
     let _alone = alone();
@@ -188,8 +190,8 @@ fn an_exec_during_spawns_leaves_no_program_without_an_owner() {
         assert_eq!(host.ask("keep-spawning"), "spawning");
         thread::sleep(Duration::from_millis(3 + round % 7));
         host.execute_itself();
-        // A program without a row never runs: a child at its gate dies at once, or notices within a second that its host is
-        // another program by now.
+        // A program without a row never runs: a child at its gate dies at once, or notices within a
+        // second that its host is another program by now.
         let is_left = |pid: &u32| *pid != host.pid();
         let left = || place.alive().into_iter().filter(is_left).count();
         let began = Instant::now();
@@ -259,7 +261,8 @@ fn a_watch_ends_at_once_the_orphans_of_a_host_that_became_another_program() {
     });
 }
 
-/// A watch was faster than the new image: the processes that it has ended are zombies of the host, and nothing reaped them.
+/// A watch was faster than the new image: the processes that it has ended are zombies of the host,
+/// and nothing reaped them.
 #[test]
 fn a_process_ended_by_a_watch_does_not_stay_a_zombie_of_the_new_image() {
     let place = Place::new();
@@ -280,7 +283,8 @@ fn a_process_ended_by_a_watch_does_not_stay_a_zombie_of_the_new_image() {
     host.stop();
 }
 
-/// A free lock alone ends nothing: a backup that was restored in its place is free, and the host lives.
+/// A free lock alone ends nothing: a backup that was restored in its place is free, and the host
+/// lives.
 #[test]
 fn a_lock_file_replaced_by_a_copy_does_not_make_its_host_count_as_dead() {
     let place = Place::new();

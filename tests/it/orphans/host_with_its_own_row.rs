@@ -1,4 +1,5 @@
-//! W6: the recorded process is the new host itself, as when a task has restarted its host. It must not end itself.
+//! W6: the recorded process is the new host itself, as when a task has restarted its host. It must
+//! not end itself.
 
 use std::{
     io::{BufRead, BufReader},

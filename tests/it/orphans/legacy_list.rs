@@ -40,7 +40,8 @@ fn ground(name: &str) -> (Place, PathBuf, String) {
     (place, list, options)
 }
 
-/// Matches by name: so only in a namespace of its own, where its first process, this test, adopts orphans.
+/// Matches by name: so only in a namespace of its own, where its first process, this test, adopts
+/// orphans.
 #[test]
 fn an_entry_is_ended_only_when_time_name_and_parent_agree() {
     const NAME: &str = "procledger-it-legacy-worker";

@@ -1,4 +1,5 @@
-//! The lock of a host that has just died may be held for a moment longer: a child at its gate has a copy of it.
+//! The lock of a host that has just died may be held for a moment longer: a child at its gate has a
+//! copy of it.
 
 use std::{
     fs::File,
@@ -23,8 +24,8 @@ fn crash(place: &Place) -> (PidfdWatch, File) {
     (root, lock)
 }
 
-/// On a busy machine a restart was faster than the death of such a child: it took the dead host for alive, and opened with the
-/// orphans still there.
+/// On a busy machine a restart was faster than the death of such a child: it took the dead host for
+/// alive, and opened with the orphans still there.
 #[test]
 fn a_dead_host_was_taken_for_alive_while_its_gated_child_held_its_lock() {
     let place = Place::new();

@@ -78,7 +78,8 @@ impl Fixture {
         self.path(file)
     }
 
-    /// A shell script; `$NAME` is the name that is searched for, and its parent is gone when this returns.
+    /// A shell script; `$NAME` is the name that is searched for, and its parent is gone when this
+    /// returns.
     fn orphan(&mut self, label: &'static str, fate: Fate, script: &str) -> u32 {
         let around = "sh -c \"$SCRIPT\" & echo $! > \"members/$0.new\"; mv \"members/$0.new\" \"members/$0\"";
         let mut shell = self.shell(around, label);
@@ -106,7 +107,8 @@ impl Fixture {
         shell
     }
 
-    /// Waits until the process that wrote its pid has executed its final program: no longer the shell with the script's text.
+    /// Waits until the process that wrote its pid has executed its final program: no longer the
+    /// shell with the script's text.
     fn enter(&mut self, label: &'static str, fate: Fate) -> u32 {
         let watched = self.place.watch(&format!("members/{label}"));
         let pid = watched.pid();
@@ -308,7 +310,8 @@ fn owned(fixture: &mut Fixture) {
     fixture.enter("wiped", Fate::Spared);
     fixture.add("spawned", spawned, Fate::Spared);
     let other = fixture.host("other.db");
-    // Its parent is gone, and a process with a token of a ledger that this search does not know is left.
+    // Its parent is gone, and a process with a token of a ledger that this search does not know is
+    // left.
     let daemon = format!("(setsid {program} & echo $! > {}); sleep 300; :", token.display());
     other.spawn("daemon", &daemon);
     fixture.enter("token", Fate::Spared);

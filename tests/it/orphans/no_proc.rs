@@ -23,7 +23,8 @@ fn without_proc_no_ledger_is_opened_or_created() {
     let doctor = place.procledger(&["doctor"]);
     let run_it = place.procledger(&["run", "--task", "t", "--", "true"]);
     run("umount", &[], "/proc".as_ref());
-    // Without `/proc`, root of a user namespace cannot see that the owner of `/tmp` is not mapped, and doctor ends in one line.
+    // Without `/proc`, root of a user namespace cannot see that the owner of `/tmp` is not mapped,
+    // and doctor ends in one line.
     let ends_early = doctor.stdout.is_empty();
     let text = String::from_utf8_lossy(if ends_early { &doctor.stderr } else { &doctor.stdout });
     assert!(error.is_unsupported(), "{error:?}");
@@ -55,11 +56,13 @@ const NEED_PROC: [&[&str]; 15] = [
     &["scan"],
 ];
 
-/// `run` named the inherited descriptors alone, and `subset=pid` looked like a `/proc` that is not mounted.
+/// `run` named the inherited descriptors alone, and `subset=pid` looked like a `/proc` that is not
+/// mounted.
 #[test]
 fn each_refusal_names_a_covered_or_partial_proc_in_one_line() {
     need!("mount", "umount");
-    // Root of a user namespace cannot see without `/proc` that the owner of `/tmp` is not mapped, and reports that instead.
+    // Root of a user namespace cannot see without `/proc` that the owner of `/tmp` is not mapped,
+    // and reports that instead.
     if !root()
         || !in_namespace(
             "orphans::no_proc::each_refusal_names_a_covered_or_partial_proc_in_one_line",

@@ -1,7 +1,9 @@
-//! An unrelated process that has taken the pid of a dead process survives every operation on that dead process.
+//! An unrelated process that has taken the pid of a dead process survives every operation on that
+//! dead process.
 //!
-//! The reuse is forced for real, in a PID namespace of the test's own where `ns_last_pid` sets the next pid. If both were
-//! started within the same tick of 10 ms, pid and start tick agree, and only the inode of the pidfd differs.
+//! The reuse is forced for real, in a PID namespace of the test's own where `ns_last_pid` sets the
+//! next pid. If both were started within the same tick of 10 ms, pid and start tick agree, and only
+//! the inode of the pidfd differs.
 
 use std::{
     fs,

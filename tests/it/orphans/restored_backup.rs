@@ -1,5 +1,5 @@
-//! A backup of a ledger is restored into the ledger's own file, so that it does not look like a copy, after everything that it
-//! lists has ended and unrelated processes have got the PIDs.
+//! A backup of a ledger is restored into the ledger's own file, so that it does not look like a
+//! copy, after everything that it lists has ended and unrelated processes have got the PIDs.
 
 use std::{
     fs,

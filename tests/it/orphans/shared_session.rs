@@ -7,7 +7,8 @@ fn a_registered_process_is_ended_with_its_descendants_and_nothing_else_of_its_se
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let mut canary = canary();
-    // All three are children of this test, in its session: so are the host and all other processes of the test.
+    // All three are children of this test, in its session: so are the host and all other processes
+    // of the test.
     let registered = place.child("sleep 3600 & echo $! > below; wait");
     let mut sibling = place.child("exec sleep 3600");
     let below = place.watch("below");

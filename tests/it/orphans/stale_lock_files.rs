@@ -1,5 +1,6 @@
-//! Lock files that crashes leave beside the ledger: of a host that died before it was recorded, or whose reaper died before it
-//! had removed the lock. They stayed forever, since they belonged to no recorded instance any more.
+//! Lock files that crashes leave beside the ledger: of a host that died before it was recorded, or
+//! whose reaper died before it had removed the lock. They stayed forever, since they belonged to no
+//! recorded instance any more.
 
 use std::fs::{self, File};
 

@@ -10,8 +10,8 @@ fn invariant_13_a_host_restarted_by_its_own_task_survives_and_the_old_tree_is_en
     let mut old = Host::start(&place, "");
     let binary = std::env::current_exe().expect("this binary");
     let folder = place.path().display();
-    // Double-forked: the new host is in the task's session, has its token, and has lost its parent. Its input stays open
-    // through a FIFO that the task holds.
+    // Double-forked: the new host is in the task's session, has its token, and has lost its parent.
+    // Its input stays open through a FIFO that the task holds.
     let script = format!(
         "mkfifo {folder}/in; sleep 3600 & echo $! > {folder}/sibling; \
          (setsid sh -c 'while [ ! -e {folder}/go ]; do sleep 0.05; done; echo $$ > {folder}/host; \

@@ -1,5 +1,5 @@
-//! `procledger watch` as a service: many ledgers, its own crashes, several users, and a service manager that receives its
-//! status.
+//! `procledger watch` as a service: many ledgers, its own crashes, several users, and a service
+//! manager that receives its status.
 
 use std::{
     fs,
@@ -228,7 +228,8 @@ fn a_recreated_ledger_is_watched_again() {
     watch.stop().expect(0);
 }
 
-/// An instance that opens while the watch begins was seen by neither the list nor inotify, and was not polled for five seconds.
+/// An instance that opens while the watch begins was seen by neither the list nor inotify, and was
+/// not polled for five seconds.
 #[test]
 fn a_host_that_opens_while_the_watch_begins_is_not_missed() {
     let _alone = alone();
@@ -251,8 +252,8 @@ fn a_host_that_opens_while_the_watch_begins_is_not_missed() {
     assert!(slowest < Duration::from_secs(3), "it was found by the look at intervals: {slowest:?}");
 }
 
-/// Its lock file announces it before its row exists; that the row does not exist yet must not delay the next check by five
-/// seconds.
+/// Its lock file announces it before its row exists; that the row does not exist yet must not delay
+/// the next check by five seconds.
 #[test]
 fn a_host_that_dies_right_after_it_was_started_is_not_missed() {
     let _alone = alone();

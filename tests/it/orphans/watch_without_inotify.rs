@@ -1,6 +1,8 @@
-//! `procledger watch` where inotify is scarce: 128 instances for each user by default, and other programs use them too.
+//! `procledger watch` where inotify is scarce: 128 instances for each user by default, and other
+//! programs use them too.
 //!
-//! Each watch runs in a user namespace with limits of its own (`/proc/sys/user/max_inotify_*`, namespaces(7)).
+//! Each watch runs in a user namespace with limits of its own (`/proc/sys/user/max_inotify_*`,
+//! namespaces(7)).
 
 use std::{
     fs,
@@ -37,7 +39,8 @@ fn limited(place: &Place, instances: u32, watches: u32, args: &[&str]) -> Option
     Some(watch)
 }
 
-/// Distinct inotify instances that these processes have open: the ids of two copies of one are equal.
+/// Distinct inotify instances that these processes have open: the ids of two copies of one are
+/// equal.
 fn instances(watch: &Watch) -> usize {
     let mut all = vec![watch.child.id()];
     all.extend(children(watch.child.id()));

@@ -1,4 +1,5 @@
-//! Workers of `procledger watch`: what their ledger's owner can do with them, and what they can do to the supervisor.
+//! Workers of `procledger watch`: what their ledger's owner can do with them, and what they can do
+//! to the supervisor.
 
 use std::{
     fs::{self, File, Permissions},
@@ -28,7 +29,8 @@ use crate::{
     },
 };
 
-/// A stop takes 4 s for workers that do not end, half a second for those that cannot be killed, and longer on a busy machine.
+/// A stop takes 4 s for workers that do not end, half a second for those that cannot be killed, and
+/// longer on a busy machine.
 const STOP: Duration = Duration::from_secs(8);
 /// In the environment of root's shell.
 const SECRET: &str = "PLIT_SECRET";
@@ -38,7 +40,8 @@ const VICTIM: &str = "PLIT_VICTIM";
 /// The variable that makes one the spy.
 const SPY: &str = "PLIT_A_SPY";
 
-/// Everything that a process may try against another one of its uid. Run as that user by [`attack`].
+/// Everything that a process may try against another one of its uid. Run as that user by
+/// [`attack`].
 #[test]
 fn as_the_hostile_user() {
     let Ok(victim) = std::env::var(VICTIM) else { return };
@@ -81,7 +84,8 @@ fn as_the_hostile_user() {
     assert!(taken.is_empty(), "taken: {taken:?}");
 }
 
-/// Run as the hostile user by the test that searches for a moment of exposure; it is killed in the end.
+/// Run as the hostile user by the test that searches for a moment of exposure; it is killed in the
+/// end.
 #[test]
 fn as_the_spy() {
     if std::env::var_os(SPY).is_none() {
@@ -156,7 +160,8 @@ fn becomes(pid: u32, uid: u32) {
     until("it has become that user", || is_only(pid, uid));
 }
 
-/// Where they belong to us there is nothing to compare with: the roles are played by root, which watches another user's ledger.
+/// Where they belong to us there is nothing to compare with: the roles are played by root, which
+/// watches another user's ledger.
 fn watched_by_root(place: &Place, uid: u32) -> (Watch, PathBuf) {
     let ledger = users_place(place, uid);
     run_as(place, uid, &ledger).stop_it();
@@ -177,7 +182,8 @@ impl StopIt for Running {
     }
 }
 
-/// A worker of root's was dumpable: the ledger's owner read root's environment and took root's descriptors.
+/// A worker of root's was dumpable: the ledger's owner read root's environment and took root's
+/// descriptors.
 #[test]
 fn a_worker_exposes_nothing_of_root_to_the_owner_of_its_ledger() {
     const UID: u32 = 12_351;
@@ -230,7 +236,8 @@ fn holds_nothing_of_roots(place: &Place, worker: u32, folder: &Path) {
     }
 }
 
-/// The related fault: a command that root runs on a user's ledger becomes that user, and had root's environment and terminal.
+/// The related fault: a command that root runs on a user's ledger becomes that user, and had root's
+/// environment and terminal.
 #[test]
 fn a_command_run_by_root_exposes_nothing_of_root_to_the_owner_of_the_ledger() {
     const UID: u32 = 12_352;
@@ -314,7 +321,8 @@ impl Drop for Flood {
     }
 }
 
-/// A flood took 444 MB of the supervisor's memory, and SIGTERM was ignored; the output reached the terminal raw.
+/// A flood took 444 MB of the supervisor's memory, and SIGTERM was ignored; the output reached the
+/// terminal raw.
 #[test]
 fn a_worker_that_floods_its_output_is_ended_and_blocks_nothing() {
     if !root() {
@@ -390,7 +398,8 @@ fn is_full(reader: &std::io::PipeReader) -> bool {
     rustix::io::ioctl_fionread(reader).is_ok_and(|bytes| bytes > 2048)
 }
 
-/// A mount whose server takes requests and never answers, as a dead NFS or FUSE server: it lives until this is dropped.
+/// A mount whose server takes requests and never answers, as a dead NFS or FUSE server: it lives
+/// until this is dropped.
 struct DeadMount {
     device: OwnedFd,
     ended: Arc<AtomicBool>,
@@ -404,7 +413,8 @@ impl DeadMount {
         Some(Self { device: device.into(), ended, server: None })
     }
 
-    /// `answers`: it completes the handshake with the kernel first, so that a process that waits for it cannot even be killed.
+    /// `answers`: it completes the handshake with the kernel first, so that a process that waits
+    /// for it cannot even be killed.
     fn serve(&mut self, answers: bool) {
         let device = self.device.try_clone().expect("a copy");
         let ended = Arc::clone(&self.ended);
@@ -439,7 +449,8 @@ impl DeadMount {
 
 impl Drop for DeadMount {
     fn drop(&mut self) {
-        // Once no descriptor is left, the kernel aborts the connection, and processes that hang in it continue.
+        // Once no descriptor is left, the kernel aborts the connection, and processes that hang in
+        // it continue.
         self.ended.store(true, Ordering::Relaxed);
         if let Some(server) = self.server.take() {
             let _ = server.join();
@@ -589,7 +600,8 @@ fn a_stop_does_not_wait_for_a_long_grace_and_loses_nothing() {
     assert!(count >= 1, "the row is the next one's");
 }
 
-/// Names in another user's folder are untrusted data, and so are the paths that are built from them.
+/// Names in another user's folder are untrusted data, and so are the paths that are built from
+/// them.
 #[test]
 fn a_hostile_name_in_a_folder_is_printed_as_one_harmless_line() {
     let place = Place::new();
@@ -631,8 +643,8 @@ fn a_removed_and_recreated_folder_is_watched_again() {
     watch.stop().expect(0);
 }
 
-/// A worker must not handle a user's folder that belongs to another user: the owner is looked up as root, the rest is done as
-/// the owner.
+/// A worker must not handle a user's folder that belongs to another user: the owner is looked up as
+/// root, the rest is done as the owner.
 #[test]
 fn a_folder_of_a_user_is_listed_as_that_user() {
     const UID: u32 = 12_355;

@@ -1,5 +1,6 @@
-//! A host that is the first process of its PID namespace, or a subreaper, adopts the orphans of its tasks, and nothing reaped
-//! them: 20 of 20 zombies stayed, until `pids.max` or the pids were used up.
+//! A host that is the first process of its PID namespace, or a subreaper, adopts the orphans of its
+//! tasks, and nothing reaped them: 20 of 20 zombies stayed, until `pids.max` or the pids were used
+//! up.
 
 use std::{fs, process::Command};
 
@@ -110,8 +111,8 @@ fn a_kept_stray_is_reaped_when_it_ends_later() {
     }
 }
 
-/// The library must never reap what the host waits for itself: its own children, the orphans of these, and processes that it
-/// has registered.
+/// The library must never reap what the host waits for itself: its own children, the orphans of
+/// these, and processes that it has registered.
 #[test]
 fn zombies_that_belong_to_no_task_are_left_to_the_host() {
     for mode in modes() {
@@ -152,7 +153,8 @@ fn zombies_that_belong_to_no_task_are_left_to_the_host() {
     }
 }
 
-/// A child that the host started by itself, in its own session, is not a task's zombie; a host of another ledger runs beside it.
+/// A child that the host started by itself, in its own session, is not a task's zombie; a host of
+/// another ledger runs beside it.
 #[test]
 fn a_hosts_own_child_is_left_for_it_to_reap_beside_another_host() {
     let place = Place::new();

@@ -1,4 +1,5 @@
-//! What a program does not inherit from its host: argument zero, umask, nice value, limits, process group, descriptors.
+//! What a program does not inherit from its host: argument zero, umask, nice value, limits, process
+//! group, descriptors.
 
 use std::{
     fs::{self, File},
@@ -50,7 +51,8 @@ fn builder(place: &Place, mode: ContainmentMode) -> Builder {
     if mode == ContainmentMode::Keeper { builder.keeper(KEEPER) } else { builder }
 }
 
-/// Shows itself: argument zero, umask, nice value, limits, a variable, descriptors; reads 5, writes to 7.
+/// Shows itself: argument zero, umask, nice value, limits, a variable, descriptors; reads 5, writes
+/// to 7.
 const REPORT: &str = "tr '\\0' '\\n' < /proc/$$/cmdline | head -n 1; umask; \
     cut -d ' ' -f 19 /proc/$$/stat; ulimit -S -n; ulimit -H -n; ulimit -c; echo $A$B; \
     ls /proc/$$/fd; cat <&5; echo seven >&7";
@@ -246,7 +248,8 @@ fn attributes_that_a_user_may_not_set_are_refused_before_anything_runs() {
             let error = tracker.spawn(job).expect_err(what);
             assert!(error.is_denied(), "{error:?}");
             let text = error.to_string();
-            // Without the capability, another user is refused on any ledger, and that error may come first.
+            // Without the capability, another user is refused on any ledger, and that error may
+            // come first.
             let is_named = text.contains(what) && text.contains(lacks);
             assert!(is_named || text.contains("only root's ledger"), "{text}");
             assert!(!is_named || error.raw_os_error() == Some(errno), "{error:?}");

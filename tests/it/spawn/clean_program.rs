@@ -1,5 +1,5 @@
-//! A program starts clean, whatever the state of its host: default dispositions, nothing blocked, descriptors 0 to 2 and no
-//! others, a session of its own, one token.
+//! A program starts clean, whatever the state of its host: default dispositions, nothing blocked,
+//! descriptors 0 to 2 and no others, a session of its own, one token.
 
 #![expect(unsafe_code, reason = "a host that is made unclean on purpose")]
 
@@ -73,7 +73,8 @@ pub(crate) fn soil() {
     }
 }
 
-/// A single script prints everything: `cat` shows the state that it was started with, the shell its descriptors.
+/// A single script prints everything: `cat` shows the state that it was started with, the shell its
+/// descriptors.
 const REPORT: &str = "cat /proc/self/status; echo; echo stat $(cat /proc/$$/stat); echo pid $$; \
     echo fds; ls -1 /proc/$$/fd; echo; pwd -P | sed 's/^/cwd /'; \
     tr '\\0' '\\n' </proc/$$/environ | sed 's/^/env /'; cat >&2";
@@ -120,7 +121,8 @@ pub(crate) fn check(given: &Given, tracker: &Tracker) {
     assert_eq!(field("env OURS="), "1");
 }
 
-/// A program that inherits descriptors gets all that were left open for it, and none of the tracker's.
+/// A program that inherits descriptors gets all that were left open for it, and none of the
+/// tracker's.
 fn check_inherited(tracker: &Tracker) {
     let _other = tracker.spawn(Job::new("other", "cat").stdin(Stdio::piped())).expect("spawned");
     let listing = "ls -1 /proc/$$/fd; cat >&2";
@@ -188,8 +190,8 @@ pub(crate) fn crosswise(given: &Given) {
     assert_eq!(read("two"), "two ");
 }
 
-/// The host has closed its standard descriptors: the tracker's own descriptors get their numbers, and must not reach a program
-/// that inherits "the host's".
+/// The host has closed its standard descriptors: the tracker's own descriptors get their numbers,
+/// and must not reach a program that inherits "the host's".
 pub(crate) fn closed(given: &Given) {
     let saved = save();
     for number in 0..3 {

@@ -1,4 +1,5 @@
-//! Where clone3 is refused, as by seccomp profiles older than it, clone(2) is used with the same result.
+//! Where clone3 is refused, as by seccomp profiles older than it, clone(2) is used with the same
+//! result.
 
 #![expect(unsafe_code, reason = "a hand-written seccomp filter")]
 
@@ -48,8 +49,8 @@ fn check(place: &Place) {
 }
 
 pub(crate) fn body(given: &Given, errno: i32) {
-    // The tracker's and the other test threads come first: libc creates threads by clone3 too, and cannot handle EPERM. The
-    // filter applies to the thread that installs it, and its children.
+    // The tracker's and the other test threads come first: libc creates threads by clone3 too, and
+    // cannot handle EPERM. The filter applies to the thread that installs it, and its children.
     let tracker = given.builder().open().expect("a ledger");
     storm::rage(&tracker, 4, spawns(), || refuse_clone3(errno));
     thread::scope(|scope| {

@@ -1,7 +1,9 @@
-//! Not a scenario: the code of a separate process that [`in_another_process`] has started. Run by itself it does nothing.
+//! Not a scenario: the code of a separate process that [`in_another_process`] has started. Run by
+//! itself it does nothing.
 //!
-//! A scenario that counts descriptors or zombies, changes dispositions, sends signals to its process group or installs a
-//! seccomp filter must not share a process with the other tests: its body runs in a second run of this binary.
+//! A scenario that counts descriptors or zombies, changes dispositions, sends signals to its
+//! process group or installs a seccomp filter must not share a process with the other tests: its
+//! body runs in a second run of this binary.
 
 use std::{
     fs,
@@ -177,15 +179,17 @@ pub(crate) fn descriptors() -> Vec<String> {
             let target = fs::read_link(entry.path()).ok()?;
             Some(format!("{} -> {}", entry.file_name().display(), target.display()))
         })
-        // Excludes the listing's own, and the ledger's, where one more reader is opened when two read at once.
+        // Excludes the listing's own, and the ledger's, where one more reader is opened when two
+        // read at once.
         .filter(|line| !line.ends_with("/fd") && !line.contains("ledger"))
         .collect();
     all.sort();
     all
 }
 
-/// Starts a host that prints `>>` and then one letter for each of its steps, and kills it at random within this many microseconds
-/// from when `is_time` holds for the letters so far. Returns its letters.
+/// Starts a host that prints `>>` and then one letter for each of its steps, and kills it at random
+/// within this many microseconds from when `is_time` holds for the letters so far. Returns its
+/// letters.
 pub(crate) fn kill_at_random(
     host: &mut Command,
     micros: u64,
@@ -217,8 +221,8 @@ pub(crate) fn children() -> Vec<(u32, char)> {
     all.filter_map(|pid| Some((pid, crate::support::state(pid)?))).collect()
 }
 
-/// Another process that holds the ledger's write lock until it is dropped. Not this one: what SQLite keeps open here while it
-/// holds a lock would be among the [`descriptors`].
+/// Another process that holds the ledger's write lock until it is dropped. Not this one: what
+/// SQLite keeps open here while it holds a lock would be among the [`descriptors`].
 pub(crate) struct WriteLock {
     child: Guard,
     stdin: ChildStdin,

@@ -1,4 +1,5 @@
-//! Threads that spawn at the same time commit for each other: with many threads, and with children that die at the gate.
+//! Threads that spawn at the same time commit for each other: with many threads, and with children
+//! that die at the gate.
 
 use std::{
     collections::HashSet,
@@ -75,7 +76,8 @@ pub(crate) fn load(given: &Given) {
 }
 
 pub(crate) fn together(given: &Given) {
-    // A second after opening, the monitor would copy the WAL back, and the next transaction would start it again.
+    // A second after opening, the monitor would copy the WAL back, and the next transaction would
+    // start it again.
     let tracker = given.builder().monitor(false).open().expect("a ledger");
     // The cgroup of the instance is recorded at the first spawn, before its child exists.
     let first = Job::new("first", "/bin/true").stdin(Stdio::null());

@@ -1,7 +1,8 @@
 //! Invariant 1: no instruction of a spawned program runs before its row is committed.
 //!
-//! Hosts are killed at random instants while they do nothing but spawn. The program checks nothing: its first action is to
-//! report that it runs. Afterwards `sqlite3` is used to check that every program that reported itself has a row.
+//! Hosts are killed at random instants while they do nothing but spawn. The program checks nothing:
+//! its first action is to report that it runs. Afterwards `sqlite3` is used to check that every
+//! program that reported itself has a row.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -107,8 +108,9 @@ fn trial(place: &Place, number: u32) -> (Struck, usize) {
     let trial_marker = format!("{}-trial-{number}-", place.marker());
     let begun = said.matches('b').count();
     let returned = said.matches('r').count();
-    // A gated child of a dead host must be dead within a tick; a program that had its row may still be on its way to its first
-    // action. Both are over when every live process is in the ledger and has reported itself.
+    // A gated child of a dead host must be dead within a tick; a program that had its row may still
+    // be on its way to its first action. Both are over when every live process is in the ledger and
+    // has reported itself.
     let runs = place.path().join(format!("runs-{number}"));
     let rows = || {
         let text = sqlite3(&ledger, "SELECT pid || ' ' || token FROM process");
@@ -128,7 +130,8 @@ fn trial(place: &Place, number: u32) -> (Struck, usize) {
     }
     assert!(rows.len() >= returned && rows.len() <= begun, "{rows:?}: {said}");
     until("the trial's programs are reaped", || {
-        // A child of the gate that is exiting still holds the lock of its host, which seems to live until then.
+        // A child of the gate that is exiting still holds the lock of its host, which seems to live
+        // until then.
         reap(&ledger);
         let live = sqlite3(&ledger, "SELECT count(*) FROM process WHERE state <> 'ended'");
         live == "0" && processes_with(&trial_marker).is_empty()
@@ -150,7 +153,8 @@ fn said_so(runs: &Path) -> HashSet<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Gated children of the trial's host: they still have the arguments and the environment of the host.
+/// Gated children of the trial's host: they still have the arguments and the environment of the
+/// host.
 fn comrades(number: u32) -> Vec<u32> {
     let wanted = format!("{TRIAL}={number}");
     let carries = |pid: &u32| {

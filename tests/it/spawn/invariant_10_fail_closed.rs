@@ -1,4 +1,5 @@
-//! Invariant 10: where the row cannot be written, the program never runs and the caller gets the error.
+//! Invariant 10: where the row cannot be written, the program never runs and the caller gets the
+//! error.
 
 use std::time::{Duration, Instant};
 

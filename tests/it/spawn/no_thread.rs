@@ -44,7 +44,8 @@ fn a_command_that_could_start_no_thread_panicked() {
     let first = place.procledger(&["run", "--task", "first", "--", "true"]);
     assert!(first.status.success(), "{first:?}");
     for mode in ["session", "keeper"] {
-        // The processes of the test are of this user as well. At the last numbers there is room for all.
+        // The processes of the test are of this user as well. At the last numbers there is room for
+        // all.
         let mut codes = Vec::new();
         for room in 0..12 {
             let args = ["run", "--task", "t", "--containment", mode, "--", "sh", "-c", "exit 7"];
@@ -101,7 +102,8 @@ fn without_threads<T: Send>(errno: i32, act: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(run).join().expect("it comes back"))
 }
 
-/// What a profile refuses to the child before the exec is not a fault of the program, as exit code 126 would mean.
+/// What a profile refuses to the child before the exec is not a fault of the program, as exit code
+/// 126 would mean.
 #[test]
 fn a_refused_step_before_the_exec_was_reported_as_a_program_that_is_not_executable() {
     let place = Place::new();

@@ -1,4 +1,5 @@
-//! Programs that cannot be started: each errno reaches the caller, each row says why, nothing is left.
+//! Programs that cannot be started: each errno reaches the caller, each row says why, nothing is
+//! left.
 
 use std::{
     fs,
@@ -80,7 +81,8 @@ pub(crate) fn check(given: &Given, tracker: &Tracker, ask: &dyn Fn(&str) -> Stri
     let found = [
         // EACCES in one folder, a file in place of a folder, found in the next.
         ("second-folder", Job::new("second-folder", "both").env("PATH", &path), 4),
-        // An empty element is the working directory: in front, between and at the end; and an empty PATH.
+        // An empty element is the working directory: in front, between and at the end; and an empty
+        // PATH.
         ("empty-first", Job::new("empty-first", "local").env("PATH", ":/none"), 5),
         ("empty-between", Job::new("empty-between", "local").env("PATH", "/none::/none"), 5),
         ("empty-last", Job::new("empty-last", "local").env("PATH", "/none:"), 5),

@@ -1,4 +1,5 @@
-//! A host of root's runs a program as another user: nothing of root's is left in it, and it is tracked and ended as any other.
+//! A host of root's runs a program as another user: nothing of root's is left in it, and it is
+//! tracked and ended as any other.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! A seccomp profile, or a kernel that has run out of a resource, refuses one system call that tracking needs.
+//! A seccomp profile, or a kernel that has run out of a resource, refuses one system call that
+//! tracking needs.
 
 use std::{thread, time::Duration};
 
@@ -85,7 +86,8 @@ fn a_process_that_cannot_be_signalled_is_a_survivor_and_is_ended_later() {
         let left = PidfdWatch::on(left.pid().get());
         let refused = without(libc::SYS_pidfd_send_signal, errno, || tracker.terminate(&task));
         let report = refused.expect("tried");
-        // ENOSYS: the identity cannot be verified, and it gets no signal. EPERM: it exists, and root's cgroup ends it.
+        // ENOSYS: the identity cannot be verified, and it gets no signal. EPERM: it exists, and
+        // root's cgroup ends it.
         if !left.is_dead() {
             assert!(!report.suspects.is_empty() || report.survived() == 1, "{report:?}");
             let again = tracker.health_pass().expect("a pass");

@@ -1,5 +1,5 @@
-//! Secrets in arguments reach neither the ledger with its WAL, nor the export, nor a log, nor an answer; the programs receive
-//! them all the same.
+//! Secrets in arguments reach neither the ledger with its WAL, nor the export, nor a log, nor an
+//! answer; the programs receive them all the same.
 
 use std::{fs, path::Path, process::Command};
 
@@ -19,7 +19,8 @@ fn assert_nowhere(folder: &Path, secret: &str, but: &[&str]) {
         let path = entry.expect("an entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         if path.is_file() && !but.contains(&name.as_str()) {
-            // By another process: closing a file of the ledger in this one would drop the locks that SQLite has on it.
+            // By another process: closing a file of the ledger in this one would drop the locks
+            // that SQLite has on it.
             let bytes = Command::new("cat").arg(&path).output().expect("cat").stdout;
             assert!(!bytes.is_empty() || fs::metadata(&path).is_ok_and(|file| file.len() == 0));
             assert!(
@@ -181,7 +182,8 @@ fn a_name_match_uses_the_real_name_and_reports_a_masked_one() {
         fs::read(format!("/proc/{}/cmdline", watched.pid()))
             .is_ok_and(|line| line.windows(7).any(|part| part == b"--token"))
     });
-    // Its instance is this very process, whose descendants are all exempt: other instances search for it.
+    // Its instance is this very process, whose descendants are all exempt: other instances search
+    // for it.
     Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
     let plan = place.procledger(&[
         "reap",

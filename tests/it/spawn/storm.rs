@@ -1,5 +1,6 @@
-//! Thousands of spawns from four threads of a host whose process group is flooded with signals, beside threads that allocate and
-//! threads that use errno: between clone and exec the child shares all of that with its host.
+//! Thousands of spawns from four threads of a host whose process group is flooded with signals,
+//! beside threads that allocate and threads that use errno: between clone and exec the child shares
+//! all of that with its host.
 
 #![expect(unsafe_code, reason = "handlers, errno, and signals to the own group")]
 
@@ -51,8 +52,8 @@ extern "C" fn handler(_: i32) {
 
 fn handle_signals() {
     for signal in SIGNALS {
-        // SAFETY: a zeroed `sigaction` with a handler that does nothing but count. Without SA_RESTART: every call of the
-        // host may be interrupted.
+        // SAFETY: a zeroed `sigaction` with a handler that does nothing but count. Without
+        // SA_RESTART: every call of the host may be interrupted.
         let result = unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = handler as extern "C" fn(i32) as libc::sighandler_t;
@@ -139,7 +140,8 @@ fn spawn_all(tracker: &Tracker, thread: u32, count: u32) {
 fn storm_group(done: &AtomicBool, sent: &AtomicU64) {
     while !done.load(Ordering::Acquire) {
         for signal in SIGNALS {
-            // SAFETY: kill(2) on our own group, whose leader we are: 0 cannot refer to an unrelated process.
+            // SAFETY: kill(2) on our own group, whose leader we are: 0 cannot refer to an unrelated
+            // process.
             assert_eq!(unsafe { libc::kill(0, signal) }, 0);
             // SAFETY: raise in this thread.
             assert_eq!(unsafe { libc::raise(signal) }, 0);

@@ -1,4 +1,5 @@
-//! A page of the ledger is damaged, as by a failing disk: every operation that needs it is refused, and the damage is reported.
+//! A page of the ledger is damaged, as by a failing disk: every operation that needs it is refused,
+//! and the damage is reported.
 
 use std::{
     fs::{self, File},

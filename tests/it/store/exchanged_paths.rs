@@ -1,7 +1,9 @@
-//! A user exchanges the ledger's folder for a symlink into root's, or for a folder of root's, while root works on the ledger.
-//! Root was made to create `x.db-setup.lock`, given to the user, in its own folder, and the library `x.db-wal` and `x.db-shm`.
+//! A user exchanges the ledger's folder for a symlink into root's, or for a folder of root's, while
+//! root works on the ledger. Root was made to create `x.db-setup.lock`, given to the user, in its
+//! own folder, and the library `x.db-wal` and `x.db-shm`.
 //!
-//! Each test is a bounded loop: the exchange goes on all the time, root works, and root's folder must stay as it was.
+//! Each test is a bounded loop: the exchange goes on all the time, root works, and root's folder
+//! must stay as it was.
 
 use std::{
     fs::{self, Permissions},
@@ -152,7 +154,8 @@ impl Scene {
         let mut seen = std::collections::BTreeSet::new();
         while let Ok(event) = reader.next() {
             let name = event.file_name().map(|name| name.to_string_lossy().into_owned());
-            // An event without a name is about the folder itself, whose ctime each exchange changes.
+            // An event without a name is about the folder itself, whose ctime each exchange
+            // changes.
             seen.extend(name);
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [""; 0], "touched in root's folder");
@@ -163,7 +166,8 @@ fn uid() -> rustix::fs::Uid {
     rustix::fs::Uid::from_raw(USER)
 }
 
-/// Two names that are exchanged all the time (`RENAME_EXCHANGE` of rename(2)); at rest each has its original content.
+/// Two names that are exchanged all the time (`RENAME_EXCHANGE` of rename(2)); at rest each has its
+/// original content.
 struct Exchange {
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -180,7 +184,8 @@ impl Exchange {
                     renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE)
                         .expect("exchanged");
                 };
-                // Shorter and longer than a check, so that the checked file differs from the one that is used.
+                // Shorter and longer than a check, so that the checked file differs from the one
+                // that is used.
                 let rests = [0, 50, 300, 1_000, 5_000, 15_000].map(Duration::from_micros);
                 let mut rest = rests.iter().cycle();
                 let mut away = rests[..4].iter().cycle();
@@ -276,7 +281,8 @@ fn a_folder_of_root_in_place_of_a_users_folder_made_the_library_write_as_root() 
     the_library(Bait::RootsFolder);
 }
 
-/// Files that root itself names in a user's folder: an export, a report, a log, the list of a former processor.
+/// Files that root itself names in a user's folder: an export, a report, a log, the list of a
+/// former processor.
 #[test]
 fn a_symlink_in_place_of_a_users_folder_made_root_write_its_own_files_there() {
     let Some(scene) = Scene::new(Bait::Symlink) else { return };

@@ -1,5 +1,5 @@
-//! A ledger whose schema contains objects that no migration created: a trigger that never ended hung `run` with its signals
-//! blocked.
+//! A ledger whose schema contains objects that no migration created: a trigger that never ended
+//! hung `run` with its signals blocked.
 
 use std::{fs, path::Path, thread, time::Duration};
 
@@ -109,7 +109,8 @@ fn harmless_additions_to_the_schema_are_accepted() {
     }
 }
 
-/// The trigger was added after the check, while the program ran: its end could not be recorded, and `run` never ended.
+/// The trigger was added after the check, while the program ran: its end could not be recorded, and
+/// `run` never ended.
 #[test]
 fn a_trigger_that_was_added_later_blocked_a_run_forever() {
     let place = Place::new();

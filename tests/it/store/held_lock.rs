@@ -1,4 +1,5 @@
-//! The ledger's lock is held for longer than any timeout, as by `BEGIN IMMEDIATE` typed into `sqlite3` and left.
+//! The ledger's lock is held for longer than any timeout, as by `BEGIN IMMEDIATE` typed into
+//! `sqlite3` and left.
 
 use std::{
     fs,
@@ -47,7 +48,8 @@ fn ends_during_a_held_lock_are_recorded_once_it_is_free_and_the_tasks_can_run_ag
     host.stop();
 }
 
-/// The first spawn records the cgroup of the instance. If that failed, all later programs ran in session mode.
+/// The first spawn records the cgroup of the instance. If that failed, all later programs ran in
+/// session mode.
 #[test]
 fn a_first_spawn_during_a_held_lock_is_refused_and_the_next_program_has_its_cgroup() {
     if !can_use_cgroups() {
@@ -176,7 +178,8 @@ fn an_orphan_that_a_run_could_not_record_was_in_no_report() {
 #[test]
 fn a_run_does_not_wait_for_a_held_lock_at_each_step() {
     let place = Place::new();
-    // The processes that it leaves are found in several scans, each of which records them before they are ended.
+    // The processes that it leaves are found in several scans, each of which records them before
+    // they are ended.
     let strays = "for n in 1 2 3 4; do (trap '' TERM; while :; do sleep 0.05; done) & done; exit 7";
     let (_, took) =
         ends_under_the_lock(&place, &["--containment", "session", "--grace", "100ms"], strays, 7);
@@ -243,7 +246,8 @@ fn a_file_of_ends_that_no_instance_wrote_changes_nothing() {
     std::os::unix::fs::symlink(&elsewhere, &file).expect("a link");
     assert!(place.procledger(&["reap"]).status.success());
     assert_eq!(row(&place), "ended|gone||");
-    // The real record is, though the row was ended in the meantime; and everything that comes after that changes nothing.
+    // The real record is, though the row was ended in the meantime; and everything that comes after
+    // that changes nothing.
     for text in [text.clone(), text.replace("\"exit_code\":7", "\"exit_code\":9")] {
         let _ = fs::remove_file(&file);
         write_private(&file, &text);

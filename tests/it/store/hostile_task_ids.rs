@@ -1,5 +1,5 @@
-//! Task ids and arguments are untrusted data: SQL, HTML, terminal escapes, line breaks. Each is stored unchanged, and reaches
-//! no terminal, page or log line as anything but text.
+//! Task ids and arguments are untrusted data: SQL, HTML, terminal escapes, line breaks. Each is
+//! stored unchanged, and reaches no terminal, page or log line as anything but text.
 
 use std::fs;
 

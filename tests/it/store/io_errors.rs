@@ -7,7 +7,8 @@ use crate::{
     support::{Host, PATIENCE, Place, need, until},
 };
 
-/// A host that starts, loses and ends programs while `inject` applies, and afterwards. Returns its answer to a spawn.
+/// A host that starts, loses and ends programs while `inject` applies, and afterwards. Returns its
+/// answer to a spawn.
 fn while_it_fails(place: &Place, inject: &str) -> String {
     let mut host = Host::start(place, "interval=100");
     let left = host.spawn("left", "exec sleep 3600");

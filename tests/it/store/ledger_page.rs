@@ -1,5 +1,5 @@
-//! docs/ledger.md is true: it names every table, view and column, each recipe works in a real `sqlite3`, and Datasette has the
-//! same recipes.
+//! docs/ledger.md is true: it names every table, view and column, each recipe works in a real
+//! `sqlite3`, and Datasette has the same recipes.
 
 use std::{fs, path::Path, process::Command};
 
@@ -51,7 +51,8 @@ pub(crate) fn recipes() -> Vec<Recipe> {
 pub(crate) fn with_a_past() -> Place {
     let place = Place::new();
     past::make(&place.ledger(), TWO_DAYS).expect("a past");
-    // Never seen in such a short history: a process that could not be ended, a task that always fails, a kill by a user.
+    // Never seen in such a short history: a process that could not be ended, a task that always
+    // fails, a kill by a user.
     let ledger = Connection::open(place.ledger()).expect("a ledger");
     ledger
         .execute_batch(

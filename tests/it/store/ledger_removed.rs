@@ -1,5 +1,5 @@
-//! The ledger or its WAL is removed, replaced or emptied while a host has it open. SQLite would go on writing to files that
-//! cannot be found any more.
+//! The ledger or its WAL is removed, replaced or emptied while a host has it open. SQLite would go
+//! on writing to files that cannot be found any more.
 
 use std::{fs, path::PathBuf};
 

@@ -1,10 +1,12 @@
 //! Random sequences of calls, commands and accidents, compared with a small model.
 //!
-//! Two programs share one ledger. After each action everything is checked: the live rows and the ended ones, with their
-//! reasons; every process that should be alive, and every one that should be dead. The processes are real, in a PID namespace
-//! of their own. A failing sequence is shrunk to a short one.
+//! Two programs share one ledger. After each action everything is checked: the live rows and the
+//! ended ones, with their reasons; every process that should be alive, and every one that should be
+//! dead. The processes are real, in a PID namespace of their own. A failing sequence is shrunk to a
+//! short one.
 //!
-//! `PROCLEDGER_LONG=1 cargo test --test it -- model` runs for some minutes; `PROCLEDGER_SEED=N` repeats a run.
+//! `PROCLEDGER_LONG=1 cargo test --test it -- model` runs for some minutes; `PROCLEDGER_SEED=N`
+//! repeats a run.
 
 use std::{collections::BTreeMap, fs};
 
@@ -19,8 +21,9 @@ use crate::support::{
 
 const PROGRAMS: [&str; 2] = ["one", "two"];
 const TASKS: [&str; 3] = ["a", "b", "c"];
-/// The containments, each as the options of a host. The last one only where root in the namespace is root outside as well: in
-/// the namespace of a user the keeper appears as owned by `nobody`, which root does not trust.
+/// The containments, each as the options of a host. The last one only where root in the namespace
+/// is root outside as well: in the namespace of a user the keeper appears as owned by `nobody`,
+/// which root does not trust.
 const CONTAINMENTS: [&str; 3] =
     ["containment=auto", "containment=session", "containment=keeper keeper"];
 
@@ -319,15 +322,16 @@ impl World {
         }
     }
 
-    /// A live owner has noticed by itself; for a dead one the row of a root without descendants is closed.
+    /// A live owner has noticed by itself; for a dead one the row of a root without descendants is
+    /// closed.
     fn health(&mut self, by: usize) {
         let Some(answer) = self.ask(by, "health") else { return };
         answer.expect("a pass").parse::<u32>().expect("a number");
         for task in 0..TASKS.len() {
             let is_gone =
                 |row: &Row| row.unnoticed && row.all_watched.iter().all(PidfdWatch::is_dead);
-            // Not for a task that is to be adopted: its owner may have stopped in good order. Nor for one that a keeper has
-            // ended: the orphan pass records that.
+            // Not for a task that is to be adopted: its owner may have stopped in good order. Nor
+            // for one that a keeper has ended: the orphan pass records that.
             let row = self.rows[task].as_ref().filter(|row| !row.by_keeper);
             if row.is_some_and(|row| is_gone(row) && self.hosts[row.owner].is_none()) {
                 self.end(task, "by itself");
@@ -335,7 +339,8 @@ impl World {
         }
     }
 
-    /// All processes of a dead owner have ended, except those that were to survive it and are alive.
+    /// All processes of a dead owner have ended, except those that were to survive it and are
+    /// alive.
     fn orphans_end(&mut self) {
         for task in 0..TASKS.len() {
             let Some(row) = &self.rows[task] else { continue };
@@ -391,7 +396,8 @@ impl World {
         *self.ended.entry((task, reason)).or_default() += 1;
     }
 
-    /// Compares the whole actual state with the expected one. Waits for work that a host's threads have not finished yet.
+    /// Compares the whole actual state with the expected one. Waits for work that a host's threads
+    /// have not finished yet.
     fn compare(&mut self) {
         let expected = self.expected_rows();
         let mut seen = String::new();
@@ -465,7 +471,8 @@ impl World {
     }
 }
 
-/// Roots, live and ended. The end of a root that could not be observed in time has two possible records.
+/// Roots, live and ended. The end of a root that could not be observed in time has two possible
+/// records.
 const ROWS: &str = "SELECT 'live', task_id, state, pid FROM process WHERE root IS NULL AND state <> 'ended'
     UNION ALL
     SELECT 'ended', task_id, iif(end_reason IN ('exited', 'gone'), 'by itself', end_reason) AS reason, count(*)
@@ -515,7 +522,8 @@ fn after_any_sequence_of_actions_the_ledger_matches_a_simple_model() {
     }
 }
 
-/// Root of a user's namespace sees that user's files as its own, and all others as owned by `nobody`.
+/// Root of a user's namespace sees that user's files as its own, and all others as owned by
+/// `nobody`.
 fn owns_the_keeper() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(crate::containment::keepers::KEEPER).is_ok_and(|keeper| keeper.uid() == 0)

@@ -1,5 +1,5 @@
-//! A FIFO, a device, a socket, a folder or a symlink in place of one of the ledger's files: `doctor`, `reap` and `run` waited
-//! forever for its other end. Each `answer` here is bounded.
+//! A FIFO, a device, a socket, a folder or a symlink in place of one of the ledger's files:
+//! `doctor`, `reap` and `run` waited forever for its other end. Each `answer` here is bounded.
 
 use std::{
     fs,
@@ -92,7 +92,8 @@ fn opening_an_object_in_place_of_the_ledger_blocked() {
     }
 }
 
-/// The lock of a host that crashed. Its death cannot be verified then, so its programs are left and reported.
+/// The lock of a host that crashed. Its death cannot be verified then, so its programs are left and
+/// reported.
 #[test]
 fn opening_an_object_in_place_of_an_instances_lock_blocked() {
     let place = Place::new();
@@ -161,8 +162,8 @@ fn opening_a_log_file_that_is_a_fifo_without_a_reader_blocked() {
     assert!(refused.complaint().contains("failed to open the log file"), "{refused:?}");
 }
 
-/// The signals of a `run` were blocked for as long as its ledger was being opened: here for the 30 s that another setup may
-/// take.
+/// The signals of a `run` were blocked for as long as its ledger was being opened: here for the
+/// 30 s that another setup may take.
 #[test]
 fn a_run_that_waited_for_another_setup_did_not_react_to_signals() {
     let place = Place::new();

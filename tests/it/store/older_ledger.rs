@@ -1,9 +1,9 @@
-//! Ledgers and programs of different versions. `tests/fixtures/ledger-N.db` is a ledger of schema N: rows of every kind, of
-//! another machine, so that no process here is ever theirs.
+//! Ledgers and programs of different versions. `tests/fixtures/ledger-N.db` is a ledger of schema
+//! N: rows of every kind, of another machine, so that no process here is ever theirs.
 //!
-//! The program that owns a ledger brings it up to date; everything else uses it as it is. A program of the version before
-//! works on in a ledger that was brought up to date: `statements-0.1.0.sql` is what it writes, and a test that is ignored
-//! otherwise runs that program itself:
+//! The program that owns a ledger brings it up to date; everything else uses it as it is. A program
+//! of the version before works on in a ledger that was brought up to date: `statements-0.1.0.sql`
+//! is what it writes, and a test that is ignored otherwise runs that program itself:
 //!
 //! ```sh
 //! git clone . ../procledger-0.1.0 && (cd ../procledger-0.1.0 && git checkout 08ed5f4 && cargo build)
@@ -205,7 +205,8 @@ fn a_command_that_did_not_own_the_ledger_migrated_it() {
 fn ends_by_a_reaper_are_recorded_in_an_older_ledger() {
     for number in SCHEMAS {
         let place = of_schema(number);
-        // Everything that an instance can write without an owner's right to migrate: roots, descendants, ends, leaks, passes.
+        // Everything that an instance can write without an owner's right to migrate: roots,
+        // descendants, ends, leaks, passes.
         let tracker = Tracker::builder(place.ledger()).migrate(false).open().expect("as it is");
         let task = place.job("task", "sleep 1000 & exec sleep 1000");
         let mut root = tracker.spawn(task).expect("spawned");
@@ -368,8 +369,9 @@ fn a_program_of_the_previous_version_can_write_to_a_migrated_ledger() {
     }
 }
 
-/// The real program of the previous version: beside this one, and started again after this one has migrated its ledger.
-/// `PROCLEDGER_RELEASED` is the path of a build of 0.1.0, the last state in which `migrations` ends with 03.
+/// The real program of the previous version: beside this one, and started again after this one has
+/// migrated its ledger. `PROCLEDGER_RELEASED` is the path of a build of 0.1.0, the last state in
+/// which `migrations` ends with 03.
 #[test]
 #[ignore = "needs a build of the version before; what that writes is held by the test above"]
 fn the_released_program_shares_a_ledger_with_this_one() {

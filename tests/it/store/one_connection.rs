@@ -1,4 +1,5 @@
-//! A host without connections that read: its reads take turns with its writes on the one that writes.
+//! A host without connections that read: its reads take turns with its writes on the one that
+//! writes.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! Years of history beside a busy host: it is pruned in time, no writer waits for that, and the file shrinks.
+//! Years of history beside a busy host: it is pruned in time, no writer waits for that, and the
+//! file shrinks.
 
 use std::{
     fs,
@@ -24,7 +25,8 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 const DAY_MS: i64 = 86_400_000;
 
-/// `rows` processes that ended a minute apart, the last of them `newest` days ago, each tenth with a leak and a pass.
+/// `rows` processes that ended a minute apart, the last of them `newest` days ago, each tenth with
+/// a leak and a pass.
 fn fill(ledger: &Path, rows: u32, newest: i64) {
     let mut connection = Connection::open(ledger).expect("opens");
     connection.busy_timeout(Duration::from_secs(10)).expect("set");
@@ -71,7 +73,8 @@ fn fill(ledger: &Path, rows: u32, newest: i64) {
     tx.commit().expect("committed");
 }
 
-/// A writer in another process: one small transaction after the other, with how long each waited for the lock.
+/// A writer in another process: one small transaction after the other, with how long each waited
+/// for the lock.
 struct Writer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Duration>>,
@@ -125,8 +128,9 @@ fn files(place: &Place) -> u64 {
     fs::metadata(place.ledger()).expect("there").len()
 }
 
-/// Whether processes wait for a processor here (`proc_pressure_cpu(5)`): then the longest of thousands of waits is the
-/// scheduler's, which may suspend the holder of a lock like any other process.
+/// Whether processes wait for a processor here (`proc_pressure_cpu(5)`): then the longest of
+/// thousands of waits is the scheduler's, which may suspend the holder of a lock like any other
+/// process.
 fn is_contended() -> bool {
     let text = fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
     let share =
@@ -186,13 +190,15 @@ fn the_monitor_deletes_old_history_and_keeps_live_rows() {
     host.stop();
 }
 
-/// By the command: one `run` that lives for seconds, as long as there is no pass, and a `watch` with a worker.
+/// By the command: one `run` that lives for seconds, as long as there is no pass, and a `watch`
+/// with a worker.
 #[test]
 fn run_and_watch_keep_as_much_history_as_configured() {
     let place = Place::new();
     Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
     fill(&place.ledger(), 1_000, 30);
-    // The last process, and the one with the last leak, stay so that their row numbers are not reused.
+    // The last process, and the one with the last leak, stay so that their row numbers are not
+    // reused.
     let old = || {
         sqlite3(
             &place.ledger(),
@@ -239,7 +245,8 @@ fn a_ledger_that_is_larger_than_its_limit_loses_its_oldest_history() {
     host.stop();
 }
 
-/// While a fleet has no rows of the ledger, no history is pruned by age; the size limit is still enforced.
+/// While a fleet has no rows of the ledger, no history is pruned by age; the size limit is still
+/// enforced.
 #[test]
 fn the_size_limit_prunes_unshipped_history() {
     const LIMIT: u64 = 2 << 20;

@@ -1,4 +1,5 @@
-//! A ledger that has two names: each has its own `-wal` and locks, and `doctor` was silent about it.
+//! A ledger that has two names: each has its own `-wal` and locks, and `doctor` was silent about
+//! it.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! A transaction stays open in `sqlite3`: the WAL cannot be emptied, and `doctor` reports which process holds it.
+//! A transaction stays open in `sqlite3`: the WAL cannot be emptied, and `doctor` reports which
+//! process holds it.
 
 use std::{
     fs,

@@ -1,8 +1,8 @@
-//! Resources that could grow without bound: descriptors, threads, memory, the WAL, temporary files, cgroups. Compared after a
-//! warm-up and at the end of a condensed long day.
+//! Resources that could grow without bound: descriptors, threads, memory, the WAL, temporary files,
+//! cgroups. Compared after a warm-up and at the end of a condensed long day.
 //!
-//! `PROCLEDGER_LONG=1 cargo test --test it -- soak --nocapture` makes 100,000 spawns and ends, and 10,000 openings and
-//! closings; otherwise it is a sample of each. What was measured is printed.
+//! `PROCLEDGER_LONG=1 cargo test --test it -- soak --nocapture` makes 100,000 spawns and ends, and
+//! 10,000 openings and closings; otherwise it is a sample of each. What was measured is printed.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,8 @@ use crate::{
     support::{Guard, Place, alone, long, sampled, until},
 };
 
-/// The growth allowed for a few more pages. Less than a hundred bytes a spawn, over 100,000 of them.
+/// The growth allowed for a few more pages. Less than a hundred bytes a spawn, over 100,000 of
+/// them.
 const MEMORY_KIB: u64 = 8 << 10;
 /// The WAL is cut to 4 MiB whenever it restarts; readers may delay that for a moment.
 const WAL_BYTES: u64 = 16 << 20;
@@ -58,7 +59,8 @@ fn ten_thousand_openings_leave_no_thread_and_no_descriptor() {
 #[derive(Debug)]
 struct Figures {
     descriptors: Vec<String>,
-    /// Those on the ledger and its WAL are separate: connections for reading are opened when they are first needed.
+    /// Those on the ledger and its WAL are separate: connections for reading are opened when they
+    /// are first needed.
     of_ledger: usize,
     threads: Vec<String>,
     memory_kib: u64,
@@ -140,8 +142,9 @@ fn memory_kib() -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// All files below the folder, by name; the export's temporary files have random names, and exist for a moment.
-/// Without the WAL and its index, which are there or not, as the last close has left them; the size of the WAL is a figure.
+/// All files below the folder, by name; the export's temporary files have random names, and exist
+/// for a moment. Without the WAL and its index, which are there or not, as the last close has left
+/// them; the size of the WAL is a figure.
 fn files(folder: &Path) -> BTreeSet<String> {
     let mut names = all_files(folder);
     names.retain(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
@@ -161,7 +164,8 @@ fn all_files(folder: &Path) -> BTreeSet<String> {
 
 /// Cgroups of trees that still exist, below those of live instances.
 fn cgroups(ledger: &Path) -> usize {
-    // Another connection of this process would drop SQLite's locks when it is closed, so the command reads.
+    // Another connection of this process would drop SQLite's locks when it is closed, so the
+    // command reads.
     let instances = crate::support::sqlite3(
         ledger,
         "SELECT cgroup FROM instance WHERE cgroup IS NOT NULL AND stopped_at IS NULL",
@@ -278,7 +282,8 @@ pub(crate) fn open_and_close(given: &Given) {
     Figures::is_back(given, &before);
 }
 
-/// One tracker, closed in turn by its last handle, by a call, and by a call while other threads use it.
+/// One tracker, closed in turn by its last handle, by a call, and by a call while other threads use
+/// it.
 fn cycle(given: &Given, number: u32) {
     let tracker = open(given);
     let job = || quiet(Job::new(format!("task-{number}"), "sleep").args(["60", &given.marker]));

@@ -1,6 +1,6 @@
-//! Volumes as Kubernetes and `OpenShift` mount them, and the folders of user-private groups: a ledger was refused in all of
-//! them. Tests which of them can contain one, what a private folder below changes, what `--trust-folder` does, and what it does
-//! not.
+//! Volumes as Kubernetes and `OpenShift` mount them, and the folders of user-private groups: a
+//! ledger was refused in all of them. Tests which of them can contain one, what a private folder
+//! below changes, what `--trust-folder` does, and what it does not.
 
 use std::{
     fs::{self, Permissions},
@@ -84,7 +84,8 @@ impl Volume {
         assert!(doctor.out.contains("ok       folders:"), "{doctor:?}");
     }
 
-    /// Refused in one line, which names the folder that is the obstacle; and `doctor` reports the same.
+    /// Refused in one line, which names the folder that is the obstacle; and `doctor` reports the
+    /// same.
     #[track_caller]
     fn is_refused(&self, folder: &Path, obstacle: &Path, options: &[&str]) -> String {
         let refused = self.run(folder, options).expect(125);
@@ -147,7 +148,8 @@ fn an_fs_group_volume_can_contain_a_ledger_in_a_private_folder() {
     }
 }
 
-/// If the user is not in the group that can write to the volume, a private folder below is not enough.
+/// If the user is not in the group that can write to the volume, a private folder below is not
+/// enough.
 #[test]
 fn a_volume_of_another_group_cannot_contain_a_ledger() {
     let Some(volume) = Volume::new(0, GROUP, 0o2775, USER, &[USER]) else { return };
@@ -226,7 +228,8 @@ fn trust_folder_of_root_does_not_apply_to_a_users_ledger() {
     assert!(opened.expect_err("refused").is_denied());
 }
 
-/// `useradd` of many distributions gives each user a group of its own, and a umask of 002 makes `~/.local` 0775.
+/// `useradd` of many distributions gives each user a group of its own, and a umask of 002 makes
+/// `~/.local` 0775.
 #[test]
 fn a_folder_of_a_user_private_group_is_accepted() {
     need!("mount", "setpriv");
@@ -283,8 +286,8 @@ fn a_folder_of_a_user_private_group_is_accepted() {
     }
 }
 
-/// The root of the container is read-only, and the volume is a mount of its own: a `tmpfs` (an `emptyDir` in memory), or one
-/// folder of a volume (`subPath`).
+/// The root of the container is read-only, and the volume is a mount of its own: a `tmpfs` (an
+/// `emptyDir` in memory), or one folder of a volume (`subPath`).
 #[test]
 fn a_volume_below_a_read_only_root_can_contain_a_ledger() {
     need!("mount", "setpriv");

@@ -14,10 +14,11 @@ use std::{
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// A clock that leaves out the time for which the threads of the watched processes, and the one that reads it, were ready to
-/// run and waited for a processor: on a machine under load that may be most of the time, and a program cannot help it. Sleeps
-/// and waits for anything else are counted in full, so a wake-up that is missed or late still is. Where several threads wait
-/// for a processor at once, each of them is left out.
+/// A clock that leaves out the time for which the threads of the watched processes, and the one
+/// that reads it, were ready to run and waited for a processor: on a machine under load that may be
+/// most of the time, and a program cannot help it. Sleeps and waits for anything else are counted
+/// in full, so a wake-up that is missed or late still is. Where several threads wait for a
+/// processor at once, each of them is left out.
 #[derive(Debug)]
 pub struct FairClock {
     began: Instant,
@@ -70,8 +71,8 @@ fn look(pids: &[u32], before: &mut HashMap<PathBuf, Duration>) -> Duration {
     new.sum()
 }
 
-/// Returns for how long a thread was ready to run and waited: the second field of `/proc/PID/task/TID/schedstat`
-/// (Documentation/scheduler/sched-stats.rst).
+/// Returns for how long a thread was ready to run and waited: the second field of
+/// `/proc/PID/task/TID/schedstat` (Documentation/scheduler/sched-stats.rst).
 fn waited(thread: &Path) -> Option<Duration> {
     let text = fs::read_to_string(thread.join("schedstat")).ok()?;
     text.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)

@@ -1,5 +1,5 @@
-//! Test helpers that know nothing of procledger: processes as the kernel reports them, bounded waiting, PID namespaces, tools
-//! that may be missing, and reproducible random numbers.
+//! Test helpers that know nothing of procledger: processes as the kernel reports them, bounded
+//! waiting, PID namespaces, tools that may be missing, and reproducible random numbers.
 
 mod fair_clock;
 mod namespace;

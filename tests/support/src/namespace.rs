@@ -1,4 +1,5 @@
-//! PID namespaces of a test's own: no process outside can be affected, and all of one dies with its first process.
+//! PID namespaces of a test's own: no process outside can be affected, and all of one dies with its
+//! first process.
 
 #![expect(clippy::disallowed_methods, reason = "a tool, which is started without a tracker")]
 

@@ -10,10 +10,12 @@ use std::{
 
 use crate::find;
 
-/// PostgreSQL refuses to be run by root, and by a user without a name: it runs as this one, which every system has.
+/// PostgreSQL refuses to be run by root, and by a user without a name: it runs as this one, which
+/// every system has.
 pub const NOBODY: &str = "65534";
 
-/// Returns the folder with the programs of a PostgreSQL server, from `PATH` or as Debian installs them.
+/// Returns the folder with the programs of a PostgreSQL server, from `PATH` or as Debian installs
+/// them.
 pub fn postgres_programs() -> Option<PathBuf> {
     let found = find("initdb").filter(|file| file.with_file_name("postgres").is_file());
     let of_debian = || {
@@ -24,7 +26,8 @@ pub fn postgres_programs() -> Option<PathBuf> {
     found.and_then(|file| Some(file.parent()?.to_owned())).or_else(of_debian)
 }
 
-/// Returns a command that runs a program as [`NOBODY`]: as that user if this one is root, otherwise in a user namespace.
+/// Returns a command that runs a program as [`NOBODY`]: as that user if this one is root, otherwise
+/// in a user namespace.
 pub fn as_nobody(program: impl AsRef<OsStr>) -> Command {
     let mut command;
     if rustix::process::geteuid().is_root() {

@@ -19,7 +19,8 @@ pub fn pids() -> Vec<u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// A field of `/proc/PID/stat`, counted as in `proc_pid_stat(5)`, from the third on; `None` where the process is gone.
+/// A field of `/proc/PID/stat`, counted as in `proc_pid_stat(5)`, from the third on; `None` where
+/// the process is gone.
 pub fn stat_field(pid: u32, number: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may contain anything.

@@ -2,8 +2,8 @@
 
 use std::{env, io::Write, path::PathBuf, thread};
 
-/// A tool that a test needs and a machine with only Rust and a C compiler may lack. Where it is missing the test says so and is
-/// skipped, but not under CI, which installs all of them.
+/// A tool that a test needs and a machine with only Rust and a C compiler may lack. Where it is
+/// missing the test says so and is skipped, but not under CI, which installs all of them.
 pub fn tool(name: &str) -> Option<PathBuf> {
     let found = find(name);
     if found.is_none() {
@@ -29,8 +29,8 @@ fn say_skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}: {name}");
 }
 
-/// Whether this user may do what only root can do. If not, the test prints so; such tests are skipped where CI runs as an
-/// ordinary user, and run where CI runs as root.
+/// Whether this user may do what only root can do. If not, the test prints so; such tests are
+/// skipped where CI runs as an ordinary user, and run where CI runs as root.
 pub fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {

@@ -23,8 +23,8 @@ pub fn at_once<T: Send>(items: impl IntoIterator<Item = T>, case: impl Fn(T) + S
     });
 }
 
-/// Waits until `condition` returns a value. A condition that takes long, such as one that looks at all processes, is checked less
-/// often: what it waits for needs the processors as well.
+/// Waits until `condition` returns a value. A condition that takes long, such as one that looks at
+/// all processes, is checked less often: what it waits for needs the processors as well.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

@@ -1,11 +1,13 @@
 // Reports to the sanitizer how the standard library orders threads.
 //
-// It comes compiled, without the sanitizer's marks. So the sanitizer sees a lock that was free being taken, but not one that
-// was waited for; not what a condition variable does with its mutex; not that a `Once` is complete. The linker (`--wrap`,
-// ld(1)) puts these functions in front of the few that do that. Each does what the real one does, and reports the edge to the
-// sanitizer: nothing is hidden, and an edge is reported only where the standard library documents one.
+// It comes compiled, without the sanitizer's marks. So the sanitizer sees a lock that was free
+// being taken, but not one that was waited for; not what a condition variable does with its mutex;
+// not that a `Once` is complete. The linker (`--wrap`, ld(1)) puts these functions in front of the
+// few that do that. Each does what the real one does, and reports the edge to the sanitizer:
+// nothing is hidden, and an edge is reported only where the standard library documents one.
 //
-// The names are inserted by build.rs. Signatures are those of `library/std/src/sys/sync` in Rust 1.95.
+// The names are inserted by build.rs. Signatures are those of `library/std/src/sys/sync` in Rust
+// 1.95.
 
 use std::time::Duration;
 
@@ -84,8 +86,8 @@ unsafe fn call(once: *const (), ignore_poisoning: bool, body: Body<'_>) {
     __tsan_acquire(once);
 }
 
-/// The last owner of an `Arc` orders itself after the others by a fence behind its decrement, and the sanitizer does not
-/// support fences: a decrement that releases acquires as well.
+/// The last owner of an `Arc` orders itself after the others by a fence behind its decrement, and
+/// the sanitizer does not support fences: a decrement that releases acquires as well.
 #[unsafe(export_name = "__wrap___tsan_atomic64_fetch_sub")]
 unsafe extern "C" fn fetch_sub(address: *mut u64, value: u64, order: i32) -> u64 {
     const RELEASE: i32 = 3;

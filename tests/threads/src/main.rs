@@ -1,11 +1,13 @@
 //! Every thread of a tracker against every other, for the thread sanitizer.
 //!
-//! Not a test of the results, which `tests/it` covers: only of which thread accesses which memory when. The monitor, the
-//! exporter and the housekeeper run as they do in a host; six threads of the caller spawn, and commit for each other, wait,
-//! terminate, register and inspect at the same time, and a tracker is opened and closed in each round.
+//! Not a test of the results, which `tests/it` covers: only of which thread accesses which memory
+//! when. The monitor, the exporter and the housekeeper run as they do in a host; six threads of the
+//! caller spawn, and commit for each other, wait, terminate, register and inspect at the same time,
+//! and a tracker is opened and closed in each round.
 //!
-//! One thing differs from a host: a child is created by a thread that is suspended until it has left our memory, since the
-//! sanitizer keeps its state in thread-local memory, which child and thread share.
+//! One thing differs from a host: a child is created by a thread that is suspended until it has
+//! left our memory, since the sanitizer keeps its state in thread-local memory, which child and
+//! thread share.
 
 mod edges {
     include!(concat!(env!("OUT_DIR"), "/edges.rs"));
@@ -135,7 +137,8 @@ fn go_on(
     None
 }
 
-/// Errors that one thread's verb may get because of another's: a task that has ended, a ledger that is busy or closed.
+/// Errors that one thread's verb may get because of another's: a task that has ended, a ledger that
+/// is busy or closed.
 fn is_expected(error: &Error) -> bool {
     error.is_closed() || error.is_busy() || error.is_not_found() || error.is_gone()
 }

@@ -1,5 +1,5 @@
-//! `completions`: completion scripts for shells. Those of bash, zsh and fish also complete the names of tasks, which they ask
-//! `procledger __tasks` for.
+//! `completions`: completion scripts for shells. Those of bash, zsh and fish also complete the
+//! names of tasks, which they ask `procledger __tasks` for.
 
 use clap::{Arg, Args, Command};
 use clap_complete::Shell;
@@ -57,7 +57,8 @@ impl TasksArgs {
     }
 }
 
-/// Returns the tasks, those that run first. A name that cannot be shown in one line as it is cannot be completed.
+/// Returns the tasks, those that run first. A name that cannot be shown in one line as it is cannot
+/// be completed.
 fn names(ledger: &Ledger) -> Result<String> {
     let (running, ended) = (ledger.roots()?, ledger.history(Query::new().limit(ENDED))?);
     let mut names: Vec<&str> = Vec::new();
@@ -70,8 +71,8 @@ fn names(ledger: &Ledger) -> Result<String> {
     Ok(names.into_iter().flat_map(|name| [name, "\n"]).collect())
 }
 
-/// Completes what clap completes, and then tasks. A candidate is quoted, unless a quote is open, and is without what precedes
-/// the word for readline: a colon or an equals sign begins a new one.
+/// Completes what clap completes, and then tasks. A candidate is quoted, unless a quote is open,
+/// and is without what precedes the word for readline: a colon or an equals sign begins a new one.
 const BASH: &str = r#"
 _procledger_tasks() {
     _procledger "$@"

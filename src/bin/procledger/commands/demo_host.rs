@@ -1,4 +1,5 @@
-//! `demo-host`: the program that `demo` crashes. Hidden; it acts as an API that starts programs for its tasks.
+//! `demo-host`: the program that `demo` crashes. Hidden; it acts as an API that starts programs for
+//! its tasks.
 
 use std::io::{BufRead, BufReader, Read, stdin};
 
@@ -14,8 +15,8 @@ use crate::{
 /// The line that the host prints once all its trees are running.
 pub(super) const READY: &str = "ready";
 
-/// Task ids, and the sh(1) script of each. Every sleep is bounded, so that even an aborted demo leaves nothing
-/// for long; every shell prints `up` when its tree is running.
+/// Task ids, and the sh(1) script of each. Every sleep is bounded, so that even an aborted demo
+/// leaves nothing for long; every shell prints `up` when its tree is running.
 const TREES: [(&str, &str); 3] = [
     ("demo-plain", "echo up; exec sleep 300"),
     ("demo-stubborn", "trap \"\" TERM; echo up; sleep 300; exit"),

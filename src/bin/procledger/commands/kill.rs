@@ -51,20 +51,22 @@ pub(crate) struct KillArgs {
     /// End every task of the ledger
     #[arg(long)]
     all: bool,
-    /// Time between the first signal and SIGKILL [default: that of each task]; stop signals of a task that would come later
-    /// are omitted
+    /// Time between the first signal and SIGKILL [default: that of each task]; stop signals of a
+    /// task that would come later are omitted
     #[arg(long, value_name = "D", value_parser = units::duration)]
     grace: Option<Duration>,
     /// Signal before SIGKILL, by name or number [default: those of each task, usually TERM]
     #[arg(long, value_name = "SIGNAL", value_parser = units::signal)]
     signal: Option<i32>,
-    /// Signal the program of each task first, and its descendants once it has ended or its grace period is over
+    /// Signal the program of each task first, and its descendants once it has ended or its grace
+    /// period is over
     #[arg(long)]
     root_first: bool,
     /// SIGKILL at once: the same as --grace 0s
     #[arg(long, conflicts_with_all = ["grace", "signal", "root_first"])]
     now: bool,
-    /// Leave programs with this name and their descendants running; a task's own program is always ended
+    /// Leave programs with this name and their descendants running; a task's own program is always
+    /// ended
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
     /// Print JSON
@@ -168,8 +170,8 @@ fn stop_signals(tracker: &Tracker) -> Result<HashMap<TaskId, String>> {
     Ok(signals)
 }
 
-/// Removes from the report the tasks that this command runs in, and returns them, each with its root: an ancestor of this
-/// process, which was left running.
+/// Removes from the report the tasks that this command runs in, and returns them, each with its
+/// root: an ancestor of this process, which was left running.
 fn take_own_tasks(report: &mut Report) -> Vec<(String, u32)> {
     let ancestors = ancestors();
     let is_own = |pid: u32| ancestors.iter().any(|ancestor| ancestor.pid == pid);
@@ -178,8 +180,8 @@ fn take_own_tasks(report: &mut Report) -> Vec<(String, u32)> {
     own.map(|suspect| (name(suspect.task_id), suspect.pid.get())).collect()
 }
 
-/// A signal that asks the command to stop. Within a grace period the claims are released; a tree whose grace period is over is
-/// ended first. A second signal ends the command at once.
+/// A signal that asks the command to stop. Within a grace period the claims are released; a tree
+/// whose grace period is over is ended first. A second signal ends the command at once.
 struct Interrupt(Arc<AtomicI32>);
 
 impl Interrupt {
@@ -202,7 +204,8 @@ impl Interrupt {
     }
 }
 
-/// Ends the tasks that are live, all together, and returns the names and patterns that none of them has.
+/// Ends the tasks that are live, all together, and returns the names and patterns that none of them
+/// has.
 fn kill(
     tracker: &Tracker,
     tasks: Vec<TaskId>,

@@ -1,4 +1,5 @@
-//! `man`: writes the manual pages, for packagers. Hidden, because all others use installed pages and `--help`.
+//! `man`: writes the manual pages, for packagers. Hidden, because all others use installed pages
+//! and `--help`.
 
 use std::{fs, path::PathBuf};
 

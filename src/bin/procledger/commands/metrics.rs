@@ -57,7 +57,8 @@ impl MetricsArgs {
         let metrics = context.read()?.metrics(self.since)?;
         let path = absolute(context.ledger);
         let path = path.to_string_lossy();
-        // The process that asked this one adds the label: it does not trust the owner of the ledger with it.
+        // The process that asked this one adds the label: it does not trust the owner of the ledger
+        // with it.
         let labels: &[(&str, &str)] = if self.worker { &[] } else { &[("ledger", &path)] };
         output::print(metrics.to_prometheus_with(labels))?;
         Ok(Exit::DONE)

@@ -20,9 +20,10 @@ const UPDATE: Duration = Duration::from_millis(100);
 
 /// Delete old history and free its disk space
 ///
-/// Deletes in steps of milliseconds, so that writers are not held up. Running processes, survivors and the last pass of each
-/// kind are kept, and so is the last row of each table, so that no row number is used twice. What a fleet does not have yet is
-/// kept as well (docs/ledger.md, table `shipment`).
+/// Deletes in steps of milliseconds, so that writers are not held up. Running processes, survivors
+/// and the last pass of each kind are kept, and so is the last row of each table, so that no row
+/// number is used twice. What a fleet does not have yet is kept as well (docs/ledger.md, table
+/// `shipment`).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

@@ -115,8 +115,8 @@ impl PsArgs {
         Ok(Exit::DONE)
     }
 
-    /// Returns the line on stderr for an empty table, whether or not a terminal shows it: in a pipe the table alone could also be
-    /// that of a wrong ledger.
+    /// Returns the line on stderr for an empty table, whether or not a terminal shows it: in a pipe
+    /// the table alone could also be that of a wrong ledger.
     fn nothing_found(&self) -> String {
         let names = self.tasks.join(" or ");
         match (self.all, names.is_empty()) {
@@ -127,7 +127,8 @@ impl PsArgs {
         }
     }
 
-    /// Returns the newest ended processes: of each task that is named, and of all tasks if there are patterns.
+    /// Returns the newest ended processes: of each task that is named, and of all tasks if there
+    /// are patterns.
     fn ended(&self, ledger: &Ledger) -> Result<Vec<ProcessRecord>> {
         if self.tasks.is_empty() || self.tasks.iter().any(|name| task_pattern::is_pattern(name)) {
             return ended(ledger, Query::new(), self.limit);

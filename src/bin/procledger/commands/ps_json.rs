@@ -102,7 +102,8 @@ pub(super) mod tests {
     use super::*;
     use crate::output;
 
-    /// Returns the row of a program that has ended, with figures that do not depend on when the test runs.
+    /// Returns the row of a program that has ended, with figures that do not depend on when the
+    /// test runs.
     pub(in crate::commands) fn row() -> ProcessRecord {
         let folder = tempfile::tempdir().expect("a folder");
         let tracker = Tracker::builder(folder.path().join("ledger.db")).open().expect("opens");

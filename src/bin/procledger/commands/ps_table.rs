@@ -15,7 +15,8 @@ pub(super) enum Cpu<'a> {
     Share(&'a dyn Fn(&TreeRecord) -> String),
 }
 
-/// Formats the trees, one line each, after a header. The state is shown only if one is not `running`.
+/// Formats the trees, one line each, after a header. The state is shown only if one is not
+/// `running`.
 pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<String> {
     let states = trees.iter().any(|tree| shown_state(tree) != State::Running.as_str());
     let mut header = vec!["TASK", "PID", "AGE", "MEMORY", "CPU", "BELOW", "CONTAINED", "COMMAND"];
@@ -108,7 +109,8 @@ pub(super) fn task(row: &ProcessRecord) -> String {
 /// The state of a running process whose owner is dead.
 pub(super) const NO_OWNER: &str = "no owner";
 
-/// The state in the ledger, or `gone` if the process does not exist any more and its end is not recorded yet.
+/// The state in the ledger, or `gone` if the process does not exist any more and its end is not
+/// recorded yet.
 pub(super) fn state(tree: &TreeRecord) -> &'static str {
     let alive = tree.members.first().is_none_or(|root| root.alive);
     if alive { tree.root.life.state().as_str() } else { "gone" }

@@ -21,7 +21,8 @@ use crate::{
     signals::{Signals, act_by_default},
 };
 
-/// The signals that end the display, and those for a change of the terminal's size and for suspension.
+/// The signals that end the display, and those for a change of the terminal's size and for
+/// suspension.
 const SIGNALS: [Signal; 5] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH, Signal::SIGTSTP];
 
@@ -31,7 +32,8 @@ pub(super) fn watch(context: &Context, interval: Duration, wide: bool) -> Result
     let signals = Signals::block(&SIGNALS)?;
     let ledger = context.read()?;
     let mut view = TreeView::new(ledger, wide);
-    // If the ledger cannot be read at all, fail with a normal message, not on a screen that vanishes.
+    // If the ledger cannot be read at all, fail with a normal message, not on a screen that
+    // vanishes.
     view.read()?;
     let screen = Screen::enter()?;
     let mut next = Instant::now() + interval;
@@ -180,7 +182,8 @@ impl TreeView {
     }
 }
 
-/// Returns CPU use in percent of one processor. The time of a member that has died is lost, unless its parent waited for it.
+/// Returns CPU use in percent of one processor. The time of a member that has died is lost, unless
+/// its parent waited for it.
 fn share(before: Duration, now: Duration, elapsed: Duration) -> f64 {
     let used = now.saturating_sub(before).as_secs_f64();
     if elapsed.is_zero() { 0.0 } else { used / elapsed.as_secs_f64() * 100.0 }

@@ -14,8 +14,8 @@ use crate::{
     units,
 };
 
-/// Minimum age of a name match in a dry run: a name alone proves little about a process that has just started. A real pass
-/// uses the library's default.
+/// Minimum age of a name match in a dry run: a name alone proves little about a process that has
+/// just started. A real pass uses the library's default.
 use procledger::DEFAULT_MIN_AGE as MIN_AGE;
 
 /// End what dead owners left (orphans), and unregistered processes with the given names
@@ -44,7 +44,8 @@ pub(crate) struct ReapArgs {
     /// Leave programs with this name and their descendants running
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
-    /// Leave processes running that were found only by name and are younger than this [default: 10s]
+    /// Leave processes running that were found only by name and are younger than this [default:
+    /// 10s]
     #[arg(long, value_name = "D", value_parser = units::duration)]
     min_age: Option<Duration>,
 }

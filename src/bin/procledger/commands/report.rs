@@ -168,7 +168,8 @@ impl ReportArgs {
         Ok((text, unverified))
     }
 
-    /// Returns the text for an empty report. Finding nothing means something only if a pass was made.
+    /// Returns the text for an empty report. Finding nothing means something only if a pass was
+    /// made.
     fn nothing(&self, ledger: &Ledger) -> Result<String> {
         let passes = ledger.pass_summaries(self.window.start())?;
         let made: u64 = passes.iter().map(|summary| summary.passes).sum();

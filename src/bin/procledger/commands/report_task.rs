@@ -1,4 +1,5 @@
-//! The leaks of some tasks, and their sums: the same as of all tasks, which the ledger itself counts.
+//! The leaks of some tasks, and their sums: the same as of all tasks, which the ledger itself
+//! counts.
 
 use std::{
     cmp::Reverse,

@@ -82,17 +82,19 @@ Exit codes: the code of the program, or 128 + N if signal N ended it, and 0 for 
 failed, 126 if the program is not executable, 127 if it is not found."
 )]
 pub(crate) struct RunArgs {
-    /// Name of the task, which runs one program at a time [default: the program's name and random digits]
+    /// Name of the task, which runs one program at a time [default: the program's name and random
+    /// digits]
     #[arg(long, value_name = "ID")]
     task: Option<String>,
     /// Time between SIGTERM and SIGKILL [default: 5s, or that of --stop-signal]
     #[arg(long, value_name = "D", value_parser = units::duration)]
     grace: Option<Duration>,
-    /// Signal that asks the tree to end instead of TERM, and the time before the next one or SIGKILL, such as INT:10s; without
-    /// a time 5s (can be repeated)
+    /// Signal that asks the tree to end instead of TERM, and the time before the next one or
+    /// SIGKILL, such as INT:10s; without a time 5s (can be repeated)
     #[arg(long, value_name = "SIGNAL[:D]", value_parser = units::stop_signal)]
     stop_signal: Vec<(i32, Duration)>,
-    /// Ask the program to end first, and its descendants once it has ended, or has had all signals and the time is over
+    /// Ask the program to end first, and its descendants once it has ended, or has had all signals
+    /// and the time is over
     #[arg(long)]
     root_first: bool,
     /// End the task when it has run for longer than this; suspended time does not count
@@ -131,7 +133,8 @@ pub(crate) struct RunArgs {
     /// Print no line about how the program was ended (-v prints one in any case)
     #[arg(short, long)]
     quiet: bool,
-    /// Exit with 0 if the program ended by itself with this code, such as 143 for SIGTERM (can be repeated)
+    /// Exit with 0 if the program ended by itself with this code, such as 143 for SIGTERM (can be
+    /// repeated)
     #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u8).range(1..))]
     success_exit: Vec<u8>,
     #[command(flatten)]
@@ -156,7 +159,8 @@ struct Plan {
 }
 
 impl RunArgs {
-    /// Runs the task, or starts a supervisor that does. `supervised` is the task, if this process is the supervisor.
+    /// Runs the task, or starts a supervisor that does. `supervised` is the task, if this process
+    /// is the supervisor.
     pub(crate) fn run(
         mut self,
         supervised: Option<String>,
@@ -183,7 +187,8 @@ impl RunArgs {
         if plan.raw.detach.is_requested() {
             return plan.raw.detach.start(&plan.task, quiet);
         }
-        // A failure before the program runs exits with 125, so that it is not mistaken for the program's own 1.
+        // A failure before the program runs exits with 125, so that it is not mistaken for the
+        // program's own 1.
         let own = |failure: Failure| match failure.exit {
             Exit::FAILED => failure.with_exit(Exit::RUN_FAILED),
             _ => failure,
@@ -273,7 +278,8 @@ impl Plan {
         })
     }
 
-    /// Starts the program, which from then on is the only holder of the `inherited` descriptors, and waits for it.
+    /// Starts the program, which from then on is the only holder of the `inherited` descriptors,
+    /// and waits for it.
     fn own(
         &self,
         context: &Context,
@@ -416,7 +422,8 @@ impl Plan {
     }
 }
 
-/// Returns a name for a task without one: the program's name and six random digits, as `sleep-3f9a07`.
+/// Returns a name for a task without one: the program's name and six random digits, as
+/// `sleep-3f9a07`.
 fn generated_id(program: &OsStr) -> String {
     let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
     let name: String = name.chars().filter(|char| !char.is_control()).take(NAME_LENGTH).collect();
@@ -436,13 +443,14 @@ fn interruption(process: &Process, status: ExitStatus) -> Option<(i32, bool)> {
     }
 }
 
-/// Returns whether a person is at a standard descriptor. A service may have a terminal that it does not use.
+/// Returns whether a person is at a standard descriptor. A service may have a terminal that it does
+/// not use.
 fn is_at_a_terminal() -> bool {
     stdin().is_terminal() || stdout().is_terminal() || stderr().is_terminal()
 }
 
-/// Returns whether stdin is a terminal, this is its foreground job, and stdout is not a pipe. In a pipeline the terminal stays
-/// with the pipeline: a pager at its end needs it.
+/// Returns whether stdin is a terminal, this is its foreground job, and stdout is not a pipe. In a
+/// pipeline the terminal stays with the pipeline: a pager at its end needs it.
 fn has_the_terminal() -> bool {
     let piped = std::fs::metadata("/proc/self/fd/1").is_ok_and(|file| file.file_type().is_fifo());
     stdin().is_terminal() && !piped && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())

@@ -11,7 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Bytes of a script in which the kernel looks for its interpreter (`BINPRM_BUF_SIZE` in `linux/binfmts.h`).
+/// Bytes of a script in which the kernel looks for its interpreter (`BINPRM_BUF_SIZE` in
+/// `linux/binfmts.h`).
 const FIRST_LINE: u64 = 256;
 
 /// Returns what to do about a program that was not found.

@@ -40,7 +40,8 @@ pub(crate) struct CallerArgs {
     /// End the task when this process ends; add its start tick to exclude PID reuse
     #[arg(long, value_name = "PID[:TICK]", value_parser = pid, conflicts_with = "survive")]
     owner: Option<(u32, Option<u64>)>,
-    /// If the task already runs: fail with 75, wait for its end, or replace it (kill it) [default: fail, or wait if its owner has ended]
+    /// If the task already runs: fail with 75, wait for its end, or replace it (kill it) [default:
+    /// fail, or wait if its owner has ended]
     #[arg(long, value_name = "HOW", hide_possible_values = true)]
     if_running: Option<IfRunning>,
 }
@@ -66,8 +67,8 @@ fn pin(pid: u32, tick: Option<u64>) -> Result<Caller, String> {
 }
 
 impl CallerArgs {
-    /// Pins the process on whose behalf the task runs, if there is one. A task that survives its owners has none, whatever the
-    /// environment says.
+    /// Pins the process on whose behalf the task runs, if there is one. A task that survives its
+    /// owners has none, whatever the environment says.
     pub(crate) fn pin(&self, survive: bool) -> Result<Option<Caller>> {
         let refused = |what: &str, error: &dyn std::fmt::Display| {
             Failure::usage(format!("{what}: {error}; the program was not started"))
@@ -86,7 +87,8 @@ impl CallerArgs {
         pin(pid, tick).map(Some).map_err(|error| refused(&what, &error))
     }
 
-    /// Acts on the run that prevents the task from starting, for the `first` time or again; returns whether to try again.
+    /// Acts on the run that prevents the task from starting, for the `first` time or again; returns
+    /// whether to try again.
     pub(crate) fn make_way(
         &self,
         context: &Context,
@@ -123,8 +125,8 @@ impl CallerArgs {
     }
 }
 
-/// Ends an earlier run, unless another instance is already ending it, since a second kill would cut its grace short: of several
-/// callers that replace the same run, one ends it and the others wait.
+/// Ends an earlier run, unless another instance is already ending it, since a second kill would cut
+/// its grace short: of several callers that replace the same run, one ends it and the others wait.
 fn replace(context: &Context, tracker: &Tracker, task: &TaskId) -> Result<()> {
     let by = context.asked_by("run");
     let ended = |report: procledger::Result<Report>| match report {
@@ -177,8 +179,8 @@ fn running(tracker: &Tracker, task: &TaskId) -> Result<Option<ProcessRecord>> {
     Ok(live.into_iter().find(|row| row.spec.task_id.as_ref() == Some(task)))
 }
 
-/// Waits until a run whose caller has ended has ended its tree. If it does not do so, for example because it is stopped, its
-/// tree is taken over and ended.
+/// Waits until a run whose caller has ended has ended its tree. If it does not do so, for example
+/// because it is stopped, its tree is taken over and ended.
 fn await_end(tracker: &Tracker, task: &TaskId) -> Result<()> {
     let began = Instant::now();
     loop {

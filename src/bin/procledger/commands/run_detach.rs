@@ -1,10 +1,11 @@
 //! `run --detach`: the program runs in the background, owned by a supervisor.
 //!
-//! The supervisor is this program again, with the same command line after `--supervise TASK`. It has a session of its own, so
-//! that it gets no signal of a terminal, and keeps no descriptor of its caller. Until the program runs, its stderr is that of the
-//! caller, where a failure to start is reported as by any `run`; then it reports that over its stdout, which is a pipe to the
-//! caller, and releases both. If the caller is gone by then, the program is not started, or is ended: so no program runs without
-//! the caller's knowledge.
+//! The supervisor is this program again, with the same command line after `--supervise TASK`. It
+//! has a session of its own, so that it gets no signal of a terminal, and keeps no descriptor of
+//! its caller. Until the program runs, its stderr is that of the caller, where a failure to start
+//! is reported as by any `run`; then it reports that over its stdout, which is a pipe to the
+//! caller, and releases both. If the caller is gone by then, the program is not started, or is
+//! ended: so no program runs without the caller's knowledge.
 
 use std::{
     fs::File,
@@ -30,8 +31,8 @@ use crate::{
     poll::poll_within,
 };
 
-/// The first word of the command line of a supervisor, followed by its task. It is no option, so that no help, completion or
-/// manual page has it.
+/// The first word of the command line of a supervisor, followed by its task. It is no option, so
+/// that no help, completion or manual page has it.
 pub(crate) const SUPERVISE: &str = "--supervise";
 
 /// The line that the supervisor writes once the program is running.
@@ -39,10 +40,12 @@ const STARTED: &[u8] = b"started\n";
 
 #[derive(Debug, Args)]
 pub(crate) struct DetachArgs {
-    /// Print the name of the task and return as soon as the program runs; it continues in the background, without a terminal
+    /// Print the name of the task and return as soon as the program runs; it continues in the
+    /// background, without a terminal
     #[arg(long, conflicts_with = "die_with_parent")]
     pub(super) detach: bool,
-    /// With --detach, append the program's output and errors to this file, created with mode 0600 [default: /dev/null]
+    /// With --detach, append the program's output and errors to this file, created with mode
+    /// 0600 [default: /dev/null]
     #[arg(long, value_name = "FILE", requires = "detach")]
     output: Option<PathBuf>,
     /// Whether this is the supervisor.
@@ -140,7 +143,8 @@ impl DetachArgs {
         Ok([Stdio::null(), copy()?, copy()?])
     }
 
-    /// Fails if the caller of a supervisor is gone, which does not expect the program to start any more.
+    /// Fails if the caller of a supervisor is gone, which does not expect the program to start any
+    /// more.
     pub(super) fn check_caller(&self) -> Result<()> {
         let stdout = rustix::stdio::stdout();
         let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
@@ -152,8 +156,8 @@ impl DetachArgs {
         Ok(())
     }
 
-    /// Reports to the caller that the program is running, and releases the caller's streams. An error means that the caller is
-    /// gone.
+    /// Reports to the caller that the program is running, and releases the caller's streams. An
+    /// error means that the caller is gone.
     pub(super) fn confirm(&self, output: Option<&File>) -> Result<()> {
         let Some(output) = output.filter(|_| self.is_supervisor) else { return Ok(()) };
         let let_go = || {

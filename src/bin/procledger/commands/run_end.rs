@@ -44,11 +44,12 @@ impl Verbosity {
 }
 
 impl Ended {
-    /// Returns the exit code, and reports why the program was ended. A program that was ended may nevertheless exit with 0; `run`
-    /// does not. A code that counts as a `success` is replaced by 0, if the program has ended by itself.
+    /// Returns the exit code, and reports why the program was ended. A program that was ended may
+    /// nevertheless exit with 0; `run` does not. A code that counts as a `success` is replaced by
+    /// 0, if the program has ended by itself.
     ///
-    /// Where the end is not in the ledger, since it could not be written, what the owner remembers counts. If the ledger cannot be
-    /// read, a code other than 0 is the program's in any case.
+    /// Where the end is not in the ledger, since it could not be written, what the owner remembers
+    /// counts. If the ledger cannot be read, a code other than 0 is the program's in any case.
     pub(super) fn conclude(
         &self,
         ledger: &Ledger,
@@ -78,7 +79,8 @@ impl Ended {
     }
 }
 
-/// Returns the exit code for a program that has ended, and says why something else ended it, if that is so.
+/// Returns the exit code for a program that has ended, and says why something else ended it, if
+/// that is so.
 pub(super) fn conclude(
     why: Option<(EndReason, String)>,
     status: ExitStatus,
@@ -115,7 +117,8 @@ fn by_itself(status: ExitStatus, after: Duration) -> String {
 pub(super) fn why(record: &ProcessRecord) -> Option<(EndReason, String)> {
     match &record.life {
         Life::Ended(end) => why_ended(end.reason, end.because.as_ref()),
-        // Another instance that ends the tree for a person records the reason when the last member is dead.
+        // Another instance that ends the tree for a person records the reason when the last member
+        // is dead.
         Life::Ending { .. } => {
             let by = record.requested_by.as_ref()?;
             Some((EndReason::Killed, format!("asked by {by}")))

@@ -1,4 +1,5 @@
-//! `run`: what happens while the program runs. Signals are forwarded to it, and its tree is ended when its caller has ended.
+//! `run`: what happens while the program runs. Signals are forwarded to it, and its tree is ended
+//! when its caller has ended.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -65,7 +66,8 @@ impl Running<'_> {
         self.signals.received().map_err(|error| Failure::because("failed to read a signal", &error))
     }
 
-    /// Ends the tree on another thread, so that signals are forwarded during its grace; on this one if no other can be started.
+    /// Ends the tree on another thread, so that signals are forwarded during its grace; on this one
+    /// if no other can be started.
     fn end_orphan<'scope>(&self, scope: &'scope Scope<'scope, '_>) {
         let (tracker, task) = (self.tracker.clone(), self.task.clone());
         let end = move || end(&tracker, &task);

@@ -12,7 +12,8 @@ use crate::{
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct SignalArgs {
-    /// Forward signal TO instead of signal FROM, or nothing if TO is 0, such as TERM:QUIT (can be repeated)
+    /// Forward signal TO instead of signal FROM, or nothing if TO is 0, such as TERM:QUIT (can be
+    /// repeated)
     #[arg(long, value_name = "FROM:TO", value_parser = units::rewrite)]
     rewrite: Vec<(i32, i32)>,
     /// Forward signals to all processes of the tree instead of the program alone
@@ -66,8 +67,9 @@ fn is_for_a_job(signal: i32) -> bool {
     stops(signal) || signal == libc::SIGCONT
 }
 
-/// Stops the program and this process until this process is continued. In a session of its own no shell could continue the program,
-/// so the kernel stops it only by SIGSTOP. A shell shows its prompt once all members of a job have stopped.
+/// Stops the program and this process until this process is continued. In a session of its own no
+/// shell could continue the program, so the kernel stops it only by SIGSTOP. A shell shows its
+/// prompt once all members of a job have stopped.
 fn stop_along(process: &Process, signal: i32) -> procledger::Result<()> {
     process.signal_group(libc::SIGSTOP)?;
     act_by_default(signal);

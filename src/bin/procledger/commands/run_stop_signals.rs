@@ -1,5 +1,5 @@
-//! `run`: signals that ask it to stop. The first one is forwarded, and the program decides; a second one ends its tree, and so
-//! does the end of a grace that was requested.
+//! `run`: signals that ask it to stop. The first one is forwarded, and the program decides; a
+//! second one ends its tree, and so does the end of a grace that was requested.
 
 use std::{thread, time::Duration};
 

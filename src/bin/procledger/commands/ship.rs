@@ -159,7 +159,8 @@ impl ShipArgs {
         ship_lines::ship(&context, &options)
     }
 
-    /// Returns all ledgers that were named, and those of the directories, or else the default ledger.
+    /// Returns all ledgers that were named, and those of the directories, or else the default
+    /// ledger.
     fn named(&self, global: &GlobalArgs) -> Result<Vec<PathBuf>> {
         let mut ledgers = self.ledgers.clone();
         ledgers.extend(global.db.clone());

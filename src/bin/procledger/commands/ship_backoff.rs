@@ -11,7 +11,8 @@ pub(super) fn backoff(failures: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << failures.min(20)).min(LONGEST_WAIT)
 }
 
-/// Returns a random part of a span: a fleet that reconnects at once would take its server down again.
+/// Returns a random part of a span: a fleet that reconnects at once would take its server down
+/// again.
 pub(super) fn jittered(span: Duration) -> Duration {
     let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1);
     Duration::from_millis(uuid::Uuid::new_v4().as_u64_pair().0 % millis)

@@ -77,7 +77,8 @@ pub(super) fn once(global: &GlobalArgs, address: Address, options: ShipOptions) 
     }
 }
 
-/// Ships several ledgers, one after the other, each in a process of its own: the ledgers may belong to several users.
+/// Ships several ledgers, one after the other, each in a process of its own: the ledgers may belong
+/// to several users.
 pub(super) fn each_once(ledgers: &[PathBuf], words: &[String]) -> Result<Exit> {
     let mut exit = Exit::DONE;
     for ledger in ledgers {

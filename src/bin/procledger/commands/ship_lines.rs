@@ -70,8 +70,8 @@ struct Gap {
     leaks: u64,
 }
 
-/// Ships until it is ended by a signal, or with `once` until there is nothing more. A kill at any time costs nothing but that
-/// the last batch comes again.
+/// Ships until it is ended by a signal, or with `once` until there is nothing more. A kill at any
+/// time costs nothing but that the last batch comes again.
 pub(super) fn ship(context: &Context, options: &Options) -> Result<Exit> {
     if let Some(file) = &options.cursor {
         refuse_as_output(&context.ledger, file, "the cursor")?;
@@ -115,7 +115,8 @@ pub(super) fn ship(context: &Context, options: &Options) -> Result<Exit> {
     }
 }
 
-/// Returns the position from which the ledger is continued: its start if the file does not exist or belongs to another ledger.
+/// Returns the position from which the ledger is continued: its start if the file does not exist or
+/// belongs to another ledger.
 fn read(file: &Path, stream: &Stream) -> Result<Position> {
     let shown = file.display();
     let text = match fs::read(file) {
@@ -142,7 +143,8 @@ fn write(file: &Path, stream: &Stream, position: &Position) -> Result<()> {
     output::to_file(file, &text)
 }
 
-/// Lines of one batch, in the order in which a receiver has to apply them: a number that is lost may be used again.
+/// Lines of one batch, in the order in which a receiver has to apply them: a number that is lost
+/// may be used again.
 struct Lines<'a> {
     stream: &'a str,
     host: &'a str,

@@ -11,8 +11,8 @@ use crate::{
     output, threads,
 };
 
-/// The database may take a minute for a statement. A connection that hangs for longer is given up, with its process: nothing is
-/// lost, as the ledger is the spool.
+/// The database may take a minute for a statement. A connection that hangs for longer is given up,
+/// with its process: nothing is lost, as the ledger is the spool.
 const HANG_LIMIT: Duration = Duration::from_mins(2);
 
 /// Ends this process if the database does not answer: a connection may hang forever.

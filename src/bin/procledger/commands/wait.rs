@@ -19,7 +19,8 @@ use crate::{
     output, task_pattern, units,
 };
 
-/// The newest rows of a task among which its program is searched for; the others are its descendants.
+/// The newest rows of a task among which its program is searched for; the others are its
+/// descendants.
 const NEWEST: u32 = 10_000;
 
 /// Wait for tasks to end, and exit with their status
@@ -65,7 +66,8 @@ impl WaitArgs {
         let ledger = context.read()?;
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let verbosity = Verbosity::of(self.quiet, context.verbose);
-        // All tasks are looked up first, since a task may end and start again while another one is waited for.
+        // All tasks are looked up first, since a task may end and start again while another one is
+        // waited for.
         let roots = ledger.roots()?;
         let mut exits = Vec::new();
         let mut found = Vec::new();

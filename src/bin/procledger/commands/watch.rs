@@ -58,7 +58,8 @@ pub(crate) struct WatchArgs {
     /// Leave programs with this name and their descendants running
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
-    /// Serve metrics of the ledgers for Prometheus on this PORT of 127.0.0.1, or on this ADDRESS:PORT, without authentication
+    /// Serve metrics of the ledgers for Prometheus on this PORT of 127.0.0.1, or on this
+    /// ADDRESS:PORT, without authentication
     #[arg(long, value_name = "PORT", value_parser = service::address)]
     metrics: Option<SocketAddr>,
     #[command(flatten)]

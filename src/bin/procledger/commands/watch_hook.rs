@@ -1,11 +1,13 @@
-//! `watch --on-leak`: runs a program for each new leak of a ledger, with the leak as JSON on its standard input.
+//! `watch --on-leak`: runs a program for each new leak of a ledger, with the leak as JSON on its
+//! standard input.
 //!
-//! The program is executed as it is named, without a shell, and nothing from the ledger is in its arguments or its environment.
-//! It runs as a task of the watch itself, in the ledger, so it is contained and ended like any other task, with everything it
-//! started: after its time limit, and when the watch stops. In a worker of root's `watch` it thus runs as the ledger's owner.
+//! The program is executed as it is named, without a shell, and nothing from the ledger is in its
+//! arguments or its environment. It runs as a task of the watch itself, in the ledger, so it is
+//! contained and ended like any other task, with everything it started: after its time limit, and
+//! when the watch stops. In a worker of root's `watch` it thus runs as the ledger's owner.
 //!
-//! The watch never waits for it: a thread puts leaks into a queue of limited length as they are recorded, and a few others empty
-//! it.
+//! The watch never waits for it: a thread puts leaks into a queue of limited length as they are
+//! recorded, and a few others empty it.
 
 use std::{
     collections::HashSet,
@@ -48,7 +50,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 #[derive(Debug, Args)]
 pub(crate) struct HookArgs {
-    /// Run this program for each new leak, which it gets as JSON on its standard input (no shell is involved)
+    /// Run this program for each new leak, which it gets as JSON on its standard input (no shell is
+    /// involved)
     #[arg(long = "on-leak", value_name = "PROGRAM")]
     program: Option<String>,
     /// Argument of that program (can be repeated)
@@ -87,7 +90,8 @@ impl HookArgs {
         program.chain(arguments).chain(limit).collect()
     }
 
-    /// Starts the threads, if there is a program. `since`: leaks that were found before are not new.
+    /// Starts the threads, if there is a program. `since`: leaks that were found before are not
+    /// new.
     pub(super) fn start(self, tracker: &Tracker, since: SystemTime) -> Result<()> {
         let Some(program) = self.program else { return Ok(()) };
         let (queue, leaks) = sync_channel(QUEUE);

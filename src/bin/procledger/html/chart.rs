@@ -1,7 +1,7 @@
 //! Bar charts over time, drawn as SVG: the page needs no library to show them.
 //!
-//! A drawing has 1000 by 100 units and is stretched to fit; labels are beside it, not in it, so that they keep
-//! their size on a phone.
+//! A drawing has 1000 by 100 units and is stretched to fit; labels are beside it, not in it, so
+//! that they keep their size on a phone.
 
 #![expect(clippy::cast_precision_loss, reason = "a drawing shows no more than three digits")]
 
@@ -66,8 +66,8 @@ struct Sum {
     memory: u64,
 }
 
-/// Returns the charts of leaks, process-hours and memory, from `since` or the oldest leak, whichever is earlier, until now. The
-/// groups are by hour.
+/// Returns the charts of leaks, process-hours and memory, from `since` or the oldest leak,
+/// whichever is earlier, until now. The groups are by hour.
 pub(super) fn charts(
     by_hour: &[LeakGroup],
     since: Option<SystemTime>,
@@ -81,8 +81,8 @@ fn calendar(time: SystemTime) -> Option<NaiveDateTime> {
     crate::render::calendar(time).map(|time| time.naive_utc())
 }
 
-/// Returns the finest bucket that needs at most [`MOST_SLOTS`] slots, and the sums of all slots, including empty ones. A time
-/// that the calendar cannot represent is in no slot.
+/// Returns the finest bucket that needs at most [`MOST_SLOTS`] slots, and the sums of all slots,
+/// including empty ones. A time that the calendar cannot represent is in no slot.
 fn slots(
     groups: &[LeakGroup],
     since: Option<SystemTime>,
@@ -111,7 +111,8 @@ fn slots(
     Some((bucket, sums))
 }
 
-/// Returns empty slots, or `None` if there would be too many; with years, returns the last ones instead.
+/// Returns empty slots, or `None` if there would be too many; with years, returns the last ones
+/// instead.
 fn empty(bucket: TimeBucket, first: NaiveDateTime, last: NaiveDateTime) -> Option<Vec<Sum>> {
     let first = match bucket {
         TimeBucket::Year => {
@@ -204,7 +205,8 @@ fn memory(bucket: TimeBucket, sums: &[Sum]) -> Chart {
     }
 }
 
-/// Returns the smallest of 1, 2, 4, 6, 8 and 10 times a power of ten that is not below `most`: half of it is round as well.
+/// Returns the smallest of 1, 2, 4, 6, 8 and 10 times a power of ten that is not below `most`: half
+/// of it is round as well.
 fn nice(most: f64) -> f64 {
     if most <= 0.0 || !most.is_finite() {
         return 1.0;

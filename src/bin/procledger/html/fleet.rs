@@ -1,5 +1,5 @@
-//! The page of a fleet's leak report: that of a single ledger, with a column for the host, and two lines that are never left
-//! out: which hosts are silent, and what was lost.
+//! The page of a fleet's leak report: that of a single ledger, with a column for the host, and two
+//! lines that are never left out: which hosts are silent, and what was lost.
 
 use std::time::SystemTime;
 

@@ -7,7 +7,8 @@ use std::{
 
 use crate::render::{bytes, clock, escape, span, unix_millis};
 
-/// Text from the ledger with control characters escaped. The template additionally escapes it for HTML.
+/// Text from the ledger with control characters escaped. The template additionally escapes it for
+/// HTML.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shown(String);
 

@@ -1,8 +1,10 @@
-//! The report as an HTML page: one self-contained file whose only script is a few lines that sort tables.
+//! The report as an HTML page: one self-contained file whose only script is a few lines that sort
+//! tables.
 //!
-//! All text from the ledger is untrusted. It passes through [`escape`](crate::render::escape), which shows control
-//! characters and direction overrides, and then through the template's own escaping. A nonce, generated for each page and
-//! therefore unknown when the text was recorded, keeps the browser from running any other script or applying any other style.
+//! All text from the ledger is untrusted. It passes through [`escape`](crate::render::escape),
+//! which shows control characters and direction overrides, and then through the template's own
+//! escaping. A nonce, generated for each page and therefore unknown when the text was recorded,
+//! keeps the browser from running any other script or applying any other style.
 
 mod chart;
 mod fleet;

@@ -16,7 +16,8 @@ use crate::{
     render::{clock, rfc3339, since, span},
 };
 
-/// At most this many leaks are listed individually: a page with tens of thousands could not be read.
+/// At most this many leaks are listed individually: a page with tens of thousands could not be
+/// read.
 pub(crate) const LEAKS_SHOWN: u32 = 1000;
 /// Maximum number of rows in a table of sums.
 const GROUPS_SHOWN: usize = 500;
@@ -198,7 +199,8 @@ fn checker(passes: &[PassSummary], now: SystemTime) -> Vec<String> {
         .collect()
 }
 
-/// `20,160 health passes, the last 12s before this page was made; the longest time between two 31s.`
+/// `20,160 health passes, the last 12s before this page was made; the longest time between two
+/// 31s.`
 fn made(summary: &PassSummary, now: SystemTime) -> String {
     let (one, more) = match summary.kind {
         PassKind::Health => ("health pass", "health passes"),

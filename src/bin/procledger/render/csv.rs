@@ -1,8 +1,8 @@
 //! CSV of RFC 4180: comma, CRLF, quotes where needed.
 //!
-//! Fields are raw data except for control characters, which are escaped as on a terminal, so that a record is one line.
-//! A leading `=`, `+`, `-` or `@` is not prefixed: a spreadsheet treats such a field as a formula, so import it as
-//! text.
+//! Fields are raw data except for control characters, which are escaped as on a terminal, so that a
+//! record is one line. A leading `=`, `+`, `-` or `@` is not prefixed: a spreadsheet treats such a
+//! field as a formula, so import it as text.
 
 use super::escape;
 

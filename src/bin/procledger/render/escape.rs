@@ -1,8 +1,10 @@
-//! Escaping: task ids, commands and evidence are untrusted, and are made harmless before they reach a terminal.
+//! Escaping: task ids, commands and evidence are untrusted, and are made harmless before they reach
+//! a terminal.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Escapes C0, DEL and C1 as `\x1b`, and characters that change the direction of text or break lines as `\u{202e}`.
+/// Escapes C0, DEL and C1 as `\x1b`, and characters that change the direction of text or break
+/// lines as `\u{202e}`.
 pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     push_escaped(&mut safe, text);
@@ -30,13 +32,14 @@ pub(crate) fn escaped(text: String) -> String {
     if is_plain_ascii(&text) || !text.chars().any(is_harmful) { text } else { escape(&text) }
 }
 
-/// Reports whether a text has printable ASCII alone, as nearly all have. A list may have a million cells.
+/// Reports whether a text has printable ASCII alone, as nearly all have. A list may have a million
+/// cells.
 fn is_plain_ascii(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Escapes a whole JSON text with JSON's own `\u` escapes, which keeps its meaning. Line breaks between values stay. There is no
-/// copy if there is nothing to escape: a list may have 50 MB.
+/// Escapes a whole JSON text with JSON's own `\u` escapes, which keeps its meaning. Line breaks
+/// between values stay. There is no copy if there is nothing to escape: a list may have 50 MB.
 pub(crate) fn escape_json(json: String) -> String {
     if !has_harmful_bytes(&json) {
         return json;
@@ -66,8 +69,8 @@ fn has_harmful_bytes(text: &str) -> bool {
     text.as_bytes().chunks(64).any(is_harmful)
 }
 
-/// Reports whether a byte other than a line break may be the first one of a harmful character: C0 and DEL, or the lead of C1, of
-/// U+061C, or of U+2000 to U+2FFF.
+/// Reports whether a byte other than a line break may be the first one of a harmful character: C0
+/// and DEL, or the lead of C1, of U+061C, or of U+2000 to U+2FFF.
 fn may_be_harmful(byte: u8) -> bool {
     matches!(byte, 0..=0x09 | 0x0b..=0x1f | 0x7f | 0xc2 | 0xd8 | 0xe2)
 }

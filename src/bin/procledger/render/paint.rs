@@ -2,8 +2,9 @@
 
 use std::io::{IsTerminal, stdout};
 
-/// Whether stdout gets colors: if it is a terminal and not a dumb one, or always if `CLICOLOR_FORCE` is set and not 0
-/// (bixense.com/clicolors); never if `NO_COLOR` is set (no-color.org).
+/// Whether stdout gets colors: if it is a terminal and not a dumb one, or always if
+/// `CLICOLOR_FORCE` is set and not 0 (bixense.com/clicolors); never if `NO_COLOR` is set
+/// (no-color.org).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Paint(bool);
 

@@ -29,7 +29,8 @@ pub(crate) fn outcome(outcome: Outcome, tense: Tense) -> &'static str {
     }
 }
 
-/// Returns how the process of a leak ended, on whichever host that was: it may have shipped any text.
+/// Returns how the process of a leak ended, on whichever host that was: it may have shipped any
+/// text.
 pub(crate) fn fleet_outcome(leak: &FleetLeak) -> String {
     let how = match Outcome::parse(&leak.outcome) {
         Some(known) => by_signal(known, leak.stop_signal),
@@ -51,7 +52,8 @@ fn by_signal(how: Outcome, stop_signal: Option<i32>) -> String {
     }
 }
 
-/// Formats tables of the processes that were ended and that were left running, then a line of figures.
+/// Formats tables of the processes that were ended and that were left running, then a line of
+/// figures.
 pub(crate) fn report_text(report: &Report, tense: Tense) -> String {
     let mut text = String::new();
     if !report.endings.is_empty() {
@@ -66,8 +68,8 @@ pub(crate) fn report_text(report: &Report, tense: Tense) -> String {
     text + &summary(report, tense) + "\n"
 }
 
-/// Returns exit code 3 if something survived or may have, and 1 if there were errors; prints those to stderr, and the number of
-/// processes that may still run.
+/// Returns exit code 3 if something survived or may have, and 1 if there were errors; prints those
+/// to stderr, and the number of processes that may still run.
 pub(crate) fn report_exit(report: &Report) -> Exit {
     for error in &report.errors {
         warn(error);

@@ -73,7 +73,8 @@ impl Table {
         )
     }
 
-    /// Creates a table with one line per row: the last column is cut, unless it is requested in full.
+    /// Creates a table with one line per row: the last column is cut, unless it is requested in
+    /// full.
     pub(crate) fn cut(header: &[&str], whole: bool) -> Self {
         Self::fitted(header, if stdout().is_terminal() && !whole { Fit::Cut } else { Fit::Whole })
     }
@@ -118,7 +119,8 @@ impl Table {
         }
     }
 
-    /// Formats unfitted rows without comfy-table, which takes ten times as long: a pipe may get all the leaks of a year.
+    /// Formats unfitted rows without comfy-table, which takes ten times as long: a pipe may get all
+    /// the leaks of a year.
     fn whole_text(&self) -> String {
         let all = || self.header.iter().map(String::as_str).chain(self.cells.iter());
         let count = self.header.len();
@@ -175,7 +177,8 @@ impl Table {
     }
 }
 
-/// Returns how many columns of a terminal a cell takes. Nearly all are ASCII without control characters, and a byte is a column.
+/// Returns how many columns of a terminal a cell takes. Nearly all are ASCII without control
+/// characters, and a byte is a column.
 fn columns(cell: &str) -> usize {
     if cell.is_ascii() { cell.len() } else { cell.width() }
 }
@@ -196,8 +199,8 @@ fn share_width(table: &mut comfy_table::Table, flexible: usize) {
     }
 }
 
-/// Returns the maximum width of the first column's content: a share of the terminal, and at most what the rigid columns leave
-/// if the flexible ones get their minimum.
+/// Returns the maximum width of the first column's content: a share of the terminal, and at most
+/// what the rigid columns leave if the flexible ones get their minimum.
 fn first_column(width: u16, widths: &[u16], flexible: usize) -> u16 {
     let share = width.saturating_mul(FIRST_COLUMN_PERCENT) / 100;
     let rigid = widths.len().saturating_sub(flexible);

@@ -10,12 +10,14 @@ pub(crate) fn unix_millis(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or_else(|before| -whole(before.duration()), whole)
 }
 
-/// Returns its date; `None` for one that the calendar cannot represent, which a damaged ledger may contain.
+/// Returns its date; `None` for one that the calendar cannot represent, which a damaged ledger may
+/// contain.
 pub(crate) fn calendar(time: SystemTime) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(unix_millis(time))
 }
 
-/// Formats a time as `2025-01-10T12:34:56.789Z` (RFC 3339), or as Unix milliseconds if the calendar cannot represent it.
+/// Formats a time as `2025-01-10T12:34:56.789Z` (RFC 3339), or as Unix milliseconds if the calendar
+/// cannot represent it.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let text = |date: DateTime<Utc>| date.to_rfc3339_opts(SecondsFormat::Millis, true);
     calendar(time).map_or_else(|| unix_millis(time).to_string(), text)

@@ -1,9 +1,11 @@
 //! One inotify instance for the folders of all ledgers of the supervisor's own user.
 //!
-//! Instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default). So the supervisor has one, and its
-//! workers get copies of it to add their folders: the worker looks up the path, which may hang, and the supervisor only
-//! reads what has happened, identified by its watch descriptor. A worker drops its copy before it becomes another user; and a
-//! folder that another user may write is not watched by root's instance, since that user could fill the queue for all ledgers.
+//! Instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default). So the
+//! supervisor has one, and its workers get copies of it to add their folders: the worker looks up
+//! the path, which may hang, and the supervisor only reads what has happened, identified by its
+//! watch descriptor. A worker drops its copy before it becomes another user; and a folder that
+//! another user may write is not watched by root's instance, since that user could fill the queue
+//! for all ledgers.
 
 use std::{
     ffi::{CStr, OsStr, OsString},
@@ -25,7 +27,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// Maximum number of events that are read in one turn; the kernel keeps the others.
 const EVENTS: usize = 4096;
 
-/// A file was created or removed in the folder of this watch; without a name, everything there has to be checked.
+/// A file was created or removed in the folder of this watch; without a name, everything there has
+/// to be checked.
 #[derive(Debug)]
 pub(super) struct FolderEvent {
     /// `None` if events were lost: it may have been any watch.
@@ -103,7 +106,8 @@ impl FolderEvents {
         while events.len() < EVENTS
             && let Ok(event) = reader.next()
         {
-            // Only the closing of a lock counts, since an exec closes it. Every user of a ledger closes the ledger as well.
+            // Only the closing of a lock counts, since an exec closes it. Every user of a ledger
+            // closes the ledger as well.
             let closed = event.events().contains(inotify::ReadFlags::CLOSE_WRITE);
             if closed && !event.file_name().is_some_and(|name| is_lock_name(name.to_bytes())) {
                 continue;

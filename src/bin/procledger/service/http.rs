@@ -1,8 +1,9 @@
 //! The page of metrics over HTTP, for `watch --metrics`.
 //!
-//! Prometheus sends one small request and reads one page, so this answers exactly that: `GET /metrics`, one answer for each
-//! connection, in a bounded time. A request is at most 8 KiB, at most eight connections are answered at the same time, and a page
-//! is at most as old as a second, so that scraping costs no more than one reading of the ledgers a second. There is no
+//! Prometheus sends one small request and reads one page, so this answers exactly that: `GET
+//! /metrics`, one answer for each connection, in a bounded time. A request is at most 8 KiB, at
+//! most eight connections are answered at the same time, and a page is at most as old as a second,
+//! so that scraping costs no more than one reading of the ledgers a second. There is no
 //! authentication: the address is a loopback one unless another is named.
 
 use std::{
@@ -131,7 +132,8 @@ impl Server {
     }
 }
 
-/// Returns the first line of a request, once all of it has arrived; `None` if that is not HTTP, too long or too slow.
+/// Returns the first line of a request, once all of it has arrived; `None` if that is not HTTP, too
+/// long or too slow.
 fn receive(mut stream: &TcpStream) -> io::Result<Option<String>> {
     let deadline = Instant::now() + PEER_LIMIT;
     let (mut request, mut buffer) = (Vec::new(), [0; 1024]);

@@ -1,7 +1,9 @@
-//! The connection between the supervisor and a worker: a packet socket, which is the worker's standard input.
+//! The connection between the supervisor and a worker: a packet socket, which is the worker's
+//! standard input.
 //!
-//! A packet is one message, so neither end has to find where a message begins, and the kernel cuts a long one. The end of the
-//! connection is the order to stop. The supervisor never waits for it: a worker may hang, and its messages must be checked.
+//! A packet is one message, so neither end has to find where a message begins, and the kernel cuts
+//! a long one. The end of the connection is the order to stop. The supervisor never waits for it: a
+//! worker may hang, and its messages must be checked.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -35,11 +37,13 @@ pub(super) enum WorkerReport {
     Looked,
     /// It begins a pass, which may take as long as the grace periods of the trees that it ends.
     BeginsPass,
-    /// It could not do its work; the reason is on its standard error. It waits for a change, or for the order to stop.
+    /// It could not do its work; the reason is on its standard error. It waits for a change, or for
+    /// the order to stop.
     Failed,
     /// It watches its folder in the supervisor's inotify instance, as this watch.
     Watch(i32),
-    /// It could not watch its folder, for this errno, and has to be sent a [`Order::Look`] each second.
+    /// It could not watch its folder, for this errno, and has to be sent a [`Order::Look`] each
+    /// second.
     NoWatch(i32),
     /// A folder's list of ledgers begins.
     ListBegins,
@@ -87,8 +91,8 @@ impl Connection {
         Ok(Self(stdin))
     }
 
-    /// Sends a message to the supervisor. One that only shows that the worker is alive is dropped if it does not fit: others
-    /// follow.
+    /// Sends a message to the supervisor. One that only shows that the worker is alive is dropped
+    /// if it does not fit: others follow.
     ///
     /// # Errors
     ///

@@ -1,16 +1,20 @@
-//! `watch` and `ship` for many ledgers: a supervisor, and a worker process for each ledger and each folder of ledgers.
+//! `watch` and `ship` for many ledgers: a supervisor, and a worker process for each ledger and each
+//! folder of ledgers.
 //!
-//! One process cannot act for several users, and a fault of one ledger must not affect the others. So each is watched by
-//! a process of its own, which is this program again, `procledger watch --worker --db LEDGER`, and which becomes the
-//! ledger's owner before it opens it. A folder is listed by `--worker --dir DIR`, as the folder's owner.
+//! One process cannot act for several users, and a fault of one ledger must not affect the others.
+//! So each is watched by a process of its own, which is this program again, `procledger watch
+//! --worker --db LEDGER`, and which becomes the ledger's owner before it opens it. A folder is
+//! listed by `--worker --dir DIR`, as the folder's owner.
 //!
-//! The supervisor opens no ledger, accesses no path of a user and signals only its workers. A path may be on a
-//! dead mount, and an access to it then never returns: only the worker hangs there, which the supervisor detects,
-//! reports and replaces. The supervisor never waits for a worker, nor for the reader of its own output.
+//! The supervisor opens no ledger, accesses no path of a user and signals only its workers. A path
+//! may be on a dead mount, and an access to it then never returns: only the worker hangs there,
+//! which the supervisor detects, reports and replaces. The supervisor never waits for a worker, nor
+//! for the reader of its own output.
 //!
-//! A worker's standard input is a socket to the supervisor. Its end is the order to stop, so no worker outlives its
-//! supervisor, however that ended; over it the worker reports its progress, and after each check that it is alive. The
-//! worker's output is untrusted: it is escaped, cut, bounded, and passed on with the ledger's name before it.
+//! A worker's standard input is a socket to the supervisor. Its end is the order to stop, so no
+//! worker outlives its supervisor, however that ended; over it the worker reports its progress, and
+//! after each check that it is alive. The worker's output is untrusted: it is escaped, cut,
+//! bounded, and passed on with the ledger's name before it.
 //!
 //! - [`isolation`]: what a worker gives up before anything else;
 //! - [`messages`]: the messages between the two;

@@ -1,9 +1,10 @@
 //! Metrics of many ledgers on one page.
 //!
-//! Each ledger is read by a process of its own, `procledger metrics --worker --db LEDGER`, which becomes the ledger's owner: root
-//! must not follow a user's path, and one process cannot act for several users. The worker acts as that user, so its page is
-//! untrusted. It is bounded in time and size, each line is parsed, and the label with the ledger's path is added here, where no
-//! user can forge it.
+//! Each ledger is read by a process of its own, `procledger metrics --worker --db LEDGER`, which
+//! becomes the ledger's owner: root must not follow a user's path, and one process cannot act for
+//! several users. The worker acts as that user, so its page is untrusted. It is bounded in time and
+//! size, each line is parsed, and the label with the ledger's path is added here, where no user can
+//! forge it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -48,7 +49,8 @@ pub(crate) struct Scraper {
     /// The window of the recent figures, as an argument.
     since: String,
     trust_folder: Option<PathBuf>,
-    /// Workers that did not die when they were killed, by ledger: that ledger is not read until its worker is dead.
+    /// Workers that did not die when they were killed, by ledger: that ledger is not read until its
+    /// worker is dead.
     stuck: Mutex<BTreeMap<PathBuf, Child>>,
 }
 
@@ -58,8 +60,8 @@ impl Scraper {
         Self { since, trust_folder, stuck: Mutex::default() }
     }
 
-    /// Returns a page in the Prometheus text format, each sample with the label `ledger`, an absolute path, and why ledgers could
-    /// not be read.
+    /// Returns a page in the Prometheus text format, each sample with the label `ledger`, an
+    /// absolute path, and why ledgers could not be read.
     pub(crate) fn page(&self, ledgers: impl IntoIterator<Item = PathBuf>) -> (String, Vec<String>) {
         let ledgers: BTreeSet<PathBuf> = ledgers.into_iter().map(absolute).collect();
         let queue: Mutex<VecDeque<&PathBuf>> = Mutex::new(ledgers.iter().collect());

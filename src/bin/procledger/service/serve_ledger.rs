@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl StartingWorker {
-    /// Waits for the ledger, becomes its owner and works, until the pipe's first end is readable; its second end makes it so. If
-    /// the work fails, waits for a reason to try again.
+    /// Waits for the ledger, becomes its owner and works, until the pipe's first end is readable;
+    /// its second end makes it so. If the work fails, waits for a reason to try again.
     pub(crate) fn serve_ledger(
         mut self,
         global: &GlobalArgs,

@@ -17,8 +17,8 @@ pub(crate) struct ServiceCommand {
 pub(crate) const WATCH: ServiceCommand =
     ServiceCommand { subcommand: "watch", doing: "watching", done: "watched", environment: &[] };
 
-/// A worker reads the password while it is still the supervisor's own user. Only root can read the environment of one that has
-/// become another user.
+/// A worker reads the password while it is still the supervisor's own user. Only root can read the
+/// environment of one that has become another user.
 pub(crate) const SHIP: ServiceCommand = ServiceCommand {
     subcommand: "ship",
     doing: "shipping",

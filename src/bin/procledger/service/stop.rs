@@ -1,4 +1,5 @@
-//! The pipe by which a service is asked to stop: by a signal, by its supervisor, or because its output is closed.
+//! The pipe by which a service is asked to stop: by a signal, by its supervisor, or because its
+//! output is closed.
 
 use std::{os::fd::OwnedFd, thread, time::Duration};
 
@@ -14,7 +15,8 @@ use crate::{
 /// A watch normally stops within milliseconds of the request, or after the pass that it is in.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Creates the pipe: its first end is readable once a stop was requested by [`ask_to_stop`] on its second.
+/// Creates the pipe: its first end is readable once a stop was requested by [`ask_to_stop`] on its
+/// second.
 pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| Failure::because("failed to create a pipe", &error))
@@ -25,9 +27,9 @@ pub(crate) fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
     fd.try_clone().map_err(|error| Failure::because("failed to copy a descriptor", &error))
 }
 
-/// Requests a stop on a signal. With `is_limited`, exits after [`STOP_LIMIT`] if the watch has not stopped by then: on a
-/// dead mount a system call does not return, and a pass waits for the grace periods of its trees. The next instance takes
-/// over what it had claimed, as after a crash.
+/// Requests a stop on a signal. With `is_limited`, exits after [`STOP_LIMIT`] if the watch has not
+/// stopped by then: on a dead mount a system call does not return, and a pass waits for the grace
+/// periods of its trees. The next instance takes over what it had claimed, as after a crash.
 pub(crate) fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) -> Result<()> {
     threads::start("procledger-signals", move || {
         // Stop on an error as well: otherwise it could never be stopped.

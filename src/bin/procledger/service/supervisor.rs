@@ -1,4 +1,5 @@
-//! The supervisor of all ledgers: picks them up when they appear, runs their workers, reports to the service manager.
+//! The supervisor of all ledgers: picks them up when they appear, runs their workers, reports to
+//! the service manager.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,20 +35,22 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Interval at which workers without events are ordered to check.
 const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
-/// Maximum number of workers that start at the same time: a thousand at once would all be slow, and would seem to hang.
+/// Maximum number of workers that start at the same time: a thousand at once would all be slow, and
+/// would seem to hang.
 const STARTS: usize = 32;
 /// Wait before the next start while more workers are due than may start at once.
 const STARTS_AGAIN: Duration = Duration::from_millis(20);
-/// A worker stops within milliseconds, or after the pass that it is in; one that takes longer is killed, which loses nothing:
-/// the next one takes over what it had claimed.
+/// A worker stops within milliseconds, or after the pass that it is in; one that takes longer is
+/// killed, which loses nothing: the next one takes over what it had claimed.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
 /// A killed process is dead within this time, or hangs in the kernel and is left to die.
 const DEATH_LIMIT: Duration = Duration::from_millis(500);
-/// Maximum length of the list of problems in the status: a datagram is limited, and a person has to read it.
+/// Maximum length of the list of problems in the status: a datagram is limited, and a person has to
+/// read it.
 const TROUBLES: usize = 2 << 10;
 
-/// Serves ledgers, those named and those in folders, until it is asked to stop. `arguments` are those of each worker;
-/// `metrics` is where to serve metrics.
+/// Serves ledgers, those named and those in folders, until it is asked to stop. `arguments` are
+/// those of each worker; `metrics` is where to serve metrics.
 pub(crate) fn supervise(
     service: &'static ServiceCommand,
     named: Vec<PathBuf>,
@@ -155,7 +158,8 @@ impl Supervisor {
         }
     }
 
-    /// Reports to the service manager: ready once every existing ledger was opened and cleaned up, or has failed to open.
+    /// Reports to the service manager: ready once every existing ledger was opened and cleaned up,
+    /// or has failed to open.
     fn report(&mut self) {
         let watched = self.ledgers.values().filter(|ledger| ledger.is_watched()).count();
         let all = self.ledgers.len();
@@ -207,8 +211,9 @@ impl Supervisor {
             .map_err(|error| Failure::because("failed to wait for workers", &error))
     }
 
-    /// Passes on the workers' output, and events in their folders to the workers; returns whether it is asked to stop. Workers
-    /// come before events, so that a watch descriptor is known before its events are read.
+    /// Passes on the workers' output, and events in their folders to the workers; returns whether
+    /// it is asked to stop. Workers come before events, so that a watch descriptor is known before
+    /// its events are read.
     fn read_workers(&mut self) -> bool {
         let is_asked = |signals: &Signals| signals.pending().is_ok_and(|signal| signal.is_some());
         for target in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
@@ -237,7 +242,8 @@ impl Supervisor {
             }
             match name {
                 None => ledger.order(&Order::Look),
-                // The ledger, or a file whose name begins with the ledger's, as those of its instances' locks do.
+                // The ledger, or a file whose name begins with the ledger's, as those of its
+                // instances' locks do.
                 Some(name) => {
                     let own = ledger.path().file_name().unwrap_or_default().as_bytes();
                     if name.as_bytes().starts_with(own) {
@@ -248,7 +254,8 @@ impl Supervisor {
         }
     }
 
-    /// Orders workers whose folders cannot be watched to check each second, and from time to time to try to watch again.
+    /// Orders workers whose folders cannot be watched to check each second, and from time to time
+    /// to try to watch again.
     fn look_without_events(&mut self) {
         let mut all = self.folders.iter().chain(self.ledgers.values());
         let Some(error) = all.find_map(|it| it.without_watch) else {
@@ -277,8 +284,8 @@ impl Supervisor {
         }
     }
 
-    /// Stops all workers within a bounded time, whatever their state; the next instance takes over what they claimed and did
-    /// not end.
+    /// Stops all workers within a bounded time, whatever their state; the next instance takes over
+    /// what they claimed and did not end.
     fn stop(&mut self) -> Result<()> {
         self.notify.stopping();
         // 1. Ask.

@@ -17,15 +17,16 @@ use crate::{
     render::escape,
 };
 
-/// After a failure another worker tries again as soon as the file has changed, but not sooner than this; or after a delay that
-/// doubles with each failure, up to the longest.
+/// After a failure another worker tries again as soon as the file has changed, but not sooner than
+/// this; or after a delay that doubles with each failure, up to the longest.
 const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_mins(1);
 /// Run time after which a worker counts as having had no trouble with its ledger.
 const LONG: Duration = Duration::from_mins(1);
 /// A worker that was asked to stop, or killed, is dead sooner than this.
 const END_LIMIT: Duration = Duration::from_secs(5);
-/// Maximum number of ledgers watched in one folder: each takes a process, and the folder may belong to another user.
+/// Maximum number of ledgers watched in one folder: each takes a process, and the folder may belong
+/// to another user.
 pub(super) const LEDGERS: usize = 1000;
 /// Number of warnings that are kept; the last one is the reason for a failure.
 const COMPLAINTS: usize = 16;
@@ -288,7 +289,8 @@ impl Target {
 
     /// Handles the death of the worker.
     fn handle_exit(&mut self, status: &str, is_old: bool) {
-        // A worker that has failed, and waited, ended because the file changed or another worker may try again.
+        // A worker that has failed, and waited, ended because the file changed or another worker
+        // may try again.
         let has_waited = self.failed_at.is_some();
         let is_expected = has_waited || matches!(self.state, State::Ending { .. });
         if !is_expected {
@@ -332,7 +334,8 @@ impl Target {
         }
     }
 
-    /// Returns whether the ledger is opened, missing, or failed, so that `READY=1` need not wait for it.
+    /// Returns whether the ledger is opened, missing, or failed, so that `READY=1` need not wait
+    /// for it.
     pub(super) fn is_settled(&self) -> bool {
         match self.phase() {
             Some(Phase::Missing | Phase::Failed) => true,
@@ -384,8 +387,8 @@ impl Target {
     }
 }
 
-/// Prefixes a line of a worker with the path that it watches, and escapes it: the line is untrusted, and must not move the
-/// cursor or begin another line.
+/// Prefixes a line of a worker with the path that it watches, and escapes it: the line is
+/// untrusted, and must not move the cursor or begin another line.
 pub(super) fn framed(path: &Path, line: &str) -> String {
     format!("{}: {}", escape(&path.display().to_string()), escape(line))
 }

@@ -21,10 +21,11 @@ use super::{
 };
 use crate::pinned::PinnedProcess;
 
-/// The first access to a path takes microseconds, or never returns: a dead mount (NFS, FUSE) does not answer.
+/// The first access to a path takes microseconds, or never returns: a dead mount (NFS, FUSE) does
+/// not answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// A ledger is opened in milliseconds, or in a few seconds if another process has locked it; and an idle worker checks every
-/// five seconds.
+/// A ledger is opened in milliseconds, or in a few seconds if another process has locked it; and an
+/// idle worker checks every five seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 /// A pass waits for the grace periods of the trees that it ends, which may be set to long ones.
 const PASS_LIMIT: Duration = Duration::from_mins(10);
@@ -169,7 +170,8 @@ impl WorkerHandle {
         self.connection = None;
     }
 
-    /// Sends SIGKILL to a worker that hangs. A worker that hangs in the kernel may stay alive; nothing waits for it.
+    /// Sends SIGKILL to a worker that hangs. A worker that hangs in the kernel may stay alive;
+    /// nothing waits for it.
     pub(super) fn kill(&mut self) {
         self.connection = None;
         // It was not waited for yet, so its PID is not reused.

@@ -1,7 +1,8 @@
 //! Output of a worker, line by line, without waiting for it and within bounds.
 //!
-//! A worker acts as the owner of its ledger, and its output contains text from the ledger: it is untrusted. So each turn reads
-//! only a little, no line is longer than a terminal can take, and a worker that prints without end is detected.
+//! A worker acts as the owner of its ledger, and its output contains text from the ledger: it is
+//! untrusted. So each turn reads only a little, no line is longer than a terminal can take, and a
+//! worker that prints without end is detected.
 
 use std::{
     io::Read,
@@ -17,7 +18,8 @@ const LONGEST: usize = 8 << 10;
 const TURN: usize = 16 << 10;
 /// Maximum content of the pipe of a worker that has ended (pipe(7): 64 KiB, up to `pipe-max-size`).
 const LAST: usize = 1 << 20;
-/// Number of bytes that a worker may print at once, as after the end of a hundred thousand processes ...
+/// Number of bytes that a worker may print at once, as after the end of a hundred thousand
+/// processes ...
 const BURST: usize = 16 << 20;
 /// ... and in each second.
 const EACH_SECOND: usize = 64 << 10;
@@ -125,7 +127,8 @@ impl Allowance {
     /// Subtracts the cost of these lines; returns `false` if that is more than is left.
     pub(super) fn covers(&mut self, lines: &[String], now: Instant) -> bool {
         let earned = earned(now.saturating_duration_since(self.since));
-        // Turns within microseconds of each other earn nothing individually, so let their time add up.
+        // Turns within microseconds of each other earn nothing individually, so let their time add
+        // up.
         if earned > 0 {
             self.since = now;
             self.left = self.left.saturating_add(earned).min(BURST);

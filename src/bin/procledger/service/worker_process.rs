@@ -1,13 +1,16 @@
 //! The worker's own side: what it does before and beside its work.
 //!
-//! It is executed as the supervisor's own user, which may be root, and becomes the owner of what it watches. From then on
-//! that owner may signal it, and must not gain access to anything of root's in it. So, in this order,
+//! It is executed as the supervisor's own user, which may be root, and becomes the owner of what it
+//! watches. From then on that owner may signal it, and must not gain access to anything of root's
+//! in it. So, in this order,
 //!
-//! 1. every inherited descriptor is closed, except for the connection and two pipes to the supervisor;
-//! 2. if it is root's, it is made undumpable: only root can read its memory or environment, trace it or take its
-//!    descriptors (ptrace(2), "Ptrace access mode checking"; `pidfd_getfd(2)`; `/proc/PID/{fd,mem,environ}`);
-//! 3. it checks whether its ledger exists, and which user owns it. Only root can do that in any folder, and it may hang on a
-//!    dead mount: then the supervisor kills it;
+//! 1. every inherited descriptor is closed, except for the connection and two pipes to the
+//!    supervisor;
+//! 2. if it is root's, it is made undumpable: only root can read its memory or environment, trace
+//!    it or take its descriptors (ptrace(2), "Ptrace access mode checking"; `pidfd_getfd(2)`;
+//!    `/proc/PID/{fd,mem,environ}`);
+//! 3. it checks whether its ledger exists, and which user owns it. Only root can do that in any
+//!    folder, and it may hang on a dead mount: then the supervisor kills it;
 //! 4. it becomes the owner.
 
 use std::{
@@ -77,8 +80,9 @@ struct Watch {
 }
 
 impl Watch {
-    /// Watches the folder, even if another one is in its place now. Returns `false` if a user other than root could fill the
-    /// queue of root's instance there: the worker then needs one of its own.
+    /// Watches the folder, even if another one is in its place now. Returns `false` if a user other
+    /// than root could fill the queue of root's instance there: the worker then needs one of its
+    /// own.
     fn refresh(&mut self, connection: &Connection, folder: &Path) -> bool {
         let Ok(found) = fs::metadata(folder) else { return true };
         if geteuid().is_root() && (found.uid() != 0 || found.mode() & 0o022 != 0) {
@@ -186,7 +190,8 @@ impl StartingWorker {
         Ok(Woken::Look)
     }
 
-    /// After step 4: receives the supervisor's orders in a thread of its own, for the ledger or folder at `path`.
+    /// After step 4: receives the supervisor's orders in a thread of its own, for the ledger or
+    /// folder at `path`.
     pub(crate) fn receive_orders(self, path: &Path, stopper: OwnedFd) -> Result<RunningWorker> {
         let (names, sink) = pipe()?;
         let (connection, folder) = (Arc::clone(&self.connection), folder_of(path).to_owned());
@@ -202,8 +207,8 @@ impl StartingWorker {
         threads::start("procledger-orders", move || {
             while let Some(order) = orders.next_order() {
                 match (order, &mut watch) {
-                    // The pipe blocks while the watch has not read the names before. It fails once the watch has ended, and
-                    // the worker waits for its own end.
+                    // The pipe blocks while the watch has not read the names before. It fails once
+                    // the watch has ended, and the worker waits for its own end.
                     (Order::Changed(name), _) => drop(write_name(&sink, name.as_bytes())),
                     (Order::Look, watch) => {
                         if let Some(watch) = watch {
@@ -256,8 +261,9 @@ impl RunningWorker {
         self.connection.report(&WorkerReport::BeginsPass)
     }
 
-    /// Reports that the work cannot be done, and waits until the file at `path` has changed, or the supervisor ends this worker
-    /// to let another one try. The worker checks the file, since the supervisor would hang on a dead mount.
+    /// Reports that the work cannot be done, and waits until the file at `path` has changed, or the
+    /// supervisor ends this worker to let another one try. The worker checks the file, since the
+    /// supervisor would hang on a dead mount.
     pub(crate) fn wait_for_change(&self, path: &Path, stop: &OwnedFd) {
         let _ = self.connection.report(&WorkerReport::Failed);
         let before = mark(path);

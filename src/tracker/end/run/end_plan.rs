@@ -1,8 +1,10 @@
-//! The steps of an end: the signals that the members of a tree get, their order, and the wait after each.
+//! The steps of an end: the signals that the members of a tree get, their order, and the wait after
+//! each.
 //!
-//! 1. The steps of the tree's plan, one after the other: a signal, then SIGCONT, since a stopped process keeps the signal
-//!    pending. Each step lasts for its wait, and for longer while members keep dying. If the root is to end first, it gets all
-//!    signals before the other members get the first.
+//! 1. The steps of the tree's plan, one after the other: a signal, then SIGCONT, since a stopped
+//!    process keeps the signal pending. Each step lasts for its wait, and for longer while members
+//!    keep dying. If the root is to end first, it gets all signals before the other members get the
+//!    first.
 //! 2. SIGKILL to all members that are left.
 
 use std::time::{Duration, Instant};
@@ -12,8 +14,9 @@ use crate::{
     sys::{Signal, WAIT_CAP},
 };
 
-/// Limit on kill rounds. Each kill is followed by another scan; usually one round is enough, unless a member in uninterruptible
-/// sleep starts processes later. Each tree has its own rounds, so that a fork storm does not use up those of another tree.
+/// Limit on kill rounds. Each kill is followed by another scan; usually one round is enough, unless
+/// a member in uninterruptible sleep starts processes later. Each tree has its own rounds, so that
+/// a fork storm does not use up those of another tree.
 const KILL_ROUNDS: u32 = 10;
 
 /// One request to end.
@@ -93,15 +96,16 @@ impl Stage {
         }
     }
 
-    /// Returns when the current step is over, for a tree whose last member to die died at `progress`.
+    /// Returns when the current step is over, for a tree whose last member to die died at
+    /// `progress`.
     pub(super) fn deadline(self, steps: &[Step], progress: Instant) -> Option<Instant> {
         let Self::Asking { since, .. } = self else { return None };
         let wait = self.step(steps)?.1.wait;
         Some((progress.max(since) + wait).min(since + wait.max(WAIT_CAP)))
     }
 
-    /// Returns the stage with the next step; `None` if there is no further step. The remaining steps of the root are skipped if
-    /// it `has_ended`.
+    /// Returns the stage with the next step; `None` if there is no further step. The remaining
+    /// steps of the root are skipped if it `has_ended`.
     pub(super) fn next_step(self, steps: &[Step], has_ended: bool, now: Instant) -> Option<Self> {
         let Self::Asking { step, .. } = self else { return None };
         let is_next = |next: &Step| !(has_ended && next.to == Recipients::Root);

@@ -1,5 +1,5 @@
-//! Processes that a scan leaves running on purpose: programs with protected names and their descendants, the strays of a job
-//! that keeps them, and processes that were left before.
+//! Processes that a scan leaves running on purpose: programs with protected names and their
+//! descendants, the strays of a job that keeps them, and processes that were left before.
 
 use super::{
     member::Member,
@@ -15,7 +15,8 @@ use crate::{
 };
 
 impl TreeRun {
-    /// Returns whether any process may have to be left running. Usually there is none, and no program is examined.
+    /// Returns whether any process may have to be left running. Usually there is none, and no
+    /// program is examined.
     pub(super) fn may_leave(&self, context: &EndContext<'_>) -> bool {
         self.exemptions.all
             || !(self.exemptions.names.is_empty()
@@ -23,8 +24,8 @@ impl TreeRun {
                 && context.protected.is_empty())
     }
 
-    /// Returns whether any process of the tree is left running on purpose, so that it cannot be ended by one action on all its
-    /// members.
+    /// Returns whether any process of the tree is left running on purpose, so that it cannot be
+    /// ended by one action on all its members.
     pub(super) fn has_protected(&self) -> bool {
         self.left_before || self.members.iter().any(|member| member.spared().is_some())
     }
@@ -34,12 +35,14 @@ impl TreeRun {
         self.members.iter().any(Member::is_dying)
     }
 
-    /// Returns whether its root is one that a caller asked to end, and not a descendant without a live root.
+    /// Returns whether its root is one that a caller asked to end, and not a descendant without a
+    /// live root.
     pub(super) fn has_true_root(&self) -> bool {
         self.root.origin != Origin::Descendant
     }
 
-    /// Leaves all recorded descendants running, since a failed scan leaves it unknown which of them must not be signalled.
+    /// Leaves all recorded descendants running, since a failed scan leaves it unknown which of them
+    /// must not be signalled.
     pub(super) fn doubt_recorded(&mut self, context: &EndContext<'_>, error: &Error) {
         if !self.may_leave(context) {
             return;

@@ -1,8 +1,9 @@
 //! Runs ends that begin at different times on one thread.
 //!
-//! Trees exceed their limits one after another, each with its own grace. A thread for each end would mean as many threads as
-//! trees; one batch after another would let the last tree run for the sum of all graces. Here a tree joins the run that is in
-//! progress, is asked to end at once, and is returned as soon as it has ended.
+//! Trees exceed their limits one after another, each with its own grace. A thread for each end
+//! would mean as many threads as trees; one batch after another would let the last tree run for the
+//! sum of all graces. Here a tree joins the run that is in progress, is asked to end at once, and
+//! is returned as soon as it has ended.
 
 use std::{
     borrow::Cow,
@@ -19,16 +20,18 @@ use super::{
 };
 use crate::model::ProcessId;
 
-/// Minimum time between two joins, as a multiple of the duration of a scan of all processes, which each join requires. Trees that
-/// arrive meanwhile join together, so that scans take at most a third of the time.
+/// Minimum time between two joins, as a multiple of the duration of a scan of all processes, which
+/// each join requires. Trees that arrive meanwhile join together, so that scans take at most a
+/// third of the time.
 const BETWEEN_JOINS: u32 = 2;
-/// The number of descriptors for a tree whose members are not known yet: its root, its task cgroup, one descendant.
+/// The number of descriptors for a tree whose members are not known yet: its root, its task cgroup,
+/// one descendant.
 const DESCRIPTORS: usize = 3;
 
 /// A queue of trees to end, and the destination of their outcomes.
 pub(in crate::tracker) trait EndQueue<'a> {
-    /// Returns at most `room` trees to be ended besides those in progress, and the context from now on; `None` if there are no
-    /// trees. If none is in progress either, the run is over.
+    /// Returns at most `room` trees to be ended besides those in progress, and the context from now
+    /// on; `None` if there are no trees. If none is in progress either, the run is over.
     fn join(
         &mut self,
         under_way: &[ProcessId],
@@ -101,8 +104,9 @@ fn room(under_way: usize) -> usize {
 }
 
 impl Run<'_, '_> {
-    /// Removes and returns the trees for which nothing is left to do, if one more scan shows that these members were all. If
-    /// scans fail, or the tree keeps starting new processes, this is retried for a second.
+    /// Removes and returns the trees for which nothing is left to do, if one more scan shows that
+    /// these members were all. If scans fail, or the tree keeps starting new processes, this is
+    /// retried for a second.
     fn take_ended(&mut self) -> Vec<TreeOutcome> {
         let before = self.context.proc.last_allocated();
         let scanned = self.try_scan();
@@ -130,7 +134,8 @@ impl Run<'_, '_> {
         if taken.is_empty() {
             return Vec::new();
         }
-        // Processes in a task cgroup that cannot be seen are killed through the cgroup; the tree has not ended before that.
+        // Processes in a task cgroup that cannot be seen are killed through the cgroup; the tree
+        // has not ended before that.
         if kill_unseen(&self.context, &mut taken, KILL_LIMIT) {
             self.trees.append(&mut taken);
         }

@@ -1,7 +1,9 @@
-//! The keeper of a tree that is being ended: the processes below it, and the proof that there are none.
+//! The keeper of a tree that is being ended: the processes below it, and the proof that there are
+//! none.
 //!
-//! It is identified only by the identity in the root's row. While it is alive, every process that is orphaned in the tree becomes
-//! its child, so its list of children is empty exactly if no process of the tree is left.
+//! It is identified only by the identity in the root's row. While it is alive, every process that
+//! is orphaned in the tree becomes its child, so its list of children is empty exactly if no
+//! process of the tree is left.
 
 use super::{
     member::Member,
@@ -29,8 +31,8 @@ impl TreeRun {
         (seen.start_tick == identity.start_tick).then_some(identity.pid)
     }
 
-    /// Notes the keeper's children that belong to others. `keeper` is `None` if being below it proves nothing, since a host is
-    /// below it as well.
+    /// Notes the keeper's children that belong to others. `keeper` is `None` if being below it
+    /// proves nothing, since a host is below it as well.
     pub(super) fn exempt_children(
         &mut self,
         snapshot: &Snapshot,
@@ -44,7 +46,8 @@ impl TreeRun {
         self.exempted = children.map(|stat| stat.pid).filter(|pid| exempt.contains(*pid)).collect();
     }
 
-    /// Returns whether the keeper has a live child that no scan has found, so that the tree has not ended.
+    /// Returns whether the keeper has a live child that no scan has found, so that the tree has not
+    /// ended.
     pub(super) fn has_unseen_children(&self, context: &EndContext<'_>) -> bool {
         let Some(keeper) = &self.keeper else { return false };
         let is_known = |pid: Pid| {

@@ -106,7 +106,8 @@ impl Member {
         }
     }
 
-    /// Returns whether it is alive, is not left running on purpose, and can be signalled or need not be.
+    /// Returns whether it is alive, is not left running on purpose, and can be signalled or need
+    /// not be.
     pub(super) fn can_be_ended(&self) -> bool {
         match self.phase {
             Phase::Alive | Phase::Signalled(_) | Phase::KillSent(_) => true,
@@ -153,8 +154,9 @@ impl Member {
     /// Records that the kernel kills it with its task cgroup.
     pub(super) fn mark_killed(&mut self) {
         self.phase = Phase::KillSent(self.signalled_at().unwrap_or_else(Instant::now));
-        // `cgroup.kill` signals only the leading thread (`cgroup_kill` in kernel/cgroup/cgroup.c), so that the other threads get
-        // no signal if that has ended. An error does not matter, since all others are killed by the cgroup.
+        // `cgroup.kill` signals only the leading thread (`cgroup_kill` in kernel/cgroup/cgroup.c),
+        // so that the other threads get no signal if that has ended. An error does not matter,
+        // since all others are killed by the cgroup.
         if let Some(pinned) = &self.pinned {
             let _ = pinned.signal(Signal::KILL);
         }
@@ -207,7 +209,8 @@ impl Member {
         if self.spared().is_some() {
             self.check_death();
         }
-        // A dead child of this process, which it kept across an exec or has adopted. It stays a zombie until its end is recorded.
+        // A dead child of this process, which it kept across an exec or has adopted. It stays a
+        // zombie until its end is recorded.
         let is_dead = !self.is_alive();
         let fd: Option<&PidFd> = self.pinned.as_ref().map(Pinned::fd);
         let own = fd.filter(|_| is_dead).and_then(|fd| fd.child_status(false).ok().flatten());

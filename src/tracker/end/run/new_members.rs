@@ -1,8 +1,9 @@
 //! Detects processes that appear during a scan.
 //!
-//! A scan lists all PIDs and then reads each process. Suppose a member forks after the listing has passed its child's PID, and
-//! exits before it is read itself. Then neither the member nor the child is seen, and for a root that has ended there is no later
-//! scan. The child has one of the PIDs that were allocated during the scan, so each of these is examined.
+//! A scan lists all PIDs and then reads each process. Suppose a member forks after the listing has
+//! passed its child's PID, and exits before it is read itself. Then neither the member nor the
+//! child is seen, and for a root that has ended there is no later scan. The child has one of the
+//! PIDs that were allocated during the scan, so each of these is examined.
 
 use super::state::{EndContext, TreeRun};
 use crate::{
@@ -13,11 +14,13 @@ use crate::{
 
 /// Limit on rounds: more processes may appear while these are examined, and are examined too.
 const ROUNDS: u32 = 5;
-/// Maximum number of PIDs that are examined. If more processes are forked during a scan, its result is used as it is.
+/// Maximum number of PIDs that are examined. If more processes are forked during a scan, its result
+/// is used as it is.
 const FEW: u32 = 128;
 
-/// Returns whether a process that is not in the snapshot belongs to one of the trees, so that another scan would find more.
-/// `before` is the last PID that was allocated before the snapshot was taken.
+/// Returns whether a process that is not in the snapshot belongs to one of the trees, so that
+/// another scan would find more. `before` is the last PID that was allocated before the snapshot
+/// was taken.
 pub(super) fn has_new_members(
     context: &EndContext<'_>,
     trees: &[TreeRun],
@@ -47,7 +50,8 @@ fn belongs(context: &EndContext<'_>, evidence: &RootEvidence, pid: Pid) -> bool 
     match own_evidence(context.proc, evidence, pid) {
         OwnEvidence::None => false,
         OwnEvidence::Certain => true,
-        // A process that may not be read would not be recognized as a member by the next scan either.
+        // A process that may not be read would not be recognized as a member by the next scan
+        // either.
         OwnEvidence::Indeterminate => context.proc.is_in_exec(pid),
     }
 }

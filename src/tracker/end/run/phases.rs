@@ -30,31 +30,36 @@ use crate::{
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
-/// Time limit for the death of a killed process, which takes milliseconds; a process that takes longer is stuck in the kernel and
-/// counts as a survivor.
+/// Time limit for the death of a killed process, which takes milliseconds; a process that takes
+/// longer is stuck in the kernel and counts as a survivor.
 pub(super) const KILL_LIMIT: Duration = Duration::from_secs(1);
-/// The limit restarts while processes keep dying, since many die at once on an overloaded machine; this is the maximum in all.
+/// The limit restarts while processes keep dying, since many die at once on an overloaded machine;
+/// this is the maximum in all.
 const KILL_CAP: Duration = Duration::from_secs(5);
 /// Limit on scans during a freeze: two or three are enough, unless members cannot be stopped.
 const FREEZE_SCANS: u32 = 50;
-/// Limit on the duration of one freeze, since scans are slow on a busy machine. After this, the known members are killed.
+/// Limit on the duration of one freeze, since scans are slow on a busy machine. After this, the
+/// known members are killed.
 const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 /// Pause between two scans of a tree that is still stopping.
 pub(super) const FREEZE_PAUSE: Duration = Duration::from_millis(1);
-/// How long the last scan is retried if `/proc` cannot be read: a lack of descriptors is usually over within moments.
+/// How long the last scan is retried if `/proc` cannot be read: a lack of descriptors is usually
+/// over within moments.
 pub(super) const FAILED_SCAN_LIMIT: Duration = Duration::from_secs(1);
-/// How often the scan for the strays of a dead root is repeated while a process cannot be pinned, appeared during the scan, or is
-/// calling exec.
+/// How often the scan for the strays of a dead root is repeated while a process cannot be pinned,
+/// appeared during the scan, or is calling exec.
 const STRAY_SCANS: u32 = 20;
 /// The minimum time for which the scan is repeated.
 const STRAYS_TAKE: Duration = Duration::from_millis(500);
-/// The maximum time, however slow the scans are. After this it is unknown what the root left, and the scan is repeated later. On
-/// a machine on which one scan takes seconds, twenty of them had delayed the monitor, and with it the end of its host, for
-/// minutes.
+/// The maximum time, however slow the scans are. After this it is unknown what the root left, and
+/// the scan is repeated later. On a machine on which one scan takes seconds, twenty of them had
+/// delayed the monitor, and with it the end of its host, for minutes.
 const STRAYS_LIMIT: Duration = Duration::from_secs(5);
-/// Minimum pause between scans for processes that members started before they exited, while members are dying.
+/// Minimum pause between scans for processes that members started before they exited, while members
+/// are dying.
 pub(super) const SCAN_AGAIN: Duration = Duration::from_millis(20);
-/// Minimum pause as a multiple of the duration of a scan, so that scanning takes at most a tenth of the time.
+/// Minimum pause as a multiple of the duration of a scan, so that scanning takes at most a tenth of
+/// the time.
 const BETWEEN_SCANS: u32 = 9;
 
 /// Ends all trees together, and returns the outcome for each member.
@@ -66,8 +71,8 @@ pub(in crate::tracker) fn end_trees(
     end_trees_unless(context, trees, recorder, None)
 }
 
-/// Does the same, but once `interrupt` is set, a tree whose grace is not over is left as it is. Any other tree is ended
-/// regardless, since a part of it may be stopped.
+/// Does the same, but once `interrupt` is set, a tree whose grace is not over is left as it is. Any
+/// other tree is ended regardless, since a part of it may be stopped.
 pub(in crate::tracker) fn end_trees_unless(
     context: &EndContext<'_>,
     trees: Vec<TreeTarget>,
@@ -83,8 +88,8 @@ pub(in crate::tracker) fn end_trees_unless(
     outcomes
 }
 
-/// Finds the processes that dead roots left, without signalling them. Fails if that cannot be determined, because `/proc` cannot
-/// be read or there is no descriptor to pin a process with.
+/// Finds the processes that dead roots left, without signalling them. Fails if that cannot be
+/// determined, because `/proc` cannot be read or there is no descriptor to pin a process with.
 pub(in crate::tracker) fn strays(
     context: &EndContext<'_>,
     trees: &[TreeTarget],
@@ -104,15 +109,16 @@ pub(in crate::tracker) fn strays(
             let what = "processes start and exit faster than they can be scanned: will be retried";
             return Err(Error::new(Kind::Unknown, what));
         }
-        // A process was seen in the session, and left it or exited before it was pinned. It, or a process that it forked, can now
-        // be found by other evidence, and there is no later scan for a root that has ended.
+        // A process was seen in the session, and left it or exited before it was pinned. It, or a
+        // process that it forked, can now be found by other evidence, and there is no later scan
+        // for a root that has ended.
         std::thread::sleep(FREEZE_PAUSE);
     }
     Ok(run.preview(false))
 }
 
-/// Returns the current members of trees, as an end of all of them would find them, without signalling any. Fails if `/proc`
-/// cannot be read.
+/// Returns the current members of trees, as an end of all of them would find them, without
+/// signalling any. Fails if `/proc` cannot be read.
 pub(in crate::tracker) fn previews(
     context: &EndContext<'_>,
     trees: Vec<TreeTarget>,
@@ -130,7 +136,8 @@ pub(in crate::tracker) fn previews(
     Ok(previews)
 }
 
-/// Splits trees into batches for which there are enough descriptors at the same time; a tree that needs more is alone.
+/// Splits trees into batches for which there are enough descriptors at the same time; a tree that
+/// needs more is alone.
 fn batches(trees: Vec<TreeTarget>) -> Vec<Vec<TreeTarget>> {
     let share = share_of_descriptors();
     let (mut batches, mut taken) = (Vec::<Vec<TreeTarget>>::new(), 0);
@@ -150,15 +157,16 @@ fn batches(trees: Vec<TreeTarget>) -> Vec<Vec<TreeTarget>> {
     batches
 }
 
-/// Returns the number of descriptors for the trees that are ended together: half of what this process may still open. The rest
-/// is for members that a scan finds, and for other work of the process.
+/// Returns the number of descriptors for the trees that are ended together: half of what this
+/// process may still open. The rest is for members that a scan finds, and for other work of the
+/// process.
 pub(super) fn share_of_descriptors() -> usize {
     // If the open ones cannot even be counted, trees are ended one after another.
     free_descriptors().unwrap_or(0) / 2
 }
 
-/// Returns the number of descriptors that a tree needs before the first scan: a pidfd for each process and its keeper, and its
-/// task cgroup.
+/// Returns the number of descriptors that a tree needs before the first scan: a pidfd for each
+/// process and its keeper, and its task cgroup.
 fn descriptors(tree: &TreeTarget) -> usize {
     let root = &tree.root;
     1 + tree.recorded.len()
@@ -174,7 +182,8 @@ pub(super) struct Run<'a, 'b> {
     pub(super) deaths: Deaths,
     /// When the last member died.
     progress: Instant,
-    /// When the next scan is due. Its cost grows with the number of processes, so scans are spaced by their own duration.
+    /// When the next scan is due. Its cost grows with the number of processes, so scans are spaced
+    /// by their own duration.
     pub(super) next_scan: Instant,
     pub(super) last: Snapshot,
     /// Why the last scan failed.
@@ -227,7 +236,8 @@ impl<'a, 'b> Run<'a, 'b> {
                 continue;
             }
             let Some(deadline) = self.next_deadline() else {
-                // All are dead, or cannot be ended: scan once more for processes that were started meanwhile.
+                // All are dead, or cannot be ended: scan once more for processes that were started
+                // meanwhile.
                 self.scan_once_more();
                 if self.trees.iter().any(TreeRun::goes_on)
                     || kill_unseen(&self.context, &mut self.trees, KILL_LIMIT)
@@ -239,8 +249,8 @@ impl<'a, 'b> Run<'a, 'b> {
             self.await_death(deadline.saturating_duration_since(Instant::now()).min(SCAN_AGAIN));
             if Instant::now() >= self.next_scan {
                 self.scan();
-                // With thousands of processes this takes longer than a grace, so deaths in the meantime are handled before any
-                // grace expires.
+                // With thousands of processes this takes longer than a grace, so deaths in the
+                // meantime are handled before any grace expires.
                 self.await_death(Duration::ZERO);
             }
         }
@@ -250,12 +260,13 @@ impl<'a, 'b> Run<'a, 'b> {
         self.trees.into_iter().map(|tree| tree.finish(&context, &last, unseen.as_deref())).collect()
     }
 
-    /// Adds trees, and scans for their members; their first step begins after the scan, however long that takes. If the scan
-    /// fails, members that may be exempt are left running.
+    /// Adds trees, and scans for their members; their first step begins after the scan, however
+    /// long that takes. If the scan fails, members that may be exempt are left running.
     pub(super) fn join(&mut self, trees: Vec<TreeTarget>) {
         let first = self.trees.len();
         let began = Instant::now();
-        // The snapshot is taken before the roots are pinned, so that roots whose pidfds are held need not be read again.
+        // The snapshot is taken before the roots are pinned, so that roots whose pidfds are held
+        // need not be read again.
         let snapshot = self.context.proc.snapshot();
         for tree in trees {
             let tree = TreeRun::seen(&self.context, tree, snapshot.as_ref().ok());
@@ -281,13 +292,14 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    /// Scans, and returns whether there is a new member. If `/proc` cannot be read, the known members are ended regardless.
+    /// Scans, and returns whether there is a new member. If `/proc` cannot be read, the known
+    /// members are ended regardless.
     pub(super) fn scan(&mut self) -> bool {
         self.try_scan().unwrap_or(false)
     }
 
-    /// Scans to determine whether these were all members. A scan that fails, or finds a process that is gone before it can be
-    /// pinned, does not decide this.
+    /// Scans to determine whether these were all members. A scan that fails, or finds a process
+    /// that is gone before it can be pinned, does not decide this.
     fn scan_once_more(&mut self) {
         let deadline = Instant::now() + FAILED_SCAN_LIMIT;
         loop {
@@ -309,7 +321,8 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    /// Returns whether the last scan may have missed members. `before` is the last PID that was allocated before it.
+    /// Returns whether the last scan may have missed members. `before` is the last PID that was
+    /// allocated before it.
     pub(super) fn is_open(&mut self, before: Option<Pid>) -> bool {
         for tree in &mut self.trees {
             tree.vanished |= tree.has_unseen_children(&self.context);
@@ -347,8 +360,8 @@ impl<'a, 'b> Run<'a, 'b> {
         if begun.is_empty() {
             return;
         }
-        // Asking thousands takes longer than a short grace. So the grace of all begins when the last one was asked, and deaths
-        // until then are noted before it is over.
+        // Asking thousands takes longer than a short grace. So the grace of all begins when the
+        // last one was asked, and deaths until then are noted before it is over.
         let now = Instant::now();
         for index in begun {
             let tree = &mut self.trees[index];
@@ -376,7 +389,8 @@ impl<'a, 'b> Run<'a, 'b> {
         self.trees.iter().any(TreeRun::must_be_killed)
     }
 
-    /// Waits until a member dies, at most `limit`; marks all that are dead, and returns whether there were any.
+    /// Waits until a member dies, at most `limit`; marks all that are dead, and returns whether
+    /// there were any.
     fn wait(&mut self, limit: Duration) -> bool {
         match self.deaths.wait(&mut self.trees, limit) {
             Some(any) => any,
@@ -408,7 +422,8 @@ impl<'a, 'b> Run<'a, 'b> {
         any
     }
 
-    /// Freezes the remaining members of expired trees until no new member appears, kills them, and waits.
+    /// Freezes the remaining members of expired trees until no new member appears, kills them, and
+    /// waits.
     pub(super) fn kill(&mut self) {
         for tree in self.trees.iter_mut().filter(|tree| tree.must_be_killed()) {
             if let Stage::Killing { rounds } = &mut tree.stage {
@@ -431,7 +446,8 @@ impl<'a, 'b> Run<'a, 'b> {
         self.scan();
     }
 
-    /// Stops all members of the trees that are to be frozen until no new one appears; returns whether that succeeded.
+    /// Stops all members of the trees that are to be frozen until no new one appears; returns
+    /// whether that succeeded.
     pub(super) fn freeze(&mut self) -> bool {
         let start = Instant::now();
         for _ in 0..FREEZE_SCANS {

@@ -10,11 +10,12 @@ use super::{
 use crate::sys::{Pinned, Signal};
 
 impl TreeRun {
-    /// Sends the signal of the current step, then SIGCONT, to each recipient that was not sent it yet. Returns whether this
-    /// begins the step, so that its wait begins now.
+    /// Sends the signal of the current step, then SIGCONT, to each recipient that was not sent it
+    /// yet. Returns whether this begins the step, so that its wait begins now.
     ///
-    /// A program that gets SIGTERM may end its helpers before they are signalled, as `nginx` ends its workers and a browser its
-    /// renderers. They were alive when they were found, so they count as ended by the signals to their tree.
+    /// A program that gets SIGTERM may end its helpers before they are signalled, as `nginx` ends
+    /// its workers and a browser its renderers. They were alive when they were found, so they count
+    /// as ended by the signals to their tree.
     pub(super) fn ask(&mut self) -> bool {
         let Some((number, step)) = self.stage.step(&self.steps) else { return false };
         let begins = self.members.iter().all(|member| member.next_step <= number);
@@ -46,7 +47,8 @@ impl TreeRun {
         begins && asked
     }
 
-    /// Continues stopped descendants, such as those of a suspended tree, since the root may wait for them before it ends.
+    /// Continues stopped descendants, such as those of a suspended tree, since the root may wait
+    /// for them before it ends.
     fn continue_helpers(&mut self) {
         for member in self.alive().filter(|member| !member.is_root && !member.is_continued) {
             // A process that waits in vfork(2) for its child to call exec stops only after that.
@@ -72,7 +74,8 @@ impl TreeRun {
         }
     }
 
-    /// Returns when the current step is over; `None` if the tree is being killed or was interrupted.
+    /// Returns when the current step is over; `None` if the tree is being killed or was
+    /// interrupted.
     pub(super) fn deadline(&self, progress: Instant) -> Option<Instant> {
         self.stage.deadline(&self.steps, progress)
     }
@@ -173,8 +176,8 @@ mod tests {
         }
     }
 
-    /// Returns the outcome of each member of a tree of three, of which member `gone` was reaped between the scan and the first
-    /// signal.
+    /// Returns the outcome of each member of a tree of three, of which member `gone` was reaped
+    /// between the scan and the first signal.
     fn outcomes(gone: usize) -> Vec<Outcome> {
         let proc = Proc::open().expect("/proc");
         let (mut tree, mut children, context) = tree_of_three(&proc);

@@ -1,11 +1,12 @@
 //! Stops processes that fork faster than a scan of all processes takes.
 //!
-//! A scan reads all of `/proc`, then decides, then pins. On a busy machine this takes a tenth of a second, by which time a
-//! process that forks and exits at once is gone, with another one in its place. The rescan stops processes on sight instead. Its
-//! first round reads every process, each later round only new ones, which is faster than a program can be started.
+//! A scan reads all of `/proc`, then decides, then pins. On a busy machine this takes a tenth of a
+//! second, by which time a process that forks and exits at once is gone, with another one in its
+//! place. The rescan stops processes on sight instead. Its first round reads every process, each
+//! later round only new ones, which is faster than a program can be started.
 //!
-//! Being stopped does not make a process a member. The following scan decides, with all exemptions, and a process that is not a
-//! member is resumed at once.
+//! Being stopped does not make a process a member. The following scan decides, with all exemptions,
+//! and a process that is not a member is resumed at once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +19,8 @@ use crate::{
     sys::{Pinned, Signal, proc::this_tick, snapshot::Stat},
 };
 
-/// Limit on rounds, since new processes appear all the time. Those of a fork storm are stopped within a few rounds.
+/// Limit on rounds, since new processes appear all the time. Those of a fork storm are stopped
+/// within a few rounds.
 const ROUNDS: u32 = 50;
 
 /// Stops processes that look like members of a tree that is being frozen, and returns them.
@@ -69,7 +71,8 @@ fn spared(context: &EndContext<'_>, trees: &[TreeRun]) -> HashSet<Pid> {
     spared
 }
 
-/// The evidence for unknown members of all trees that are being frozen. Each process is read once, however many trees there are.
+/// The evidence for unknown members of all trees that are being frozen. Each process is read once,
+/// however many trees there are.
 struct LiveEvidence {
     /// Sessions and process groups that a verified member pins.
     sessions: HashSet<u32>,

@@ -40,9 +40,9 @@ const EXEC_PAUSE: Duration = Duration::from_micros(200);
 /// Limit on waiting for such processes in one scan, which is followed by another one.
 const EXEC_TAKES: Duration = Duration::from_millis(10);
 
-/// Adds every new member that a snapshot shows to its tree and records it; returns the snapshot, and whether any member was new.
-/// Fails if a process could not be read, or pinned for lack of a descriptor; the processes that were found become members
-/// regardless.
+/// Adds every new member that a snapshot shows to its tree and records it; returns the snapshot,
+/// and whether any member was new. Fails if a process could not be read, or pinned for lack of a
+/// descriptor; the processes that were found become members regardless.
 pub(super) fn scan(
     context: &EndContext<'_>,
     snapshot: Snapshot,
@@ -105,7 +105,8 @@ fn decide_tree<'a>(
     if names.iter().all(|names| names.is_empty()) {
         return decide(system, facts, None);
     }
-    // Decided once for each process, so that one that was sent SIGTERM does not become exempt when it runs another program.
+    // Decided once for each process, so that one that was sent SIGTERM does not become exempt when
+    // it runs another program.
     let judged = &mut tree.judged;
     let mut protects = |stat: &Stat| {
         let known = judged.entry((stat.pid, stat.start_tick));
@@ -115,20 +116,23 @@ fn decide_tree<'a>(
 }
 
 impl TreeRun {
-    /// Returns the root's token, if it has one, with the data that determines which processes may have inherited it.
+    /// Returns the root's token, if it has one, with the data that determines which processes may
+    /// have inherited it.
     pub(super) fn token_owner(&self) -> Option<(Uuid, TokenOwner)> {
         let (uid, start_tick) = (self.root.uid, self.root.identity.start_tick);
         Some((self.root.token?, TokenOwner { uid, start_tick }))
     }
 
-    /// Marks a known member as left running, unless it has been signalled or is dead; returns whether it is known.
+    /// Marks a known member as left running, unless it has been signalled or is dead; returns
+    /// whether it is known.
     fn spare(&mut self, pid: Pid, why: &SpareReason) -> bool {
         let Some(&index) = self.pids.get(&pid) else { return false };
         self.members[index].spare(why);
         true
     }
 
-    /// Returns whether a member is known. Current evidence replaces evidence that was only recorded.
+    /// Returns whether a member is known. Current evidence replaces evidence that was only
+    /// recorded.
     fn knows(&mut self, pid: Pid, evidence: Evidence) -> bool {
         let Some(&index) = self.pids.get(&pid) else { return false };
         let member = &mut self.members[index];
@@ -178,7 +182,8 @@ fn facts(
     tree.had_keeper |= facts.keeper.is_some();
     for member in &tree.members {
         let pid = member.pid();
-        // Only a process that still has its PID now, after the snapshot, certainly had it while the snapshot was taken.
+        // Only a process that still has its PID now, after the snapshot, certainly had it while the
+        // snapshot was taken.
         let is_it = |stat: &Stat| stat.start_tick == member.info.identity.start_tick;
         if !snapshot.get(pid).is_some_and(is_it)
             || !member.pinned.as_ref().is_some_and(Pinned::has_its_pid)
@@ -202,8 +207,8 @@ fn facts(
     facts
 }
 
-/// Reads the environments of processes that are in no tree yet, if some tree has a token. Also returns whether a process kept
-/// calling exec, so that its tokens are unknown.
+/// Reads the environments of processes that are in no tree yet, if some tree has a token. Also
+/// returns whether a process kept calling exec, so that its tokens are unknown.
 fn token_holders_of(
     context: &EndContext<'_>,
     snapshot: &Snapshot,
@@ -249,8 +254,9 @@ impl TokenReader for CachedReader<'_, '_> {
     }
 }
 
-/// Returns the tokens that a process carries. Returns `None` for a process that is still calling exec when `patience` is over: it
-/// shows no tokens for a moment, so that without waiting one to nine of 120 daemons that a short-lived root left were missed.
+/// Returns the tokens that a process carries. Returns `None` for a process that is still calling
+/// exec when `patience` is over: it shows no tokens for a moment, so that without waiting one to
+/// nine of 120 daemons that a short-lived root left were missed.
 fn tokens(context: &EndContext<'_>, pid: Pid, patience: Instant) -> Result<Option<Vec<Uuid>>> {
     loop {
         if let Some(tokens) = context.proc.tokens_shown(pid)? {
@@ -267,7 +273,8 @@ fn tokens(context: &EndContext<'_>, pid: Pid, patience: Instant) -> Result<Optio
     }
 }
 
-/// Pins a process that the snapshot shows as a member, if it is still the process that the snapshot saw.
+/// Pins a process that the snapshot shows as a member, if it is still the process that the snapshot
+/// saw.
 fn add(
     context: &EndContext<'_>,
     snapshot: &Snapshot,
@@ -304,8 +311,8 @@ fn add(
     }
     member.descends = descends;
     if tree.stage.is_killing() {
-        // It is stopped before it is recorded, since it may fork faster than a commit takes. A process that turns out not to be a
-        // member gets SIGCONT.
+        // It is stopped before it is recorded, since it may fork faster than a commit takes. A
+        // process that turns out not to be a member gets SIGCONT.
         member.signal(Signal::STOP);
     }
     tree.push(member);

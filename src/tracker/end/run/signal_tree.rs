@@ -16,10 +16,12 @@ use crate::{
 /// Limit on scans of a tree in which processes appear during each scan.
 const SCANS: u32 = 10;
 
-/// Sends the signal once to each member that an end would signal now, the root first, and returns how many got it. All members
-/// are determined before the first of them gets it, so processes that a program starts in response do not.
+/// Sends the signal once to each member that an end would signal now, the root first, and returns
+/// how many got it. All members are determined before the first of them gets it, so processes that
+/// a program starts in response do not.
 ///
-/// Fails if `/proc` cannot be read and, after all others were signalled, if a member may not be signalled.
+/// Fails if `/proc` cannot be read and, after all others were signalled, if a member may not be
+/// signalled.
 pub(in crate::tracker) fn signal_tree(
     context: &EndContext<'_>,
     tree: TreeTarget,

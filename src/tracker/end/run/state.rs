@@ -40,8 +40,8 @@ pub(in crate::tracker) struct EndContext<'a> {
 }
 
 impl EndContext<'_> {
-    /// Returns the processes that no end may touch: the acting process and its ancestors, other instances, and the processes that
-    /// these are responsible for.
+    /// Returns the processes that no end may touch: the acting process and its ancestors, other
+    /// instances, and the processes that these are responsible for.
     pub(super) fn untouchable(&self) -> impl Iterator<Item = Pid> + '_ {
         self.ancestors.iter().copied().chain([self.own]).chain(self.foreign_processes())
     }
@@ -50,9 +50,10 @@ impl EndContext<'_> {
         self.foreign.iter().flat_map(|it| it.processes.iter().copied().chain([it.instance]))
     }
 
-    /// Returns whether signalling a process may be attempted. If root acts for a user, a row may name any process, so only a
-    /// process that belongs to that user in every respect, and that the user could signal as well, is signalled. If the caller
-    /// does not have root's privileges, the kernel decides.
+    /// Returns whether signalling a process may be attempted. If root acts for a user, a row may
+    /// name any process, so only a process that belongs to that user in every respect, and that the
+    /// user could signal as well, is signalled. If the caller does not have root's privileges, the
+    /// kernel decides.
     pub(super) fn may_try(&self, pid: Pid) -> bool {
         let is_users = || {
             let status = self.proc.status(pid).ok().flatten();
@@ -66,14 +67,16 @@ pub(super) fn not_ours(pid: Pid) -> Error {
     Error::new(Kind::Denied, format!("process {pid} does not belong to the ledger's user"))
 }
 
-/// The processes of a tree that are left running on purpose, besides those whose names the context protects.
+/// The processes of a tree that are left running on purpose, besides those whose names the context
+/// protects.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct Exemptions {
     /// Whether everything except the root is left, because its job keeps its strays.
     pub(in crate::tracker) all: bool,
     /// Names of programs that the job protects.
     pub(in crate::tracker) names: Arc<[String]>,
-    /// Processes of this tree that were left before: they have their own rows, and no instance is responsible for them.
+    /// Processes of this tree that were left before: they have their own rows, and no instance is
+    /// responsible for them.
     pub(in crate::tracker) before: Vec<Identity>,
 }
 
@@ -83,7 +86,8 @@ pub(in crate::tracker) struct TreeTarget {
     pub(in crate::tracker) root: Root,
     /// A pidfd of the root that is already held.
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
-    /// Descendants that were found before, with their rows; `None` for a row that could not be written.
+    /// Descendants that were found before, with their rows; `None` for a row that could not be
+    /// written.
     pub(in crate::tracker) recorded: Vec<(Option<ProcessId>, Identity)>,
     pub(in crate::tracker) exemptions: Exemptions,
 }
@@ -110,31 +114,35 @@ pub(super) struct TreeRun {
     pub(super) task_cgroup_error: Option<String>,
     /// Whether a scan has shown which processes are in it.
     pub(super) task_cgroup_is_known: bool,
-    /// Whether the last scan could not list all of it, or could not determine for some process whether it is in it.
+    /// Whether the last scan could not list all of it, or could not determine for some process
+    /// whether it is in it.
     pub(super) task_cgroup_has_gaps: bool,
     /// Whether a part of it cannot be read for lack of permission.
     pub(super) task_cgroup_is_closed: bool,
     /// How often it was killed because of processes in it that cannot be seen.
     pub(super) unseen_kills: u32,
-    /// Whether the task cgroup contains a process that must be left running, so that its members are ended one by one (invariant
-    /// 13).
+    /// Whether the task cgroup contains a process that must be left running, so that its members
+    /// are ended one by one (invariant 13).
     pub(super) task_cgroup_is_shared: bool,
     pub(super) unknown: Vec<LeftRunning>,
-    /// PIDs that were in its task cgroup after the last snapshot was taken, but are not in that snapshot.
+    /// PIDs that were in its task cgroup after the last snapshot was taken, but are not in that
+    /// snapshot.
     pub(super) unlisted: Vec<Pid>,
     /// Whether the last scan found a member that was gone before it could be pinned.
     pub(super) vanished: bool,
     /// The steps by which it is asked to end.
     pub(super) steps: Vec<Step>,
     pub(super) stage: Stage,
-    /// Since when nothing is left to do for it, while scans have not shown yet that these were all members.
+    /// Since when nothing is left to do for it, while scans have not shown yet that these were all
+    /// members.
     pub(super) closing: Option<Instant>,
     pub(super) exemptions: Exemptions,
     /// The keeper of the tree, while it is alive.
     pub(super) keeper: Option<Pinned>,
     /// Processes that scans have exempted.
     pub(super) exempt_before: HashSet<Pid>,
-    /// Children of the keeper that the last scan exempted, since they belong to another task or instance.
+    /// Children of the keeper that the last scan exempted, since they belong to another task or
+    /// instance.
     pub(super) exempted: HashSet<Pid>,
     /// Programs that were matched against protected names, with the result for each.
     pub(super) judged: HashMap<(Pid, u64), Option<Named>>,
@@ -215,7 +223,8 @@ impl TreeRun {
         let (pinned, dead) = match probe {
             Probe::Alive(pinned) => {
                 if let Some(why) = spared(context, pinned.pid(), {
-                    // A recorded descendant without a live root is no more certain than a descendant of a root.
+                    // A recorded descendant without a live root is no more certain than a
+                    // descendant of a root.
                     evidence == Evidence::Recorded || self.root.origin == Origin::Descendant
                 }) {
                     self.unknown.push(LeftRunning { row, identity, why, is_exempt: true });
@@ -232,7 +241,8 @@ impl TreeRun {
             }
         };
         let is_root = evidence == Evidence::Root;
-        // The command of a root is recorded; reading it again would take as long as requesting its end.
+        // The command of a root is recorded; reading it again would take as long as requesting its
+        // end.
         let recorded = if is_root { self.root.command.to_vec() } else { Vec::new() };
         let mut info = match &pinned {
             Some(pinned) => ProcessInfo::observed(context.proc, pinned, &self.root, evidence),
@@ -255,7 +265,8 @@ impl TreeRun {
         self.push(member);
     }
 
-    /// Returns the row of a recorded descendant that a scan has found to be a member after all: it is no longer left running.
+    /// Returns the row of a recorded descendant that a scan has found to be a member after all: it
+    /// is no longer left running.
     pub(super) fn take_row_of(&mut self, member: &Identity) -> Option<ProcessId> {
         let is_it =
             |left: &LeftRunning| left.is_exempt && left.identity.sameness(member) == Sameness::Same;
@@ -310,7 +321,8 @@ impl TreeRun {
         self.members.iter_mut().filter(|member| member.is_alive() && member.spared().is_none())
     }
 
-    /// Returns its outcome. `unseen` is why the last scan failed, so that it is unknown whether these were all members.
+    /// Returns its outcome. `unseen` is why the last scan failed, so that it is unknown whether
+    /// these were all members.
     pub(super) fn finish(
         self,
         context: &EndContext<'_>,
@@ -352,7 +364,8 @@ fn probe_held(
     }
 }
 
-/// Opens the recorded task cgroup; returns why it cannot be opened, since its members may be known by other evidence.
+/// Opens the recorded task cgroup; returns why it cannot be opened, since its members may be known
+/// by other evidence.
 pub(super) fn open_task_cgroup(
     context: &EndContext<'_>,
     root: &Root,
@@ -387,9 +400,10 @@ pub(super) fn suspected(
     suspects.into_iter().filter_map(described).collect()
 }
 
-/// Returns why a recorded process is left running, whatever its row says. This applies to the acting process and its ancestors
-/// (invariant 13) and, if a row of an earlier pass is the only evidence that links it to the root, to another live instance or a
-/// process of one (invariant 7). A scan finds the latter again if it is really below the root.
+/// Returns why a recorded process is left running, whatever its row says. This applies to the
+/// acting process and its ancestors (invariant 13) and, if a row of an earlier pass is the only
+/// evidence that links it to the root, to another live instance or a process of one (invariant 7).
+/// A scan finds the latter again if it is really below the root.
 fn spared(context: &EndContext<'_>, pid: Pid, recorded: bool) -> Option<Error> {
     let left = |what: &str| {
         Some(Error::new(Kind::Unknown, format!("process {pid} is {what}: left running")))
@@ -403,6 +417,7 @@ fn spared(context: &EndContext<'_>, pid: Pid, recorded: bool) -> Option<Error> {
     None
 }
 
-/// Tokens that were read in this call. Empty results are not cached, since a process in exec shows no environment.
+/// Tokens that were read in this call. Empty results are not cached, since a process in exec shows
+/// no environment.
 #[derive(Debug, Default)]
 pub(super) struct TokenCache(pub(super) HashMap<(Pid, u64), Vec<Uuid>>);

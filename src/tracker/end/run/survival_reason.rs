@@ -6,8 +6,8 @@ use crate::{
     sys::{Proc, snapshot::Snapshot},
 };
 
-/// Describes why a process of `uid` survived. `refused` is why it could not be signalled. Its state is taken from the last
-/// snapshot; a tracer or freezer that holds it is looked up now.
+/// Describes why a process of `uid` survived. `refused` is why it could not be signalled. Its state
+/// is taken from the last snapshot; a tracer or freezer that holds it is looked up now.
 pub(super) fn survival_reason(
     proc: &Proc,
     (pid, uid): (Pid, u32),

@@ -1,14 +1,18 @@
-//! Finds processes that may belong to a tree but cannot be identified. They are reported with it, and left running.
+//! Finds processes that may belong to a tree but cannot be identified. They are reported with it,
+//! and left running.
 //!
-//! If a session alone contains a tree, a daemon that has left it and lost its parents is recognized by its token. A process that
-//! is not dumpable (prctl(2), `PR_SET_DUMPABLE`; ssh-agent, set-uid programs, a program whose file may not be read) shows its
-//! environment only with `CAP_SYS_PTRACE`, and may be such a daemon. Most such processes on a machine are not. So suspects are
-//! only those that
+//! If a session alone contains a tree, a daemon that has left it and lost its parents is recognized
+//! by its token. A process that is not dumpable (prctl(2), `PR_SET_DUMPABLE`; ssh-agent, set-uid
+//! programs, a program whose file may not be read) shows its environment only with
+//! `CAP_SYS_PTRACE`, and may be such a daemon. Most such processes on a machine are not. So
+//! suspects are only those that
 //!
 //! - were adopted: their parent is PID 1, or an ancestor of the root or of the acting process;
 //! - are no older than the root, and in another session than their parent;
-//! - have the uid of the root's row as their real, effective or saved uid, or any uid if that of the row is root;
-//! - are in the cgroup of the root, or below it, if that could be read: processes that a service manager started are not;
+//! - have the uid of the root's row as their real, effective or saved uid, or any uid if that of
+//!   the row is root;
+//! - are in the cgroup of the root, or below it, if that could be read: processes that a service
+//!   manager started are not;
 //! - are neither in a tree of this call nor in the ledger.
 //!
 //! A tree with a task cgroup or a live keeper has no suspects.
@@ -61,7 +65,8 @@ impl TreeRun {
         token
             && match self.root.containment {
                 Containment::Session => true,
-                // A keeper lives as long as the root. If the root was there without its keeper, the keeper was killed.
+                // A keeper lives as long as the root. If the root was there without its keeper, the
+                // keeper was killed.
                 Containment::Keeper => self.was_there && !self.had_keeper,
                 Containment::Cgroup | Containment::None => false,
             }
@@ -76,7 +81,8 @@ impl TreeRun {
         if self.root.uid != 0 && !uids.contains(&self.root.uid) {
             return false;
         }
-        // A child of ours is in our cgroup; that of another instance's child was read when the child was pinned.
+        // A child of ours is in our cgroup; that of another instance's child was read when the
+        // child was pinned.
         let own = || context.proc.cgroup(context.own).ok().flatten();
         let roots = self.cgroup.clone().or_else(|| if self.is_held { own() } else { None });
         match (roots, context.proc.cgroup(stat.pid)) {

@@ -1,8 +1,8 @@
 //! Suspends all members of a tree, without ending it, and resumes them.
 //!
-//! A tree is suspended in the same way as it is frozen before it is killed: its task cgroup is frozen, and each member that is
-//! not in it gets SIGSTOP, until a scan shows no new member. A process that is forked meanwhile is found by the next scan, or
-//! stopped on sight.
+//! A tree is suspended in the same way as it is frozen before it is killed: its task cgroup is
+//! frozen, and each member that is not in it gets SIGSTOP, until a scan shows no new member. A
+//! process that is forked meanwhile is found by the next scan, or stopped on sight.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -56,7 +56,8 @@ pub(in crate::tracker) fn suspend_tree(
 
 /// Resumes each member, however it was stopped, and returns how many there are.
 ///
-/// Fails if `/proc` cannot be read and, after all others were resumed, if a member may not be signalled.
+/// Fails if `/proc` cannot be read and, after all others were resumed, if a member may not be
+/// signalled.
 pub(in crate::tracker) fn resume_tree(context: &EndContext<'_>, tree: TreeTarget) -> Result<usize> {
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
     let trees = vec![TreeRun::new(context, tree)];

@@ -1,13 +1,15 @@
-//! Ends trees by their task cgroups: one write stops or kills all processes in a cgroup, including those that are being forked.
+//! Ends trees by their task cgroups: one write stops or kills all processes in a cgroup, including
+//! those that are being forked.
 //!
-//! This is done only if all processes in the task cgroup are to be ended. If the cgroup contains a protected program, the acting
-//! process, an ancestor of it, or another live instance, as after a task has restarted its host (invariant 13), members are ended
-//! one by one.
+//! This is done only if all processes in the task cgroup are to be ended. If the cgroup contains a
+//! protected program, the acting process, an ancestor of it, or another live instance, as after a
+//! task has restarted its host (invariant 13), members are ended one by one.
 //!
-//! A list of members is not conclusive: a task may nest cgroups that cannot be listed, or move between cgroups while they are
-//! listed. The kernel reports whether a task cgroup contains any live process, as `populated` in its `cgroup.events`. If it
-//! contains more than the known members, the cgroup of each process is read. Processes that are still not found are killed
-//! through the task cgroup; if that is not allowed, they are survivors.
+//! A list of members is not conclusive: a task may nest cgroups that cannot be listed, or move
+//! between cgroups while they are listed. The kernel reports whether a task cgroup contains any
+//! live process, as `populated` in its `cgroup.events`. If it contains more than the known members,
+//! the cgroup of each process is read. Processes that are still not found are killed through the
+//! task cgroup; if that is not allowed, they are survivors.
 
 use std::time::{Duration, Instant};
 
@@ -27,12 +29,13 @@ use crate::{
     tracker::membership::task_cgroup::{InTaskCgroup, list},
 };
 
-/// Limit on kills of processes that cannot be seen. `cgroup.kill` kills all processes at once; the second kill is for those that
-/// were moved into the cgroup meanwhile.
+/// Limit on kills of processes that cannot be seen. `cgroup.kill` kills all processes at once; the
+/// second kill is for those that were moved into the cgroup meanwhile.
 const UNSEEN_KILLS: u32 = 2;
 
 impl TreeRun {
-    /// Returns the task cgroup if all processes in it may be ended at once, which requires that a scan has shown which these are.
+    /// Returns the task cgroup if all processes in it may be ended at once, which requires that a
+    /// scan has shown which these are.
     fn task_cgroup_of_its_own(&self) -> Option<&TaskCgroup> {
         self.task_cgroup
             .as_ref()
@@ -58,8 +61,8 @@ impl TreeRun {
         Ok(found)
     }
 
-    /// Restores access to cgroups that a task has closed: its own, those nested in it, or the instance cgroup. Returns whether
-    /// there were any.
+    /// Restores access to cgroups that a task has closed: its own, those nested in it, or the
+    /// instance cgroup. Returns whether there were any.
     pub(super) fn open_up_task_cgroup(&mut self, context: &EndContext<'_>) -> bool {
         if self.task_cgroup_error.is_some()
             && let Some(Cgroup { path, .. }) = &self.root.cgroup
@@ -92,15 +95,15 @@ impl TreeRun {
         !is_accounted_for || self.task_cgroup_has_gaps
     }
 
-    /// Kills the processes in the task cgroup that cannot be seen, unless it contains a process that must be left running.
-    /// Returns whether that was attempted.
+    /// Kills the processes in the task cgroup that cannot be seen, unless it contains a process
+    /// that must be left running. Returns whether that was attempted.
     fn kill_unseen(&mut self, context: &EndContext<'_>) -> bool {
         if self.unseen_kills >= UNSEEN_KILLS || !self.hides() || self.may_hold_what_is_left(context)
         {
             return false;
         }
-        // The unseen process may be a recorded member that cannot be verified: a process that cannot be identified is left
-        // running and reported.
+        // The unseen process may be a recorded member that cannot be verified: a process that
+        // cannot be identified is left running and reported.
         if !self.unknown.is_empty() {
             return false;
         }
@@ -119,7 +122,8 @@ impl TreeRun {
         }
     }
 
-    /// Returns whether the unseen processes in the task cgroup may include some that are left on purpose, as far as is known.
+    /// Returns whether the unseen processes in the task cgroup may include some that are left on
+    /// purpose, as far as is known.
     fn may_hold_what_is_left(&self, context: &EndContext<'_>) -> bool {
         let is_there = |identity| {
             let probe = Pinned::probe(context.proc, context.observer.scope, identity);
@@ -130,7 +134,8 @@ impl TreeRun {
             || self.exemptions.before.iter().any(is_there)
     }
 
-    /// Describes the processes that are left in the task cgroup and cannot be seen, and what to do, in one line.
+    /// Describes the processes that are left in the task cgroup and cannot be seen, and what to do,
+    /// in one line.
     pub(super) fn outlived(&self) -> Option<String> {
         if let Some(error) = &self.task_cgroup_error {
             return Some(format!("{error}: restore its owner's access to it"));
@@ -161,8 +166,8 @@ impl TreeRun {
         }
     }
 
-    /// Thaws processes that an earlier attempt left frozen because its host died, or that a task froze itself: a frozen process
-    /// cannot respond to SIGTERM.
+    /// Thaws processes that an earlier attempt left frozen because its host died, or that a task
+    /// froze itself: a frozen process cannot respond to SIGTERM.
     pub(super) fn thaw_all(&self) {
         if let Some(task_cgroup) = &self.task_cgroup {
             task_cgroup.thaw();
@@ -171,8 +176,8 @@ impl TreeRun {
 
     /// Thaws the processes that we froze.
     pub(super) fn thaw(&self) {
-        // Done even if the cgroup is shared: only this program freezes it, and processes that are left running must not stay
-        // frozen.
+        // Done even if the cgroup is shared: only this program freezes it, and processes that are
+        // left running must not stay frozen.
         if let Some(task_cgroup) = &self.task_cgroup {
             let _ = task_cgroup.freeze(false);
         }
@@ -203,7 +208,8 @@ impl TreeRun {
         })
     }
 
-    /// Kills all members; those in the task cgroup through the cgroup, including processes that are being forked.
+    /// Kills all members; those in the task cgroup through the cgroup, including processes that are
+    /// being forked.
     pub(super) fn kill(&mut self) {
         let killed =
             self.task_cgroup_of_its_own().is_some_and(|task_cgroup| match task_cgroup.kill() {
@@ -220,7 +226,8 @@ impl TreeRun {
                 member.signal(Signal::KILL);
             }
         }
-        // SIGKILL ends frozen processes, but a process that is stuck in the kernel must not stay frozen when it wakes.
+        // SIGKILL ends frozen processes, but a process that is stuck in the kernel must not stay
+        // frozen when it wakes.
         self.thaw();
     }
 
@@ -234,8 +241,8 @@ impl TreeRun {
     }
 }
 
-/// Kills processes that cannot be seen through their task cgroups, and waits until these are empty, at most `limit`. Returns
-/// whether any kill was attempted.
+/// Kills processes that cannot be seen through their task cgroups, and waits until these are empty,
+/// at most `limit`. Returns whether any kill was attempted.
 pub(super) fn kill_unseen(
     context: &EndContext<'_>,
     trees: &mut [TreeRun],
@@ -251,8 +258,8 @@ pub(super) fn kill_unseen(
     struck.contains(&true)
 }
 
-/// Returns whether a task cgroup contains neither the acting process, nor an ancestor of it, nor another live instance or one of
-/// its processes.
+/// Returns whether a task cgroup contains neither the acting process, nor an ancestor of it, nor
+/// another live instance or one of its processes.
 fn is_free_of_others(context: &EndContext<'_>, task_cgroup: &TaskCgroup) -> bool {
     let Ok(paths) = Paths::read() else { return false };
     context

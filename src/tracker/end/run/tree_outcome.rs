@@ -19,14 +19,17 @@ pub(in crate::tracker) struct TreeOutcome {
     pub(in crate::tracker) members: Vec<MemberOutcome>,
     /// Processes that may belong to it and were left running.
     pub(in crate::tracker) suspects: Vec<Suspected>,
-    /// The root or recorded descendants that were left running, since they are exempt or could not be checked.
+    /// The root or recorded descendants that were left running, since they are exempt or could not
+    /// be checked.
     pub(in crate::tracker) unknown: Vec<LeftRunning>,
-    /// Why it is unknown whether these were all members; then the root's row must stay, since it leads to the others.
+    /// Why it is unknown whether these were all members; then the root's row must stay, since it
+    /// leads to the others.
     pub(in crate::tracker) unseen: Option<String>,
-    /// A description of live processes in the root's task cgroup that are not known members: survivors, to which the root's row
-    /// leads.
+    /// A description of live processes in the root's task cgroup that are not known members:
+    /// survivors, to which the root's row leads.
     pub(in crate::tracker) outlived: Option<String>,
-    /// Whether it was interrupted during its grace: live members were asked to end, and are left as they are.
+    /// Whether it was interrupted during its grace: live members were asked to end, and are left as
+    /// they are.
     pub(in crate::tracker) interrupted: bool,
 }
 
@@ -37,7 +40,8 @@ pub(in crate::tracker) struct LeftRunning {
     pub(in crate::tracker) row: Option<ProcessId>,
     pub(in crate::tracker) identity: Identity,
     pub(in crate::tracker) why: Error,
-    /// Whether it is the acting process, an ancestor of it, or belongs to another instance. Otherwise it could not be checked.
+    /// Whether it is the acting process, an ancestor of it, or belongs to another instance.
+    /// Otherwise it could not be checked.
     pub(in crate::tracker) is_exempt: bool,
 }
 
@@ -62,7 +66,8 @@ pub(in crate::tracker) struct MemberOutcome {
 }
 
 impl MemberOutcome {
-    /// Returns the stop signal that ended it; `None` if something else did, or if that is not known.
+    /// Returns the stop signal that ended it; `None` if something else did, or if that is not
+    /// known.
     pub(in crate::tracker) fn ended_by(&self) -> Option<i32> {
         self.stop_signal.filter(|_| matches!(self.fate, Fate::Terminated(_)))
     }
@@ -77,7 +82,8 @@ pub(in crate::tracker) enum Fate {
     Terminated(Option<Duration>),
     /// It ended after SIGKILL, this long after the first signal, if known.
     Killed(Option<Duration>),
-    /// It is alive; `why` has the reason and what to do. If `kill_pending`, SIGKILL was sent and will take effect eventually.
+    /// It is alive; `why` has the reason and what to do. If `kill_pending`, SIGKILL was sent and
+    /// will take effect eventually.
     Survived { why: String, kill_pending: bool },
     /// It was left running on purpose.
     Spared(SpareReason),
@@ -119,7 +125,8 @@ pub(in crate::tracker) struct Suspected {
 /// A tree as one scan shows it: the members that an end would find, or that a dead root left.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Preview {
-    /// Whether a member was seen that could not be pinned because it had just died, or a process appeared during the scan.
+    /// Whether a member was seen that could not be pinned because it had just died, or a process
+    /// appeared during the scan.
     pub(in crate::tracker) missed: bool,
     /// Whether the root's task cgroup contains live processes that cannot be seen.
     pub(in crate::tracker) hides: bool,
@@ -140,6 +147,7 @@ pub(in crate::tracker) struct Seen {
     pub(in crate::tracker) spared: Option<SpareReason>,
 }
 
-/// Records members that were found, before they are signalled; returns the rows of those that could be recorded.
+/// Records members that were found, before they are signalled; returns the rows of those that could
+/// be recorded.
 pub(in crate::tracker) type Recorder<'a> =
     dyn FnMut(&Root, &[&ProcessInfo]) -> HashMap<Identity, ProcessId> + 'a;

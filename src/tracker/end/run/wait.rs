@@ -1,19 +1,21 @@
-//! Reports deaths of members by epoll, since checking each of thousands of processes takes longer than they take to die.
+//! Reports deaths of members by epoll, since checking each of thousands of processes takes longer
+//! than they take to die.
 
 use std::time::Duration;
 
 use super::{member::Member, state::TreeRun};
 use crate::sys::epoll::Readiness;
 
-/// How long to wait for further deaths after the first one of a turn, for each live member, since a turn visits all trees.
+/// How long to wait for further deaths after the first one of a turn, for each live member, since a
+/// turn visits all trees.
 const EACH: Duration = Duration::from_micros(1);
 /// Upper limit on that wait.
 const TOGETHER: Duration = Duration::from_millis(4);
 /// With fewer living members than this, each death is reported on its own.
 const MANY: u32 = 64;
 
-/// Watches members, which are identified by the indexes of tree and member. It must be restarted when a tree is removed and
-/// others move.
+/// Watches members, which are identified by the indexes of tree and member. It must be restarted
+/// when a tree is removed and others move.
 #[derive(Debug)]
 pub(super) struct Deaths(Option<Readiness>);
 
@@ -30,8 +32,8 @@ impl Deaths {
         Self::new()
     }
 
-    /// Waits until some members die, at most `limit`, and marks those. Returns `None` if not all of them can be watched: then
-    /// nothing is known about the others, and no wait took place.
+    /// Waits until some members die, at most `limit`, and marks those. Returns `None` if not all of
+    /// them can be watched: then nothing is known about the others, and no wait took place.
     pub(super) fn wait(&self, trees: &mut [TreeRun], limit: Duration) -> Option<bool> {
         let readiness = self.0.as_ref()?;
         let mut alive: u32 = 0;

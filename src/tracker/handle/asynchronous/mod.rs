@@ -5,11 +5,12 @@
 //! - [`subscription`]: ends, survivors and leaks;
 //! - [`tracker`]: spawning, ending, and other operations that must not block the runtime's threads.
 //!
-//! For a wait the program's pidfd (`pidfd_open(2)`: readable once the process is dead) is registered with the runtime's own
-//! epoll; there is no thread, no signal handler and no timer. The monitor records the end, as always, and then wakes the waiter.
-//! Blocking operations, such as a spawn, which waits for a commit, or an end, which waits for a grace, run on the runtime's
-//! blocking pool, and continue there if their future is dropped: an operation that has begun is completed and recorded, even if
-//! its caller no longer waits for it.
+//! For a wait the program's pidfd (`pidfd_open(2)`: readable once the process is dead) is
+//! registered with the runtime's own epoll; there is no thread, no signal handler and no timer. The
+//! monitor records the end, as always, and then wakes the waiter. Blocking operations, such as a
+//! spawn, which waits for a commit, or an end, which waits for a grace, run on the runtime's
+//! blocking pool, and continue there if their future is dropped: an operation that has begun is
+//! completed and recorded, even if its caller no longer waits for it.
 
 mod output;
 mod process;

@@ -21,18 +21,19 @@ use crate::{
 };
 
 impl AsyncProcess {
-    /// Reads both pipes at once until the program has ended, then waits for it, like [`Process::wait_with_output`]. Standard
-    /// input is closed first.
+    /// Reads both pipes at once until the program has ended, then waits for it, like
+    /// [`Process::wait_with_output`]. Standard input is closed first.
     ///
-    /// Cancel safe: output that was read stays in the handle, and the next call continues from there. Output that the caller has
-    /// read from `stdout` or `stderr` before is not included.
+    /// Cancel safe: output that was read stays in the handle, and the next call continues from
+    /// there. Output that the caller has read from `stdout` or `stderr` before is not included.
     ///
     /// [`Process::wait_with_output`]: crate::Process::wait_with_output
     ///
     /// # Errors
     ///
-    /// If a pipe cannot be read; then the program's tree is ended before this returns. If a pipe cannot be registered with the
-    /// current runtime, for example because there are too many descriptors; then the program continues to run.
+    /// If a pipe cannot be read; then the program's tree is ended before this returns. If a pipe
+    /// cannot be registered with the current runtime, for example because there are too many
+    /// descriptors; then the program continues to run.
     pub async fn wait_with_output(&mut self) -> Result<Output> {
         let mut communicator = self.communicate([]);
         loop {
@@ -42,9 +43,10 @@ impl AsyncProcess {
         }
     }
 
-    /// Writes `input` to the program's standard input while its output is read, like [`Process::communicate`]; nothing happens
-    /// before [`AsyncCommunicator::read`] is called. If the communicator is dropped early, the rest of the input is lost, and
-    /// output that was read stays in the handle.
+    /// Writes `input` to the program's standard input while its output is read, like
+    /// [`Process::communicate`]; nothing happens before [`AsyncCommunicator::read`] is called. If
+    /// the communicator is dropped early, the rest of the input is lost, and output that was read
+    /// stays in the handle.
     ///
     /// [`Process::communicate`]: crate::Process::communicate
     pub fn communicate(&mut self, input: impl Into<Vec<u8>>) -> AsyncCommunicator<'_> {
@@ -86,7 +88,8 @@ impl AsyncCommunicator<'_> {
         self
     }
 
-    /// Limits how many bytes each [`read`](Self::read) reads from standard output and standard error together.
+    /// Limits how many bytes each [`read`](Self::read) reads from standard output and standard
+    /// error together.
     pub fn limit_size(mut self, bytes: usize) -> Self {
         self.size = Some(bytes);
         self
@@ -102,7 +105,8 @@ impl AsyncCommunicator<'_> {
         &self.process.read.stderr
     }
 
-    /// Writes and reads until the program has ended, or a limit is reached (`None`), like [`Communicator::read`]. Cancel safe.
+    /// Writes and reads until the program has ended, or a limit is reached (`None`), like
+    /// [`Communicator::read`]. Cancel safe.
     ///
     /// [`Communicator::read`]: crate::Communicator::read
     ///
@@ -124,7 +128,8 @@ impl AsyncCommunicator<'_> {
             Ok(true) => {}
             Ok(false) => return Ok(None),
             Err(error) => {
-                // As in the former implementation, an operation that failed leaves no process behind.
+                // As in the former implementation, an operation that failed leaves no process
+                // behind.
                 if let Err(other) = self.process.terminate().await {
                     let pid = self.process.pid();
                     tracing::error!("failed to end process {pid} after a failed read: {other}");
@@ -132,15 +137,16 @@ impl AsyncCommunicator<'_> {
                 return Err(error);
             }
         }
-        // A process that still holds the other ends must not write into a pipe that is no longer read.
+        // A process that still holds the other ends must not write into a pipe that is no longer
+        // read.
         (self.process.stdout, self.process.stderr) = (None, None);
         let exit = self.process.wait().await?;
         let Read { stdout, stderr, .. } = std::mem::take(&mut self.process.read);
         Ok(Some(Output { exit, stdout, stderr }))
     }
 
-    /// Is ready when everything was written and read, or when the program is dead and the time to drain its pipes is over; ready
-    /// with `false` if there is no room left.
+    /// Is ready when everything was written and read, or when the program is dead and the time to
+    /// drain its pipes is over; ready with `false` if there is no room left.
     fn poll_transfer(&mut self, cx: &mut Context<'_>, room: &mut usize) -> Poll<Result<bool>> {
         if *room == 0 {
             return Poll::Ready(Ok(false));
@@ -191,9 +197,9 @@ impl AsyncCommunicator<'_> {
     }
 }
 
-/// Reads the available data, at most `room` bytes, and reduces `room` by it; at its end the pipe is closed. If there is more, the
-/// caller is woken again at once, since a process that writes faster than we read must not keep us from detecting the program's
-/// end.
+/// Reads the available data, at most `room` bytes, and reduces `room` by it; at its end the pipe is
+/// closed. If there is more, the caller is woken again at once, since a process that writes faster
+/// than we read must not keep us from detecting the program's end.
 fn poll_pipe(
     pipe: &mut Option<Receiver>,
     read: &mut Vec<u8>,

@@ -35,11 +35,12 @@ use crate::{
     },
 };
 
-/// One spawned program, for use in a tokio runtime. Created by [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) or
-/// [`Process::into_async`].
+/// One spawned program, for use in a tokio runtime. Created by
+/// [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) or [`Process::into_async`].
 ///
-/// Dropping it closes the host's ends of the pipes, but kills nothing, and the tracker still tracks the process. If the program
-/// is of no use without its handle, set [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
+/// Dropping it closes the host's ends of the pipes, but kills nothing, and the tracker still tracks
+/// the process. If the program is of no use without its handle, set
+/// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
 ///
 /// Its pipes are tokio's: `AsyncRead` and `AsyncWrite`, so that lines are read as they are printed.
 ///
@@ -65,9 +66,11 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// It is not bound to a runtime: [`wait`](Self::wait) and [`wait_with_output`](Self::wait_with_output) can be called in a runtime
-/// other than the one in which it was created, even after that one has ended. A pipe that is read or written directly belongs to
-/// the runtime in which it was created; tokio's `into_nonblocking_fd` moves it to another one.
+/// It is not bound to a runtime: [`wait`](Self::wait) and
+/// [`wait_with_output`](Self::wait_with_output) can be called in a runtime other than the one in
+/// which it was created, even after that one has ended. A pipe that is read or written directly
+/// belongs to the runtime in which it was created; tokio's `into_nonblocking_fd` moves it to
+/// another one.
 #[derive(Debug)]
 pub struct AsyncProcess {
     /// The pipe to its standard input, if [`Stdio::piped`](crate::Stdio::piped) was requested.
@@ -88,8 +91,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// If a pipe, or the pidfd, cannot be registered with the runtime, for example because there are too many descriptors. The
-    /// process continues to run, and the tracker still tracks it.
+    /// If a pipe, or the pidfd, cannot be registered with the runtime, for example because there
+    /// are too many descriptors. The process continues to run, and the tracker still tracks it.
     ///
     /// # Panics
     ///
@@ -132,11 +135,12 @@ impl AsyncProcess {
         self.process.task_id()
     }
 
-    /// Sets whether its tree is ended when this handle is dropped before the program has ended; by default as its job
-    /// specifies.
+    /// Sets whether its tree is ended when this handle is dropped before the program has ended; by
+    /// default as its job specifies.
     ///
     /// To cover a spawn that is cancelled before there is a handle, use
-    /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop), which describes how the tree is ended.
+    /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop), which describes how the tree is
+    /// ended.
     #[must_use]
     pub fn terminate_on_drop(mut self, on: bool) -> Self {
         self.process.on_drop.armed = on;
@@ -175,8 +179,8 @@ impl AsyncProcess {
 
     /// Waits until the program has ended and its end is in the ledger, like [`Process::wait`].
     ///
-    /// Cancel safe: a dropped future has consumed nothing, and the next one returns the same result. The first call closes
-    /// standard input.
+    /// Cancel safe: a dropped future has consumed nothing, and the next one returns the same
+    /// result. The first call closes standard input.
     ///
     /// # Errors
     ///
@@ -191,7 +195,8 @@ impl AsyncProcess {
         self.ended().await
     }
 
-    /// Returns how it ended, if it has ended, like [`Process::try_wait`]. Blocks while the end is being recorded.
+    /// Returns how it ended, if it has ended, like [`Process::try_wait`]. Blocks while the end is
+    /// being recorded.
     ///
     /// # Errors
     ///
@@ -200,20 +205,24 @@ impl AsyncProcess {
         self.process.try_wait()
     }
 
-    /// Ends the program's whole tree, like [`Process::terminate`]. The tree is ended even if the future is dropped.
+    /// Ends the program's whole tree, like [`Process::terminate`]. The tree is ended even if the
+    /// future is dropped.
     ///
     /// # Errors
     ///
-    /// As for [`Process::terminate`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
+    /// As for [`Process::terminate`]; [`is_closed`](Error::is_closed) also if the runtime is
+    /// shutting down.
     pub async fn terminate(&mut self) -> Result<Report> {
         self.terminate_with(&EndPlan::new()).await
     }
 
-    /// Does the same, but the settings of `plan` replace the job's, like [`Process::terminate_with`].
+    /// Does the same, but the settings of `plan` replace the job's, like
+    /// [`Process::terminate_with`].
     ///
     /// # Errors
     ///
-    /// As for [`Process::terminate_with`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
+    /// As for [`Process::terminate_with`]; [`is_closed`](Error::is_closed) also if the runtime is
+    /// shutting down.
     pub async fn terminate_with(&mut self, plan: &EndPlan) -> Result<Report> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
         let plan = plan.clone();
@@ -229,32 +238,37 @@ impl AsyncProcess {
         self.process.signal(signal)
     }
 
-    /// Sends a signal to all processes of the program's tree, like [`Process::signal_tree`]. They get it even if the future is
-    /// dropped.
+    /// Sends a signal to all processes of the program's tree, like [`Process::signal_tree`]. They
+    /// get it even if the future is dropped.
     ///
     /// # Errors
     ///
-    /// As for [`Process::signal_tree`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
+    /// As for [`Process::signal_tree`]; [`is_closed`](Error::is_closed) also if the runtime is
+    /// shutting down.
     pub async fn signal_tree(&self, signal: i32) -> Result<usize> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
         aside(move || signal_tree(&core, &entry, signal)).await?
     }
 
-    /// Suspends all processes of the program's tree, like [`Process::suspend`], even if the future is dropped.
+    /// Suspends all processes of the program's tree, like [`Process::suspend`], even if the future
+    /// is dropped.
     ///
     /// # Errors
     ///
-    /// As for [`Process::suspend`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
+    /// As for [`Process::suspend`]; [`is_closed`](Error::is_closed) also if the runtime is shutting
+    /// down.
     pub async fn suspend(&self) -> Result<usize> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
         aside(move || suspend::suspend(&core, &entry)).await?
     }
 
-    /// Resumes all processes of the program's tree, like [`Process::resume`], even if the future is dropped.
+    /// Resumes all processes of the program's tree, like [`Process::resume`], even if the future is
+    /// dropped.
     ///
     /// # Errors
     ///
-    /// As for [`Process::resume`]; [`is_closed`](Error::is_closed) also if the runtime is shutting down.
+    /// As for [`Process::resume`]; [`is_closed`](Error::is_closed) also if the runtime is shutting
+    /// down.
     pub async fn resume(&self) -> Result<usize> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
         aside(move || suspend::resume(&core, &entry)).await?
@@ -301,7 +315,8 @@ impl AsyncProcess {
         self.pidfd.poll_dead(cx)
     }
 
-    /// Reads the status of the dead program, and waits until its end is recorded, like `Process::ended`.
+    /// Reads the status of the dead program, and waits until its end is recorded, like
+    /// `Process::ended`.
     async fn ended(&self) -> Result<Exit> {
         let Process { core, entry, pidfd, .. } = &self.process;
         let mut untraced = None;

@@ -19,8 +19,8 @@ use crate::{
     tracker::{Job, handle::exit::Exit},
 };
 
-/// A set of programs that are waited for together, like the tasks of a [`tokio::task::JoinSet`]. Dropping it ends their trees in
-/// the background.
+/// A set of programs that are waited for together, like the tasks of a [`tokio::task::JoinSet`].
+/// Dropping it ends their trees in the background.
 ///
 /// ```
 /// use procledger::{Job, ProcessSet, Tracker};
@@ -49,8 +49,8 @@ pub struct ProcessSet {
     waits: JoinSet<(TaskId, Result<Exit>)>,
     /// Whether the waits are to end their programs.
     stop: watch::Sender<bool>,
-    /// Whether its programs end with their handles. This is read when a handle is dropped, wherever that happens; a request to
-    /// the tasks would be lost if their runtime ended first.
+    /// Whether its programs end with their handles. This is read when a handle is dropped, wherever
+    /// that happens; a request to the tasks would be lost if their runtime ended first.
     attached: Arc<AtomicBool>,
 }
 
@@ -69,7 +69,8 @@ impl ProcessSet {
 
     /// Starts a program and adds it to the set. If the future is dropped, the program is ended.
     ///
-    /// Pipes of the job are closed: to read a program's output, spawn it, take the pipes, and [`add`](Self::add) it.
+    /// Pipes of the job are closed: to read a program's output, spawn it, take the pipes, and
+    /// [`add`](Self::add) it.
     ///
     /// # Errors
     ///
@@ -98,7 +99,8 @@ impl ProcessSet {
         });
     }
 
-    /// Returns the number of programs in the set: those that are running, and those that have ended but were not returned yet.
+    /// Returns the number of programs in the set: those that are running, and those that have ended
+    /// but were not returned yet.
     pub fn len(&self) -> usize {
         self.waits.len()
     }
@@ -108,8 +110,8 @@ impl ProcessSet {
         self.waits.is_empty()
     }
 
-    /// Waits until one of the programs has ended and its end is in the ledger, removes it, and returns its task and how it ended;
-    /// `None` if the set is empty. Cancel safe.
+    /// Waits until one of the programs has ended and its end is in the ledger, removes it, and
+    /// returns its task and how it ended; `None` if the set is empty. Cancel safe.
     ///
     /// # Panics
     ///
@@ -128,8 +130,9 @@ impl ProcessSet {
         }
     }
 
-    /// Ends the trees of all programs together, each with its own grace, and returns the programs like
-    /// [`join_next`](Self::join_next); the set is empty afterwards. If the future is dropped, the trees are ended nevertheless.
+    /// Ends the trees of all programs together, each with its own grace, and returns the programs
+    /// like [`join_next`](Self::join_next); the set is empty afterwards. If the future is dropped,
+    /// the trees are ended nevertheless.
     ///
     /// # Panics
     ///
@@ -144,13 +147,14 @@ impl ProcessSet {
         ended
     }
 
-    /// Removes all programs from the set without ending them, like [`tokio::task::JoinSet::detach_all`]. The set can still be
-    /// used.
+    /// Removes all programs from the set without ending them, like
+    /// [`tokio::task::JoinSet::detach_all`]. The set can still be used.
     ///
-    /// They continue to run like programs whose handles were dropped, even if the set is dropped or the runtime ends right after
-    /// this: the tracker ends them at its shutdown, and [`AsyncTracker::get`] returns handles to them. A
-    /// [`terminate_on_drop`](crate::Job::terminate_on_drop) of their jobs no longer applies. Trees that a
-    /// [`shutdown`](Self::shutdown) whose future was dropped has begun to end are ended.
+    /// They continue to run like programs whose handles were dropped, even if the set is dropped or
+    /// the runtime ends right after this: the tracker ends them at its shutdown, and
+    /// [`AsyncTracker::get`] returns handles to them. A
+    /// [`terminate_on_drop`](crate::Job::terminate_on_drop) of their jobs no longer applies. Trees
+    /// that a [`shutdown`](Self::shutdown) whose future was dropped has begun to end are ended.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -180,7 +184,8 @@ async fn wait(process: &mut AsyncProcess, mut stop: watch::Receiver<bool>) -> Re
         let mut ended = pin!(process.wait());
         let mut stopped = pin!(async {
             if stop.wait_for(|stop| *stop).await.is_err() {
-                // The set is gone, or has detached its programs: this task is aborted, and drops its handle.
+                // The set is gone, or has detached its programs: this task is aborted, and drops
+                // its handle.
                 pending::<()>().await;
             }
         });

@@ -37,14 +37,15 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct AsyncSubscription {
-    /// Shared with a query of the ledger that is in progress: if its future is dropped, the query is completed, and its result is
-    /// kept.
+    /// Shared with a query of the ledger that is in progress: if its future is dropped, the query
+    /// is completed, and its result is kept.
     inner: Arc<Mutex<Subscription>>,
     writes: Option<Writes>,
 }
 
 impl AsyncTracker {
-    /// Subscribes to the events that the ledger records from now on, like [`Tracker::subscribe`](crate::Tracker::subscribe).
+    /// Subscribes to the events that the ledger records from now on, like
+    /// [`Tracker::subscribe`](crate::Tracker::subscribe).
     ///
     /// # Errors
     ///

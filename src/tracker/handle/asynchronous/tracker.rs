@@ -13,12 +13,14 @@ use crate::{
     },
 };
 
-/// A [`Tracker`] for use in a tokio runtime: blocking operations run on the runtime's blocking pool.
+/// A [`Tracker`] for use in a tokio runtime: blocking operations run on the runtime's blocking
+/// pool.
 ///
-/// Dropping one of these futures does not undo an operation that has begun: a program that is being started will run and be in
-/// the ledger; a tree that is being ended will be ended and recorded.
+/// Dropping one of these futures does not undo an operation that has begun: a program that is being
+/// started will run and be in the ledger; a tree that is being ended will be ended and recorded.
 ///
-/// Close it with [`shutdown`](Self::shutdown). Dropping the last handle shuts down as well, but blocks the thread meanwhile.
+/// Close it with [`shutdown`](Self::shutdown). Dropping the last handle shuts down as well, but
+/// blocks the thread meanwhile.
 ///
 /// ```
 /// use procledger::{Job, Stdio, Tracker};
@@ -45,30 +47,34 @@ impl Tracker {
 }
 
 impl AsyncTracker {
-    /// Returns the tracker itself. Its methods block: those that only read, for about a millisecond; those that end processes,
-    /// for a grace.
+    /// Returns the tracker itself. Its methods block: those that only read, for about a
+    /// millisecond; those that end processes, for a grace.
     pub fn tracker(&self) -> &Tracker {
         &self.0
     }
 
-    /// Starts a program, like [`Tracker::spawn`]. If the future is dropped, as by `tokio::time::timeout` or `select!`, the
-    /// program may still run, without a handle: it has its row, and the tracker ends it at shutdown. With
+    /// Starts a program, like [`Tracker::spawn`]. If the future is dropped, as by
+    /// `tokio::time::timeout` or `select!`, the program may still run, without a handle: it has its
+    /// row, and the tracker ends it at shutdown. With
     /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) its tree is ended instead.
     ///
     /// # Errors
     ///
-    /// As for [`Tracker::spawn`]; [`is_closed`](crate::Error::is_closed) if the runtime is shutting down.
+    /// As for [`Tracker::spawn`]; [`is_closed`](crate::Error::is_closed) if the runtime is shutting
+    /// down.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, like all of these methods, and in a runtime that was built without `enable_all`.
+    /// Outside a tokio runtime, like all of these methods, and in a runtime that was built without
+    /// `enable_all`.
     pub async fn spawn(&self, job: Job) -> Result<AsyncProcess> {
         let process = self.run(move |tracker| tracker.spawn(job)).await?;
         let (core, entry) = (Arc::clone(&process.core), Arc::clone(&process.entry));
         match process.into_async() {
             Ok(process) => Ok(process),
             Err(error) => {
-                // The caller gets no handle to it, and an operation that failed leaves no process behind.
+                // The caller gets no handle to it, and an operation that failed leaves no process
+                // behind.
                 let plan = EndPlan::new();
                 aside(move || {
                     settle::terminate_entries(&core, std::slice::from_ref(&entry), &plan)
@@ -79,8 +85,8 @@ impl AsyncTracker {
         }
     }
 
-    /// Starts a program, waits for it and returns all of its output, like [`Tracker::output`]. If the future is dropped, the
-    /// program's tree is ended, since there is no other handle to it.
+    /// Starts a program, waits for it and returns all of its output, like [`Tracker::output`]. If
+    /// the future is dropped, the program's tree is ended, since there is no other handle to it.
     ///
     /// # Errors
     ///
@@ -94,7 +100,8 @@ impl AsyncTracker {
         self.spawn(job).await?.wait_with_output().await
     }
 
-    /// Starts a program and waits for it, like [`Tracker::status`]. If the future is dropped, the program's tree is ended.
+    /// Starts a program and waits for it, like [`Tracker::status`]. If the future is dropped, the
+    /// program's tree is ended.
     ///
     /// # Errors
     ///
@@ -137,16 +144,19 @@ impl AsyncTracker {
     ///
     /// # Errors
     ///
-    /// As for [`Tracker::terminate`]; [`is_closed`](crate::Error::is_closed) if the runtime is shutting down.
+    /// As for [`Tracker::terminate`]; [`is_closed`](crate::Error::is_closed) if the runtime is
+    /// shutting down.
     pub async fn terminate(&self, task_id: impl Into<String>) -> Result<Report> {
         self.terminate_with(task_id, &EndPlan::new()).await
     }
 
-    /// Ends a task according to `plan`, like [`Tracker::terminate_with`]. Its trees are ended even if the future is dropped.
+    /// Ends a task according to `plan`, like [`Tracker::terminate_with`]. Its trees are ended even
+    /// if the future is dropped.
     ///
     /// # Errors
     ///
-    /// As for [`Tracker::terminate_with`]; [`is_closed`](crate::Error::is_closed) if the runtime is shutting down.
+    /// As for [`Tracker::terminate_with`]; [`is_closed`](crate::Error::is_closed) if the runtime is
+    /// shutting down.
     pub async fn terminate_with(
         &self,
         task_id: impl Into<String>,
@@ -156,11 +166,13 @@ impl AsyncTracker {
         self.run(move |tracker| tracker.terminate_with(&task_id, &plan)).await
     }
 
-    /// Shuts down, like [`Tracker::shutdown`]. The shutdown is completed even if the future is dropped.
+    /// Shuts down, like [`Tracker::shutdown`]. The shutdown is completed even if the future is
+    /// dropped.
     ///
     /// # Errors
     ///
-    /// As for [`Tracker::shutdown`]; [`is_closed`](crate::Error::is_closed) if the runtime is shutting down.
+    /// As for [`Tracker::shutdown`]; [`is_closed`](crate::Error::is_closed) if the runtime is
+    /// shutting down.
     pub async fn shutdown(&self) -> Result<Report> {
         self.run(Tracker::shutdown).await
     }
@@ -180,7 +192,8 @@ impl AsyncTracker {
     ///
     /// # Errors
     ///
-    /// Those of the operation; [`is_closed`](crate::Error::is_closed) if the runtime is shutting down.
+    /// Those of the operation; [`is_closed`](crate::Error::is_closed) if the runtime is shutting
+    /// down.
     pub async fn run<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&Tracker) -> Result<T> + Send + 'static,

@@ -29,18 +29,20 @@ use crate::{
 use finding::finding;
 pub use finding::{Finding, Level};
 
-/// If the newest health pass is older than this while a process is running, no instance is making passes. Four intervals of the
-/// former implementation.
+/// If the newest health pass is older than this while a process is running, no instance is making
+/// passes. Four intervals of the former implementation.
 const PASS_IS_LATE: std::time::Duration = std::time::Duration::from_mins(2);
 
-/// Free space below which a warning is reported: the WAL may take 4 MiB, a checkpoint and an export some more.
+/// Free space below which a warning is reported: the WAL may take 4 MiB, a checkpoint and an export
+/// some more.
 const SPACE_IS_SHORT: u64 = 16 << 20;
 
 /// Advice for a damaged ledger.
 const RESTORE: &str =
     "restore a backup made by `.backup`, or save what can be read with `sqlite3 LEDGER .recover`";
 
-/// Returns an error with its cause, such as the errno or the message of SQLite, which often shows what to do.
+/// Returns an error with its cause, such as the errno or the message of SQLite, which often shows
+/// what to do.
 fn whole(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
@@ -48,13 +50,15 @@ fn whole(error: &Error) -> String {
     }
 }
 
-/// Checks ledger, machine, rows and, if one is given, the JSON export. It opens the ledger read-only, and never fails: a check
-/// that is not possible is a finding. It temporarily creates files beside the ledger and the export.
+/// Checks ledger, machine, rows and, if one is given, the JSON export. It opens the ledger
+/// read-only, and never fails: a check that is not possible is a finding. It temporarily creates
+/// files beside the ledger and the export.
 pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
     diagnose_trusting(ledger, export, None)
 }
 
-/// Checks like [`diagnose`], with a trusted folder: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+/// Checks like [`diagnose`], with a trusted folder: see
+/// [`Builder::trust_folder`](crate::Builder::trust_folder).
 pub fn diagnose_trusting(
     ledger: &Path,
     export: Option<&Path>,
@@ -110,8 +114,8 @@ pub fn diagnose_trusting(
     findings
 }
 
-/// Checks whether the ledger may be opened for writing; if not, reports which folder is the obstacle, why, and what to do.
-/// Another user's ledger can be read nevertheless.
+/// Checks whether the ledger may be opened for writing; if not, reports which folder is the
+/// obstacle, why, and what to do. Another user's ledger can be read nevertheless.
 fn trust(ledger: &Path, trust_folder: Option<&Path>) -> Option<Finding> {
     use std::os::unix::fs::MetadataExt;
     let own = rustix::process::geteuid();
@@ -191,8 +195,9 @@ fn machine(findings: &mut Vec<Finding>) {
     ));
 }
 
-/// Reports the containment that `auto` would choose for a new tree, and the keeper, with one advice for both. The check creates
-/// no cgroup, so only a spawn can determine whether joining one works; the keeper is started once, to read its version.
+/// Reports the containment that `auto` would choose for a new tree, and the keeper, with one advice
+/// for both. The check creates no cgroup, so only a spawn can determine whether joining one works;
+/// the keeper is started once, to read its version.
 fn containment(findings: &mut Vec<Finding>) {
     let base = cgroup::prospect();
     let keeper = Binary::found().and_then(|found| {
@@ -234,8 +239,8 @@ fn containment(findings: &mut Vec<Finding>) {
     });
 }
 
-/// Returns the finding for trees that only a session contains. `is_unusable`: there is a keeper that cannot be used, and its own
-/// line has the advice.
+/// Returns the finding for trees that only a session contains. `is_unusable`: there is a keeper
+/// that cannot be used, and its own line has the advice.
 fn sessions_only(why: &str, is_unusable: bool) -> Finding {
     let advice = "a daemon that leaves its session and clears its environment is found only if a pass has recorded it: \
                   install `procledger-keeper` beside the program, or delegate a cgroup v2 subtree (`Delegate=yes` in a \
@@ -350,9 +355,10 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
     });
 }
 
-/// Reports a ledger that has a second name. Each name has its own `-wal` and locks, so writing by both names damages the ledger
-/// (<https://www.sqlite.org/howtocorrupt.html>, section 2.5). This is only a warning: a host that always uses one name is safe,
-/// and a backup made of hard links must not stop it.
+/// Reports a ledger that has a second name. Each name has its own `-wal` and locks, so writing by
+/// both names damages the ledger (<https://www.sqlite.org/howtocorrupt.html>, section 2.5). This is
+/// only a warning: a host that always uses one name is safe, and a backup made of hard links must
+/// not stop it.
 fn second_name(ledger: &Path) -> Option<Finding> {
     use std::os::unix::fs::MetadataExt;
     let links = std::fs::metadata(ledger).map_or(1, |found| found.nlink());
@@ -372,7 +378,8 @@ fn second_name(ledger: &Path) -> Option<Finding> {
     Some(finding("name", Level::Warning, detail, advice))
 }
 
-/// Reports the schema. An older one is no problem: it lets an older program continue to use its ledger.
+/// Reports the schema. An older one is no problem: it lets an older program continue to use its
+/// ledger.
 fn schema(store: &Store) -> Finding {
     let (has, latest) = (store.schema(), Schema::latest());
     let (what, advice) = match has.cmp(&latest) {

@@ -9,8 +9,8 @@ use crate::{
     store::Store,
 };
 
-/// Age of an acknowledgement from which on it is late: a shipper sends a batch every 30 seconds by default, and after an outage
-/// retries every five minutes.
+/// Age of an acknowledgement from which on it is late: a shipper sends a batch every 30 seconds by
+/// default, and after an outage retries every five minutes.
 const LATE: Duration = Duration::from_hours(24);
 
 /// Reports when each fleet last acknowledged a batch of this ledger.

@@ -7,7 +7,8 @@ use crate::{
     sys::{Proc, wal_readers},
 };
 
-/// Reports the processes that hold a snapshot, by PID and name; if there is none, the size of the WAL.
+/// Reports the processes that hold a snapshot, by PID and name; if there is none, the size of the
+/// WAL.
 pub(super) fn state(store: &Store) -> Finding {
     let kib = store.wal_bytes() / 1024;
     let finding = |level, detail, advice: &str| Finding {

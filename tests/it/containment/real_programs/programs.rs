@@ -1,9 +1,10 @@
 //! The programs, how each is started, and how to detect from outside that it is up.
 //!
-//! They leave their task in typical ways: `redis-server` and `nginx` fork away, take a session of their own and overwrite their
-//! environment; `tmux` and `ssh-agent` keep it; Chromium has zygotes that overwrite theirs and crash handlers that fork away; a
-//! server that `npx` started lives on when `npx` is killed; and one daemon has forked twice, has no environment at all and has
-//! `/` as its working directory. All of them listen on sockets in a folder of the test, none on a port.
+//! They leave their task in typical ways: `redis-server` and `nginx` fork away, take a session of
+//! their own and overwrite their environment; `tmux` and `ssh-agent` keep it; Chromium has zygotes
+//! that overwrite theirs and crash handlers that fork away; a server that `npx` started lives on
+//! when `npx` is killed; and one daemon has forked twice, has no environment at all and has `/` as
+//! its working directory. All of them listen on sockets in a folder of the test, none on a port.
 
 use std::{
     fs,
@@ -114,7 +115,8 @@ kill -KILL "$npx"; wait "$npx"; : > "$D/node.up""#,
     },
 ];
 
-/// `sleeper NAME` creates a program of that name that waits forever without a child, once it has reported that it is up.
+/// `sleeper NAME` creates a program of that name that waits forever without a child, once it has
+/// reported that it is up.
 const HEAD: &str = r#"
 D=$1 NPM=$2; cd "$D"; export HOME="$D" TMPDIR="$D"
 sleeper() {

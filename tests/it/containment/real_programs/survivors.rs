@@ -1,5 +1,5 @@
-//! Which processes are left, according to the kernel: pidfds of all that were there, and a scan of the whole PID namespace. The
-//! scan does not use the ledger.
+//! Which processes are left, according to the kernel: pidfds of all that were there, and a scan of
+//! the whole PID namespace. The scan does not use the ledger.
 
 use std::{collections::HashSet, fs};
 
@@ -9,7 +9,8 @@ use crate::support::{PidfdWatch, is_alive, pids};
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) pid: u32,
-    /// The first 15 bytes of the executable's name, or what the program changed them to; most overwrite their arguments only.
+    /// The first 15 bytes of the executable's name, or what the program changed them to; most
+    /// overwrite their arguments only.
     pub(super) name: String,
     pub(super) command: String,
 }

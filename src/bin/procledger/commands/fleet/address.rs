@@ -19,7 +19,8 @@ macro_rules! options_with_an_address {
                 help = "Database, as postgresql://USER@HOST/DATABASE"
             )]
             pub(crate) $option: Option<String>,
-            /// Accept any certificate of the server: the connection is encrypted, but an attacker in the middle is not detected
+            /// Accept any certificate of the server: the connection is encrypted, but an attacker
+            /// in the middle is not detected
             #[arg(long)]
             pub(crate) insecure_tls: bool,
         }

@@ -40,8 +40,8 @@ pub(super) struct EnrollArgs {
 impl EnrollArgs {
     pub(super) fn run(self) -> Result<Exit> {
         let address = self.to.address()?;
-        // A file that cannot be written must not cost the host its password. It is never readable by others, not even for a
-        // moment, whatever was there before.
+        // A file that cannot be written must not cost the host its password. It is never readable
+        // by others, not even for a moment, whatever was there before.
         let file = self.output.as_deref().map(|file| create_beside(file).map(|new| (file, new)));
         let file = file.transpose()?;
         let made = fleet::enroll(&address, &self.host).map_err(|error| {

@@ -16,7 +16,8 @@ use crate::{
     render::{Table, bytes, fleet_outcome, shell_words, short_span, since, span},
 };
 
-/// A host that has been silent for longer than this is not known to run anything. Shippers send every 30 seconds by default.
+/// A host that has been silent for longer than this is not known to run anything. Shippers send
+/// every 30 seconds by default.
 pub(super) const SILENT: Duration = Duration::from_mins(5);
 /// A clock that is further off is mentioned.
 const SKEWED_MS: u64 = 5_000;

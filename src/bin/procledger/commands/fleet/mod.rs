@@ -1,4 +1,5 @@
-//! `fleet`: the database of a fleet, and the contents of all its ledgers together. It opens no ledger.
+//! `fleet`: the database of a fleet, and the contents of all its ledgers together. It opens no
+//! ledger.
 
 pub(super) mod address;
 mod check;

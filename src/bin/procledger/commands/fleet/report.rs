@@ -140,7 +140,8 @@ impl ReportArgs {
     }
 
     fn page(&self, fleet: &mut Fleet, since: Option<SystemTime>) -> Result<FleetPage> {
-        // The sums by task take as long as all others together: another connection makes them meanwhile.
+        // The sums by task take as long as all others together: another connection makes them
+        // meanwhile.
         let (by_task, page) = thread::scope(|scope| {
             let by_task = scope.spawn(|| -> Result<_> {
                 Ok(self.from.open()?.groups(since, LeakGrouping::Task)?)
