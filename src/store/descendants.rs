@@ -86,16 +86,23 @@ impl Store {
 }
 
 fn descendants(connection: &Connection, root: ProcessId) -> rusqlite::Result<RecordedDescendants> {
-    let live = connection
-        .prepare_cached(LIVE_BELOW)?
-        .query_map([root.0], |row| {
-            let mut reader = RowReader::of(row);
-            Ok((reader.take()?, identity(&mut reader)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
+    let live = live_below(connection, root)?;
     let spared = connection
         .prepare_cached(KEPT_BELOW)?
         .query_map([root.0], |row| identity(&mut RowReader::of(row)))?
         .collect::<rusqlite::Result<_>>()?;
     Ok(RecordedDescendants { live, spared })
+}
+
+/// Returns the descendants of a root that have not ended.
+pub(super) fn live_below(
+    connection: &Connection,
+    root: ProcessId,
+) -> rusqlite::Result<Vec<(ProcessId, Identity)>> {
+    let mut statement = connection.prepare_cached(LIVE_BELOW)?;
+    let rows = statement.query_map([root.0], |row| {
+        let mut reader = RowReader::of(row);
+        Ok((reader.take()?, identity(&mut reader)?))
+    })?;
+    rows.collect()
 }

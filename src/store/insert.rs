@@ -19,19 +19,11 @@ pub(crate) struct Insertion<K> {
 }
 
 impl Store {
-    /// Records a batch in one transaction. An outer error means that none of it was committed.
+    /// Records a batch, taken once the transaction has begun, in that transaction. An outer error
+    /// means that none of it was committed.
     ///
     /// If the task of an item has a root that is alive in `here`, that item alone is refused. A
     /// root that is alive elsewhere cannot be judged from here, and blocks nothing.
-    pub(crate) fn insert_batch<K>(
-        &self,
-        here: &PidScope,
-        batch: Vec<(K, NewProcess)>,
-    ) -> Result<Vec<Insertion<K>>> {
-        self.write_patiently("record a process", |tx| insert_batch(tx, here, batch))
-    }
-
-    /// Does the same, but takes the batch only once the transaction has begun.
     pub(crate) fn insert_queued<K>(
         &self,
         here: &PidScope,
@@ -43,16 +35,6 @@ impl Store {
     /// Records one process.
     pub(crate) fn insert_one(&self, here: &PidScope, new: &NewProcess) -> Result<ProcessId> {
         self.write_patiently("record a process", |tx| insert(tx, here, new))?
-    }
-
-    /// Records a batch of processes that were found below a root, and that are ended whether or not
-    /// they can be recorded.
-    pub(crate) fn insert_found<K>(
-        &self,
-        here: &PidScope,
-        batch: Vec<(K, NewProcess)>,
-    ) -> Result<Vec<Insertion<K>>> {
-        self.write("record a process", |tx| insert_batch(tx, here, batch))
     }
 }
 

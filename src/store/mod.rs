@@ -60,6 +60,7 @@ mod leak_report;
 mod leaks;
 mod ledger_files;
 mod maintenance;
+mod members;
 mod metrics;
 mod migration;
 mod open_connection;

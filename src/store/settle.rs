@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::{
     Store, claim,
     commit_counts::CommitCounts,
-    leaks, passes, process,
+    leaks,
+    members::ClaimedRows,
+    passes, process,
     transaction::Transaction,
     transition::{Change, Live, Note, all_live, apply, apply_each, live},
 };
@@ -30,7 +32,7 @@ impl Store {
         ends: impl IntoIterator<Item = &'a RootEnd>,
     ) -> Result<HashMap<ProcessId, Vec<(ProcessId, Identity)>>> {
         self.write_counted("record the end of processes", |tx, counts| {
-            let mut ended = HashMap::new();
+            let (mut ended, mut rows) = (HashMap::new(), ClaimedRows::default());
             for root in ends {
                 if !end_own(tx, counts, by, root)? {
                     let End { status, core_dumped, .. } = root.end;
@@ -39,7 +41,7 @@ impl Store {
                 }
                 settle(tx, counts, by, None, &root.kept)?;
                 let strays = root.strays.iter();
-                let strays = strays.map(|it| Ok((process::insert(tx, it)?, it.spec.identity)));
+                let strays = strays.map(|it| Ok((rows.of(tx, counts, it)?, it.spec.identity)));
                 ended.insert(root.process, strays.collect::<rusqlite::Result<_>>()?);
             }
             Ok(ended)

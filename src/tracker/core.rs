@@ -63,6 +63,9 @@ pub(in crate::tracker) struct Core {
     pub(in crate::tracker) maintenance: Maintenance,
     /// Stops kills that wait for a grace. Set by a caller, read by each `kill`.
     pub(in crate::tracker) kills_interrupted: AtomicBool,
+    /// Whether this instance has recorded members of its live trees. Set by the passes that do so,
+    /// read by the shutdown.
+    pub(in crate::tracker) recorded_members: AtomicBool,
 }
 
 impl std::fmt::Debug for Core {
@@ -96,6 +99,7 @@ impl Core {
             memory_watch: MemoryWatch::default(),
             maintenance: Maintenance::default(),
             kills_interrupted: AtomicBool::new(false),
+            recorded_members: AtomicBool::new(false),
             store,
             options,
             proc,

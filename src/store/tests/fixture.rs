@@ -63,7 +63,7 @@ impl Fixture {
         &self,
         batch: impl IntoIterator<Item = NewProcess>,
     ) -> Result<Vec<Insertion<usize>>> {
-        self.store.insert_batch(&here(), batch.into_iter().enumerate().collect())
+        self.store.insert_queued(&here(), || batch.into_iter().enumerate().collect())
     }
 
     /// Records one result; returns whether it was recorded.

@@ -8,6 +8,7 @@ mod history;
 mod insert;
 mod keys;
 mod leak_report;
+mod members;
 mod open;
 mod orphans;
 mod plans;

@@ -9,7 +9,7 @@ use crate::{
     model::{End, EndReason, Millis, RootEnd, State},
     store::{
         Schema, changes, claim, claim_orphans, descendants, exported, insert, instances, leaks,
-        metrics, passes, process_queries, prune, settle, transition,
+        members, metrics, passes, process_queries, prune, settle, transition,
     },
 };
 
@@ -40,6 +40,7 @@ fn no_recurring_query_reads_all_history() {
             "process_live_task",
         ),
         ("live_below", descendants::LIVE_BELOW, "process_root"),
+        ("recorded_below", members::RECORDED_BELOW, "process_root"),
         ("changes", changes::OPEN, "process_live_owner"),
         ("settle_alone", settle::HAS_DESCENDANTS, "process_root"),
         ("export_entries", exported::EXPORTED, "process_live_owner"),

@@ -189,8 +189,8 @@ fn claim_logged(
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    core.store.insert_batch(&core.pid_scope(), new).and_then(|all| {
-        let rows = all.into_iter().flat_map(|it| it.row).map(|id| core.store.process(id));
+    core.store.insert_found(new).and_then(|all| {
+        let rows = all.into_iter().map(|((), row)| core.store.process(row));
         rows.filter_map(Result::transpose).collect()
     })
 }

@@ -12,6 +12,7 @@
 //! - [`keeper_end_logs`]: processes that keepers ended after their host died;
 //! - [`left_behind`]: whether a root that is gone has left processes behind;
 //! - [`orphaned`]: tasks of a live host whose caller has ended;
+//! - [`missed_members`]: members that another instance missed when it ended their tree;
 //! - [`nested_instances`]: rows of instances that ran in a tree and ended with it;
 //! - [`outcome`]: turning the outcomes of a tree into rows, leaks and a report;
 //! - [`own_trees`]: claiming and ending trees of this instance;
@@ -39,6 +40,7 @@ pub(super) mod forget;
 pub(super) mod keeper_departure;
 pub(super) mod keeper_end_logs;
 pub(super) mod left_behind;
+pub(super) mod missed_members;
 pub(super) mod nested_instances;
 pub(super) mod orphaned;
 pub(super) mod outcome;

@@ -6,13 +6,14 @@
 //! nothing else would until the ledger is opened again. Only rows of processes that ended here are
 //! settled, and only those of dead instances: nothing is signalled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     identity::{Identity, Pid, Sameness},
     model::{
-        End, EndReason, InstanceId, ProcessId, ProcessRecord, Rule, RuleKey, Settled, Verdict,
+        End, EndReason, InstanceId, InstanceRecord, ProcessId, ProcessRecord, Rule, RuleKey,
+        Settled, Verdict,
     },
     store::TakeOver,
     tracker::{
@@ -54,52 +55,79 @@ impl Ended {
     }
 }
 
-/// Claims the rows that dead instances have of these processes, and returns what to write.
+/// Claims the rows that dead instances have of these processes, and returns what to write. The next
+/// orphan pass finds rows that cannot be claimed now.
 pub(in crate::tracker) fn settle_rows(core: &Core, ended: &[Ended]) -> Vec<Settled> {
     if ended.is_empty() {
         return Vec::new();
     }
-    try_settle_rows(core, ended).unwrap_or_else(|error| {
-        // Their instances are dead, so the next orphan pass finds them.
-        tracing::warn!(
-            "failed to settle what instances that ended with a tree have recorded: {error}"
-        );
-        Vec::new()
-    })
+    let mut settled = Vec::new();
+    match rows_of_the_dead(core, ended) {
+        Ok(all) => {
+            for ((owner, requested_by), ends) in all {
+                match claim(core, owner, requested_by, &ends) {
+                    Ok(claimed) => settled.extend(claimed),
+                    Err(error) => warn(&error),
+                }
+            }
+        }
+        Err(error) => warn(&error),
+    }
+    settled
 }
 
-fn try_settle_rows(core: &Core, ended: &[Ended]) -> Result<Vec<Settled>> {
+fn warn(error: &Error) {
+    tracing::warn!("failed to settle what instances that ended with a tree have recorded: {error}");
+}
+
+/// Rows, by their owner and by the person who requested their end.
+type Rows<'a> = HashMap<(InstanceId, Option<&'a str>), HashMap<ProcessId, &'a Ended>>;
+
+/// Returns the rows that dead instances have of these processes.
+fn rows_of_the_dead<'a>(core: &Core, ended: &'a [Ended]) -> Result<Rows<'a>> {
     let own = core.instance.id;
     let pids: Vec<Pid> = ended.iter().map(|ended| ended.identity.pid).collect();
-    let mut ends: HashMap<InstanceId, Vec<(ProcessId, &Ended)>> = HashMap::new();
+    let mut rows = Rows::new();
     for row in core.store.live_of_others(own, &pids)? {
         // The rows of the trees that were ended are claimed.
         if row.life.claimed_by() != Some(own)
             && let Some(ended) = ended.iter().find(|ended| is_of(&row, ended))
         {
-            ends.entry(row.owner).or_default().push((row.id, ended));
+            let group = (row.owner, ended.requested_by.as_deref());
+            rows.entry(group).or_default().insert(row.id, ended);
         }
     }
-    if ends.is_empty() {
-        return Ok(Vec::new());
+    if rows.is_empty() {
+        return Ok(rows);
     }
     let instances = core.store.instances_to_check()?;
     let liveness = LivenessCheck::new(&core.store, &core.proc, core.pid_scope());
-    let mut settled = Vec::new();
-    for instance in &instances {
-        let Some(ends) = ends.get(&instance.id) else { continue };
-        if !matches!(liveness.of(instance, &instances), Liveness::Dead(_)) {
-            continue;
-        }
-        for (row, ended) in ends {
-            let over = TakeOver { dead: &[instance.id], live: false };
-            let (owner, requested_by) = (Some(instance.id), ended.requested_by.as_deref());
-            let claimed = core.store.claim_over(&[*row], own, owner, requested_by, over)?;
-            let verdict = || Verdict::Ended(ended.end.clone());
-            settled.extend(claimed.iter().map(|(row, _)| Settled::new(row.id, verdict())));
-        }
-    }
-    Ok(settled)
+    let is_dead =
+        |instance: &&InstanceRecord| matches!(liveness.of(instance, &instances), Liveness::Dead(_));
+    let owners: HashSet<InstanceId> = rows.keys().map(|(owner, _)| *owner).collect();
+    let dead: HashSet<InstanceId> = (instances.iter())
+        .filter(|instance| owners.contains(&instance.id))
+        .filter(is_dead)
+        .map(|instance| instance.id)
+        .collect();
+    rows.retain(|(owner, _), _| dead.contains(owner));
+    Ok(rows)
+}
+
+/// Claims rows of a dead owner, all or none; returns their ends.
+fn claim(
+    core: &Core,
+    owner: InstanceId,
+    requested_by: Option<&str>,
+    ends: &HashMap<ProcessId, &Ended>,
+) -> Result<Vec<Settled>> {
+    let rows: Vec<ProcessId> = ends.keys().copied().collect();
+    let over = TakeOver { dead: &[owner], live: false };
+    let claimed =
+        core.store.claim_over(&rows, core.instance.id, Some(owner), requested_by, over)?;
+    let settled =
+        |row: ProcessId| Some(Settled::new(row, Verdict::Ended(ends.get(&row)?.end.clone())));
+    Ok(claimed.into_iter().filter_map(|(row, _)| settled(row.id)).collect())
 }
 
 fn is_of(row: &ProcessRecord, ended: &Ended) -> bool {

@@ -35,8 +35,8 @@ pub(in crate::tracker) fn record_found(
     found: &[&ProcessInfo],
 ) -> HashMap<Identity, ProcessId> {
     let new = found.iter().map(|it| (it.identity, it.new_row(core.instance.id, root))).collect();
-    match core.store.insert_found(&core.pid_scope(), new) {
-        Ok(all) => all.into_iter().filter_map(|it| Some((it.key, it.row.ok()?))).collect(),
+    match core.store.insert_found(new) {
+        Ok(rows) => rows.into_iter().collect(),
         Err(error) => {
             tracing::error!(
                 "failed to record {} processes before they are ended: {error}",

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{adopted_zombies, flush, keeper_departure, release, settle};
+use super::{adopted_zombies, flush, keeper_departure, missed_members, release, settle};
 use crate::{
     error::Result,
     model::{EndPlan, EndReason, Millis, Report, RuleKey, StopHow},
@@ -36,6 +36,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     // Settle what the monitor was handling when it was asked to stop.
     settle::settle_waiting(core);
     settle::settle_claimed(core, &mine);
+    missed_members::end_missed_members(core);
     keeper_departure::dismiss_departing(core);
     release::log_lost_statuses(core);
     core.store.be_patient_once();

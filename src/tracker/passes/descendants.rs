@@ -9,7 +9,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use super::{
@@ -98,10 +98,15 @@ pub(in crate::tracker) fn record_members(
     }
     let mut written = core.store.observe(&sightings).map(|_| ());
     if written.is_ok() && !found.is_empty() {
-        let new = found.into_iter().map(|new| ((), new)).collect();
-        written = core.store.insert_batch(&core.pid_scope(), new).map(|_| ());
+        written = write_members(core, &found);
     }
     (due, written)
+}
+
+/// Writes rows of members of live trees.
+pub(in crate::tracker) fn write_members(core: &Core, found: &[NewProcess]) -> Result<()> {
+    core.recorded_members.store(true, Ordering::Relaxed);
+    core.store.insert_members(found)
 }
 
 /// Returns why a tree of ours must be ended now; its age is checked before its memory.

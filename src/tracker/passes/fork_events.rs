@@ -284,11 +284,11 @@ impl Listener<'_> {
             .filter_map(|(entry, pinned)| {
                 let root = rows.iter().find(|row| row.id == entry.root.row)?;
                 let (snapshot, event) = (Snapshot::default(), Evidence::ForkEvent);
-                Some(((), descendants::new_row(core, root, &snapshot, &pinned.stat, event)?))
+                descendants::new_row(core, root, &snapshot, &pinned.stat, event)
             })
             .collect();
         if !new.is_empty() {
-            core.store.insert_batch(&core.pid_scope(), new)?;
+            descendants::write_members(core, &new)?;
             core.export.notify();
         }
         Ok(())

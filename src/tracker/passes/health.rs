@@ -33,6 +33,7 @@ use crate::{
         end::{
             adopted_zombies, background, claimed_trees, flush, foreign_claims, keeper_departure,
             keeper_end_logs, left_behind,
+            missed_members::is_missed,
             outcome::{self, Conclusion},
             release,
             root_exit::log_dead,
@@ -202,7 +203,7 @@ fn scan_rows(core: &Arc<Core>) -> Result<Found> {
                 (Some(fd), Ok(snapshot)) => seen_alive(&row, fd, snapshot),
                 _ => None,
             };
-            scan.check_own(row, held);
+            scan.check_own(row, held, &listed);
         } else {
             scan.check_other(row);
         }
@@ -274,7 +275,8 @@ impl<'a> Scan<'a> {
     }
 
     /// Checks a row of ours. `held`: its process was already found alive by its pidfd.
-    fn check_own(&mut self, row: ProcessRecord, held: Option<Pinned>) {
+    /// `listed`: all live rows.
+    fn check_own(&mut self, row: ProcessRecord, held: Option<Pinned>, listed: &HashSet<ProcessId>) {
         let core = self.core;
         let probe = held.map_or_else(
             || Pinned::probe(&core.proc, core.pid_scope(), &row.spec.identity),
@@ -282,7 +284,7 @@ impl<'a> Scan<'a> {
         );
         match probe {
             Probe::Alive(pinned) => {
-                if is_left(core, &row) {
+                if is_left(core, &row, listed) {
                     self.left.push(row.clone());
                 }
                 self.alive.push((row, pinned));
@@ -375,6 +377,11 @@ impl<'a> Scan<'a> {
             }
             Err(error) => return self.suspect(row, &error.to_string()),
         }
+        // An instance that is ending a tree may have just ended this process and its instance with
+        // that tree, and knows why.
+        if core.store.other_claimants(core.instance.id).is_ok_and(|others| !others.is_empty()) {
+            return;
+        }
         log_dead(row.pid(), &task_text(row.spec.task_id.as_ref()));
         self.report.absorb(orphans::record_gone(core, &row));
     }
@@ -401,19 +408,21 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Returns whether a live row of ours was to be ended before, but has no entry by which it would
-/// be: an orphan or a stray that survived, or whose claim was given back.
-fn is_left(core: &Core, row: &ProcessRecord) -> bool {
-    let tried = row.life.state() == State::Survived
-        || (row.life.state() == State::Running && row.last_error.is_some());
+/// Returns whether a live row of ours is to be ended, but has no entry by which it would be: an
+/// orphan or a stray that survived, or whose claim was given back, or a member of a tree that
+/// another instance has ended without it.
+fn is_left(core: &Core, row: &ProcessRecord, listed: &HashSet<ProcessId>) -> bool {
+    let tried =
+        matches!(row.life.state(), State::Survived | State::Running) && !was_never_tried(row);
     let held = [Some(row.id), row.spec.root]
         .into_iter()
         .flatten()
         .any(|id| core.registry.get(id).is_some());
-    tried && !held
+    (tried || is_missed(row, listed)) && !held
 }
 
-/// Claims such rows, so that they are retried once (invariant 12), each with its earlier cause.
+/// Claims such rows, so that they are ended, or retried once (invariant 12), each with its earlier
+/// cause.
 fn claim_left(core: &Core, left: &[ProcessRecord]) -> Result<Vec<(Cause, ProcessRecord)>> {
     if left.is_empty() {
         return Ok(Vec::new());
@@ -421,8 +430,11 @@ fn claim_left(core: &Core, left: &[ProcessRecord]) -> Result<Vec<(Cause, Process
     let ids: Vec<ProcessId> = left.iter().map(|row| row.id).collect();
     let claimed = core.store.claim(&ids, core.instance.id, Some(core.instance.id), None)?;
     let with_cause = |row: ProcessRecord| {
-        let survived =
-            left.iter().any(|old| old.id == row.id && old.life.state() == State::Survived);
+        let old = left.iter().find(|old| old.id == row.id);
+        if row.spec.root.is_some() && old.is_some_and(was_never_tried) {
+            return (Cause::stray(), row);
+        }
+        let survived = old.is_some_and(|old| old.life.state() == State::Survived);
         let leak = core.store.leak_kind(row.id).ok().flatten().or(match row.spec.root {
             _ if survived => None,
             Some(_) => Some(LeakKind::Stray),
@@ -437,6 +449,10 @@ fn claim_left(core: &Core, left: &[ProcessRecord]) -> Result<Vec<(Cause, Process
         (Cause { reason, leak, rule: RuleKey::SurvivedBefore.into() }, row)
     };
     Ok(claimed.into_iter().map(with_cause).collect())
+}
+
+fn was_never_tried(row: &ProcessRecord) -> bool {
+    row.life.state() == State::Running && row.last_error.is_none()
 }
 
 /// Ends claimed rows, all together, each with its own cause.

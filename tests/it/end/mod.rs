@@ -12,6 +12,7 @@ pub(crate) mod limits;
 pub(crate) mod limits_at_once;
 pub(crate) mod many_at_once;
 pub(crate) mod memory_limits;
+pub(crate) mod missed_members;
 pub(crate) mod nested_instances;
 pub(crate) mod obstacles;
 pub(crate) mod out_of_descriptors;
