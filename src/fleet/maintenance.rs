@@ -55,8 +55,8 @@ pub struct Forgotten {
 }
 
 /// Creates the partitions of the coming weeks, deletes history that is older than the fleet keeps,
-/// recomputes the sums of the last two weeks, and rebuilds indexes that are half empty. Run it once
-/// a day, as the owner.
+/// recomputes the sums of the last two weeks, vacuums their tables, and rebuilds indexes that are
+/// half empty. Run it once a day, as the owner.
 ///
 /// # Errors
 ///
@@ -109,6 +109,7 @@ pub fn maintain(address: &Address) -> Result<Maintenance> {
         done.streams += 1;
     }
     if meta.engine.has_partitions() {
+        vacuum(&mut client)?;
         rebuild(&mut client, now, &mut done)?;
     }
     let what = "maintain the fleet";
@@ -178,6 +179,23 @@ fn drop_old(client: &mut Client, oldest: SystemTime, done: &mut Maintenance) -> 
     Ok(())
 }
 
+/// Removes the sums that were replaced, and lets reports read the others from an index alone.
+/// PostgreSQL does so by itself, but later.
+fn vacuum(client: &mut Client) -> Result<()> {
+    let sql = "VACUUM (ANALYZE) fleet.leak_day, fleet.leak_hour, fleet.leak_top";
+    execute_outside(client, "remove the sums that were replaced", sql)
+}
+
+/// Executes a statement that cannot be part of a transaction, so that the session is checked
+/// before.
+fn execute_outside(client: &mut Client, what: &str, sql: &str) -> Result<()> {
+    drop(begin(client, what)?);
+    client
+        .batch_execute("SET statement_timeout = '1h'")
+        .and_then(|()| client.batch_execute(sql))
+        .map_err(|error| failed(what, error))
+}
+
 /// Rebuilds indexes that are half empty, except for those of current weeks, which would not stay
 /// full. Each of many hosts adds rows behind its own last one, and PostgreSQL splits a full page in
 /// the middle. Other statements do not wait for a rebuild.
@@ -197,12 +215,7 @@ fn rebuild(client: &mut Client, now: DateTime<Utc>, done: &mut Maintenance) -> R
         } else {
             format!("REINDEX INDEX CONCURRENTLY {index}")
         };
-        // Neither statement can be part of a transaction, so the session is checked before.
-        drop(begin(client, what)?);
-        client
-            .batch_execute("SET statement_timeout = '1h'")
-            .and_then(|()| client.batch_execute(&sql))
-            .map_err(|error| failed(what, error))?;
+        execute_outside(client, what, &sql)?;
         if is_valid {
             done.rebuilt.push(name);
         }

@@ -30,6 +30,10 @@ const NAMED: &str = "1000";
 /// no faster. Those of the other sums of a page would only take the CPU from the sums by task,
 /// which another connection makes meanwhile.
 const SERIAL: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
+/// The setting for sums over rows that are in order. PostgreSQL estimates that they have few keys,
+/// and would sum them in a hash table, which a million keys move to a file.
+const IN_ORDER: &str = "SET LOCAL enable_hashagg = off";
+const IN_ANY_ORDER: &str = "SET LOCAL enable_hashagg = DEFAULT";
 
 /// A fleet, open for reading. It needs the role `fleet_read`.
 pub struct Fleet {
@@ -183,10 +187,24 @@ impl Fleet {
         let of_hours: [&(dyn ToSql + Sync); 2] = [&from, &first_hour];
         let parameters = if by == Some(Hour) { &of_hours[..] } else { &all[..] };
         let what = "count the leaks";
-        let has_workers = self.meta.engine != Engine::Cockroach;
+        let has_settings = self.meta.engine != Engine::Cockroach;
+        let set = |client: &mut Client, settings| {
+            if has_settings { client.batch_execute(settings) } else { Ok(()) }
+        };
+        let sums = |client: &mut Client| {
+            set(client, SERIAL)?;
+            if by != Some(Task) {
+                return client.query(&sql, parameters);
+            }
+            set(client, IN_ORDER)?;
+            let largest = include_str!("statements/largest_tasks.sql").replace("{named}", NAMED);
+            let largest = client.query(&largest, &all)?;
+            set(client, IN_ANY_ORDER)?;
+            let largest: Vec<&str> = largest.iter().map(|row| row.get(0)).collect();
+            client.query(&sql, &[&from, &first_day, &first_midnight, &largest])
+        };
         let rows = read(&mut self.client, what, |client| {
-            let begun = if has_workers { client.batch_execute(SERIAL) } else { Ok(()) };
-            begun.and_then(|()| client.query(&sql, parameters)).map_err(|error| failed(what, error))
+            sums(client).map_err(|error| failed(what, error))
         })?;
         let mut groups: Vec<LeakGroup> = rows.iter().map(|row| group(row, by)).collect();
         match by {

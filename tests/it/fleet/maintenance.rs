@@ -59,6 +59,26 @@ fn sums_are_recomputed_while_a_shipper_updates_them() {
     assert_eq!(scene.database.rows("SELECT sum(leaks) FROM fleet.leak_day"), "1");
 }
 
+/// A report of many tasks reads them in the order of their index. Just recomputed, each sum would
+/// have to be looked up in its table as well.
+#[test]
+fn tasks_are_read_from_their_index_alone_after_maintenance() {
+    let Some(scene) = scene() else { return };
+    let sums = "INSERT INTO fleet.leak_top (stream, day, dimension, rest, key, leaks, orphans, strays, unregistered, survived, age_ms,
+          rss_bytes, last_found_at)
+        SELECT 1, current_date - 1 - n % 5, 'task', false, 'task-' || n, 1, 1, 0, 0, 0, 1, 1, now() - interval '1 day'
+        FROM generate_series(1, 20000) AS n";
+    scene.database.client().batch_execute(sums).expect("inserted");
+    printed(fleet(&["maintain", "--to", &scene.database.url()]));
+    let report = ["report", "--by", "task", "--json", "--from", &scene.database.url()];
+    let report: serde_json::Value = serde_json::from_str(&printed(fleet(&report))).expect("JSON");
+    assert_eq!(report["groups"].as_array().map(Vec::len), Some(1001), "the largest, and the rest");
+    let used = "SELECT idx_scan, idx_tup_fetch FROM pg_stat_user_indexes WHERE indexrelname = 'leak_top_task'";
+    // A session counts what it has read when it ends.
+    until("the index is used", || scene.database.rows(used).starts_with("1|"));
+    assert_eq!(scene.database.rows(used), "1|0", "no row was looked up");
+}
+
 /// Many hosts add one row after the other, and PostgreSQL splits each full page of the key in the
 /// middle.
 #[test]

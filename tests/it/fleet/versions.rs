@@ -78,6 +78,7 @@ fn a_fleet_of_the_previous_version_is_upgraded() {
     for is_the_same in [
         "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
          WHERE table_schema = 'fleet' AND table_name NOT LIKE 'ended_%' ORDER BY 1, 2",
+        "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'fleet' AND tablename NOT LIKE 'ended_%' ORDER BY 1",
         "SELECT tablename, policyname, roles, cmd, qual, with_check FROM pg_policies ORDER BY 1, 2",
         "SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants
          WHERE table_schema = 'fleet' AND grantee LIKE 'fleet_%' AND table_name NOT LIKE 'ended_%' ORDER BY 1, 2, 3",
