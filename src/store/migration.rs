@@ -32,9 +32,9 @@
 //! `rusqlite_migration` keeps its own count in `user_version` and could not leave it behind within
 //! that transaction, so this module runs them itself.
 
-use std::{fmt, path::Path};
+use std::{error::Error as _, fmt, path::Path};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, ffi};
 
 use crate::error::{Error, Kind, Result};
 
@@ -119,25 +119,24 @@ impl fmt::Display for Schema {
 
 /// Returns the schema of a ledger whose `user_version` is `compatible`.
 pub(super) fn of(connection: &Connection, compatible: i64) -> rusqlite::Result<Schema> {
-    if !has_ledger_table(connection)? {
-        return Ok(Schema(compatible));
-    }
-    let schema: Option<i64> = connection
-        .query_one("SELECT schema FROM ledger WHERE one = 1", [], |row| row.get(0))
-        .optional()?;
+    // All three columns are named, since a person may have created a table of this name in a ledger
+    // of schema 3.
+    let mut ledger = match connection.prepare("SELECT schema, uuid FROM ledger WHERE one = 1") {
+        Ok(ledger) => ledger,
+        Err(error) if names_nothing(&error) => return Ok(Schema(compatible)),
+        Err(error) => return Err(error),
+    };
+    let schema: Option<i64> = ledger.query_one([], |row| row.get(0)).optional()?;
     // A person may have deleted the row or set it to nonsense; the existence of the table still
     // proves a minimum.
     Ok(Schema(schema.unwrap_or(0)).max(Schema(compatible)).max(Schema::LEDGER))
 }
 
-/// Reports whether the table is ours: a person may have created one of the same name in a ledger of
-/// schema 3.
-fn has_ledger_table(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_one(
-        "SELECT count(*) = 3 FROM pragma_table_info('ledger') WHERE name IN ('one', 'uuid', 'schema')",
-        [],
-        |row| row.get(0),
-    )
+/// Reports whether a statement was refused because it names a table or column that does not exist.
+fn names_nothing(error: &rusqlite::Error) -> bool {
+    // rusqlite has two variants for it, one of which depends on its features.
+    let source = error.source().and_then(|source| source.downcast_ref::<ffi::Error>());
+    source.is_some_and(|error| error.extended_code == ffi::SQLITE_ERROR)
 }
 
 /// Refuses a ledger that only a newer program may use.

@@ -132,9 +132,10 @@ fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     budget::keep(connection)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.execute_batch(
-        "PRAGMA trusted_schema = OFF; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON",
-    )?;
+    // Not by pragmas, which are statements to prepare.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+    connection.execute_batch("PRAGMA synchronous = NORMAL")?;
     connection.pragma_update(None, "journal_size_limit", WAL_LIMIT_BYTES)?;
     if access != Access::Write {
         connection.pragma_update(None, "query_only", true)?;

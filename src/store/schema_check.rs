@@ -64,11 +64,12 @@ fn by_name(objects: Vec<Object>) -> Expected {
     objects.into_iter().map(|object| (object.name.to_lowercase(), object)).collect()
 }
 
-/// Refuses an object that no migration made and that could run code, with its name and what to do.
+/// Refuses an object that no migration made and that could run code, with its name and what to do;
+/// returns the schema.
 ///
 /// In a ledger of a newer version, whose migrations are unknown here, only objects that no version
 /// creates are refused: triggers and virtual tables.
-pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<Schema> {
     let wrong = |error| failed(path, "read the schema", error);
     let compatible: i64 =
         connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(wrong)?;
@@ -79,7 +80,7 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
         schema if schema > Schema::latest() => {
             let found = objects(connection).map_err(wrong)?;
             let fault = found.iter().find_map(fires_in_any_version);
-            return fault.map_or(Ok(()), |fault| Err(refused(path, &fault)));
+            return fault.map_or(Ok(schema), |fault| Err(refused(path, &fault)));
         }
         schema => {
             older = expected(schema);
@@ -90,7 +91,7 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
         Error::new(Kind::Other, format!("failed to generate the schema to compare with: {error}"))
     })?;
     match fault(connection, expected).map_err(wrong)? {
-        None => Ok(()),
+        None => Ok(schema),
         Some(fault) => Err(refused(path, &fault)),
     }
 }

@@ -43,32 +43,50 @@ const OTHER_REAPER_PAUSE: Duration = Duration::from_millis(10);
 pub(in crate::tracker) fn reap_orphans(core: &Arc<Core>) -> Result<Report> {
     let _pass = core.passes.begin_pass();
     let deadline = Instant::now() + OTHER_REAPER_LIMIT;
-    let mut report = orphan_pass(core)?;
-    // A reaper that dies while we wait for it loses its claims to us.
-    loop {
-        match other_reaper_has_died(core, deadline) {
-            Ok(true) => report.absorb(orphan_pass(core)?),
-            Ok(false) => break,
-            Err(why) => {
-                report.errors.push(why);
-                break;
-            }
-        }
+    let Passed { mut report, alone } = orphan_pass(core)?;
+    if !alone {
+        await_other_reapers(core, deadline, &mut report)?;
     }
     adopted_zombies::reap_former_roots(core);
     core.instance.mark_clean();
     Ok(report)
 }
 
-fn orphan_pass(core: &Arc<Core>) -> Result<Report> {
+/// Waits until other reapers have ended the processes that they took over. One that dies meanwhile
+/// loses its claims to us.
+fn await_other_reapers(core: &Arc<Core>, deadline: Instant, report: &mut Report) -> Result<()> {
+    loop {
+        match other_reaper_has_died(core, deadline) {
+            Ok(true) => report.absorb(orphan_pass(core)?.report),
+            Ok(false) => return Ok(()),
+            Err(why) => {
+                report.errors.push(why);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The result of a pass.
+struct Passed {
+    report: Report,
+    /// Whether no other instance had a live row or a claim, or was running.
+    alone: bool,
+}
+
+fn orphan_pass(core: &Arc<Core>) -> Result<Passed> {
     try_orphan_pass(core).inspect_err(|_| core.counters().pass_failed(PassKind::Orphan))
 }
 
-fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
+fn try_orphan_pass(core: &Arc<Core>) -> Result<Passed> {
     let pass = PassRun::begin(PassKind::Orphan);
-    let (dead, mut report) = find_dead(core)?;
-    // For rows of instances whose death cannot be determined, but whose claims are void.
-    report.add_error(foreign_claims::give_dead_claims_back(core, &dead));
+    let others = other_instances::check_others_at_rest(&core.store, &core.proc, &core.instance)?;
+    let alone = others.is_empty();
+    let (dead, mut report) = sort_out_dead(core, others);
+    if !alone {
+        // For rows of instances whose death cannot be determined, but whose claims are void.
+        report.add_error(foreign_claims::give_dead_claims_back(core, &dead));
+    }
     let uid_limit = (core.instance.observer.uid != 0).then_some(core.instance.observer.uid);
     let claim = core.store.claim_orphans(
         core.instance.id,
@@ -110,22 +128,23 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
     core.cgroups.remove_those_of_others();
     other_instances::remove_stale_locks(&core.store);
     keeper_end_logs::remove_end_logs(core);
-    Ok(report)
+    Ok(Passed { report, alone })
 }
 
 /// Returns the dead instances, and a report of those that cannot be judged.
-fn find_dead(core: &Core) -> Result<(Vec<DeadInstance>, Report)> {
+fn sort_out_dead(
+    core: &Core,
+    others: Vec<(InstanceRecord, Liveness)>,
+) -> (Vec<DeadInstance>, Report) {
     let (mut dead, mut report) = (Vec::new(), Report::default());
-    for (instance, life) in
-        other_instances::check_others_at_rest(&core.store, &core.proc, &core.instance)?
-    {
+    for (instance, life) in others {
         match life {
             Liveness::Alive => {}
             Liveness::Dead(record) => dead.push(record),
             Liveness::Unknown(why) => report.absorb(report_unknown(core, &instance, &why)),
         }
     }
-    Ok((dead, report))
+    (dead, report)
 }
 
 /// Reports the processes that an instance that cannot be judged left. They are left running.
