@@ -171,17 +171,23 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// Determines whether the lock at `path`, a file of `owner`, is held.
+pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
+    probe_file(path, owner).map(|(state, _)| state)
+}
+
+/// Does the same, and returns the file if the lock is held: a file that is kept open here holds no
+/// lock.
 ///
 /// A shared lock is attempted, so that two concurrent probes do not take each other for the holder.
-pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
+pub(crate) fn probe_file(path: &Path, owner: u32) -> Result<(LockState, Option<File>)> {
     let file = match open_plain(path, OFlags::RDONLY, owner) {
         Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(LockState::Missing),
+        Err(error) if error.is_not_found() => return Ok((LockState::Missing, None)),
         Err(error) => return Err(error),
     };
     match flock(&file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(LockState::Free),
-        Err(Errno::AGAIN) => Ok(LockState::Held),
+        Ok(()) => Ok((LockState::Free, None)),
+        Err(Errno::AGAIN) => Ok((LockState::Held, Some(file))),
         Err(error) => {
             Err(Error::os(format!("failed to inspect the lock `{}`", path.display()), error))
         }

@@ -87,7 +87,11 @@ impl HeldLock {
 
 /// Reads the note in the lock file at `path`, if it was written into this very file.
 pub(crate) fn read_note(path: &Path, owner: u32) -> Option<Note> {
-    let file = open_plain(path, OFlags::RDONLY, owner).ok()?;
+    note_in(&open_plain(path, OFlags::RDONLY, owner).ok()?)
+}
+
+/// Does the same for a lock file that is open.
+pub(crate) fn note_in(file: &File) -> Option<Note> {
     let found = file.metadata().ok()?;
     let mut text = String::new();
     file.take(NOTE_LIMIT).read_to_string(&mut text).ok()?;

@@ -96,6 +96,6 @@ pub(crate) use end_plan::WAIT_CAP;
 pub(crate) use exit_status::Death;
 pub use exit_status::ExitStatus;
 pub(crate) use pid_scope::current_pid_scope;
-pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
+pub(crate) use pidfd::{PidFd, Pinned, Presence, Probe, Signal, presence};
 pub(crate) use proc::{Proc, children, exec_image, pid_alloc, snapshot, unless_busy};
 pub use signal_state::SignalState;

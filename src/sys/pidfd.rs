@@ -25,7 +25,7 @@ use rustix::{
 use super::{kernel_features, poll::poll_within, proc::Proc, snapshot::Stat};
 use crate::{
     error::{Error, Kind, Result},
-    identity::{Identity, Pid, PidScope, Sameness},
+    identity::{Identity, Pid, PidScope, Reach, Sameness},
     sys::ExitStatus,
 };
 
@@ -239,6 +239,45 @@ pub(crate) enum Probe {
     Unknown(Error),
 }
 
+/// Whether a recorded process still exists; see [`presence`].
+#[derive(Debug)]
+pub(crate) enum Presence {
+    Alive,
+    /// It is dead; its parent may not have reaped it yet.
+    Gone,
+    /// It cannot be determined.
+    Unknown(Error),
+}
+
+/// Determines whether the process that was recorded as `identity` still exists, without pinning it.
+///
+/// An inode that identifies a process decides alone, so that nothing is read from `/proc`.
+pub(crate) fn presence(proc: &Proc, here: PidScope, identity: &Identity) -> Presence {
+    let by_inode = match identity.pidfd_inode {
+        Some(inode) if here.reach(&identity.scope) == Reach::Here => {
+            presence_by_inode(identity.pid, inode)
+        }
+        _ => Ok(None),
+    };
+    match by_inode {
+        Ok(Some(presence)) => presence,
+        Ok(None) => match Pinned::probe(proc, here, identity) {
+            Probe::Alive(_) => Presence::Alive,
+            Probe::Zombie(_) | Probe::Gone => Presence::Gone,
+            Probe::Unknown(error) => Presence::Unknown(error),
+        },
+        Err(error) => Presence::Unknown(error),
+    }
+}
+
+/// Returns `None` if inodes of pidfds do not identify processes.
+fn presence_by_inode(pid: Pid, inode: u64) -> Result<Option<Presence>> {
+    let Some(fd) = PidFd::open(pid)? else { return Ok(Some(Presence::Gone)) };
+    let Some(found) = fd.inode()? else { return Ok(None) };
+    let is_alive = found == inode && !fd.is_dead()?;
+    Ok(Some(if is_alive { Presence::Alive } else { Presence::Gone }))
+}
+
 impl Pinned {
     /// Pins the process that has this pid now, for a process that is about to be recorded.
     pub(crate) fn open(proc: &Proc, scope: PidScope, pid: Pid) -> Result<Option<Self>> {
@@ -280,7 +319,6 @@ impl Pinned {
     }
 
     fn try_probe(proc: &Proc, here: PidScope, identity: &Identity) -> Result<Probe> {
-        use crate::identity::Reach;
         match here.reach(&identity.scope) {
             Reach::Gone => return Ok(Probe::Gone),
             Reach::Elsewhere => return Ok(Probe::Unknown(elsewhere(identity.pid))),
@@ -367,5 +405,33 @@ mod tests {
         assert!(matches!(Pinned::probe(&proc, scope, &older), Probe::Gone));
         let elsewhere = Identity { scope: PidScope { pid_namespace: 1, ..scope }, ..me.identity };
         assert!(matches!(Pinned::probe(&proc, scope, &elsewhere), Probe::Unknown(_)));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a child of a test, which waits for it")]
+    fn a_process_is_present_until_it_dies_and_another_one_with_its_pid_is_not_it() {
+        let proc = Proc::open().expect("/proc");
+        let scope = current_pid_scope().expect("a scope");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("it runs");
+        let pid = Pid::new(i64::from(child.id())).expect("a pid");
+        let identity = Pinned::open(&proc, scope, pid).expect("a lookup").expect("alive").identity;
+        let old = Identity { pidfd_inode: None, ..identity };
+        let other = Identity { pidfd_inode: identity.pidfd_inode.map(|it| it + 1), ..identity };
+        for same in [identity, old] {
+            assert!(matches!(presence(&proc, scope, &same), Presence::Alive), "{same:?}");
+        }
+        if other != identity {
+            assert!(matches!(presence(&proc, scope, &other), Presence::Gone));
+        }
+        let elsewhere = Identity { scope: PidScope { pid_namespace: 1, ..scope }, ..identity };
+        assert!(matches!(presence(&proc, scope, &elsewhere), Presence::Unknown(_)));
+        child.kill().expect("killed");
+        let pinned = PidFd::open(pid).expect("a lookup").expect("it is not reaped");
+        assert!(pinned.wait_dead(Duration::from_secs(10)).expect("a wait"));
+        for same in [identity, old] {
+            assert!(matches!(presence(&proc, scope, &same), Presence::Gone), "a zombie: {same:?}");
+        }
+        child.wait().expect("reaped");
+        assert!(matches!(presence(&proc, scope, &identity), Presence::Gone));
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         DeadInstance, EndReason, Evidence, ExitStatus, InstanceId, InstanceRecord, Justification,
         ProcessId, ProcessRecord, Rule, Settled, Verdict,
     },
-    sys::{Pinned, Probe, file_lock::LockState},
+    sys::file_lock::LockState,
     tracker::{
         core::Core,
         runtime::{
@@ -55,14 +55,8 @@ fn holds_no_claim(core: &Core, instance: &InstanceRecord) -> bool {
     let reach = here.reach(&instance.identity.scope);
     let Ok(all) = core.store.instances_to_check() else { return false };
     match LivenessCheck::new(&core.store, &core.proc, here).of(instance, &all) {
-        Liveness::Dead(_) => true,
-        Liveness::Alive => {
-            reach == Reach::Here
-                && matches!(
-                    Pinned::probe(&core.proc, here, &instance.identity),
-                    Probe::Zombie(_) | Probe::Gone
-                )
-        }
+        Liveness::Dead(_) | Liveness::LockOutlives => true,
+        Liveness::Alive => false,
         Liveness::Unknown(_) => {
             let free = || matches!(lock_state(&core.store, instance), Ok(LockState::Free));
             instance.ledger_file == core.store.file()

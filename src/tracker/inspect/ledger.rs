@@ -331,7 +331,7 @@ impl Ledger {
             }
             match life {
                 Liveness::Dead(dead) => orphans.by_instance.push((dead, rows)),
-                Liveness::Alive => {}
+                Liveness::Alive | Liveness::LockOutlives => {}
                 Liveness::Unknown(why) => {
                     let why = format!("its instance {} cannot be judged: {why}", instance.program);
                     orphans.unchecked.extend(rows.into_iter().map(|row| Suspect {

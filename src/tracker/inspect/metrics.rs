@@ -71,7 +71,7 @@ fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
     let liveness = LivenessCheck::new(store, &proc, here);
     for instance in &all {
         match liveness.of(instance, &all) {
-            Liveness::Alive => count.alive += 1,
+            Liveness::Alive | Liveness::LockOutlives => count.alive += 1,
             Liveness::Unknown(_) => count.unknown += 1,
             Liveness::Dead(dead) => {
                 count.dead += 1;

@@ -178,7 +178,7 @@ impl Machine {
         let all = store.instances_to_check()?;
         let liveness = LivenessCheck::new(store, &self.proc, self.observer.scope);
         let is_alive = |instance: &InstanceRecord| match liveness.of(instance, &all) {
-            Liveness::Alive => Some((instance.id, true)),
+            Liveness::Alive | Liveness::LockOutlives => Some((instance.id, true)),
             Liveness::Dead(_) => Some((instance.id, false)),
             Liveness::Unknown(_) => None,
         };

@@ -139,7 +139,7 @@ fn sort_out_dead(
     let (mut dead, mut report) = (Vec::new(), Report::default());
     for (instance, life) in others {
         match life {
-            Liveness::Alive => {}
+            Liveness::Alive | Liveness::LockOutlives => {}
             Liveness::Dead(record) => dead.push(record),
             Liveness::Unknown(why) => report.absorb(report_unknown(core, &instance, &why)),
         }

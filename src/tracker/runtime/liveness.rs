@@ -14,6 +14,7 @@
 use std::{
     cell::OnceCell,
     ffi::OsStr,
+    fs::File,
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -25,10 +26,11 @@ use crate::{
     model::{DeadInstance, EndReason, InstanceRecord, RuleKey, StopHow},
     store::Store,
     sys::{
-        Pinned, Probe, Proc,
-        file_lock::{LockState, probe},
-        lock_note::{Note, NotedCaller, read_note},
+        Pinned, Presence, Proc,
+        file_lock::{LockState, probe, probe_file},
+        lock_note::{Note, NotedCaller, note_in, read_note},
         pid_namespaces::Namespaces,
+        presence,
     },
 };
 
@@ -37,6 +39,8 @@ use crate::{
 pub(in crate::tracker) enum Liveness {
     /// It is alive, or nothing proves that it is not.
     Alive,
+    /// Its process is gone, but its lock is still held, for example by a process that it forked.
+    LockOutlives,
     /// It is dead, or has stopped.
     Dead(DeadInstance),
     /// This cannot be determined from here. With the reason.
@@ -85,10 +89,11 @@ impl<'a> LivenessCheck<'a> {
         };
         let reach = self.here.reach(&instance.identity.scope);
         let is_copy = instance.ledger_file != self.store.file();
-        let lock = match lock_state(self.store, instance) {
+        let (lock, held) = match self.probe_lock(instance) {
             // Even then the instance is dead if its process has executed another program.
-            Ok(LockState::Held) if reach != Reach::Here || is_copy => return Liveness::Alive,
-            Ok(state) => state,
+            Ok((LockState::Held, _)) if reach != Reach::Here => return Liveness::Alive,
+            Ok((LockState::Held, _)) if is_copy => return self.check_held(instance),
+            Ok(probed) => probed,
             Err(error) => return Liveness::Unknown(error.to_string()),
         };
         if reach == Reach::Gone {
@@ -110,11 +115,25 @@ impl<'a> LivenessCheck<'a> {
             // It recorded that it stopped; the processes that it left are orphans.
             return dead(StopHow::Clean, None);
         }
-        match Pinned::probe(self.proc, self.here, &instance.identity) {
-            Probe::Alive(_) => self.check_living(instance, lock),
-            _ if lock == LockState::Held => Liveness::Alive,
-            Probe::Zombie(_) | Probe::Gone => dead(StopHow::Crashed, None),
-            Probe::Unknown(error) => Liveness::Unknown(error.to_string()),
+        match presence(self.proc, self.here, &instance.identity) {
+            Presence::Alive => self.check_living(instance, lock, held.as_ref()),
+            Presence::Gone if lock == LockState::Held => Liveness::LockOutlives,
+            Presence::Unknown(_) if lock == LockState::Held => Liveness::Alive,
+            Presence::Gone => dead(StopHow::Crashed, None),
+            Presence::Unknown(error) => Liveness::Unknown(error.to_string()),
+        }
+    }
+
+    fn probe_lock(&self, instance: &InstanceRecord) -> Result<(LockState, Option<File>)> {
+        let _acting = self.store.act_as_owner()?;
+        probe_file(&lock_path(self.store, instance), self.store.owner_uid())
+    }
+
+    /// Checks an instance by its process alone, while its lock is held.
+    fn check_held(&self, instance: &InstanceRecord) -> Liveness {
+        match presence(self.proc, self.here, &instance.identity) {
+            Presence::Gone => Liveness::LockOutlives,
+            Presence::Alive | Presence::Unknown(_) => Liveness::Alive,
         }
     }
 
@@ -175,7 +194,12 @@ impl<'a> LivenessCheck<'a> {
     ///
     /// Its lock alone does not decide: it is released at exec, but also if a descriptor is closed
     /// by mistake; and after an exec a child that the former image forked still holds it.
-    fn check_living(&self, instance: &InstanceRecord, lock: LockState) -> Liveness {
+    fn check_living(
+        &self,
+        instance: &InstanceRecord,
+        lock: LockState,
+        held: Option<&File>,
+    ) -> Liveness {
         let pid = instance.identity.pid;
         let path = lock_path(self.store, instance);
         let replaced = || {
@@ -186,15 +210,13 @@ impl<'a> LivenessCheck<'a> {
         if is_own && OpenHere::contains(&path) {
             return Liveness::Alive;
         }
-        let recorded = self.note_of(instance).and_then(|note| note.image);
+        let note = held.map_or_else(|| self.note_of(instance), note_in);
+        let recorded = note.and_then(|note| note.image);
         let now = self.proc.image(pid);
         if let (Some(recorded), Ok(Some(now))) = (recorded, &now)
             && recorded != *now
             // The PID still belonged to the instance when the image was read.
-            && matches!(
-                Pinned::probe(self.proc, self.here, &instance.identity),
-                Probe::Alive(_)
-            )
+            && matches!(presence(self.proc, self.here, &instance.identity), Presence::Alive)
         {
             return replaced();
         }

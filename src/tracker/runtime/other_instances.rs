@@ -11,10 +11,9 @@ use super::{
 };
 use crate::{
     error::Result,
-    identity::{PidScope, Reach},
     model::InstanceRecord,
     store::Store,
-    sys::{Pinned, Probe, Proc, file_lock::discard},
+    sys::{Proc, file_lock::discard},
 };
 
 /// How long to wait for the lock of a dead host: a child at its gate holds a copy of it until it
@@ -50,8 +49,8 @@ pub(in crate::tracker) fn check_others_at_rest(
     loop {
         let mut others = check_others(store, proc, own)?;
         let mut lingers = false;
-        for (instance, life) in &mut others {
-            if matches!(life, Liveness::Alive) && is_gone(proc, own.pid_scope(), instance) {
+        for (_, life) in &mut others {
+            if matches!(life, Liveness::LockOutlives) {
                 lingers = true;
                 *life = Liveness::Unknown(
                     "its process is gone, but its lock is still held, for example by a process that it forked".into(),
@@ -80,11 +79,4 @@ pub(in crate::tracker) fn remove_stale_locks(store: &Store) {
             discard(&ledger.with_file_name(name));
         }
     }
-}
-
-/// Returns whether the process of an instance in this PID scope is gone, whatever the state of its
-/// lock.
-fn is_gone(proc: &Proc, here: PidScope, instance: &InstanceRecord) -> bool {
-    here.reach(&instance.identity.scope) == Reach::Here
-        && matches!(Pinned::probe(proc, here, &instance.identity), Probe::Zombie(_) | Probe::Gone)
 }

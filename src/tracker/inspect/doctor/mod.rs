@@ -437,7 +437,7 @@ fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
         let left =
             live.iter().filter(|row| row.owner == instance.id && !row.spec.limits.survive).count();
         match liveness.of(instance, &all) {
-            Liveness::Alive => {}
+            Liveness::Alive | Liveness::LockOutlives => {}
             Liveness::Dead(_) => orphaned += left,
             Liveness::Unknown(_) => unknown += left,
         }
