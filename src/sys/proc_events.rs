@@ -69,7 +69,7 @@ const DATAGRAM: usize = 512;
 const ROOM: usize = 4 << 20;
 /// Usually the answer is available as soon as the request was sent; this is the limit for a kernel
 /// that behaves otherwise.
-const ANSWER: Duration = Duration::from_millis(200);
+const ANSWER: Duration = Duration::from_millis(100);
 
 /// The result of a read.
 #[derive(Debug, PartialEq, Eq)]

@@ -40,7 +40,10 @@ use crate::{
     },
     tracker::{
         core::Core,
-        runtime::{fork_listener::LINGER, tracked::Tracked},
+        runtime::{
+            fork_listener::{LINGER, NotStarted},
+            tracked::Tracked,
+        },
     },
 };
 
@@ -66,10 +69,18 @@ const REPORTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Starts listening, if there is a root that needs it.
 pub(in crate::tracker) fn listen_for_forks(core: &Arc<Core>) {
-    if core.options.monitor {
-        let theirs = Arc::clone(core);
-        core.fork_listener.want(|| core.threads.start("procledger-forks", move || run(&theirs)));
+    if !core.options.monitor {
+        return;
     }
+    core.fork_listener.want(|| {
+        // Opened here: where the kernel does not report forks, no thread is started.
+        let connector = Connector::open().map_err(NotStarted::Unavailable)?;
+        // A root that was started before may have forked already.
+        let lost = has_session_roots(core);
+        let theirs = Arc::clone(core);
+        let listen = move || run(&theirs, connector, lost);
+        core.threads.start("procledger-forks", listen).map_err(NotStarted::NoThread)
+    });
 }
 
 fn has_session_roots(core: &Core) -> bool {
@@ -86,21 +97,8 @@ fn is_session_root(entry: &Tracked) -> bool {
     entry.child && entry.keeper.is_none() && entry.root.cgroup.is_none()
 }
 
-fn run(core: &Arc<Core>) {
-    let connector = match Connector::open() {
-        Ok(connector) => connector,
-        Err(error) => {
-            tracing::debug!(
-                "fork events are unavailable, the health pass searches for forked processes: {error}"
-            );
-            core.fork_listener.refuse();
-            return;
-        }
-    };
-    core.fork_listener.listens();
+fn run(core: &Arc<Core>, connector: Connector, lost: bool) {
     let forks = Forks::new(core.own_pid(), DELAYS);
-    // A root that was started before we listened may have forked already.
-    let lost = has_session_roots(core);
     let mut listener = Listener { core, connector, forks, lost, looked: None };
     if let Err(error) = listener.listen() {
         tracing::warn!(

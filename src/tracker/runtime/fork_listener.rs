@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Condvar, Mutex},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -16,23 +16,26 @@ use crate::{
 /// How long it continues to listen after the last spawn, so that it need not be started again for
 /// each of several successive roots.
 pub(in crate::tracker) const LINGER: Duration = Duration::from_secs(10);
-/// The maximum time for which a spawn waits for the listener.
-const BEGINS_WITHIN: Duration = Duration::from_millis(100);
+
+/// Why a thread that listens was not started.
+#[derive(Debug)]
+pub(in crate::tracker) enum NotStarted {
+    /// The kernel does not report forks here.
+    Unavailable(Error),
+    /// The thread could not be created; the next spawn tries again.
+    NoThread(io::Error),
+}
 
 /// State of the thread that listens. Written by spawns, which start it, and by the thread itself.
 #[derive(Debug)]
 pub(in crate::tracker) struct ForkListener {
     state: Mutex<State>,
-    /// Signalled when the thread listens, or has found that it cannot.
-    begun: Condvar,
     wake: Wake,
 }
 
 #[derive(Debug, Default)]
 struct State {
     running: bool,
-    /// Whether forks are reported now.
-    listens: bool,
     /// Whether the kernel does not report forks, which is tried once.
     refused: bool,
     /// When a root was last about to start.
@@ -43,42 +46,37 @@ impl ForkListener {
     pub(in crate::tracker) fn new() -> Result<Self> {
         let wake = Wake::new()
             .map_err(|error| Error::os("failed to set up the listener for forks", error))?;
-        Ok(Self { state: Mutex::default(), begun: Condvar::new(), wake })
+        Ok(Self { state: Mutex::default(), wake })
     }
 
-    /// Makes a thread listen, which `start` starts. The first spawn waits for it, usually for a
-    /// millisecond, since a program may hide before the thread has started.
-    pub(in crate::tracker) fn want(&self, start: impl FnOnce() -> io::Result<()>) {
+    /// Makes a thread listen, which `start` starts, unless the kernel does not report forks.
+    ///
+    /// The kernel reports them to a socket from the moment when `start` has opened it, so that a
+    /// program cannot hide before the thread runs.
+    pub(in crate::tracker) fn want(&self, start: impl FnOnce() -> Result<(), NotStarted>) {
         let mut state = lock(&self.state);
         state.wanted = Some(Instant::now());
         if state.running || state.refused {
             return;
         }
-        state.running = true;
         match start() {
-            Ok(()) => {
-                let waits = |state: &mut State| state.running && !state.listens;
-                let _ = self.begun.wait_timeout_while(state, BEGINS_WITHIN, waits);
+            Ok(()) => state.running = true,
+            Err(NotStarted::Unavailable(error)) => {
+                state.refused = true;
+                tracing::debug!(
+                    "fork events are unavailable, the health pass searches for forked processes: {error}"
+                );
             }
-            Err(error) => {
-                state.running = false;
+            Err(NotStarted::NoThread(error)) => {
                 tracing::warn!("failed to start the listener for forks: {error}");
             }
         }
     }
 
-    /// Notes that forks are reported from now on.
-    pub(in crate::tracker) fn listens(&self) {
-        lock(&self.state).listens = true;
-        self.begun.notify_all();
-    }
-
-    /// Notes that the kernel does not, or no longer, report forks.
+    /// Notes that the kernel no longer reports forks.
     pub(in crate::tracker) fn refuse(&self) {
         let mut state = lock(&self.state);
-        (state.running, state.listens, state.refused) = (false, false, true);
-        drop(state);
-        self.begun.notify_all();
+        (state.running, state.refused) = (false, true);
     }
 
     /// Returns whether the thread must end, because no root needs it and none was about to start
@@ -88,7 +86,6 @@ impl ForkListener {
         let is_wanted = state.wanted.is_some_and(|wanted| wanted.elapsed() < LINGER);
         let ends = !is_wanted && !is_needed();
         state.running = !ends;
-        state.listens &= !ends;
         ends
     }
 
