@@ -1,12 +1,18 @@
 //! Reads what the ledgers of a fleet contain, all of them together.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
+    iter, mem,
+    panic::resume_unwind,
+    sync::mpsc,
+    thread,
     time::{Duration, SystemTime},
 };
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
-use postgres::{Client, Row, row::RowIndex, types::ToSql};
+use postgres::{Client, Row, fallible_iterator::FallibleIterator, row::RowIndex, types::ToSql};
+use serde::Deserialize;
 
 use super::{
     connection::{Address, failed, read},
@@ -34,6 +40,11 @@ const SERIAL: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
 /// and would sum them in a hash table, which a million keys move to a file.
 const IN_ORDER: &str = "SET LOCAL enable_hashagg = off";
 const IN_ANY_ORDER: &str = "SET LOCAL enable_hashagg = DEFAULT";
+
+/// What reading the live processes is called in an error.
+const READ_LIVE: &str = "read the live processes";
+/// How many of their rows are handed to the thread that converts them at once.
+const ROWS_OF_A_PART: usize = 256;
 
 /// A fleet, open for reading. It needs the role `fleet_read`.
 pub struct Fleet {
@@ -92,15 +103,19 @@ impl Fleet {
         Ok(rows.first().map_or(0, |row| count(row, 0)))
     }
 
-    /// Returns all processes that had not ended at the last batch of their hosts, sorted by host
-    /// and age.
+    /// Returns what `convert` makes of each process that had not ended at the last batch of its
+    /// host, sorted by host and age.
+    ///
+    /// Processes are converted in another thread while further ones arrive, so in any order.
     ///
     /// # Errors
     ///
-    /// If the database cannot be read.
-    pub fn live(&mut self) -> Result<impl ExactSizeIterator<Item = FleetProcess> + use<>> {
-        let what = "read the live processes";
-        read(&mut self.client, what, |client| live(client).map_err(|error| failed(what, error)))
+    /// If the database cannot be read, or no thread can be started.
+    pub fn live<T: Send>(
+        &mut self,
+        convert: impl FnMut(FleetProcess<'_>) -> T + Send,
+    ) -> Result<Vec<T>> {
+        read(&mut self.client, READ_LIVE, |client| live(client, convert))
     }
 
     /// Returns the newest leaks since a time, newest first.
@@ -297,8 +312,15 @@ fn span(milliseconds: i64) -> Duration {
 }
 
 /// Reads the JSON array of a command; as one word if a host has shipped something else.
-fn command(text: &str) -> Vec<String> {
-    serde_json::from_str(text).unwrap_or_else(|_| vec![text.to_owned()])
+fn command(text: &str) -> Vec<Cow<'_, str>> {
+    /// A word, which is copied only if it has an escape.
+    #[derive(Deserialize)]
+    struct Word<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    serde_json::from_str::<Vec<Word<'_>>>(text).map_or_else(
+        |_| vec![text.into()],
+        |words| words.into_iter().map(|Word(word)| word).collect(),
+    )
 }
 
 fn host(row: &Row) -> FleetHost {
@@ -354,29 +376,51 @@ impl LiveHost {
     }
 }
 
-/// Reads the live processes. Their rows are sorted here: the server would keep them in a file to
-/// sort them. Each is kept as a row of the protocol until it is returned: as a process it takes a
-/// dozen allocations.
-fn live(
+/// Reads the live processes, and sorts what is made of them: the server would keep them in a file
+/// to sort them.
+fn live<T: Send>(
     client: &mut Client,
-) -> std::result::Result<impl ExactSizeIterator<Item = FleetProcess> + use<>, postgres::Error> {
-    let hosts = client.query(include_str!("statements/live_hosts.sql"), &[])?;
+    mut convert: impl FnMut(FleetProcess<'_>) -> T + Send,
+) -> Result<Vec<T>> {
+    let failed = |error| failed(READ_LIVE, error);
+    let hosts = client.query(include_str!("statements/live_hosts.sql"), &[]).map_err(failed)?;
     let hosts = LiveHost::by_stream(&hosts);
-    let rows = client.query(include_str!("statements/live.sql"), &[])?;
-    let place = |row: &Row| {
-        let (stream, id, started_at): (i32, i64, SystemTime) =
-            (row.get(0), row.get(1), row.get(12));
-        hosts.get(&stream).map(|host| (host.rank, started_at, stream, id))
-    };
-    let mut rows: Vec<_> = rows.into_iter().filter_map(|row| Some((place(&row)?, row))).collect();
-    rows.sort_unstable_by_key(|(place, _)| *place);
-    Ok(rows.into_iter().map(move |((_, _, stream, _), row)| process(&row, &hosts[&stream])))
+    thread::scope(|scope| {
+        let (parts, received) = mpsc::sync_channel::<Vec<Row>>(4);
+        let converting = move || {
+            let mut converted = Vec::new();
+            for row in received.into_iter().flatten() {
+                let Some(host) = hosts.get(&row.get(0)) else { continue };
+                let process = process(&row, host);
+                let place = (host.rank, process.started_at, process.stream, process.id);
+                converted.push((place, convert(process)));
+            }
+            converted.sort_unstable_by_key(|(place, _)| *place);
+            converted.into_iter().map(|(_, converted)| converted).collect()
+        };
+        let converting = thread::Builder::new()
+            .spawn_scoped(scope, converting)
+            .map_err(|error| Error::os("failed to start a thread", error))?;
+        let rows = client.query_raw(include_str!("statements/live.sql"), iter::empty::<i32>());
+        let mut rows = rows.map_err(failed)?;
+        let mut part = Vec::with_capacity(ROWS_OF_A_PART);
+        while let Some(row) = rows.next().map_err(failed)? {
+            part.push(row);
+            if part.len() == ROWS_OF_A_PART {
+                // Without a receiver, the other thread has panicked.
+                let _ = parts.send(mem::replace(&mut part, Vec::with_capacity(ROWS_OF_A_PART)));
+            }
+        }
+        let _ = parts.send(part);
+        drop(parts);
+        Ok(converting.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 /// Reads a row of `live.sql`, by position: there may be many.
-fn process(row: &Row, host: &LiveHost) -> FleetProcess {
+fn process<'a>(row: &'a Row, host: &'a LiveHost) -> FleetProcess<'a> {
     FleetProcess {
-        host: host.host.clone(),
+        host: &host.host,
         stream: row.get(0),
         id: row.get(1),
         root: row.get(2),
@@ -420,7 +464,7 @@ fn leak(row: &Row) -> FleetLeak {
         outcome: row.get("outcome"),
         died_after_ms: number("died_after_ms"),
         stop_signal: row.get("stop_signal"),
-        command: command(row.get("command")),
+        command: command(row.get("command")).into_iter().map(Cow::into_owned).collect(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! The rows of a fleet's database.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
@@ -72,9 +75,9 @@ impl FleetHost {
 /// A process of a fleet that had not ended at the last batch of its host.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-pub struct FleetProcess {
+pub struct FleetProcess<'a> {
     /// Host name.
-    pub host: String,
+    pub host: &'a str,
     /// Number of its stream.
     pub stream: i32,
     /// Its row number in its ledger.
@@ -82,23 +85,23 @@ pub struct FleetProcess {
     /// The row number of the root that it descends from.
     pub root: Option<i64>,
     /// The task it belongs to.
-    pub task_id: Option<String>,
+    pub task_id: Option<&'a str>,
     /// Its pid on its host.
     pub pid: i32,
     /// State: `running`, `ending` or `survived`.
-    pub state: String,
+    pub state: &'a str,
     /// How it came into the ledger: `spawned`, `registered`, and so on.
-    pub origin: String,
+    pub origin: &'a str,
     /// What keeps its tree together.
-    pub containment: String,
+    pub containment: &'a str,
     /// Program of the instance that owns it.
-    pub owner: Option<String>,
+    pub owner: Option<&'a str>,
     /// The uid that it runs as.
     pub uid: Option<i64>,
     /// Whether it may outlive its owner.
     pub survive: bool,
     /// Program and arguments.
-    pub command: Vec<String>,
+    pub command: Vec<Cow<'a, str>>,
     /// When it started.
     #[serde(serialize_with = "rfc3339")]
     pub started_at: SystemTime,
@@ -107,7 +110,7 @@ pub struct FleetProcess {
     /// CPU time, in milliseconds.
     pub cpu_ms: Option<i64>,
     /// Why it could not be ended.
-    pub last_error: Option<String>,
+    pub last_error: Option<&'a str>,
     /// When the batch with this row arrived.
     #[serde(serialize_with = "rfc3339")]
     pub seen_at: SystemTime,

@@ -22,7 +22,7 @@ use std::{
 
 use procledger::paths::{Account, controller};
 use rustix::event::{PollFd, PollFlags};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::{
     bounded_output::BoundedOutput,
@@ -170,58 +170,25 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
         .map_err(|error| Failure::because("failed to write JSON", &error))
 }
 
-/// Writes `values` to stdout as [`json`] would format a list of them, in parts: a list may have
-/// 50 MB.
-pub(crate) fn print_json<T: Serialize>(values: impl IntoIterator<Item = T>) -> Result<Reader> {
-    let mut parts = JsonParts { text: Vec::new(), printed: Ok(Reader::There) };
-    let written = serde_json::Serializer::pretty(&mut parts).collect_seq(values);
-    if let Ok(Reader::There) = parts.printed {
-        written.map_err(|error| Failure::because("failed to write JSON", &error))?;
-        parts.text.push(b'\n');
-        parts.print();
-    }
-    parts.printed
-}
-
-struct JsonParts {
-    text: Vec<u8>,
-    printed: Result<Reader>,
-}
-
-impl JsonParts {
-    /// The size from which a part is printed.
-    const SIZE: usize = 64 << 10;
-
-    fn print(&mut self) {
-        let text = mem::replace(&mut self.text, Vec::with_capacity(Self::SIZE));
-        self.printed = String::from_utf8(text)
-            .map_err(|error| Failure::because("failed to write JSON", &error))
-            .and_then(|text| print(escape_json(text)));
-    }
-}
-
-impl Write for JsonParts {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes).map(|()| bytes.len())
-    }
-
-    // A value is written in many small pieces.
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.text.extend_from_slice(bytes);
-        // Line breaks within strings are escaped, so text that ends with one is complete.
-        if self.text.len() >= Self::SIZE && bytes.ends_with(b"\n") {
-            self.print();
-        }
-        match self.printed {
-            Ok(Reader::There) => Ok(()),
-            _ => Err(ErrorKind::BrokenPipe.into()),
+/// Writes a list to stdout as [`json`] would format it, in parts: it may have 50 MB. Each element
+/// is formatted already, with its indentation.
+pub(crate) fn print_json_list<'a>(elements: impl IntoIterator<Item = &'a str>) -> Result<Reader> {
+    const PART: usize = 64 << 10;
+    let mut text = String::new();
+    let mut before = "[\n";
+    for element in elements {
+        text.push_str(before);
+        text.push_str(element);
+        before = ",\n";
+        if text.len() >= PART {
+            let part = mem::replace(&mut text, String::with_capacity(PART));
+            if let Reader::Gone = print(escape_json(part))? {
+                return Ok(Reader::Gone);
+            }
         }
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    text.push_str(if before == "[\n" { "[]\n" } else { "\n]\n" });
+    print(escape_json(text))
 }
 
 /// Prints the message of a failure, and returns the exit code of the command.

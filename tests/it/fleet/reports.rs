@@ -2,6 +2,7 @@
 
 use std::{io::Read, process::Stdio};
 
+use procledger::fleet::{Address, Fleet};
 use serde_json::Value;
 
 use super::{
@@ -103,6 +104,34 @@ fn processes_of_a_silent_host_are_shown_as_of_its_last_report() {
     let rows = json(&database, &["ps", "--json"]);
     assert_eq!(rows.as_array().map(Vec::len), Some(9));
     assert_eq!(rows[0]["command"][0], HOSTILE, "escaped, with the same meaning");
+}
+
+/// The list is not formatted by `serde_json`, unlike all others.
+#[test]
+fn the_list_of_processes_has_the_format_of_all_json() {
+    let Some(database) = three_hosts() else { return };
+    let rows = r#"UPDATE fleet.live SET task_id = NULL, root = 7, owner = 'a "b" \ c', uid = 0, survive = true, command = '[]',
+          started_at = '1969-12-31 23:59:59.9995+00', peak_rss_bytes = 1, cpu_ms = -2, last_error = E'a
+b' WHERE id = 1;
+        UPDATE fleet.live SET command = 'no JSON', task_id = 'täxt' WHERE id = 2"#;
+    database.client().batch_execute(rows).expect("updated");
+    let address = Address::parse(&database.url()).expect("valid");
+    let objects = Fleet::open(&address).expect("opens").live(|process| {
+        let list = serde_json::to_string_pretty(&[process]).expect("valid");
+        list.strip_prefix("[\n")
+            .and_then(|list| list.strip_suffix("\n]"))
+            .expect("a list")
+            .to_owned()
+    });
+    let expected = format!("[\n{}\n]\n", objects.expect("read").join(",\n"));
+    // Each reads the clock of the database.
+    let without_ages = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with("    \"silent_ms\": "));
+        lines.map(str::to_owned).collect()
+    };
+    let text = printed(from(&database, &["ps", "--json"]));
+    assert_eq!(text.lines().count(), without_ages(&text).len() + 9);
+    assert_eq!(without_ages(&text), without_ages(&expected.replace('\u{202e}', "\\u202e")));
 }
 
 /// A long list is written in parts, each of which is escaped for itself.

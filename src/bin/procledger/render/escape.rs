@@ -76,13 +76,13 @@ fn may_be_harmful(byte: u8) -> bool {
 }
 
 /// Formats a command as shell input, escaped.
-pub(crate) fn shell_words(command: &[String]) -> String {
+pub(crate) fn shell_words(command: &[impl AsRef<str>]) -> String {
     let mut line = String::new();
     for (index, word) in command.iter().enumerate() {
         if index > 0 {
             line.push(' ');
         }
-        line.push_str(&quoted(word));
+        line.push_str(&quoted(word.as_ref()));
     }
     escaped(line)
 }

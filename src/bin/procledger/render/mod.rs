@@ -3,6 +3,7 @@
 mod csv;
 mod escape;
 mod figures;
+pub(crate) mod json_list;
 mod paint;
 mod report;
 mod table;
@@ -11,6 +12,7 @@ mod time;
 pub(crate) use csv::csv;
 pub(crate) use escape::{escape, escape_json, escaped, push_escaped, shell_words};
 pub(crate) use figures::{bytes, cpu_time, short_bytes, short_span, span};
+pub(crate) use json_list::push_element;
 pub(crate) use paint::Paint;
 pub(crate) use report::{
     Tense, after, ending_line, ending_line_after, fleet_outcome, how_ended, leak_outcome,

@@ -5,6 +5,7 @@
 use std::{
     io::{IsTerminal, stdout},
     iter,
+    ops::Range,
 };
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Width, presets};
@@ -48,19 +49,19 @@ pub(crate) struct Table {
 #[derive(Debug, Default)]
 struct Cells {
     text: String,
-    /// Where each cell ends.
-    ends: Vec<usize>,
+    /// Where each cell is.
+    places: Vec<Range<usize>>,
 }
 
 impl Cells {
     fn push(&mut self, cell: &str) {
+        let start = self.text.len();
         push_escaped(&mut self.text, cell);
-        self.ends.push(self.text.len());
+        self.places.push(start..self.text.len());
     }
 
     fn iter(&self) -> impl Iterator<Item = &str> {
-        let starts = iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.text[start..end])
+        self.places.iter().map(|place| &self.text[place.clone()])
     }
 }
 
@@ -95,7 +96,16 @@ impl Table {
         for cell in cells {
             self.cells.push(&cell);
         }
-        debug_assert_eq!(self.cells.ends.len() % self.header.len(), 0, "{:?}", self.header);
+        debug_assert_eq!(self.cells.places.len() % self.header.len(), 0, "{:?}", self.header);
+    }
+
+    /// Puts the rows, which were added as number 0, 1, and so on, into this order.
+    pub(crate) fn in_order(mut self, rows: impl IntoIterator<Item = usize>) -> Self {
+        let count = self.header.len();
+        let places = &self.cells.places;
+        let of = |row: usize| places[row * count..(row + 1) * count].iter().cloned();
+        self.cells.places = rows.into_iter().flat_map(of).collect();
+        self
     }
 
     /// Returns the lines, each with its newline.
@@ -232,6 +242,15 @@ mod tests {
             table.text(),
             "TASK                PID\nevil\\x0aid\\x1b[2J     7\nb                  4711\n"
         );
+    }
+
+    #[test]
+    fn rows_can_be_put_into_another_order() {
+        let mut table = Table::fitted(&["TASK", "PID"], Fit::Whole);
+        for (task, pid) in [("c", "1"), ("a", "22"), ("b", "")] {
+            table.row([task.to_owned(), pid.to_owned()]);
+        }
+        assert_eq!(table.in_order([1, 2, 0]).text(), "TASK  PID\na     22\nb\nc     1\n");
     }
 
     #[test]

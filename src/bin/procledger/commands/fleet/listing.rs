@@ -13,7 +13,7 @@ use crate::{
     commands::report::Window,
     exit::{Exit, Result},
     output,
-    render::{Table, bytes, fleet_outcome, shell_words, short_span, since, span},
+    render::{Table, bytes, fleet_outcome, push_element, shell_words, short_span, since, span},
 };
 
 /// A host that has been silent for longer than this is not known to run anything. Shippers send
@@ -42,35 +42,71 @@ pub(super) struct PsArgs {
 
 impl PsArgs {
     pub(super) fn run(self) -> Result<Exit> {
-        let live = self.from.open()?.live()?;
+        let mut fleet = self.from.open()?;
         if self.json {
-            output::print_json(live)?;
+            let mut text = String::new();
+            let objects = fleet.live(|process| {
+                let start = text.len();
+                push_process(&mut text, &process);
+                start..text.len()
+            })?;
+            output::print_json_list(objects.into_iter().map(|object| &text[object]))?;
         } else {
-            output::print(processes(live, self.wide))?;
+            let header = ["HOST", "TASK", "PID", "STATE", "AGE", "COMMAND"];
+            let mut table = Table::cut(&header, self.wide).right(2);
+            let mut added = 0..;
+            let rows = fleet.live(|process| {
+                table.row(cells(&process));
+                added.next().unwrap_or_default()
+            })?;
+            output::print(table.in_order(rows).text())?;
         }
         Ok(Exit::DONE)
     }
 }
 
-fn processes(live: impl Iterator<Item = FleetProcess>, wide: bool) -> String {
-    let mut table = Table::cut(&["HOST", "TASK", "PID", "STATE", "AGE", "COMMAND"], wide).right(2);
-    for process in live {
-        // The time from the last batch is by the clock of the database.
-        let age = since(process.seen_at, process.started_at) + process.silent;
-        table.row([
-            process.host,
-            process.task_id.unwrap_or_else(|| "-".to_owned()),
-            process.pid.to_string(),
-            if process.silent > SILENT {
-                format!("as of {} ago", short_span(process.silent))
-            } else {
-                process.state
-            },
-            short_span(age),
-            shell_words(&process.command),
-        ]);
-    }
-    table.text()
+/// Appends a process as an element of a list in indented JSON.
+fn push_process(text: &mut String, process: &FleetProcess<'_>) {
+    let silent_ms = i64::try_from(process.silent.as_millis()).unwrap_or(i64::MAX);
+    push_element!(text,
+        host: process.host,
+        stream: process.stream,
+        id: process.id,
+        root: process.root,
+        task_id: process.task_id,
+        pid: process.pid,
+        state: process.state,
+        origin: process.origin,
+        containment: process.containment,
+        owner: process.owner,
+        uid: process.uid,
+        survive: process.survive,
+        command: process.command.as_slice(),
+        started_at: process.started_at,
+        peak_rss_bytes: process.peak_rss_bytes,
+        cpu_ms: process.cpu_ms,
+        last_error: process.last_error,
+        seen_at: process.seen_at,
+        silent_ms: silent_ms,
+    );
+}
+
+/// Returns the row of a process.
+fn cells(process: &FleetProcess<'_>) -> [String; 6] {
+    // The time from the last batch is by the clock of the database.
+    let age = since(process.seen_at, process.started_at) + process.silent;
+    [
+        process.host.to_owned(),
+        process.task_id.unwrap_or("-").to_owned(),
+        process.pid.to_string(),
+        if process.silent > SILENT {
+            format!("as of {} ago", short_span(process.silent))
+        } else {
+            process.state.to_owned()
+        },
+        short_span(age),
+        shell_words(&process.command),
+    ]
 }
 
 /// List all ledgers of the fleet: when each last sent a batch, and what was lost
