@@ -7,11 +7,15 @@
 //!
 //! Events contain pids of the initial PID namespace and times of the initial time namespace, so
 //! they are meaningless elsewhere. The kernel does not wait for a slow reader: it drops events, and
-//! reports that by `ENOBUFS`.
+//! reports that by `ENOBUFS`. Events of no interest, such as the start and the name of a thread, are
+//! dropped by a filter before they wake the reader or take room.
+
+#![expect(unsafe_code, reason = "a socket option without a wrapper")]
 
 use std::{
+    io,
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     os::unix::fs::MetadataExt,
     time::{Duration, Instant},
 };
@@ -65,6 +69,13 @@ const EVENT: usize = NLMSG_HEADER + CN_HEADER;
 const PAYLOAD: usize = EVENT + 16;
 /// Buffer size for one event; so far events have at most 76 bytes.
 const DATAGRAM: usize = 512;
+/// Instructions of classic BPF (`linux/bpf_common.h`): load a word at an offset, copy it to the
+/// register X, jump if the loaded word is equal to a constant or to X, return a length.
+const LOAD: u16 = 0x20;
+const COPY_TO_X: u16 = 0x07;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_EQUAL_TO_X: u16 = 0x1d;
+const RETURN: u16 = 0x06;
 /// Size of the socket's buffer: room for some thousand events. An event that does not fit is lost.
 const ROOM: usize = 4 << 20;
 /// Usually the answer is available as soon as the request was sent; this is the limit for a kernel
@@ -114,6 +125,10 @@ impl Connector {
         // allows.
         if sockopt::set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
             sockopt::set_socket_recv_buffer_size(&socket, ROOM).map_err(failed)?;
+        }
+        // Without it, events of no interest are read and ignored.
+        if let Err(error) = attach_filter(&socket) {
+            tracing::debug!("the kernel's process events cannot be filtered: {error}");
         }
         bind(&socket, &SocketAddrNetlink::new(0, CN_IDX_PROC)).map_err(failed)?;
         send(&socket, &request(LISTEN), SendFlags::empty()).map_err(failed)?;
@@ -208,6 +223,48 @@ fn check_namespaces() -> Result<()> {
         Kind::Unsupported,
         "the kernel reports forks with pids of the initial PID namespace, and this is another one",
     ))
+}
+
+/// Makes the kernel discard the events that [`parsed`] ignores (`SO_ATTACH_FILTER` in socket(7)).
+fn attach_filter(socket: &OwnedFd) -> io::Result<()> {
+    let mut steps = filter();
+    let length = libc::c_ushort::try_from(steps.len()).unwrap_or(0);
+    let program = libc::sock_fprog { len: length, filter: steps.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or(0);
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    // SAFETY: the kernel reads `len` instructions at `filter`, which outlive the call, and copies
+    // them.
+    let result = unsafe {
+        let program = (&raw const program).cast();
+        libc::setsockopt(socket.as_raw_fd(), level, option, program, size)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Returns a program that decides about each datagram: it returns how much of it the kernel queues.
+/// A load beyond its end discards it.
+fn filter() -> [libc::sock_filter; 13] {
+    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let load = |at: usize| step(LOAD, u32::try_from(at).unwrap_or(u32::MAX), 0, 0);
+    // A word is loaded in network byte order. A jump skips the given number of steps, depending on
+    // whether the words are equal.
+    let jump = |word: u32, equal, unequal| step(JUMP_IF_EQUAL, word.to_be(), equal, unequal);
+    [
+        load(EVENT),
+        jump(EVENT_NONE, 10, 0),
+        jump(EVENT_EXEC, 9, 0),
+        jump(EVENT_UID, 8, 0),
+        jump(EVENT_SID, 7, 0),
+        jump(EVENT_EXIT, 6, 0),
+        jump(EVENT_FORK, 0, 4),
+        // A thread is a child whose own id is not that of its process.
+        load(PAYLOAD + 8),
+        step(COPY_TO_X, 0, 0, 0),
+        load(PAYLOAD + 12),
+        step(JUMP_IF_EQUAL_TO_X, 0, 1, 0),
+        step(RETURN, 0, 0, 0),
+        step(RETURN, u32::MAX, 0, 0),
+    ]
 }
 
 fn request(operation: u32) -> Vec<u8> {
@@ -323,6 +380,27 @@ mod captured {
         let request = request(LISTEN);
         assert_eq!(word(&request, 0), u32::try_from(request.len()).ok());
         assert_eq!(request.len(), 40);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a child of a test, which waits for it")]
+    fn a_thread_and_its_name_are_filtered_and_a_child_is_reported() {
+        // If there is no connector, `doctor` reports that, and there is nothing to test here.
+        let Ok(connector) = Connector::open() else { return };
+        let thread = std::thread::Builder::new().name("filtered".into());
+        thread.spawn(|| ()).expect("a thread").join().expect("it ends");
+        let mut child = std::process::Command::new("true").spawn().expect("it runs");
+        let is_it = |event: &Event| matches!(event, Event::Fork { child: new, .. } if new.get() == child.id());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match connector.receive() {
+                Ok(Some(Message::Event(event))) if is_it(&event) => break,
+                Ok(Some(Message::Other)) => panic!("an event of no interest was delivered"),
+                Ok(_) => assert!(Instant::now() < deadline, "the fork was not reported"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        child.wait().expect("it ends");
     }
 
     #[test]
