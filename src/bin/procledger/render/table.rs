@@ -4,7 +4,6 @@
 
 use std::{
     io::{IsTerminal, stdout},
-    iter,
     ops::Range,
 };
 
@@ -49,19 +48,28 @@ pub(crate) struct Table {
 #[derive(Debug, Default)]
 struct Cells {
     text: String,
-    /// Where each cell is.
-    places: Vec<Range<usize>>,
+    cells: Vec<Cell>,
+}
+
+#[derive(Clone, Debug)]
+struct Cell {
+    /// Where it is in the text.
+    place: Range<usize>,
+    /// How many columns of a terminal it takes.
+    width: usize,
 }
 
 impl Cells {
     fn push(&mut self, cell: &str) {
         let start = self.text.len();
         push_escaped(&mut self.text, cell);
-        self.places.push(start..self.text.len());
+        let place = start..self.text.len();
+        self.cells.push(Cell { width: columns(&self.text[start..]), place });
     }
 
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        self.places.iter().map(|place| &self.text[place.clone()])
+    /// Returns the text of each cell, and its width.
+    fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.cells.iter().map(|cell| (&self.text[cell.place.clone()], cell.width))
     }
 }
 
@@ -92,19 +100,19 @@ impl Table {
     }
 
     /// Adds a row, which has a cell for each name of the header.
-    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = impl AsRef<str>>) {
         for cell in cells {
-            self.cells.push(&cell);
+            self.cells.push(cell.as_ref());
         }
-        debug_assert_eq!(self.cells.places.len() % self.header.len(), 0, "{:?}", self.header);
+        debug_assert_eq!(self.cells.cells.len() % self.header.len(), 0, "{:?}", self.header);
     }
 
     /// Puts the rows, which were added as number 0, 1, and so on, into this order.
     pub(crate) fn in_order(mut self, rows: impl IntoIterator<Item = usize>) -> Self {
         let count = self.header.len();
-        let places = &self.cells.places;
-        let of = |row: usize| places[row * count..(row + 1) * count].iter().cloned();
-        self.cells.places = rows.into_iter().flat_map(of).collect();
+        let cells = &self.cells.cells;
+        let of = |row: usize| cells[row * count..(row + 1) * count].iter().cloned();
+        self.cells.cells = rows.into_iter().flat_map(of).collect();
         self
     }
 
@@ -132,26 +140,27 @@ impl Table {
     /// Formats unfitted rows without comfy-table, which takes ten times as long: a pipe may get all
     /// the leaks of a year.
     fn whole_text(&self) -> String {
-        let all = || self.header.iter().map(String::as_str).chain(self.cells.iter());
+        let header = self.header.iter().map(|name| (name.as_str(), columns(name)));
+        let all = || header.clone().chain(self.cells.iter());
         let count = self.header.len();
         let mut widths = vec![0; count];
-        for (index, cell) in all().enumerate() {
-            let width = &mut widths[index % count];
-            *width = columns(cell).max(*width);
+        for (index, (_, width)) in all().enumerate() {
+            let widest = &mut widths[index % count];
+            *widest = width.max(*widest);
         }
         let mut text = String::with_capacity(self.cells.text.len() * 3 / 2);
-        for (index, cell) in all().enumerate() {
+        for (index, (cell, width)) in all().enumerate() {
             let column = index % count;
-            let missing = widths[column] - columns(cell);
+            let missing = widths[column] - width;
             let before = if self.right.contains(&column) { missing } else { 0 };
-            text.extend(iter::repeat_n(' ', before));
+            push_spaces(&mut text, before);
             text.push_str(cell);
             if column + 1 == count {
                 let is_space = |char: char| char.is_whitespace() && char != '\n';
                 text.truncate(text.trim_end_matches(is_space).len());
                 text.push('\n');
             } else {
-                text.extend(iter::repeat_n(' ', missing - before + usize::from(PADDING)));
+                push_spaces(&mut text, missing - before + usize::from(PADDING));
             }
         }
         text
@@ -175,7 +184,7 @@ impl Table {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        let cells: Vec<&str> = self.cells.iter().collect();
+        let cells: Vec<&str> = self.cells.iter().map(|(cell, _)| cell).collect();
         for row in cells.chunks(self.header.len()) {
             let mut row: Row = row.into();
             if self.fit == Fit::Cut {
@@ -191,6 +200,16 @@ impl Table {
 /// characters, and a byte is a column.
 fn columns(cell: &str) -> usize {
     if cell.is_ascii() { cell.len() } else { cell.width() }
+}
+
+/// Appends many spaces at once: a column of a long list may be mostly empty.
+fn push_spaces(text: &mut String, mut count: usize) {
+    const SPACES: &str = "                                ";
+    while count > SPACES.len() {
+        text.push_str(SPACES);
+        count -= SPACES.len();
+    }
+    text.push_str(&SPACES[..count]);
 }
 
 /// Makes columns that are not flexible keep the width of their content.
@@ -242,6 +261,17 @@ mod tests {
             table.text(),
             "TASK                PID\nevil\\x0aid\\x1b[2J     7\nb                  4711\n"
         );
+    }
+
+    #[test]
+    fn a_long_cell_widens_its_column() {
+        let mut table = Table::fitted(&["TASK", "PID"], Fit::Whole);
+        let long = "x".repeat(100);
+        table.row([long.as_str(), "7"]);
+        table.row(["a", "8"]);
+        let expected =
+            format!("TASK{0}  PID\n{long}  7\na{1}  8\n", " ".repeat(96), " ".repeat(99));
+        assert_eq!(table.text(), expected);
     }
 
     #[test]

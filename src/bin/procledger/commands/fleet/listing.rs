@@ -1,6 +1,9 @@
 //! `fleet ps`, `fleet hosts` and `fleet leaks`: what is in the fleet's database, row by row.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use clap::Args;
 use procledger::{
@@ -92,20 +95,20 @@ fn push_process(text: &mut String, process: &FleetProcess<'_>) {
 }
 
 /// Returns the row of a process.
-fn cells(process: &FleetProcess<'_>) -> [String; 6] {
+fn cells<'a>(process: &FleetProcess<'a>) -> [Cow<'a, str>; 6] {
     // The time from the last batch is by the clock of the database.
     let age = since(process.seen_at, process.started_at) + process.silent;
     [
-        process.host.to_owned(),
-        process.task_id.unwrap_or("-").to_owned(),
-        process.pid.to_string(),
+        process.host.into(),
+        process.task_id.unwrap_or("-").into(),
+        process.pid.to_string().into(),
         if process.silent > SILENT {
-            format!("as of {} ago", short_span(process.silent))
+            format!("as of {} ago", short_span(process.silent)).into()
         } else {
-            process.state.to_owned()
+            process.state.into()
         },
-        short_span(age),
-        shell_words(&process.command),
+        short_span(age).into(),
+        shell_words(&process.command).into(),
     ]
 }
 
