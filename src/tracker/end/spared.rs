@@ -13,8 +13,8 @@ use crate::{
     identity::Identity,
     model::SpareReason,
     model::{
-        End, EndReason, InstanceId, Justification, LeakKind, Millis, NewLeak, NewProcess, Outcome,
-        ProcessId, ProcessRecord, Row, Rule, Settled, Verdict, task_text,
+        End, EndReason, InstanceId, Justification, LeakKind, Millis, NewLeak, Outcome, ProcessId,
+        ProcessRecord, Row, Rule, Settled, Verdict, task_text,
     },
     tracker::{
         core::Core,
@@ -38,7 +38,8 @@ pub(in crate::tracker) fn settle_spared(
         task_text(root.task.as_ref()),
     );
     let now = Millis::now();
-    let new = || Box::new(NewProcess { claimed: false, ..info.new_row(by, root) });
+    // Claimed, since the row belongs to the owner of its root, which may be another instance.
+    let new = || Box::new(info.new_row(by, root));
     let rule = Rule::Spared(why.clone());
     let because = Justification::new(&rule, info.evidence);
     let end = End { because: Some(because.clone()), ..End::unobserved(EndReason::Released, now) };

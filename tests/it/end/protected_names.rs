@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use procledger::{Builder, ContainmentMode, Outcome, Report, Tracker};
 
-use crate::support::{Host, PidfdWatch, Place, is_alive, need, until};
+use crate::{
+    cli::command::{Running, run},
+    containment::task_cgroups::can_use_cgroups,
+    support::{Host, PidfdWatch, Place, at_once, is_alive, need, until},
+};
 
 /// A script with a name of its own, which starts a child: `NAME.pid` and `NAME.child` contain their
 /// pids.
@@ -260,4 +264,29 @@ fn protected_processes_in_a_cgroup_are_left_and_all_others_are_ended() {
         let is_kept = kept.contains(&pid) || kept.contains(&parent);
         assert!(is_kept, "{pid} was neither ended nor kept: {report:?}");
     }
+}
+
+/// Their rows, which belong to the owner of the task, stayed `running`, and no leak was recorded.
+#[test]
+fn a_reap_ended_what_a_kill_of_another_instance_had_protected() {
+    let containments =
+        ["session", "keeper"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
+    at_once(containments, |containment| {
+        let place = Place::new();
+        let server = server(&place, "buildserver");
+        let script =
+            format!("setsid {} >/dev/null 2>&1 & echo ready; sleep 3600", server.display());
+        let owner = Running::start(&place, "task", &["--containment", containment], &script);
+        let kept = ["pid", "child"].map(|what| place.watch(&format!("buildserver.{what}")));
+        run(&place, &["kill", "task", "--protect", "buildserver"]).expect(0);
+        owner.finish().expect(128 + 15);
+        for _ in 0..2 {
+            assert!(kept.iter().all(|watched| !watched.is_dead()), "{containment}");
+            let live = "SELECT count(*) FROM process WHERE state <> 'ended'";
+            assert_eq!(place.sqlite3(live), "0", "{containment}");
+            let leaks = "SELECT kind, outcome, rule_key, count(*) FROM leak GROUP BY 1, 2, 3";
+            assert_eq!(place.sqlite3(leaks), "stray|kept|protected|2", "{containment}");
+            run(&place, &["reap"]).expect(0);
+        }
+    });
 }
