@@ -7,19 +7,24 @@
 
 use std::collections::HashMap;
 
-use super::run::Exemptions;
+use super::{context, foreign_claims, run::Exemptions};
 use crate::{
     error::{Error, Result},
-    identity::Identity,
-    model::SpareReason,
+    identity::{Identity, Reach, Sameness},
     model::{
-        End, EndReason, InstanceId, Justification, LeakKind, Millis, NewLeak, Outcome, ProcessId,
-        ProcessRecord, Row, Rule, Settled, Verdict, task_text,
+        End, EndReason, Evidence, InstanceId, Justification, LeakKind, Millis, NewLeak, NewProcess,
+        Outcome, ProcessId, ProcessRecord, Row, Rule, Settled, SpareReason, State, Verdict,
+        task_text,
     },
+    store::TakeOver,
+    sys::Pinned,
     tracker::{
         core::Core,
-        membership::process_info::ProcessInfo,
-        runtime::tracked::{Root, Tracked},
+        membership::process_info::{ProcessInfo, command_of},
+        runtime::{
+            tracked::{Root, Tracked},
+            unrecorded_ends::{self, UnrecordedSpared},
+        },
     },
 };
 
@@ -57,6 +62,60 @@ pub(in crate::tracker) fn settle_spared(
             stop_signal: None,
         }),
     }
+}
+
+/// Records the processes that former hosts left running on purpose and could not record. To be
+/// called before an orphan pass, which would end them with the trees of their roots.
+pub(in crate::tracker) fn record_spared_before(core: &Core) -> Result<()> {
+    let spared = unrecorded_ends::spared_before(&core.store);
+    if spared.is_empty() {
+        return Ok(());
+    }
+    let roots: Vec<ProcessId> = spared.iter().map(|spared| spared.root).collect();
+    let descendants = core.store.descendants(&roots)?;
+    let mut settled = Vec::new();
+    for UnrecordedSpared { root, pid, start_tick, leak } in spared {
+        let Some(root) = core.store.process(root)?.filter(|row| row.spec.root.is_none()) else {
+            continue;
+        };
+        let here = core.pid_scope();
+        if root.life.state() == State::Ended || here.reach(&root.spec.identity.scope) != Reach::Here
+        {
+            continue;
+        }
+        let found = Pinned::open(&core.proc, here, pid)?;
+        let Some(pinned) = found.filter(|found| found.stat.start_tick == start_tick) else {
+            continue;
+        };
+        let known = descendants.get(&root.id);
+        let is_same = |identity: &Identity| identity.sameness(&pinned.identity) == Sameness::Same;
+        if known.is_some_and(|known| known.spared.iter().any(is_same)) {
+            continue;
+        }
+        let row = known.and_then(|known| known.live.iter().find(|(_, it)| is_same(it)));
+        let row = match row {
+            Some((row, _)) => {
+                let dead = foreign_claims::dead_among_claimants(core, &[*row])?;
+                let over = TakeOver { dead: &dead, live: false };
+                core.store.claim_over(&[*row], core.instance.id, None, None, over)?;
+                Row::Existing(*row)
+            }
+            None => Row::New(Box::new(new_row(core, &root, &pinned, &leak))),
+        };
+        let (because, now) = (Some(leak.because.clone()), Millis::now());
+        let end = End { because, ..End::unobserved(EndReason::Released, now) };
+        settled.push(Settled { row, verdict: Verdict::Kept(end), leak: Some(leak) });
+    }
+    core.store.record(core.instance.id, None, &settled).map(|_| ())
+}
+
+fn new_row(core: &Core, root: &ProcessRecord, pinned: &Pinned, leak: &NewLeak) -> NewProcess {
+    let root = context::root_of(core, root);
+    let command = command_of(&core.proc, pinned.identity.pid, root.arguments);
+    let observed = ProcessInfo::observed(&core.proc, pinned, &root, Evidence::Recorded);
+    let mut new = ProcessInfo { command, ..observed }.new_row(core.instance.id, &root);
+    new.spec.evidence = Some(leak.because.evidence.clone());
+    new
 }
 
 /// Checks that each name is a file name, since programs are matched by the last component of a

@@ -23,6 +23,7 @@ use crate::{
         end::{
             adopted_zombies, claimed_trees, context, foreign_claims, keeper_end_logs,
             outcome::{self, Conclusion},
+            spared,
         },
         runtime::{
             cause::Cause,
@@ -86,6 +87,7 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Passed> {
     if !alone {
         // For rows of instances whose death cannot be determined, but whose claims are void.
         report.add_error(foreign_claims::give_dead_claims_back(core, &dead));
+        spared::record_spared_before(core)?;
     }
     let uid_limit = (core.instance.observer.uid != 0).then_some(core.instance.observer.uid);
     let claim = core.store.claim_orphans(

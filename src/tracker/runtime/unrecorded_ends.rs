@@ -1,24 +1,30 @@
 //! Saves ends that could not be written before the host stopped in a file beside the ledger, for
-//! the next instance.
+//! the next instance; so are the processes that it left running on purpose.
 //!
 //! The file is `LEDGER-ends-HEX.json`, with the same HEX as in the name of the instance's lock. The
 //! rows stay `running` until an instance that reaps opens the ledger. Its orphan pass ends them
 //! (and the remaining members of their trees), then adds from the file how and when they ended, and
-//! which of them were leaks, in one transaction, and removes the file. A malformed file changes
-//! nothing, and is logged.
+//! which of them were leaks, in one transaction, and removes the file. The processes that were left
+//! on purpose are recorded first, since the pass would end them with their trees. A malformed file
+//! changes nothing, and is logged.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{liveness::lock_prefix, pending_writes::PendingWrites};
 use crate::{
     error::{Error, Kind, Result},
-    identity::Pid,
+    identity::{Identity, Pid},
     model::{
         End, EndReason, ExitStatus, InstanceId, Justification, LateEnd, LeakKind, Millis, NewLeak,
-        Outcome, ProcessId, Verdict, millis, task_text,
+        Outcome, ProcessId, Row, Settled, Verdict, millis, task_text,
     },
+    redact::mask_text,
     store::Store,
     sys::spool,
 };
@@ -37,6 +43,9 @@ struct Saved {
     version: u32,
     instance: i64,
     ends: Vec<SavedEnd>,
+    /// Absent if there are none, so that a program that does not know them can read the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    spared: Vec<SavedSpared>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,6 +66,27 @@ struct SavedEnd {
     /// file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     leak: Option<SavedLeak>,
+}
+
+/// A process that was left running on purpose.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedSpared {
+    root: i64,
+    pid: i64,
+    start_tick: u64,
+    rule: String,
+    evidence: String,
+    leak: SavedLeak,
+}
+
+/// A process that an instance left running on purpose and could not record, for [`spared_before`].
+#[derive(Clone, Debug)]
+pub(in crate::tracker) struct UnrecordedSpared {
+    pub(in crate::tracker) root: ProcessId,
+    pub(in crate::tracker) pid: Pid,
+    pub(in crate::tracker) start_tick: u64,
+    pub(in crate::tracker) leak: NewLeak,
 }
 
 /// The leak that a process was; its rule and evidence are those of its end.
@@ -159,6 +189,37 @@ impl SavedEnd {
     }
 }
 
+impl From<UnrecordedSpared> for SavedSpared {
+    fn from(spared: UnrecordedSpared) -> Self {
+        let UnrecordedSpared { root, pid, start_tick, leak } = spared;
+        Self {
+            root: root.0,
+            pid: i64::from(pid.get()),
+            start_tick,
+            rule: leak.because.rule.clone(),
+            evidence: leak.because.evidence.clone(),
+            leak: SavedLeak::from(&leak),
+        }
+    }
+}
+
+impl SavedSpared {
+    /// Parses a process; `None` for values that this program never writes.
+    fn parse(self) -> Option<UnrecordedSpared> {
+        if self.rule.len() > LONGEST_TEXT || self.evidence.len() > LONGEST_TEXT {
+            return None;
+        }
+        let (rule, evidence) = (mask_text(&self.rule), mask_text(&self.evidence));
+        let because = Justification::recorded((rule, None), (evidence, None));
+        Some(UnrecordedSpared {
+            root: ProcessId(self.root),
+            pid: Pid::new(self.pid)?,
+            start_tick: self.start_tick,
+            leak: self.leak.parse(Some(&because))?,
+        })
+    }
+}
+
 /// Saves the ends that could not be written when the host stops, and logs that, with `why`.
 pub(in crate::tracker) fn save_unrecorded_ends(
     store: &Store,
@@ -167,12 +228,15 @@ pub(in crate::tracker) fn save_unrecorded_ends(
     why: &Error,
 ) {
     let ends = unrecorded_ends(store, pending);
-    if ends.is_empty() {
+    let spared = unrecorded_spared(store, pending);
+    if ends.is_empty() && spared.is_empty() {
         return;
     }
+    let left: Vec<Pid> = spared.iter().map(|spared| spared.pid).collect();
     let saved = saved_path(store, instance).and_then(|path| {
         let ends = ends.iter().map(SavedEnd::from).collect();
-        let saved = Saved { version: VERSION, instance: instance.0, ends };
+        let spared = spared.into_iter().map(SavedSpared::from).collect();
+        let saved = Saved { version: VERSION, instance: instance.0, ends, spared };
         let bytes = serde_json::to_vec(&saved)
             .map_err(|error| Error::new(Kind::Other, "failed to save ends").with_source(error))?;
         spool::write(&path, store.owner_uid(), &bytes).map(|()| path)
@@ -191,6 +255,11 @@ pub(in crate::tracker) fn save_unrecorded_ends(
             end.status,
         );
     }
+    for pid in left {
+        tracing::error!(
+            "process {pid}, which is left running on purpose, could not be recorded; {place}: {why}"
+        );
+    }
 }
 
 /// Returns the ends that wait in memory, joined with their rows; the ledger can be read even if it
@@ -203,6 +272,37 @@ fn unrecorded_ends(store: &Store, pending: &PendingWrites) -> Vec<LateEnd> {
     });
     let all = roots.into_iter().chain(settled.into_iter().flatten());
     all.filter_map(|(row, end, leak)| store.late_end(row, end, leak).ok().flatten()).collect()
+}
+
+/// Returns the processes that were left running on purpose and wait in memory to be recorded, each
+/// once: several attempts on a tree leave the same ones.
+fn unrecorded_spared(store: &Store, pending: &PendingWrites) -> Vec<UnrecordedSpared> {
+    let of_roots = pending.roots.map(|root| root.kept.clone());
+    let settled = of_roots.into_iter().flatten().chain(pending.settled.map(Settled::clone));
+    let kept = settled.filter(|settled| matches!(settled.verdict, Verdict::Kept(_)));
+    let mut seen = HashSet::new();
+    kept.filter_map(|settled| {
+        let spec = match settled.row {
+            Row::New(new) => new.spec,
+            Row::Existing(row) => store.process(row).ok().flatten()?.spec,
+        };
+        let Identity { pid, start_tick, .. } = spec.identity;
+        Some(UnrecordedSpared { root: spec.root?, pid, start_tick, leak: settled.leak? })
+    })
+    .filter(|spared| seen.insert((spared.pid, spared.start_tick)))
+    .collect()
+}
+
+/// Returns the processes that former hosts have left running on purpose and could not record.
+/// Files that cannot be used are logged by [`import_unrecorded_ends`].
+pub(in crate::tracker) fn spared_before(store: &Store) -> Vec<UnrecordedSpared> {
+    let spared = |(path, lock_name): (PathBuf, String)| {
+        let saved = read_file(store, &path).ok().flatten()?;
+        let instance = store.instance(InstanceId(saved.instance)).ok().flatten()?;
+        let spared = saved.spared.into_iter().map(SavedSpared::parse).collect::<Option<Vec<_>>>();
+        spared.filter(|_| instance.lock_name == lock_name)
+    };
+    files(store).into_iter().filter_map(spared).flatten().collect()
 }
 
 fn saved_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
@@ -220,6 +320,20 @@ fn saved_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
 
 /// Adds the ends that former hosts have saved, after an orphan pass.
 pub(in crate::tracker) fn import_unrecorded_ends(store: &Store) {
+    for (path, lock_name) in files(store) {
+        match import_file(store, &path, &lock_name) {
+            Ok(true) => {}
+            Ok(false) => drop(std::fs::remove_file(&path)),
+            Err(error) => tracing::warn!(
+                "failed to import the ends that an instance has saved in `{}`: {error}; remove the file if it is not needed",
+                path.display()
+            ),
+        }
+    }
+}
+
+/// Returns the files that hosts have left, each with the name of its host's lock.
+fn files(store: &Store) -> Vec<(PathBuf, String)> {
     let ledger = store.path();
     let prefix = format!("{}{INFIX}", ledger.file_name().unwrap_or_default().to_string_lossy());
     let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
@@ -235,28 +349,25 @@ pub(in crate::tracker) fn import_unrecorded_ends(store: &Store) {
             (ledger.with_file_name(&name), format!("{}{random}.lock", lock_prefix(ledger)))
         })
     });
-    for (path, lock_name) in files.take(FILES).collect::<Vec<_>>() {
-        match import_file(store, &path, &lock_name) {
-            Ok(true) => {}
-            Ok(false) => drop(std::fs::remove_file(&path)),
-            Err(error) => tracing::warn!(
-                "failed to import the ends that an instance has saved in `{}`: {error}; remove the file if it is not needed",
-                path.display()
-            ),
-        }
-    }
+    files.take(FILES).collect()
+}
+
+/// Reads a file; `None` if it does not exist any more.
+fn read_file(store: &Store, path: &Path) -> Result<Option<Saved>> {
+    let Some(bytes) = spool::read(path, store.owner_uid(), LIMIT_BYTES)? else {
+        return Ok(None);
+    };
+    let saved: Saved = serde_json::from_slice(&bytes).map_err(|error| odd().with_source(error))?;
+    if saved.version == VERSION { Ok(Some(saved)) } else { Err(odd()) }
+}
+
+fn odd() -> Error {
+    Error::new(Kind::Unsupported, "it is of another version, or damaged")
 }
 
 /// Imports a file; returns whether it must stay.
-fn import_file(store: &Store, path: &std::path::Path, lock_name: &str) -> Result<bool> {
-    let Some(bytes) = spool::read(path, store.owner_uid(), LIMIT_BYTES)? else {
-        return Ok(true);
-    };
-    let odd = || Error::new(Kind::Unsupported, "it is of another version, or damaged");
-    let saved: Saved = serde_json::from_slice(&bytes).map_err(|error| odd().with_source(error))?;
-    if saved.version != VERSION {
-        return Err(odd());
-    }
+fn import_file(store: &Store, path: &Path, lock_name: &str) -> Result<bool> {
+    let Some(saved) = read_file(store, path)? else { return Ok(true) };
     let ends: Option<Vec<LateEnd>> = saved.ends.into_iter().map(SavedEnd::parse).collect();
     let ends = ends.ok_or_else(odd)?;
     let (added, waits) = store.add_late_ends(InstanceId(saved.instance), lock_name, &ends)?;

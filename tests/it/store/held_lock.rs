@@ -175,6 +175,39 @@ fn an_orphan_that_a_run_could_not_record_was_in_no_report() {
     });
 }
 
+/// Its rows were not in the file beside the ledger, so the next pass ended it as an orphan.
+#[test]
+fn a_reap_ended_what_a_run_had_left_on_purpose_and_could_not_record() {
+    let containments =
+        ["session", "keeper"].into_iter().chain(can_use_cgroups().then_some("cgroup"));
+    at_once(containments, |containment| {
+        for option in [&["--keep-strays"][..], &["--protect", "sleep"]] {
+            let place = Place::new();
+            let options = [&["--containment", containment], option].concat();
+            let left = place.path().join("left");
+            let script =
+                format!("setsid sleep 3600 >/dev/null 2>&1 & echo $! > {}; exit 7", left.display());
+            let (err, _) = ends_under_the_lock(&place, &options, &script, 7);
+            assert!(err.contains("is left running on purpose, could not be recorded"), "{err}");
+            let left = place.watch("left");
+            assert!(!left.is_dead(), "{containment} {option:?}");
+            for _ in 0..2 {
+                let reap = place.procledger(&["reap"]);
+                let text = String::from_utf8_lossy(&reap.stderr);
+                assert!(reap.status.success(), "{containment} {option:?}: {text}");
+                assert!(!left.is_dead(), "{containment} {option:?}");
+                assert_eq!(row(&place), "ended|exited|7|", "{containment} {option:?}");
+                let kept = "SELECT p.state, p.end_reason, l.kind, l.outcome, l.rule_key, p.pid
+                    FROM leak AS l JOIN process AS p ON p.id = l.process";
+                let key = if option.len() == 1 { "keeps_strays" } else { "protected" };
+                let expected = format!("ended|released|stray|kept|{key}|{}", left.pid());
+                assert_eq!(place.sqlite3(kept), expected, "{containment} {option:?}");
+                assert!(self::kept(&place).is_empty());
+            }
+        }
+    });
+}
+
 #[test]
 fn a_run_does_not_wait_for_a_held_lock_at_each_step() {
     let place = Place::new();
