@@ -1,6 +1,10 @@
 //! Ends trees at the request of their owner or of a person.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     claimed_trees, foreign_claims,
@@ -10,8 +14,8 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::{
-        EndPlan, EndReason, InstanceId, ProcessId, ProcessRecord, Report, Rule, Settled, TaskId,
-        Verdict,
+        EndPlan, EndReason, Evidence, InstanceId, Justification, ProcessId, ProcessRecord, Report,
+        Rule, Settled, TaskId, Verdict,
     },
     store::TakeOver,
     tracker::{
@@ -126,9 +130,12 @@ fn kill_rows_unless(
     let claimed = core.store.claim_over(&ids, core.instance.id, None, asked_by, over)?;
     let asked: HashSet<ProcessId> =
         rows.iter().filter(|row| row.requested_by.is_some()).map(|row| row.id).collect();
-    let untouched: HashSet<ProcessId> = (claimed.iter())
-        .filter(|(record, former)| former.is_none() && !asked.contains(&record.id))
-        .map(|(record, _)| record.id)
+    let touched: HashMap<ProcessId, Evidence> = (claimed.iter())
+        .filter(|(record, former)| former.is_some() || asked.contains(&record.id))
+        .map(|(record, _)| {
+            let is_root = record.spec.root.is_none();
+            (record.id, if is_root { Evidence::Root } else { Evidence::Recorded })
+        })
         .collect();
     let claimed = with_plan(claimed, &dead, plan);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
@@ -140,23 +147,36 @@ fn kill_rows_unless(
         Some(&core.kills_interrupted),
     );
     foreign_claims::await_noted(core, &owners, &settled);
-    set_exited(core, &untouched, &mut settled);
+    explain_gone(core, &touched, cause, &mut settled);
     report.add_error(outcome::write(core, None, settled));
     release::release_ended(core, &rows);
     Ok(report)
 }
 
-/// Sets the reason of processes that were gone before this call could signal them, and whose owners
-/// have recorded their statuses: they exited by themselves, if no other call was ending them
-/// (`untouched`).
-fn set_exited(core: &Core, untouched: &HashSet<ProcessId>, settled: &mut [Settled]) {
+/// Sets the reason of processes that were gone before this call could signal them. A process that
+/// another call was ending, or had tried to end (`touched`), was ended by it, even if its owner
+/// records the status only later. Otherwise it exited by itself, if its owner has recorded the
+/// status.
+fn explain_gone(
+    core: &Core,
+    touched: &HashMap<ProcessId, Evidence>,
+    cause: &Cause,
+    settled: &mut [Settled],
+) {
     for Settled { row, verdict, .. } in settled {
-        if let (Some(row), Verdict::Ended(end)) = (row.id(), verdict)
-            && end.reason == EndReason::Gone
-            && untouched.contains(&row)
-            && matches!(core.store.has_status(row), Ok(true))
-        {
-            end.reason = EndReason::Exited;
+        let (Some(row), Verdict::Ended(end)) = (row.id(), verdict) else { continue };
+        if end.reason != EndReason::Gone {
+            continue;
+        }
+        match touched.get(&row) {
+            Some(evidence) if cause.reason == EndReason::Killed => {
+                end.reason = EndReason::Killed;
+                end.because = Some(Justification::new(&cause.rule, *evidence));
+            }
+            None if matches!(core.store.has_status(row), Ok(true)) => {
+                end.reason = EndReason::Exited;
+            }
+            _ => {}
         }
     }
 }

@@ -223,6 +223,30 @@ fn a_process_that_a_kill_found_gone_was_recorded_without_a_rule() {
     });
 }
 
+/// Its owner was stopped until the second kill had found it gone.
+#[test]
+fn a_killed_program_whose_status_was_recorded_late_had_exited_by_itself() {
+    at_once(containments(), |containment| {
+        let place = Place::new();
+        let owner = owner(&place, containment, "60s");
+        let program = place.sqlite3("SELECT pid FROM process WHERE root IS NULL");
+        let program: u32 = program.parse().expect("a pid");
+        let first = kill_in_its_grace(&place);
+        signal(&first, Signal::STOP);
+        owner.signal(Signal::STOP);
+        until("the owner is stopped", || state(owner.child.id()) == Some('T'));
+        let_go(&place);
+        until("the program has exited", || !is_alive(program));
+        run(&place, &["kill", "task"]).expect(0);
+        owner.signal(Signal::CONT);
+        owner.finish().expect(5);
+        assert_eq!(row(&place), "ended|killed|5||1|0", "{containment}");
+        let why = "SELECT end_rule_key, end_evidence_key FROM process WHERE root IS NULL";
+        assert_eq!(place.sqlite3(why), "person_asked|identity", "{containment}");
+        crash(first);
+    });
+}
+
 #[test]
 fn a_kill_shortens_the_grace_of_the_owner_and_the_owner_records_the_status() {
     let place = Place::new();
