@@ -404,7 +404,10 @@ fn clean_up(core: &Arc<Core>) -> Result<Report> {
     // Processes that have rows are not judged by the list: the orphan pass handles them.
     if let Some(path) = &core.options.export {
         match import::import(core, path) {
-            Ok(imported) => report.absorb(imported),
+            Ok(imported) => {
+                import::log(&imported);
+                report.absorb(imported);
+            }
             Err(error) => {
                 tracing::error!("{error}");
                 report.errors.push(error.to_string());

@@ -11,7 +11,7 @@ use super::name_match::{self, Match, Search};
 use crate::{
     error::Result,
     export::{Legacy, LegacyEntry, read_legacy},
-    model::{EndReason, LeakKind, Millis, Named, Origin, Report, Rule, Suspect},
+    model::{EndReason, LeakKind, Millis, Named, Origin, Report, Rule, Suspect, task_text},
     policy::name_match::Judgement,
     sys::proc::age,
     tracker::{
@@ -22,33 +22,39 @@ use crate::{
 /// The times in the file are in whole seconds, and were determined after the start.
 const START_TOLERANCE: Duration = Duration::from_secs(2);
 
+/// Imports a list. What is not imported, and which processes are left running, is in the report; it
+/// is not logged.
 pub(in crate::tracker) fn import(core: &Arc<Core>, path: &Path) -> Result<Report> {
     let mut report = Report::default();
+    let shown = path.display();
     match read_legacy(path, core.instance.observer.uid)? {
         Legacy::Absent => {}
-        Legacy::Untrusted(why) => {
-            let line = format!("`{}` is not read: {why}", path.display());
-            tracing::warn!("{line}");
-            report.errors.push(line);
-        }
+        Legacy::Untrusted(why) => report.errors.push(format!("`{shown}` is not read: {why}")),
         Legacy::Corrupt { kept_as, reason } => {
-            let line = format!(
-                "`{}` is malformed: {reason}; it is kept as `{}`",
-                path.display(),
-                kept_as.display()
-            );
-            tracing::error!("{line}");
-            report.errors.push(line);
+            let kept_as = kept_as.display();
+            report
+                .errors
+                .push(format!("`{shown}` is malformed: {reason}; it is kept as `{kept_as}`"));
         }
         Legacy::Entries { entries, rejected } => {
-            for line in rejected {
-                tracing::warn!("`{}`: {line}", path.display());
-                report.errors.push(line);
-            }
+            report.errors.extend(rejected.iter().map(|line| format!("`{shown}`: {line}")));
             report.absorb(import_entries(core, path, entries)?);
         }
     }
     Ok(report)
+}
+
+/// Logs what a list left open, for an import on opening: a host may not read the report.
+pub(in crate::tracker) fn log(report: &Report) {
+    for error in &report.errors {
+        tracing::error!("{error}");
+    }
+    for Suspect { pid, task_id, why, .. } in &report.suspects {
+        tracing::warn!(
+            "process {pid} for task {} is left alone: {why}",
+            task_text(task_id.as_ref())
+        );
+    }
 }
 
 fn import_entries(core: &Arc<Core>, path: &Path, entries: Vec<LegacyEntry>) -> Result<Report> {
@@ -78,11 +84,6 @@ fn import_entries(core: &Arc<Core>, path: &Path, entries: Vec<LegacyEntry>) -> R
         match judge(&search, &entry)? {
             Verdict::Gone => {}
             Verdict::Leave { command, why } => {
-                tracing::warn!(
-                    "process {} for task {} is left alone: {why}",
-                    entry.pid,
-                    entry.task
-                );
                 report.suspects.push(Suspect {
                     task_id: Some(entry.task),
                     pid: entry.pid,

@@ -521,6 +521,28 @@ fn an_import_of_an_untrusted_file_or_a_folder_is_refused() {
     }
 }
 
+/// It was logged as well.
+#[test]
+fn an_import_printed_the_reason_twice() {
+    let place = Place::new();
+    for (content, mode, what) in [
+        ("[]", 0o666, "is not read"),
+        ("[{", 0o644, "is malformed"),
+        (
+            r#"[{"task_id":"t","process_id":-5,"start_time":"2026-01-01T00:00:00Z"}]"#,
+            0o644,
+            "list.json",
+        ),
+    ] {
+        let file = place.path().join("list.json");
+        fs::write(&file, content).expect("a file");
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("a mode");
+        let answer = run(&place, &["import", file.to_str().expect("UTF-8")]).expect(1);
+        assert_eq!(answer.err.lines().count(), 1, "{answer:?}");
+        assert!(answer.err.contains(what), "{answer:?}");
+    }
+}
+
 #[test]
 fn an_invalid_log_filter_is_refused() {
     let place = Place::new();
