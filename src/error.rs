@@ -74,7 +74,7 @@ impl Error {
         let source = source.into();
         let kind = match source.raw_os_error() {
             Some(libc::ESRCH | libc::ECHILD) => Kind::Gone,
-            Some(libc::EPERM | libc::EACCES) => Kind::Denied,
+            Some(libc::EPERM | libc::EACCES | libc::EROFS) => Kind::Denied,
             Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EBUSY) => {
                 Kind::Busy
             }

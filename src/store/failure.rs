@@ -1,28 +1,34 @@
 //! Converts errors of SQLite into the crate's error; nothing else does.
 
-use std::path::Path;
+use std::{fs, io, path::Path};
 
 use rusqlite::{Error as Sqlite, ErrorCode};
 
-use crate::error::{Error, Kind, Source};
+use super::trust::beside;
+use crate::{
+    error::{Error, Kind, Source},
+    sys::filesystem::FileLimit,
+};
 
 /// Converts the error that SQLite reported during `doing` ("record a pass") on the ledger at
 /// `path`.
 pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
-    let kind = kind(&source);
     let code = source.sqlite_error_code();
+    if let Some(limit) = code.and_then(|code| limit(path, code)) {
+        let advice = limit.advice();
+        let message = format!("failed to {doing} in the ledger `{}`: {advice}", path.display());
+        return Error::os(message, io::Error::from_raw_os_error(limit.errno()));
+    }
+    let kind = kind(&source);
     let hint = match (kind, code) {
         (_, Some(ErrorCode::DiskFull)) => ": its disk is full, free some space",
         (_, Some(ErrorCode::SystemIoFailure)) => {
-            ": its disk or file system reports an error, see the kernel log"
+            ": its disk or file system reports an error, see the kernel log and the quota"
         }
         (_, Some(ErrorCode::OperationInterrupted)) => {
             ": it used more processor time than a statement is allowed, `procledger doctor` looks for the cause"
         }
         (_, Some(ErrorCode::OutOfMemory)) => ": out of memory",
-        (_, Some(ErrorCode::ReadOnly)) => {
-            ": check the permissions of the file and of its folder, and whether the file system is mounted read-only"
-        }
         (_, Some(ErrorCode::DatabaseCorrupt)) => ": it is damaged, `procledger doctor` shows where",
         (Kind::Busy, _) => ": another process holds its write lock, try again",
         (Kind::Denied, _) => ": check the permissions of the file and of its folder",
@@ -36,6 +42,30 @@ pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
         None => error,
     }
     .with_source(cause(source))
+}
+
+/// Returns the limit that explains an error. SQLite reports the same code for a missing permission
+/// as for any other reason why a file cannot be opened, and for a limit as for a broken disk.
+fn limit(path: &Path, code: ErrorCode) -> Option<FileLimit> {
+    let explains: &[FileLimit] = match code {
+        ErrorCode::CannotOpen => &[
+            FileLimit::Descriptors,
+            FileLimit::OpenFiles,
+            FileLimit::ReadOnly,
+            FileLimit::Inodes,
+            FileLimit::Space,
+        ],
+        ErrorCode::ReadOnly | ErrorCode::PermissionDenied => &[FileLimit::ReadOnly],
+        ErrorCode::SystemIoFailure => {
+            &[FileLimit::Descriptors, FileLimit::OpenFiles, FileLimit::Space, FileLimit::FileSize]
+        }
+        _ => return None,
+    };
+    let files = [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")];
+    let longest =
+        files.iter().filter_map(|file| Some(fs::symlink_metadata(file).ok()?.len())).max();
+    let limit = FileLimit::of(path.parent()?, longest.unwrap_or(0))?;
+    explains.contains(&limit).then_some(limit)
 }
 
 /// Returns the cause of an error: its code alone if SQLite's message repeats that.
@@ -59,10 +89,9 @@ fn errno(code: ErrorCode) -> Option<i32> {
 
 /// Returns the error for when no connection was free in time, or none could be opened.
 pub(super) fn no_connection(path: &Path, doing: &str, source: r2d2::Error) -> Error {
-    let message = format!(
-        "failed to {doing} in the ledger `{}`: no connection was free in time, try again",
-        path.display()
-    );
+    let limit = limit(path, ErrorCode::CannotOpen);
+    let why = limit.map_or("no connection was free in time, try again", FileLimit::advice);
+    let message = format!("failed to {doing} in the ledger `{}`: {why}", path.display());
     Error::new(Kind::Busy, message).with_source(source)
 }
 

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    sys::file_lock::open_plain,
+    sys::{file_lock::open_plain, filesystem},
 };
 
 /// "pldg": identifies a ledger to file(1) and to us.
@@ -212,7 +212,7 @@ fn open_own(path: &Path, open: Opener) -> Result<Connection> {
     {
         wal_origin::check(connection, path)?;
     }
-    opened.map_err(|e| failed(path, "open the header", e))
+    opened.map_err(|e| failed(path, "read the header", e))
 }
 
 /// Returns `application_id`, `user_version`, and whether the file is empty.
@@ -328,7 +328,8 @@ fn lock(located: &Located) -> Result<File> {
 /// Opens the lock file, or creates it. Under an unusual umask it is created without any permission;
 /// its creator fixes that at once, and we try again.
 pub(super) fn open_lock(path: &Path, owner: u32, deadline: Instant) -> Result<File> {
-    let wrong = |e: Errno| Error::os(format!("failed to lock `{}`", path.display()), e);
+    let message = || format!("failed to lock `{}`", path.display());
+    let wrong = |e: Errno| Error::os(message(), e);
     loop {
         // In two steps, so that only a file that we created gets its mode from us, and an existing
         // one is never waited for.
@@ -346,7 +347,10 @@ pub(super) fn open_lock(path: &Path, owner: u32, deadline: Instant) -> Result<Fi
                 return Ok(File::from(file));
             }
             Err(Errno::EXIST) => {}
-            Err(e) => return Err(wrong(e)),
+            Err(e) => {
+                let folder = path.parent().unwrap_or(path);
+                return Err(filesystem::not_created(message(), folder, e));
+            }
         }
     }
 }

@@ -20,13 +20,14 @@ use std::{
 
 use rustix::{
     fs::{Access, AtFlags, CWD, accessat},
+    io::Errno,
     process::geteuid,
 };
 
 use crate::{
     error::{Error, Kind, Result},
     sys::{
-        filesystem,
+        filesystem::{self, FileLimit},
         fs_user::{Account, act_as},
         trusted_path::{Folders, Obstacle, Seen, Trust, controller},
     },
@@ -285,6 +286,11 @@ impl Located {
 
     fn check_writable(&self) -> Result<()> {
         if !may_write(self.folder()) {
+            if filesystem::is_read_only(self.folder()) {
+                let (path, advice) = (self.path.display(), FileLimit::ReadOnly.advice());
+                let message = format!("the ledger `{path}` cannot be written: {advice}");
+                return Err(Error::os(message, Errno::ROFS));
+            }
             return Err(Error::new(
                 Kind::Denied,
                 format!(

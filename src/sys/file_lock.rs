@@ -17,7 +17,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::plain_file::{FileId, open_as_is, try_flock};
+use super::{
+    filesystem,
+    plain_file::{FileId, open_as_is, try_flock},
+};
 use crate::{
     error::{Error, Kind, Result},
     identity::Identity,
@@ -54,7 +57,8 @@ impl HeldLock {
     pub(crate) fn create(path: &Path, owner: u32) -> Result<Self> {
         for _ in 0..ATTEMPTS {
             let file = create_locked(path).map_err(|error| {
-                Error::os(format!("failed to create the lock `{}`", path.display()), error)
+                let message = format!("failed to create the lock `{}`", path.display());
+                filesystem::not_created(message, path.parent().unwrap_or(path), error)
             })?;
             if !is_at(&file, path) {
                 continue;

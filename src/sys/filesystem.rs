@@ -1,5 +1,5 @@
-//! File systems: which of them can hold a ledger, their free space, and attributes of files on
-//! them.
+//! File systems: which of them can hold a ledger, their free space, attributes of files on them,
+//! and limits that keep files from being opened or from growing.
 //!
 //! WAL needs memory that all its users share (<https://sqlite.org/wal.html>), and the locks of
 //! instances need a flock(2) that the kernel releases when the holder dies. A network file system
@@ -12,8 +12,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FallocateFlags, StatxAttributes, StatxFlags},
+    fs::{
+        AtFlags, CWD, FallocateFlags, Mode, OFlags, StatVfsMountFlags, StatxAttributes, StatxFlags,
+    },
     io::Errno,
+    process::{Resource, getrlimit},
 };
 
 use crate::error::{Error, Kind, Result};
@@ -63,6 +66,102 @@ pub(crate) fn free_bytes(folder: &Path) -> Result<u64> {
         Error::os(format!("failed to determine the free space at `{}`", folder.display()), e)
     })?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// A limit, other than a permission, that keeps a file from being opened, created or extended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileLimit {
+    /// `RLIMIT_NOFILE` of this process.
+    Descriptors,
+    /// `fs.file-max` of the machine.
+    OpenFiles,
+    /// The file system is mounted read-only.
+    ReadOnly,
+    /// The file system has space, but no inode is free.
+    Inodes,
+    Space,
+    /// `RLIMIT_FSIZE` of this process.
+    FileSize,
+}
+
+impl FileLimit {
+    /// The number of descriptors that a library opens for one file: the file itself, and two that
+    /// belong to it.
+    const DESCRIPTORS: usize = 3;
+    /// A file that is smaller than its limit by less than this may have been refused to grow.
+    const GROWTH: u64 = 64 << 10;
+
+    /// Returns the limit that applies now to files in `folder`, the largest of which has
+    /// `longest` bytes. For an error whose errno is unknown.
+    pub(crate) fn of(folder: &Path, longest: u64) -> Option<Self> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let opened: std::result::Result<Vec<_>, Errno> = (0..Self::DESCRIPTORS)
+            .map(|_| rustix::fs::open(folder, flags, Mode::empty()))
+            .collect();
+        match opened {
+            Err(Errno::MFILE) => return Some(Self::Descriptors),
+            Err(Errno::NFILE) => return Some(Self::OpenFiles),
+            _ => {}
+        }
+        if is_read_only(folder) {
+            return Some(Self::ReadOnly);
+        }
+        if has_no_inode(folder) {
+            return Some(Self::Inodes);
+        }
+        if free_bytes(folder).is_ok_and(|free| free == 0) {
+            return Some(Self::Space);
+        }
+        let limit = getrlimit(Resource::Fsize).current?;
+        (longest.saturating_add(Self::GROWTH) >= limit).then_some(Self::FileSize)
+    }
+
+    /// Returns the errno of a system call that this limit makes fail.
+    pub(crate) fn errno(self) -> i32 {
+        match self {
+            Self::Descriptors => libc::EMFILE,
+            Self::OpenFiles => libc::ENFILE,
+            Self::ReadOnly => libc::EROFS,
+            Self::Inodes | Self::Space => libc::ENOSPC,
+            Self::FileSize => libc::EFBIG,
+        }
+    }
+
+    /// Returns the cause and what to do, to follow the subject of a message.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Self::Descriptors => "no descriptor is left, raise the limit (`ulimit -n`)",
+            Self::OpenFiles => "the machine has too many open files, raise `fs.file-max`",
+            Self::ReadOnly => "its file system is mounted read-only, mount it writable",
+            Self::Inodes => {
+                "its file system has no inode left (`df -i`), remove files or choose another one"
+            }
+            Self::Space => "its disk is full, free some space",
+            Self::FileSize => "the limit on the size of files is reached, raise it (`ulimit -f`)",
+        }
+    }
+}
+
+/// Reports whether the file system is mounted read-only.
+pub(crate) fn is_read_only(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Reports whether no file can be created, since all inodes are used. A file system without a fixed
+/// number of them reports 0 in total.
+fn has_no_inode(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|found| found.f_files > 0 && found.f_favail == 0)
+}
+
+/// Returns the error of a file that could not be created in `folder`. `ENOSPC` means either that
+/// the disk is full or that no inode is left, and the message says which.
+pub(crate) fn not_created(message: String, folder: &Path, errno: Errno) -> Error {
+    let limit = (errno == Errno::NOSPC)
+        .then(|| if has_no_inode(folder) { FileLimit::Inodes } else { FileLimit::Space });
+    match limit {
+        Some(limit) => Error::os(format!("{message}: {}", limit.advice()), errno),
+        None => Error::os(message, errno),
+    }
 }
 
 /// Refuses a folder on a network file system.

@@ -17,6 +17,9 @@ use std::{error::Error as StdError, io, process::ExitCode};
 
 use procledger::ExitStatus;
 
+/// The shell's command for the limit on descriptors.
+const DESCRIPTOR_LIMIT: &str = "`ulimit -n`";
+
 /// A process exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exit(u8);
@@ -139,14 +142,22 @@ fn of_exec_errno(errno: Option<i32>) -> Exit {
 /// Formats an error and its causes in one line, without causes that the line already contains.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut line = error.to_string();
+    let mut errno = error.downcast_ref().and_then(io::Error::raw_os_error);
     let mut source = error.source();
     while let Some(cause) = source {
+        errno = errno.or_else(|| cause.downcast_ref().and_then(io::Error::raw_os_error));
         let text = cause.to_string();
         if !line.contains(&text) {
             line.push_str(": ");
             line.push_str(&text);
         }
         source = cause.source();
+    }
+    // Any system call that opens something can fail this way.
+    if errno == Some(libc::EMFILE) && !line.contains(DESCRIPTOR_LIMIT) {
+        line.push_str(": raise the limit on descriptors (");
+        line.push_str(DESCRIPTOR_LIMIT);
+        line.push(')');
     }
     line
 }

@@ -5,11 +5,11 @@ use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::exit::{Exit, Failure, Result};
+use crate::exit::{Failure, Result};
 
-/// Number of descriptors that `run` may need at once, besides those that its program inherits: the
-/// standard ones, those for the ledger, its locks and the cgroup, and those by which processes are
-/// found and ended. 22 were enough for a small tree in a cgroup.
+/// Number of descriptors that an owner or a reaper may need at once, besides those that it has
+/// inherited: the standard ones, those for the ledger, its locks and the cgroup, and those by which
+/// processes are found and ended. 22 were enough for a small tree in a cgroup.
 const NEEDED: u64 = 32;
 
 /// The numbers of inherited descriptors.
@@ -28,17 +28,15 @@ impl Inherited {
         Ok(Self(numbers))
     }
 
-    /// Fails if the limit on descriptors is too low for `run`. It would start the program all the
-    /// same, and then miss processes that the program leaves, for lack of a descriptor to find them
-    /// with.
+    /// Fails if the limit on descriptors is too low to end a tree: `run` would start its program
+    /// all the same, and processes would be missed for lack of a descriptor to find them with.
     pub(crate) fn check_limit(&self) -> Result<()> {
         let needed = NEEDED + self.0.len() as u64;
         match getrlimit(Resource::Nofile).current {
             Some(limit) if limit < needed => Err(Failure::new(format!(
-                "the limit of {limit} descriptors is too low to find and end what the program leaves: raise it to {needed} \
-                 or more (`ulimit -n {needed}`)"
-            ))
-            .with_exit(Exit::RUN_FAILED)),
+                "the limit of {limit} descriptors is too low to find and end processes: raise it to {needed} or more \
+                 (`ulimit -n {needed}`)"
+            ))),
             _ => Ok(()),
         }
     }
@@ -57,4 +55,17 @@ impl Inherited {
 pub(crate) fn raise_descriptor_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Raises the limit, and fails if it is too low to end a tree. For a command that starts no
+/// program. Must be called while no other thread runs.
+pub(crate) fn demand_descriptors() -> Result<()> {
+    raise_descriptor_limit();
+    check_descriptor_limit()
+}
+
+/// Fails if the limit is too low to end a tree. Must be called while no other thread runs.
+pub(crate) fn check_descriptor_limit() -> Result<()> {
+    // Without `/proc` the command fails later, with a message about that.
+    Inherited::list().map_or(Ok(()), |inherited| inherited.check_limit())
 }

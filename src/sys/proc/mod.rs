@@ -82,9 +82,12 @@ thread_local! {
 impl Proc {
     /// Opens `/proc` and checks that it is the real one, of our own PID namespace.
     pub(crate) fn open() -> Result<Self> {
-        let failed = |error: Errno| Error::os("failed to open `/proc`: mount it", error);
+        let failed = |error: Errno| Error::os("failed to open `/proc`", error);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open("/proc", flags, Mode::empty()).map_err(failed)?;
+        let dir = rustix::fs::open("/proc", flags, Mode::empty()).map_err(|error| match error {
+            Errno::NOENT => Error::os("failed to open `/proc`: mount it", error),
+            error => failed(error),
+        })?;
         if rustix::fs::fstatfs(&dir).map_err(failed)?.f_type != PROC_SUPER_MAGIC {
             return Err(Error::new(
                 Kind::Unsupported,

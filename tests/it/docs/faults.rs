@@ -17,9 +17,13 @@ pub(crate) struct SmallDisk {
 
 impl SmallDisk {
     pub(crate) fn mount(place: &Place, kib: u32) -> Self {
+        Self::mount_with(place, &format!("size={kib}k,mode=755"))
+    }
+
+    pub(crate) fn mount_with(place: &Place, options: &str) -> Self {
         let folder = place.path().join("disk");
         fs::create_dir(&folder).expect("a folder");
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={kib}k,mode=755"), "tmpfs"], &folder);
+        run("mount", &["-t", "tmpfs", "-o", options, "tmpfs"], &folder);
         Self { folder }
     }
 

@@ -87,6 +87,42 @@ fn with_few_descriptors_a_run_lost_the_strays_of_its_program() {
     });
 }
 
+/// `kill` and `reap` went on, and lost processes that they had no descriptor for; the others named
+/// the permissions of the ledger, or an errno alone.
+#[test]
+fn with_few_descriptors_a_command_did_not_name_the_limit() {
+    let place = Place::new();
+    let limited = |limit: u32, args: &[&str]| {
+        let mut command = Command::new("bash");
+        clean(&mut command, &place);
+        let line = format!("{CLOSE_OTHERS} ulimit -n {limit} && exec \"$0\" \"$@\"");
+        command.args(["-c", &line, PROCLEDGER]).args(args);
+        answer(command.env("PROCLEDGER_DB", place.ledger()))
+    };
+    limited(100, &["run", "--task", "t", "--", "true"]).expect(0);
+    for limit in [4, 5, 8, 9, 12, 16, 24, 31] {
+        for args in [&["kill", "t"][..], &["reap"], &["health"], &["watch"]] {
+            let refused = limited(limit, args).expect(1);
+            let line = refused.complaint();
+            assert!(
+                line.ends_with("(`ulimit -n`)") || line.ends_with("(`ulimit -n 32`)"),
+                "{line}"
+            );
+        }
+        limited(limit, &["demo"]).expect(1).complaint();
+        for args in [&["ps", "--all"][..], &["report"], &["metrics"]] {
+            let answer = limited(limit, args);
+            if answer.code() != 0 {
+                let line = answer.complaint();
+                assert!(line.contains("(`ulimit -n`)") && !line.contains("permission"), "{line}");
+                assert!(limit < 20, "{args:?} {limit}: {line}");
+            }
+        }
+    }
+    limited(32, &["reap"]).expect(0);
+    limited(32, &["health"]).expect(0);
+}
+
 /// As in `exec 200> lock; ulimit -n 100`, which lowers the hard limit as well: a keeper of an
 /// ordinary user cannot open a descriptor of that number, and the message named `close_range`.
 #[test]

@@ -57,3 +57,27 @@ fn the_command_ignores_sigxfsz_and_its_program_does_not() {
     let plain = Command::new("/bin/sh").args(["-c", script]).output().expect("a shell");
     assert_eq!(text, String::from_utf8_lossy(&plain.stdout));
 }
+
+#[test]
+fn a_limit_on_the_size_of_files_was_reported_as_an_error_of_the_disk() {
+    let place = Place::new();
+    let limited = |limit: u32, args: &[&str]| {
+        let line = format!("ulimit -f {limit}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("/bin/bash");
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_procledger"), "--db"]);
+        command.arg(place.ledger()).args(args).output().expect("bash")
+    };
+    let run = ["run", "--task", "task", "--", "true"];
+    for (limit, args) in
+        [(0, &run[..]), (1, &run), (40, &run), (1, &["reap"]), (40, &["reap"]), (1, &["health"])]
+    {
+        let refused = limited(limit, args);
+        let text = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success(), "{limit} {args:?}");
+        assert_eq!(text.lines().count(), 1, "{limit} {args:?}: {text}");
+        assert!(text.contains("raise it (`ulimit -f`)"), "{limit} {args:?}: {text}");
+        assert!(!text.contains("kernel log"), "{limit} {args:?}: {text}");
+    }
+    let allowed = limited(1000, &run);
+    assert!(allowed.status.success(), "{}", String::from_utf8_lossy(&allowed.stderr));
+}

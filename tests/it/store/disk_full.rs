@@ -1,11 +1,11 @@
 //! The disk that the ledger is on is full for a while.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use procledger::Tracker;
 
 use crate::{
-    docs::faults::SmallDisk,
+    docs::faults::{SmallDisk, run},
     support::{PidfdWatch, Place, in_namespace, need, procledger, sqlite3, until},
 };
 
@@ -57,4 +57,46 @@ fn on_a_full_disk_nothing_starts_and_ends_are_recorded_later() {
     new.wait().expect("it ran");
     tracker.shutdown().expect("an orderly end");
     assert_eq!(sqlite3(&ledger, "PRAGMA integrity_check"), "ok");
+}
+
+/// SQLite reports the same error as for a missing permission.
+#[test]
+fn a_file_system_without_inodes_or_mounted_read_only_was_reported_as_a_missing_permission() {
+    need!("mount", "umount");
+    if !in_namespace(
+        "store::disk_full::a_file_system_without_inodes_or_mounted_read_only_was_reported_as_a_missing_permission",
+    ) {
+        return;
+    }
+    let place = Place::new();
+    let disk = SmallDisk::mount_with(&place, "size=4096k,nr_inodes=20,mode=755");
+    let ledger = disk.ledger();
+    let refused = |ledger: &Path, args: &[&str], what: &str| {
+        let output = procledger(ledger, args);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{args:?}");
+        assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
+        assert!(text.contains(what) && !text.contains("permission"), "{args:?}: {text}");
+    };
+    let run_it = ["run", "--task", "task", "--", "true"];
+    assert!(procledger(&ledger, &run_it).status.success());
+
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(disk.folder.join(format!("ledger.db{suffix}"))).expect("a file");
+    }
+    let fillers = (0..20).map(|number| fs::write(disk.folder.join(format!("file{number}")), ""));
+    assert!(fillers.filter_map(Result::err).any(|e| e.raw_os_error() == Some(libc::ENOSPC)));
+    let writing = [&run_it[..], &["reap"], &["kill", "task"], &["health"]];
+    for args in writing.iter().chain(&[&["ps"][..], &["report"]]) {
+        refused(&ledger, args, "no inode left");
+    }
+    let new = disk.folder.join("new.db");
+    refused(&new, &run_it, "no inode left");
+
+    fs::remove_file(disk.folder.join("file0")).expect("a file");
+    run("mount", &["-o", "remount,bind,ro"], &disk.folder);
+    for args in writing {
+        refused(&ledger, args, "mounted read-only");
+    }
+    refused(&new, &run_it, "mounted read-only");
 }

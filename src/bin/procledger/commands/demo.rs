@@ -14,6 +14,7 @@ use procledger::{Ledger, Outcome, ProcessRecord, Report, Tracker};
 use super::{demo_guard::Host, report::leak_table};
 use crate::{
     exit::{Exit, Failure, Result},
+    inherited_fds::demand_descriptors,
     output,
     pinned::PinnedProcess,
     render::{Paint, Table, after, escape, how_ended, shell_words},
@@ -42,6 +43,7 @@ struct Witness {
 
 impl DemoArgs {
     pub(crate) fn run(self) -> Result<Exit> {
+        demand_descriptors()?;
         let signals = Signals::block(&STOP)?;
         let folder = tempfile::Builder::new()
             .prefix("procledger-demo-")

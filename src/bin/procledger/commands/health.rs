@@ -5,6 +5,7 @@ use clap::Args;
 use crate::{
     context::Context,
     exit::{Exit, Result},
+    inherited_fds::demand_descriptors,
     output,
     render::{Tense, report_exit, report_text},
 };
@@ -26,6 +27,7 @@ pub(crate) struct HealthArgs {
 
 impl HealthArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        demand_descriptors()?;
         let tracker = context.actor().open()?;
         let report = tracker.health_pass()?;
         let text =

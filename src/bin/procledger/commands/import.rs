@@ -7,6 +7,7 @@ use clap::Args;
 use crate::{
     context::Context,
     exit::{Exit, Failure, Result},
+    inherited_fds::demand_descriptors,
     output,
     render::{Tense, report_exit, report_text},
     units,
@@ -40,6 +41,7 @@ impl ImportArgs {
         fs::symlink_metadata(&self.file).map_err(|error| {
             Failure::because(format!("failed to access {}", self.file.display()), &error)
         })?;
+        demand_descriptors()?;
         let mut builder = context.actor();
         for name in context.orphan_names(&self.orphan_name) {
             builder = builder.orphan_name(name);

@@ -17,7 +17,7 @@ use crate::{
     ancestors::ancestors,
     context::Context,
     exit::{Exit, Result, chain},
-    inherited_fds::raise_descriptor_limit,
+    inherited_fds::demand_descriptors,
     output,
     render::{ending_line_after, report_exit, suspect_line},
     signals::{STOP, Signals, die_by},
@@ -77,9 +77,9 @@ pub(crate) struct KillArgs {
 impl KillArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
         let tasks = task_ids(self.tasks.clone())?;
+        demand_descriptors()?;
         // Before any thread is started, so that none of them takes a signal.
         let signals = Signals::block(&STOP)?;
-        raise_descriptor_limit();
         let tracker = context.actor().protected_names(&self.protect).open()?;
         let interrupt = Interrupt::watch(signals, &tracker)?;
         let asked_by = context.asked_by("kill");

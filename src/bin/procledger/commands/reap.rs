@@ -8,7 +8,7 @@ use procledger::{Report, plan_name_match};
 use crate::{
     context::{Access, Context},
     exit::{Exit, Failure, Result},
-    inherited_fds::raise_descriptor_limit,
+    inherited_fds::demand_descriptors,
     output,
     render::{Tense, escape, report_exit, report_text, suspects},
     units,
@@ -94,7 +94,7 @@ impl ReapArgs {
         if let Some(age) = self.min_age {
             builder = builder.min_age(age);
         }
-        raise_descriptor_limit();
+        demand_descriptors()?;
         // Without names there was nothing to look for: the path may be mistyped.
         let was_needed = context.orphan_names(&self.orphan_name).is_empty();
         let is_missing = was_needed && !context.has_ledger();

@@ -17,6 +17,7 @@ use crate::{
     exit::{Exit, Result},
     global_args::GlobalArgs,
     history_args::HistoryArgs,
+    inherited_fds::check_descriptor_limit,
     logging,
     notify::Notify,
     output::{self, Reader},
@@ -85,6 +86,10 @@ impl WatchArgs {
     }
 
     fn start(self, global: &GlobalArgs) -> Result<Exit> {
+        // Programs of --on-leak inherit the limit, so it is not raised.
+        if !self.worker {
+            check_descriptor_limit()?;
+        }
         match (&self.dir[..], self.worker) {
             ([folder], true) => serve_folder(folder),
             (_, true) => self.serve_ledger(global),
