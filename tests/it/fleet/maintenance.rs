@@ -73,7 +73,8 @@ fn tasks_are_read_from_their_index_alone_after_maintenance() {
     let report = ["report", "--by", "task", "--json", "--from", &scene.database.url()];
     let report: serde_json::Value = serde_json::from_str(&printed(fleet(&report))).expect("JSON");
     assert_eq!(report["groups"].as_array().map(Vec::len), Some(1001), "the largest, and the rest");
-    let used = "SELECT idx_scan, idx_tup_fetch FROM pg_stat_user_indexes WHERE indexrelname = 'leak_top_task'";
+    let used = "SELECT i.idx_scan, t.idx_tup_fetch FROM pg_stat_user_indexes AS i JOIN pg_stat_user_tables AS t ON t.relid = i.relid
+        WHERE i.indexrelname = 'leak_top_task'";
     // A session counts what it has read when it ends.
     until("the index is used", || scene.database.rows(used).starts_with("1|"));
     assert_eq!(scene.database.rows(used), "1|0", "no row was looked up");
