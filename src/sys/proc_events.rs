@@ -7,8 +7,8 @@
 //!
 //! Events contain pids of the initial PID namespace and times of the initial time namespace, so
 //! they are meaningless elsewhere. The kernel does not wait for a slow reader: it drops events, and
-//! reports that by `ENOBUFS`. Events of no interest, such as the start and the name of a thread, are
-//! dropped by a filter before they wake the reader or take room.
+//! reports that by `ENOBUFS`. Events of no interest, such as the start and the name of a thread,
+//! are dropped by a filter before they wake the reader or take room.
 
 #![expect(unsafe_code, reason = "a socket option without a wrapper")]
 
