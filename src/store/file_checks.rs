@@ -16,6 +16,16 @@ impl Store {
         filesystem::free_bytes(self.folder())
     }
 
+    /// Returns the names of the files beside the ledger that begin with its name; none if its
+    /// folder cannot be listed.
+    pub(crate) fn names_beside(&self) -> Vec<String> {
+        let Ok(_acting) = self.act_as_owner() else { return Vec::new() };
+        let ledger = self.path().file_name().unwrap_or_default().to_string_lossy();
+        let found = self.folder().read_dir().into_iter().flatten().flatten();
+        let names = found.filter_map(|found| found.file_name().into_string().ok());
+        names.filter(|name| name.starts_with(&*ledger)).collect()
+    }
+
     fn folder(&self) -> &Path {
         self.path().parent().unwrap_or_else(|| self.path())
     }

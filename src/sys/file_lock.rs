@@ -88,6 +88,11 @@ impl HeldLock {
         })
     }
 
+    /// Returns the name of the file, without its folder.
+    pub(crate) fn name(&self) -> Option<String> {
+        self.path.file_name()?.to_str().map(str::to_owned)
+    }
+
     pub(super) fn file(&self) -> &File {
         &self.file
     }

@@ -211,23 +211,22 @@ pub(in crate::tracker) fn has_end_log(core: &Core, row: &ProcessRecord) -> bool 
         || end_log_path(core.store.path(), token).symlink_metadata().is_ok()
 }
 
-/// Removes the records of roots whose rows are settled, and records to which no row belongs.
-pub(in crate::tracker) fn remove_end_logs(core: &Core) {
+/// Removes the records of roots whose rows are settled, and records to which no row belongs;
+/// `names` are those of the files beside the ledger.
+pub(in crate::tracker) fn remove_end_logs(core: &Core, names: &[String]) {
     let ledger = core.store.path();
-    let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
-    for found in folder.into_iter().flatten().flatten() {
-        let name = found.file_name();
-        let token = name.to_str().and_then(|name| token_of_end_log(ledger, name));
-        let Some(token) = token else { continue };
+    for name in names {
+        let Some(token) = token_of_end_log(ledger, name) else { continue };
         // The record of a live row is read when that row is settled.
         if !matches!(core.store.knows_token(&token), Ok(false)) {
             continue;
         }
         let is_read = core.keepers.take_read(&token);
-        let modified = found.metadata().and_then(|seen| seen.modified());
+        let path = ledger.with_file_name(name);
+        let modified = path.symlink_metadata().and_then(|seen| seen.modified());
         let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
         if is_read || age.is_ok_and(|age| age > STALE) || !has_live_others(core) {
-            remove_end_log(&found.path());
+            remove_end_log(&path);
         }
     }
 }

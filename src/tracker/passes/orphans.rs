@@ -83,6 +83,11 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Passed> {
     let pass = PassRun::begin(PassKind::Orphan);
     let others = other_instances::check_others_at_rest(&core.store, &core.proc, &core.instance)?;
     let alone = others.is_empty();
+    let living = others.iter().filter(|(_, life)| !matches!(life, Liveness::Dead(_)));
+    let needed_locks: HashSet<String> = living
+        .map(|(instance, _)| instance.lock_name.clone())
+        .chain(core.instance.lock_name())
+        .collect();
     let (dead, mut report) = sort_out_dead(core, others);
     if !alone {
         // For rows of instances whose death cannot be determined, but whose claims are void.
@@ -126,10 +131,11 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Passed> {
     log_cleaned(&report);
     let pass = pass.record(&report);
     report.add_error(outcome::write(core, Some(pass), ended.settled));
-    unrecorded_ends::import_unrecorded_ends(&core.store);
+    let names = core.store.names_beside();
+    unrecorded_ends::import_unrecorded_ends(&core.store, &names);
     core.cgroups.remove_those_of_others();
-    other_instances::remove_stale_locks(&core.store);
-    keeper_end_logs::remove_end_logs(core);
+    other_instances::remove_stale_locks(&core.store, &names, &needed_locks);
+    keeper_end_logs::remove_end_logs(core, &names);
     Ok(Passed { report, alone })
 }
 

@@ -221,6 +221,11 @@ impl Instance {
         lock(&self.lock).is_none()
     }
 
+    /// Returns the name of the lock file; `None` after a shutdown.
+    pub(in crate::tracker) fn lock_name(&self) -> Option<String> {
+        lock(&self.lock).as_ref().and_then(HeldLock::name)
+    }
+
     /// Releases the lock. Removes its file only if the stop is recorded; otherwise the next
     /// instance must be able to find this one dead.
     pub(in crate::tracker) fn release_lock(&self, store: &Store, stop_is_recorded: bool) {

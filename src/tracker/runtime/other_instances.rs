@@ -65,18 +65,24 @@ pub(in crate::tracker) fn check_others_at_rest(
 }
 
 /// Removes lock files that are no longer needed and that no process holds: those of instances that
-/// died before they were recorded, and those whose reaper died before removing them.
-pub(in crate::tracker) fn remove_stale_locks(store: &Store) {
+/// died before they were recorded, and those whose reaper died before removing them. `names` are
+/// those of the files beside the ledger, and `needed` those of locks that are certainly needed.
+pub(in crate::tracker) fn remove_stale_locks(
+    store: &Store,
+    names: &[String],
+    needed: &HashSet<String>,
+) {
     let ledger = store.path();
+    let may_be_stale = |name: &&String| is_made_lock_name(ledger, name) && !needed.contains(*name);
+    let names: Vec<&String> = names.iter().filter(may_be_stale).collect();
+    if names.is_empty() {
+        return;
+    }
     let Ok(_acting) = store.act_as_owner() else { return };
     let Ok(instances) = store.instances_to_check() else { return };
     let needed: HashSet<&str> =
         instances.iter().map(|instance| instance.lock_name.as_str()).collect();
-    let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
-    for name in folder.into_iter().flatten().flatten().map(|found| found.file_name()) {
-        let stale = |name: &&str| is_made_lock_name(ledger, name) && !needed.contains(name);
-        if let Some(name) = name.to_str().filter(stale) {
-            discard(&ledger.with_file_name(name));
-        }
+    for name in names.into_iter().filter(|name| !needed.contains(name.as_str())) {
+        discard(&ledger.with_file_name(name));
     }
 }

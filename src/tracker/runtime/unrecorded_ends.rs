@@ -302,7 +302,7 @@ pub(in crate::tracker) fn spared_before(store: &Store) -> Vec<UnrecordedSpared> 
         let spared = saved.spared.into_iter().map(SavedSpared::parse).collect::<Option<Vec<_>>>();
         spared.filter(|_| instance.lock_name == lock_name)
     };
-    files(store).into_iter().filter_map(spared).flatten().collect()
+    files(store, &store.names_beside()).into_iter().filter_map(spared).flatten().collect()
 }
 
 fn saved_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
@@ -318,9 +318,10 @@ fn saved_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
     Ok(store.beside(&format!("{INFIX}{random}.json")))
 }
 
-/// Adds the ends that former hosts have saved, after an orphan pass.
-pub(in crate::tracker) fn import_unrecorded_ends(store: &Store) {
-    for (path, lock_name) in files(store) {
+/// Adds the ends that former hosts have saved, after an orphan pass; `names` are those of the files
+/// beside the ledger.
+pub(in crate::tracker) fn import_unrecorded_ends(store: &Store, names: &[String]) {
+    for (path, lock_name) in files(store, names) {
         match import_file(store, &path, &lock_name) {
             Ok(true) => {}
             Ok(false) => drop(std::fs::remove_file(&path)),
@@ -332,22 +333,14 @@ pub(in crate::tracker) fn import_unrecorded_ends(store: &Store) {
     }
 }
 
-/// Returns the files that hosts have left, each with the name of its host's lock.
-fn files(store: &Store) -> Vec<(PathBuf, String)> {
+/// Returns the files among `names` that hosts have left, each with the name of its host's lock.
+fn files(store: &Store, names: &[String]) -> Vec<(PathBuf, String)> {
     let ledger = store.path();
     let prefix = format!("{}{INFIX}", ledger.file_name().unwrap_or_default().to_string_lossy());
-    let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
-    let names = folder
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|found| found.file_name().into_string().ok());
-    let files = names.filter_map(|name| {
+    let files = names.iter().filter_map(|name| {
         let random = name.strip_prefix(&prefix)?.strip_suffix(".json")?;
         let made = random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
-        made.then(|| {
-            (ledger.with_file_name(&name), format!("{}{random}.lock", lock_prefix(ledger)))
-        })
+        made.then(|| (ledger.with_file_name(name), format!("{}{random}.lock", lock_prefix(ledger))))
     });
     files.take(FILES).collect()
 }
