@@ -139,11 +139,13 @@ fn zombies_that_belong_to_no_task_are_left_to_the_host() {
                         .is_ok_and(|it| it == "sh\n")
             })
         });
+        let are_zombies = || {
+            let all = [child.pid(), leader.pid(), registered.pid(), grandchild];
+            all.into_iter().all(|pid| state(pid) == Some('Z'))
+        };
+        until("they have ended", are_zombies);
         host.ask("health");
-        let is_zombie = |pid: u32| state(pid) == Some('Z');
-        stays("they wait for the host", || {
-            [child.pid(), leader.pid(), registered.pid(), grandchild].into_iter().all(is_zombie)
-        });
+        stays("they wait for the host", are_zombies);
         assert_eq!(host.ask("child-wait own"), "Ok(Some(3))", "{mode}");
         assert_eq!(host.ask("child-wait leader"), "Ok(Some(4))", "{mode}");
         assert_eq!(host.ask("child-wait registered"), "Ok(None)", "{mode}");
