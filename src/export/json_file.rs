@@ -45,7 +45,7 @@ const RANDOM: usize = 12;
 /// How often a new temporary file may be removed as a leftover before it is locked; once is rare.
 const ATTEMPTS: u32 = 10;
 
-/// The minimum number of bytes that a trial writes: a page.
+/// A trial writes as many bytes as the list has now, but at least a page, and at most 16 MiB.
 const PROBE_MIN: u64 = 4096;
 const PROBE_MAX: u64 = 16 << 20;
 

@@ -11,8 +11,8 @@ pub enum LedgerEvent {
     /// ([`ProcessSpec::root`](crate::ProcessSpec::root)); its [`Life`](crate::Life) says how and
     /// why.
     Ended(Box<ProcessRecord>),
-    /// A process could not be ended, and still exists. Reported again whenever another attempt
-    /// fails.
+    /// A process could not be ended, and still exists. Reported again after a later attempt that
+    /// fails, if the subscription was read during that attempt.
     Survived(Box<ProcessRecord>),
     /// A leak was found. If it could not be ended at first, its later end is reported as the end of
     /// its process, not as another leak.

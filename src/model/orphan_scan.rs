@@ -33,7 +33,8 @@ pub struct OrphanTree {
     /// The name by which [`Builder::orphan_name`](crate::Builder::orphan_name) would match it;
     /// `None` if it has none.
     pub name: Option<String>,
-    /// The ledger that is named in its environment, if no live instance has that ledger open.
+    /// The ledger that is named in its environment (`PROCLEDGER_LEDGER`), if that also contains the
+    /// token of a task.
     pub ledger: Option<String>,
     /// How long it has run.
     #[serde(rename = "age_ms", serialize_with = "whole_millis")]

@@ -1,9 +1,9 @@
 //! Limits the cost of a statement.
 //!
 //! A schema can contain code that never ends: a trigger with a recursive query, an index on an
-//! expensive expression. Such a ledger is refused ([`super::schema`]), but code that is added just
-//! after that check would block a host, and with it its programs, forever. So a statement that uses
-//! up its budget is interrupted, and its transaction is rolled back.
+//! expensive expression. Such a ledger is refused ([`super::schema_check`]), but code that is added
+//! just after that check would block a host, and with it its programs, forever. So a statement that
+//! uses up its budget is interrupted, and its transaction is rolled back.
 //!
 //! The budget is processor time of the thread, not wall time: a slow disk or a busy machine uses
 //! none, and a statement that never ends always does. SQLite checks it between the steps of its

@@ -37,12 +37,24 @@ pub(crate) fn raise_descriptor_limit(needed: u64) -> Option<(u64, u64)> {
 
 /// Returns whether a process of this user can get a descriptor with this number, which this process
 /// may have opened before its limit was lowered.
+///
+/// A hard limit is raised by the capability `CAP_SYS_RESOURCE` of the initial user namespace:
+/// another namespace's root has the capability, but only there (setrlimit(2),
+/// `user_namespaces(7)`).
 pub(crate) fn can_install(number: i32) -> bool {
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
     let may_raise = || {
         capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE))
+            && is_initial_user_namespace()
     };
     u64::try_from(number).is_ok_and(|number| number < hard) || may_raise()
+}
+
+/// Reports whether every uid is mapped to itself. Another namespace may be mapped like this as
+/// well, which is rare.
+fn is_initial_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map");
+    map.is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 /// Returns how many descriptors this process may still open; `None` if the open ones cannot be

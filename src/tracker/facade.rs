@@ -338,9 +338,10 @@ impl Tracker {
         terminate::kill(self.usable()?, task_ids, asked_by, plan)
     }
 
-    /// Ends a task of any instance like [`kill`](Self::kill), unless another live instance is
-    /// already ending it; then this does nothing, and returns an empty report. It lets several
-    /// programs restart a task without cutting its grace period short.
+    /// Ends a task of any instance like [`kill`](Self::kill), but leaves its processes that a live
+    /// instance, this one included, is already ending: if that is true of all of them, this does
+    /// nothing, and returns an empty report. It lets several programs restart a task without
+    /// cutting its grace period short.
     ///
     /// # Errors
     ///
@@ -586,6 +587,7 @@ impl Tracker {
     ///
     /// # Errors
     ///
+    /// [`is_closed`](crate::Error::is_closed) after a shutdown, or in a forked child;
     /// [`is_busy`](crate::Error::is_busy) if the time is up, or another instance writes the export;
     /// [`is_not_found`](crate::Error::is_not_found) if there is no export.
     pub fn flush_export(&self, timeout: Duration) -> Result<()> {

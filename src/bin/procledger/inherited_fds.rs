@@ -28,13 +28,14 @@ impl Inherited {
         Ok(Self(numbers))
     }
 
-    /// Fails if the limit on descriptors is too low to end a tree: `run` would start its program
-    /// all the same, and processes would be missed for lack of a descriptor to find them with.
+    /// Fails if the hard limit on descriptors, to which `run` raises its own, is too low to end a
+    /// tree: `run` would start its program all the same, and processes would be missed for lack of
+    /// a descriptor to find them with.
     pub(crate) fn check_limit(&self) -> Result<()> {
         let needed = NEEDED + self.0.len() as u64;
-        match getrlimit(Resource::Nofile).current {
+        match getrlimit(Resource::Nofile).maximum {
             Some(limit) if limit < needed => Err(Failure::new(format!(
-                "the limit of {limit} descriptors is too low to find and end processes: raise it to {needed} or more \
+                "the hard limit of {limit} descriptors is too low to find and end processes: raise it to {needed} or more \
                  (`ulimit -n {needed}`)"
             ))),
             _ => Ok(()),

@@ -79,6 +79,14 @@ pub(crate) fn stops(signal: i32) -> bool {
     [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal)
 }
 
+/// Returns whether a signal is one by which jobs are stopped, continued and ended. `kill` of a
+/// shell may send any other one to `run` alone or to its group, which looks the same here; then the
+/// program alone gets it, since the default action of most is to end a process.
+fn controls_jobs(signal: i32) -> bool {
+    let ends = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM];
+    stops(signal) || signal == libc::SIGCONT || ends.contains(&signal)
+}
+
 /// A signal that was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received {
@@ -220,7 +228,9 @@ impl Signals {
         let next = self.fd.read_signal()?;
         Ok(next.and_then(|info| {
             let signal = i32::try_from(info.ssi_signo).ok()?;
-            let by_job = || info.ssi_code == libc::SI_USER && is_of_job(info.ssi_pid);
+            let by_job = || {
+                info.ssi_code == libc::SI_USER && controls_jobs(signal) && is_of_job(info.ssi_pid)
+            };
             Some(Received { signal, by_group: is_of_terminal(signal, info.ssi_code) || by_job() })
         }))
     }

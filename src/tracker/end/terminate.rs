@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         EndPlan, EndReason, Evidence, InstanceId, Justification, ProcessId, ProcessRecord, Report,
-        Rule, Settled, TaskId, Verdict,
+        Rule, Settled, State, TaskId, Verdict,
     },
     store::TakeOver,
     tracker::{
@@ -128,10 +128,12 @@ fn kill_rows_unless(
     let dead = foreign_claims::dead_claimants_of(core, rows);
     let over = TakeOver { dead: &dead, live: others == OtherClaims::TakenOver };
     let claimed = core.store.claim_over(&ids, core.instance.id, None, asked_by, over)?;
-    let asked: HashSet<ProcessId> =
-        rows.iter().filter(|row| row.requested_by.is_some()).map(|row| row.id).collect();
+    // A survivor may still be ended by an earlier SIGKILL.
+    let tried =
+        |row: &&ProcessRecord| row.requested_by.is_some() || row.life.state() == State::Survived;
+    let tried: HashSet<ProcessId> = rows.iter().filter(tried).map(|row| row.id).collect();
     let touched: HashMap<ProcessId, Evidence> = (claimed.iter())
-        .filter(|(record, former)| former.is_some() || asked.contains(&record.id))
+        .filter(|(record, former)| former.is_some() || tried.contains(&record.id))
         .map(|(record, _)| {
             let is_root = record.spec.root.is_none();
             (record.id, if is_root { Evidence::Root } else { Evidence::Recorded })

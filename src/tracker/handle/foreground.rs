@@ -28,7 +28,9 @@ impl Process {
     /// process into the foreground. The whole process group stops if the program had the terminal,
     /// or stopped because it used the terminal in the background: the signal of the terminal was
     /// sent to the program's group alone. The group gets the same signal if this thread blocks it,
-    /// so that several hosts in one pipeline can stop their programs, and SIGSTOP otherwise.
+    /// so that several hosts in one pipeline can stop their programs, and SIGSTOP otherwise. Block
+    /// it in all threads or in none: a thread that does not block it would stop this process once
+    /// more.
     ///
     /// A program that was not given the terminal, and stops because it reads from it, gets it if
     /// this process group has it, or the program of another host in this group. When the program
@@ -133,6 +135,7 @@ impl Process {
                 _ => self.pidfd.forget_stop(),
             };
         }
+        take_terminal_back(control)?;
         // Another host in our group, as in `host a | host b`, may have stopped the group first, and
         // the shell may have continued it. Nothing that takes time may come between this check and
         // the stop, which discards a SIGCONT.
@@ -140,7 +143,6 @@ impl Process {
         if control.was_stopped {
             return Ok(());
         }
-        take_terminal_back(control)?;
         // The signals of a terminal are for a whole job.
         match signal {
             libc::SIGTTIN | libc::SIGTTOU => stop_own_group(signal)?,

@@ -157,7 +157,13 @@ fn sort_out_dead(
 
 /// Reports the processes that an instance that cannot be judged left. They are left running.
 fn report_unknown(core: &Core, instance: &InstanceRecord, why: &str) -> Report {
-    let rows = core.store.live_of(instance.id).unwrap_or_default();
+    let rows = match core.store.live_of(instance.id) {
+        Ok(rows) => rows,
+        Err(error) => {
+            let errors = vec![error.to_string()];
+            return Report { errors, unverified: 1, ..Report::default() };
+        }
+    };
     let checked = rows.len() as u64;
     let suspect = |row: ProcessRecord| Suspect {
         pid: row.pid(),

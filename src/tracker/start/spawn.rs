@@ -75,8 +75,10 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     let keeper = match target {
         Some(_) => None,
         None if spec.excludes_keeper() => None,
-        None if mode == ContainmentMode::Auto && !can_pass_on(&job, &inherited) => None,
-        None => core.keepers.get(mode, core.registry.has_room_for_keeper())?,
+        None => core
+            .keepers
+            .get(mode, core.registry.has_room_for_keeper())?
+            .filter(|_| mode != ContainmentMode::Auto || can_pass_on(&job, &inherited)),
     };
     if target.is_none() && keeper.is_none() {
         fork_events::listen_for_forks(core);

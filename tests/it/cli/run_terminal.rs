@@ -423,6 +423,30 @@ fn kill_of_a_job_reached_only_the_first_process_of_its_program() {
     });
 }
 
+/// `kill $!` signals one process, whose children have no handler.
+#[test]
+fn a_signal_for_the_program_alone_ended_its_children() {
+    need!("bash", "dash", "zsh");
+    play(|person| {
+        let script = "trap 'echo us$((1+1))r' USR1\nsh -c 'echo $$ > pid; exec sleep 3600' &\n\
+                      while [ ! -s pid ]; do sleep 0.01; done\necho it$((1+1))runs\nwait\nwait\n";
+        let script = person.place.script("parent", script);
+        person.types(&format!("@sh {} &", script.display()));
+        person.sees("it2runs");
+        person.gets_the_prompt();
+        let child = person.program();
+        person.types("kill -USR1 $!");
+        person.sees("us2r");
+        person.gets_the_prompt();
+        stays("the child runs", || is_alive(child));
+        person.types("kill -TERM %1; wait; echo all$((1+1))gone");
+        person.sees("all2gone");
+        until("the child has ended", || !is_alive(child));
+        person.gets_the_prompt();
+        person.shell_is_well();
+    });
+}
+
 #[test]
 fn a_program_with_redirected_input_finds_the_terminal() {
     need!("bash", "dash", "zsh");

@@ -201,6 +201,11 @@ fn neither_a_kill_nor_a_scan_claims_success_where_hidepid_hides_processes() {
         assert_eq!(err.lines().filter(|line| line.contains(why)).count(), 1, "{args:?}: {err}");
         assert!(!err.contains("no task is running"), "{args:?}: {err}");
     }
+    // It tried again for ever.
+    let replace = ["run", "--task", "t", "--if-running", "replace", "--", "true"];
+    let (code, _, err) = as_a_user(&theirs, &replace);
+    assert_eq!(code, Some(75), "{err}");
+    assert!(err.contains("it is unknown whether task t has ended"), "{err}");
     let scanned = of_a_user().arg("scan").output().expect("setpriv");
     let why = String::from_utf8_lossy(&scanned.stderr);
     assert_eq!(scanned.status.code(), Some(1), "{scanned:?}");

@@ -131,7 +131,7 @@ fn replace(context: &Context, tracker: &Tracker, task: &TaskId) -> Result<()> {
     let by = context.asked_by("run");
     let ended = |report: procledger::Result<Report>| match report {
         Err(error) if !error.is_not_found() => Err(error.into()),
-        Ok(report) => survived(&report, task),
+        Ok(report) => check_ended(&report, task),
         Err(_) => Ok(()),
     };
     ended(tracker.kill_unless_ending(task.as_str(), &by))?;
@@ -165,11 +165,16 @@ fn check_not_own(tracker: &Tracker, task: &TaskId) -> Result<()> {
     })
 }
 
-fn survived(report: &Report, task: &TaskId) -> Result<()> {
-    if report.survived() == 0 {
+/// Fails if an earlier run may still be there: starting the task would be refused again and again.
+fn check_ended(report: &Report, task: &TaskId) -> Result<()> {
+    let why = if report.survived() > 0 {
+        format!("{} processes of task {task} could not be ended", report.survived())
+    } else if report.unverified > 0 {
+        let why = report.suspects.first().map(|it| format!(" ({})", it.why)).unwrap_or_default();
+        format!("it is unknown whether task {task} has ended{why}: end it first")
+    } else {
         return Ok(());
-    }
-    let why = format!("{} processes of task {task} could not be ended", report.survived());
+    };
     Err(Failure::new(why).with_exit(Exit::ALREADY_RUNNING))
 }
 
@@ -195,7 +200,7 @@ fn await_end(tracker: &Tracker, task: &TaskId) -> Result<()> {
         thread::sleep(PAUSE);
     }
     match tracker.end_orphaned(task.as_str()) {
-        Ok(report) => survived(&report, task),
+        Ok(report) => check_ended(&report, task),
         // It has ended at this very moment.
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error.into()),

@@ -265,11 +265,10 @@ impl TreeRun {
         self.push(member);
     }
 
-    /// Returns the row of a recorded descendant that a scan has found to be a member after all: it
-    /// is no longer left running.
+    /// Returns the row of a recorded descendant that could not be examined at first, or was to be
+    /// left running, and that a scan has found to be a member: it is no longer left out.
     pub(super) fn take_row_of(&mut self, member: &Identity) -> Option<ProcessId> {
-        let is_it =
-            |left: &LeftRunning| left.is_exempt && left.identity.sameness(member) == Sameness::Same;
+        let is_it = |left: &LeftRunning| left.identity.sameness(member) == Sameness::Same;
         let index = self.unknown.iter().position(is_it)?;
         self.unknown.remove(index).row
     }
