@@ -6,9 +6,9 @@ use procledger_testing::PidfdWatch;
 
 use crate::support::{Place, until};
 
-/// A cgroup would lead to the member as well.
+/// A cgroup would lead to the member as well, and a monitor would record it once more.
 fn owner(place: &Place) -> Tracker {
-    let builder = Tracker::builder(place.ledger());
+    let builder = Tracker::builder(place.ledger()).monitor(false);
     builder.containment(ContainmentMode::Session).open().expect("a ledger")
 }
 
@@ -16,9 +16,9 @@ fn owner(place: &Place) -> Tracker {
 /// been written just after the claim; returns the member, which runs.
 fn kill_without_the_member(place: &Place, tracker: &Tracker) -> PidfdWatch {
     // A daemon without the environment of its task, whose parent exits once it is recorded.
-    let daemon = "setsid env -i PATH=\"$PATH\" sh -c 'while :; do sleep 1; done'";
+    let daemon = "setsid env -i PATH=\"$PATH\" sh -c 'echo $$ > member; while :; do sleep 1; done'";
     let script = format!(
-        "({daemon} {} & echo $! > member; while [ ! -e recorded ]; do sleep 0.01; done) & \
+        "({daemon} {} & while [ ! -e recorded ]; do sleep 0.01; done) & \
          echo $! > parent; exec sleep 3600",
         place.marker()
     );

@@ -353,7 +353,7 @@ impl<'a, 'b> Run<'a, 'b> {
         let mut begun = Vec::new();
         for (index, tree) in self.trees.iter_mut().enumerate() {
             tree.take_next_step(self.progress);
-            if tree.ask() {
+            if tree.ask(&self.last) {
                 begun.push(index);
             }
         }

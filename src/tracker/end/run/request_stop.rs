@@ -7,7 +7,7 @@ use super::{
     member::{Death, Member, Phase},
     state::TreeRun,
 };
-use crate::sys::{Pinned, Signal};
+use crate::sys::{Pinned, Signal, snapshot::Snapshot};
 
 impl TreeRun {
     /// Sends the signal of the current step, then SIGCONT, to each recipient that was not sent it
@@ -15,8 +15,8 @@ impl TreeRun {
     ///
     /// A program that gets SIGTERM may end its helpers before they are signalled, as `nginx` ends
     /// its workers and a browser its renderers. They were alive when they were found, so they count
-    /// as ended by the signals to their tree.
-    pub(super) fn ask(&mut self) -> bool {
+    /// as ended by the signals to their tree. `last` is the last scan.
+    pub(super) fn ask(&mut self, last: &Snapshot) -> bool {
         let Some((number, step)) = self.stage.step(&self.steps) else { return false };
         let begins = self.members.iter().all(|member| member.next_step <= number);
         let mut begun = self.members.iter().any(Member::was_signalled);
@@ -42,18 +42,24 @@ impl TreeRun {
             begun |= member.was_signalled();
         }
         if step.to == Recipients::Root {
-            self.continue_helpers();
+            self.continue_helpers(last);
         }
         begins && asked
     }
 
     /// Continues stopped descendants, such as those of a suspended tree, since the root may wait
     /// for them before it ends.
-    fn continue_helpers(&mut self) {
+    ///
+    /// The last scan shows which are stopped. The one that found them may not: on a busy machine a
+    /// process that was sent SIGSTOP stops only when it is scheduled.
+    fn continue_helpers(&mut self, last: &Snapshot) {
         for member in self.alive().filter(|member| !member.is_root && !member.is_continued) {
-            // A process that waits in vfork(2) for its child to call exec stops only after that.
-            let may_be_stopped =
-                |pinned: &&Pinned| pinned.stat.is_stopped() || pinned.stat.is_uninterruptible();
+            let may_be_stopped = |pinned: &&Pinned| {
+                let seen = last.get(pinned.pid()).unwrap_or(&pinned.stat);
+                // A process that waits in vfork(2) for its child to call exec stops only after
+                // that.
+                seen.is_stopped() || seen.is_uninterruptible()
+            };
             if let Some(pinned) = member.pinned.as_ref().filter(may_be_stopped) {
                 // A process that may not be signalled is reported when it is asked to end.
                 let _ = pinned.signal(Signal::CONT);
@@ -99,7 +105,7 @@ mod tests {
         identity::{Identity, Pid},
         model::Evidence,
         model::{EndPlan, Limits, Observer, Origin, Outcome, ProcessId},
-        sys::{Proc, current_pid_scope, snapshot::Snapshot},
+        sys::{Proc, current_pid_scope},
         tracker::{
             end::run::{
                 EndContext, Exemptions, TreeTarget,
@@ -183,7 +189,7 @@ mod tests {
         let (mut tree, mut children, context) = tree_of_three(&proc);
         children[gone].0.kill().expect("killed");
         children[gone].0.wait().expect("reaped");
-        tree.ask();
+        tree.ask(&Snapshot::default());
         wait_for_all(&mut children);
         for member in &mut tree.members {
             member.check_death();
@@ -213,13 +219,44 @@ mod tests {
     fn a_step_begins_when_its_signal_is_first_sent() {
         let proc = Proc::open().expect("/proc");
         let (mut tree, mut children, _context) = tree_of_three(&proc);
-        assert!(tree.ask());
-        assert!(!tree.ask(), "all of them were asked");
+        assert!(tree.ask(&Snapshot::default()));
+        assert!(!tree.ask(&Snapshot::default()), "all of them were asked");
         let new = tree.members.pop().expect("a member");
         tree.members.push(Member::new(new.info, new.pinned));
-        assert!(!tree.ask(), "a new member does not begin the wait of the others again");
+        assert!(
+            !tree.ask(&Snapshot::default()),
+            "a new member does not begin the wait of the others again"
+        );
         assert_eq!(tree.members[2].next_step, 1);
         wait_for_all(&mut children);
+    }
+
+    #[test]
+    fn a_helper_that_stopped_after_it_was_found_was_not_continued_for_its_root() {
+        let proc = Proc::open().expect("/proc");
+        let (mut tree, mut children, _context) = tree_of_three(&proc);
+        tree.members[0].is_root = true;
+        tree.steps = steps(&EndPlan::new().root_first(true), Duration::from_mins(1));
+        let helper = children[1].1;
+        let is_stopped = || proc.stat(helper).expect("read").is_some_and(|stat| stat.is_stopped());
+        let becomes = |stopped| {
+            let mut turns = 0..10_000;
+            turns.any(|_| {
+                is_stopped() == stopped || {
+                    std::thread::sleep(Duration::from_millis(1));
+                    false
+                }
+            })
+        };
+        tree.members[1].pinned.as_ref().expect("pinned").signal(Signal::STOP).expect("sent");
+        assert!(becomes(true));
+        tree.ask(&proc.snapshot().expect("read"));
+        let continued = becomes(false);
+        for (child, _) in &mut children[1..] {
+            child.kill().expect("killed");
+        }
+        wait_for_all(&mut children);
+        assert!(continued);
     }
 
     #[test]
