@@ -6,6 +6,8 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
+use rusqlite::OptionalExtension;
+
 use super::{
     Store,
     cell::RowReader,
@@ -17,18 +19,27 @@ use super::{
 use crate::{
     error::Result,
     identity::{Identity, Pid, Sameness},
-    model::{Event, InstanceId, NewProcess, ProcessId},
+    model::{EndReason, Event, InstanceId, NewProcess, ProcessId},
 };
+
+/// A member that its owner has found in a live tree.
+#[derive(Debug)]
+pub(crate) struct FoundMember {
+    pub(crate) new: NewProcess,
+    /// Whether it may run on after its root has ended by itself.
+    pub(crate) may_stay: bool,
+}
 
 impl Store {
     /// Records members that their owner has found in live trees, for as long as they run.
     ///
-    /// While another instance ends a tree, or after it has done so, members that it has recorded
-    /// already are left out: the owner may have found them before they were ended.
-    pub(crate) fn insert_members(&self, found: &[NewProcess]) -> Result<()> {
+    /// The tree may have ended since they were found, or another instance may be ending it. Then
+    /// members that are recorded already are left out, and those for which no instance is
+    /// responsible any more: the root was released, or it ended by itself and they may stay.
+    pub(crate) fn insert_members(&self, found: &[FoundMember]) -> Result<()> {
         self.write("record a process", |tx| {
             let mut recorded: HashMap<ProcessId, Vec<(Pid, u64)>> = HashMap::new();
-            for new in found {
+            for FoundMember { new, may_stay } in found {
                 if let Some(root) = new.spec.root
                     && !is_free(tx, root, new.spec.recorded_by)?
                 {
@@ -37,7 +48,7 @@ impl Store {
                         Entry::Vacant(rows) => rows.insert(recorded_below(tx, root)?),
                     };
                     let Identity { pid, start_tick, .. } = new.spec.identity;
-                    if recorded.contains(&(pid, start_tick)) {
+                    if recorded.contains(&(pid, start_tick)) || are_released(tx, root, *may_stay)? {
                         continue;
                     }
                 }
@@ -96,6 +107,19 @@ impl ClaimedRows {
 fn is_free(tx: &Transaction<'_>, root: ProcessId, owner: InstanceId) -> rusqlite::Result<bool> {
     let row = live(tx, root)?;
     Ok(row.is_some_and(|row| row.life.claimed_by().is_none_or(|by| by == owner)))
+}
+
+/// Returns whether no instance is responsible for the members of an ended tree any more.
+fn are_released(tx: &Transaction<'_>, root: ProcessId, may_stay: bool) -> rusqlite::Result<bool> {
+    let reason: Option<String> = tx
+        .prepare_cached("SELECT end_reason FROM process WHERE id = ?1")?
+        .query_one([root.0], |row| row.get(0))
+        .optional()?
+        .flatten();
+    let is = |one: EndReason| reason.as_deref() == Some(one.as_str());
+    Ok(is(EndReason::Released)
+        || is(EndReason::Forgotten)
+        || may_stay && reason.is_some() && !is(EndReason::Killed))
 }
 
 pub(super) const RECORDED_BELOW: &str =

@@ -98,6 +98,7 @@ pub(crate) use insert::Insertion;
 pub use leak_report::LeakReport;
 pub use leaks::{LeakGroup, LeakGrouping};
 pub(crate) use maintenance::MaintenanceConnection;
+pub(crate) use members::FoundMember;
 pub(crate) use migration::Schema;
 pub(crate) use setup::Upgrade;
 pub(crate) use shipment::Unshipped;

@@ -7,7 +7,7 @@ use super::{
     commit_counts::CommitCounts,
     leaks,
     members::ClaimedRows,
-    passes, process,
+    passes,
     transaction::Transaction,
     transition::{Change, Live, Note, all_live, apply, apply_each, live},
 };
@@ -132,11 +132,13 @@ fn settle(
     pass: Option<i64>,
     settled: &[Settled],
 ) -> rusqlite::Result<usize> {
-    let id = |settled: &Settled| match &settled.row {
-        Row::New(new) => process::insert(tx, new),
-        Row::Existing(id) => Ok(*id),
-    };
-    let ids: Vec<ProcessId> = settled.iter().map(id).collect::<rusqlite::Result<_>>()?;
+    let (mut rows, mut ids) = (ClaimedRows::default(), Vec::with_capacity(settled.len()));
+    for settled in settled {
+        ids.push(match &settled.row {
+            Row::New(new) => rows.of(tx, counts, new)?,
+            Row::Existing(id) => *id,
+        });
+    }
     let rows = all_live(tx, &ids)?.into_iter().filter(|row| may_settle(row, by));
     let mut rows: HashMap<ProcessId, Live> = rows.map(|row| (row.id, row)).collect();
     let changes = ids.iter().zip(settled).filter_map(|(id, settled)| {

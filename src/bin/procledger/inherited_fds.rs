@@ -28,14 +28,18 @@ impl Inherited {
         Ok(Self(numbers))
     }
 
-    /// Fails if the hard limit on descriptors, to which `run` raises its own, is too low to end a
-    /// tree: `run` would start its program all the same, and processes would be missed for lack of
-    /// a descriptor to find them with.
-    pub(crate) fn check_limit(&self) -> Result<()> {
+    /// Fails if the hard limit on descriptors is too low to end a tree. `run` raises its soft limit
+    /// to it once its program runs, and would then miss processes for lack of a descriptor to find
+    /// them with.
+    pub(crate) fn check_hard_limit(&self) -> Result<()> {
+        self.check(getrlimit(Resource::Nofile).maximum)
+    }
+
+    fn check(&self, limit: Option<u64>) -> Result<()> {
         let needed = NEEDED + self.0.len() as u64;
-        match getrlimit(Resource::Nofile).maximum {
+        match limit {
             Some(limit) if limit < needed => Err(Failure::new(format!(
-                "the hard limit of {limit} descriptors is too low to find and end processes: raise it to {needed} or more \
+                "the limit of {limit} descriptors is too low to find and end processes: raise it to {needed} or more \
                  (`ulimit -n {needed}`)"
             ))),
             _ => Ok(()),
@@ -65,8 +69,9 @@ pub(crate) fn demand_descriptors() -> Result<()> {
     check_descriptor_limit()
 }
 
-/// Fails if the limit is too low to end a tree. Must be called while no other thread runs.
+/// Fails if the soft limit is too low to end a tree. Must be called while no other thread runs.
 pub(crate) fn check_descriptor_limit() -> Result<()> {
     // Without `/proc` the command fails later, with a message about that.
-    Inherited::list().map_or(Ok(()), |inherited| inherited.check_limit())
+    let soft = getrlimit(Resource::Nofile).current;
+    Inherited::list().map_or(Ok(()), |inherited| inherited.check(soft))
 }

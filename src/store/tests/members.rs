@@ -1,9 +1,17 @@
 use super::fixture::*;
-use crate::model::{Life, NewProcess, RootEnd, State};
+use crate::{
+    model::{EndReason, Life, NewProcess, ProcessId, RootEnd, State},
+    store::FoundMember,
+};
 
 /// Inserts members as an end does that `by` performs.
-fn found(f: &Fixture, new: NewProcess) -> crate::model::ProcessId {
+fn found(f: &Fixture, new: NewProcess) -> ProcessId {
     f.store.insert_found(vec![((), new)]).expect("committed")[0].1
+}
+
+/// A member as a pass of its owner finds it.
+fn member(f: &Fixture, root: ProcessId, pid: i64) -> FoundMember {
+    FoundMember { new: below(root, process(f.me, "a", pid)), may_stay: false }
 }
 
 fn rows_below(f: &Fixture) -> i64 {
@@ -16,8 +24,7 @@ fn a_member_that_its_owner_recorded_after_the_claim_was_recorded_twice_by_the_en
     let other = f.instance("cli", 2);
     let root = f.row(f.me, 10, State::Running);
     f.store.claim(&[root], other, None, None).expect("committed");
-    let member = NewProcess { claimed: false, ..below(root, process(f.me, "a", 11)) };
-    f.store.insert_members(&[member]).expect("committed");
+    f.store.insert_members(&[member(&f, root, 11)]).expect("committed");
     assert_eq!(rows_below(&f), 1);
 
     let row = f.get(found(&f, stray(other, root, 11)));
@@ -33,7 +40,7 @@ fn a_member_that_an_end_recorded_was_recorded_again_by_its_owner() {
     let root = f.row(f.me, 10, State::Running);
     f.store.claim(&[root], other, None, None).expect("committed");
     let row = found(&f, stray(other, root, 11));
-    let member = || NewProcess { claimed: false, ..below(root, process(f.me, "a", 11)) };
+    let member = || member(&f, root, 11);
     f.store.insert_members(&[member()]).expect("committed");
     assert_eq!(rows_below(&f), 1, "while it is ended");
     f.put(row, State::Ended, None);
@@ -44,8 +51,8 @@ fn a_member_that_an_end_recorded_was_recorded_again_by_its_owner() {
 
     // Another process with the same PID, and one that the end did not find.
     let mut reused = member();
-    reused.spec.identity.start_tick -= 1;
-    f.store.insert_members(&[reused, below(root, process(f.me, "a", 12))]).expect("committed");
+    reused.new.spec.identity.start_tick -= 1;
+    f.store.insert_members(&[reused, self::member(&f, root, 12)]).expect("committed");
     assert_eq!(rows_below(&f), 3);
 }
 
@@ -71,11 +78,10 @@ fn a_row_that_another_instance_has_claimed_stays_with_it() {
 fn a_stray_that_a_pass_recorded_just_before_the_end_of_its_root_was_recorded_twice() {
     let f = Fixture::new();
     let root = f.row(f.me, 10, State::Running);
-    let member = NewProcess { claimed: false, ..below(root, process(f.me, "a", 11)) };
-    f.store.insert_members(&[member]).expect("committed");
+    f.store.insert_members(&[member(&f, root, 11)]).expect("committed");
     let end = RootEnd {
         process: root,
-        end: end(crate::model::EndReason::Exited),
+        end: end(EndReason::Exited),
         kept: Vec::new(),
         strays: vec![stray(f.me, root, 11)],
     };
@@ -83,4 +89,24 @@ fn a_stray_that_a_pass_recorded_just_before_the_end_of_its_root_was_recorded_twi
     assert_eq!(rows_below(&f), 1);
     let (row, _) = recorded[&root][0];
     assert_eq!(f.get(row).life, Life::Ending { claimed_by: f.me });
+}
+
+#[test]
+fn a_member_of_a_released_root_or_one_that_may_stay_was_recorded_and_ended() {
+    let f = Fixture::new();
+    let insert = |reason: EndReason, may_stay: bool| {
+        let root = f.row(f.me, 10, State::Running);
+        assert!(f.store.end(root, State::Running, end(reason), None).expect("committed"));
+        let before = rows_below(&f);
+        let found = FoundMember { may_stay, ..member(&f, root, 11) };
+        f.store.insert_members(&[found]).expect("committed");
+        rows_below(&f) > before
+    };
+    for reason in [EndReason::Released, EndReason::Forgotten] {
+        assert!(!insert(reason, false) && !insert(reason, true), "{reason:?}");
+    }
+    for reason in [EndReason::Exited, EndReason::Gone, EndReason::Oom] {
+        assert!(insert(reason, false) && !insert(reason, true), "{reason:?}");
+    }
+    assert!(insert(EndReason::Killed, true));
 }

@@ -4,7 +4,10 @@
 //! which another instance claims the tree has a row that the claim does not contain. The health
 //! pass ends such members; this is for an owner that stops before its next pass.
 
-use std::{collections::HashSet, sync::atomic::Ordering};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::Ordering,
+};
 
 use super::{
     claimed_trees,
@@ -12,19 +15,39 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{End, EndReason, Millis, ProcessId, ProcessRecord, State},
+    model::{End, EndReason, Life, Millis, ProcessId, ProcessRecord, Rule, State},
     sys::{Pinned, Probe},
     tracker::{core::Core, runtime::cause::Cause},
 };
 
-/// Returns whether this is the row of a member that no instance is ending, although the root of its
-/// tree, which is not among the `live` rows, has ended. A tree that may outlive its host may also
-/// outlive its root, while no host runs.
-pub(in crate::tracker) fn is_missed(row: &ProcessRecord, live: &HashSet<ProcessId>) -> bool {
+/// Returns whether this is the row of a member that no instance is ending, although another one has
+/// ended its tree by a `kill`; `live` are all live rows. A root that was released, or has ended by
+/// itself, may have left it on purpose.
+pub(in crate::tracker) fn is_missed(
+    core: &Core,
+    row: &ProcessRecord,
+    live: &HashSet<ProcessId>,
+) -> bool {
     row.life.state() == State::Running
         && row.last_error.is_none()
-        && !row.spec.limits.survive
-        && row.spec.root.is_some_and(|root| !live.contains(&root))
+        && row.spec.root.is_some_and(|root| !live.contains(&root) && killer(core, root).is_some())
+}
+
+/// Returns the cause for which missed members are ended: the `kill` that ended their tree.
+pub(in crate::tracker) fn cause(core: &Core, row: &ProcessRecord) -> Cause {
+    match row.spec.root.and_then(|root| killer(core, root)) {
+        Some(person) => {
+            Cause { reason: EndReason::Killed, leak: None, rule: Rule::PersonAsked(person) }
+        }
+        None => Cause::stray(),
+    }
+}
+
+/// Returns the person at whose request a root was killed.
+fn killer(core: &Core, root: ProcessId) -> Option<String> {
+    let root = core.store.process(root).ok().flatten()?;
+    let is_killed = matches!(&root.life, Life::Ended(end) if end.reason == EndReason::Killed);
+    root.requested_by.filter(|_| is_killed)
 }
 
 /// Ends missed members, and closes the rows of those that are gone. Nothing is tracked any more.
@@ -43,7 +66,7 @@ fn try_end_missed_members(core: &Core) -> Result<()> {
     let rows = core.store.live_of(own)?;
     let live = rows.iter().map(|row| row.id).collect();
     let mut alive = Vec::new();
-    for row in rows.into_iter().filter(|row| is_missed(row, &live)) {
+    for row in rows.into_iter().filter(|row| is_missed(core, row, &live)) {
         match Pinned::probe(&core.proc, core.pid_scope(), &row.spec.identity) {
             Probe::Zombie(_) | Probe::Gone => {
                 // It was ended without its row, or ended by itself.
@@ -54,6 +77,9 @@ fn try_end_missed_members(core: &Core) -> Result<()> {
         }
     }
     let claimed = core.store.claim(&alive, own, Some(own), None)?;
-    let Conclusion { settled, .. } = claimed_trees::end_claimed(core, &Cause::stray(), claimed);
+    let causes: HashMap<ProcessId, Cause> =
+        claimed.iter().map(|row| (row.id, cause(core, row))).collect();
+    let cause_of = |row| causes.get(&row).cloned().unwrap_or_else(Cause::stray);
+    let Conclusion { settled, .. } = claimed_trees::end_claimed_each(core, &cause_of, claimed);
     outcome::write(core, None, settled)
 }

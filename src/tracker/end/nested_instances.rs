@@ -114,7 +114,8 @@ fn rows_of_the_dead<'a>(core: &Core, ended: &'a [Ended]) -> Result<Rows<'a>> {
     Ok(rows)
 }
 
-/// Claims rows of a dead owner, all or none; returns their ends.
+/// Claims rows of a dead owner in one transaction; returns their ends, without those of rows that a
+/// live instance is ending.
 fn claim(
     core: &Core,
     owner: InstanceId,

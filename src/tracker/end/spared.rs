@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::{context, foreign_claims, run::Exemptions};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     identity::{Identity, Reach, Sameness},
     model::{
         End, EndReason, Evidence, InstanceId, Justification, LeakKind, Millis, NewLeak, NewProcess,
@@ -67,7 +67,7 @@ pub(in crate::tracker) fn settle_spared(
 /// Records the processes that former hosts left running on purpose and could not record. To be
 /// called before an orphan pass, which would end them with the trees of their roots.
 pub(in crate::tracker) fn record_spared_before(core: &Core) -> Result<()> {
-    let spared = unrecorded_ends::spared_before(&core.store);
+    let spared = unrecorded_ends::spared_before(&core.store)?;
     if spared.is_empty() {
         return Ok(());
     }
@@ -83,7 +83,15 @@ pub(in crate::tracker) fn record_spared_before(core: &Core) -> Result<()> {
         {
             continue;
         }
-        let found = Pinned::open(&core.proc, here, pid)?;
+        let found = match Pinned::open(&core.proc, here, pid) {
+            Ok(found) => found,
+            // A process that cannot be identified is not signalled either.
+            Err(error) if error.kind() == Kind::Unknown => {
+                tracing::warn!("it is unknown whether process {pid} was left on purpose: {error}");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let Some(pinned) = found.filter(|found| found.stat.start_tick == start_tick) else {
             continue;
         };

@@ -128,17 +128,7 @@ fn kill_rows_unless(
     let dead = foreign_claims::dead_claimants_of(core, rows);
     let over = TakeOver { dead: &dead, live: others == OtherClaims::TakenOver };
     let claimed = core.store.claim_over(&ids, core.instance.id, None, asked_by, over)?;
-    // A survivor may still be ended by an earlier SIGKILL.
-    let tried =
-        |row: &&ProcessRecord| row.requested_by.is_some() || row.life.state() == State::Survived;
-    let tried: HashSet<ProcessId> = rows.iter().filter(tried).map(|row| row.id).collect();
-    let touched: HashMap<ProcessId, Evidence> = (claimed.iter())
-        .filter(|(record, former)| former.is_some() || tried.contains(&record.id))
-        .map(|(record, _)| {
-            let is_root = record.spec.root.is_none();
-            (record.id, if is_root { Evidence::Root } else { Evidence::Recorded })
-        })
-        .collect();
+    let earlier = Earlier::of(rows, &claimed, &dead);
     let claimed = with_plan(claimed, &dead, plan);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
@@ -149,33 +139,64 @@ fn kill_rows_unless(
         Some(&core.kills_interrupted),
     );
     foreign_claims::await_noted(core, &owners, &settled);
-    explain_gone(core, &touched, cause, &mut settled);
+    explain_gone(core, &earlier, cause, &mut settled);
     report.add_error(outcome::write(core, None, settled));
     release::release_ended(core, &rows);
     Ok(report)
 }
 
+/// What earlier calls did to the rows of a call.
+struct Earlier {
+    /// Rows that another call was ending, or whose end a person has requested.
+    ended: HashMap<ProcessId, Evidence>,
+    /// Rows that no call has tried to end.
+    untried: HashSet<ProcessId>,
+}
+
+impl Earlier {
+    fn of(
+        rows: &[ProcessRecord],
+        claimed: &[(ProcessRecord, Option<InstanceId>)],
+        dead: &[InstanceId],
+    ) -> Self {
+        let before: HashMap<ProcessId, &ProcessRecord> =
+            rows.iter().map(|row| (row.id, row)).collect();
+        let (mut ended, mut untried) = (HashMap::new(), HashSet::new());
+        for (row, former) in claimed {
+            // A claimant that died may have done so before its first signal.
+            let former_lives = former.is_none_or(|former| !dead.contains(&former));
+            let was_asked = before.get(&row.id).is_some_and(|row| row.requested_by.is_some());
+            let has_survived =
+                before.get(&row.id).is_some_and(|row| row.life.state() == State::Survived);
+            if former_lives && (former.is_some() || was_asked) {
+                let is_root = row.spec.root.is_none();
+                ended.insert(row.id, if is_root { Evidence::Root } else { Evidence::Recorded });
+            } else if former.is_none() && !has_survived {
+                untried.insert(row.id);
+            }
+        }
+        Self { ended, untried }
+    }
+}
+
 /// Sets the reason of processes that were gone before this call could signal them. A process that
-/// another call was ending, or had tried to end (`touched`), was ended by it, even if its owner
-/// records the status only later. Otherwise it exited by itself, if its owner has recorded the
-/// status.
-fn explain_gone(
-    core: &Core,
-    touched: &HashMap<ProcessId, Evidence>,
-    cause: &Cause,
-    settled: &mut [Settled],
-) {
+/// another call was ending was ended by it, even if its owner records the status only later. One
+/// that no call has tried to end exited by itself, if its owner has recorded the status. Of others,
+/// such as one that had survived an attempt, it is not known.
+fn explain_gone(core: &Core, earlier: &Earlier, cause: &Cause, settled: &mut [Settled]) {
     for Settled { row, verdict, .. } in settled {
         let (Some(row), Verdict::Ended(end)) = (row.id(), verdict) else { continue };
         if end.reason != EndReason::Gone {
             continue;
         }
-        match touched.get(&row) {
+        match earlier.ended.get(&row) {
             Some(evidence) if cause.reason == EndReason::Killed => {
                 end.reason = EndReason::Killed;
                 end.because = Some(Justification::new(&cause.rule, *evidence));
             }
-            None if matches!(core.store.has_status(row), Ok(true)) => {
+            None if earlier.untried.contains(&row)
+                && matches!(core.store.has_status(row), Ok(true)) =>
+            {
                 end.reason = EndReason::Exited;
             }
             _ => {}

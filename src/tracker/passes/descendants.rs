@@ -28,6 +28,7 @@ use crate::{
         limits::ran_too_long,
         membership::{Protects, decide},
     },
+    store::FoundMember,
     sys::{
         Pinned, Probe,
         proc::cpu_time,
@@ -104,7 +105,7 @@ pub(in crate::tracker) fn record_members(
 }
 
 /// Writes rows of members of live trees.
-pub(in crate::tracker) fn write_members(core: &Core, found: &[NewProcess]) -> Result<()> {
+pub(in crate::tracker) fn write_members(core: &Core, found: &[FoundMember]) -> Result<()> {
     core.recorded_members.store(true, Ordering::Relaxed);
     core.store.insert_members(found)
 }
@@ -212,12 +213,16 @@ fn new_rows(
     seen_trees: &SeenTrees<'_>,
     root: &ProcessRecord,
     below: &[(&Stat, Evidence)],
-) -> Vec<NewProcess> {
+) -> Vec<FoundMember> {
     let new = below.iter().filter(|(seen, _)| {
         !seen.is_zombie() && !seen_trees.known.contains(&(seen.pid, seen.start_tick))
     });
-    new.filter_map(|(seen, evidence)| new_row(core, root, seen_trees.snapshot, seen, *evidence))
-        .collect()
+    let may_stay = core.registry.get(root.id).is_some_and(|entry| entry.strays.keep);
+    let row = |(seen, evidence): &(&Stat, Evidence)| {
+        let new = new_row(core, root, seen_trees.snapshot, seen, *evidence)?;
+        Some(FoundMember { new, may_stay })
+    };
+    new.filter_map(row).collect()
 }
 
 pub(in crate::tracker) fn new_row(

@@ -30,6 +30,7 @@ use crate::{
     identity::Pid,
     model::{Evidence, ProcessRecord},
     policy::fork_history::{Delays, Forked, ForkedDescendant, Forks},
+    store::FoundMember,
     sys::{
         Pinned,
         clock::{boot_minus_monotonic, monotonic_clock},
@@ -282,7 +283,8 @@ impl Listener<'_> {
             .filter_map(|(entry, pinned)| {
                 let root = rows.iter().find(|row| row.id == entry.root.row)?;
                 let (snapshot, event) = (Snapshot::default(), Evidence::ForkEvent);
-                descendants::new_row(core, root, &snapshot, &pinned.stat, event)
+                let new = descendants::new_row(core, root, &snapshot, &pinned.stat, event)?;
+                Some(FoundMember { new, may_stay: entry.strays.keep })
             })
             .collect();
         if !new.is_empty() {

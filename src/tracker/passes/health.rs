@@ -33,7 +33,7 @@ use crate::{
         end::{
             adopted_zombies, background, claimed_trees, flush, foreign_claims, keeper_departure,
             keeper_end_logs, left_behind,
-            missed_members::is_missed,
+            missed_members::{self, is_missed},
             outcome::{self, Conclusion},
             release,
             root_exit::log_dead,
@@ -379,11 +379,20 @@ impl<'a> Scan<'a> {
         }
         // An instance that is ending a tree may have just ended this process and its instance with
         // that tree, and knows why.
-        if core.store.other_claimants(core.instance.id).is_ok_and(|others| !others.is_empty()) {
-            return;
+        match self.others_end_trees() {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => return self.suspect(row, &error.to_string()),
         }
         log_dead(row.pid(), &task_text(row.spec.task_id.as_ref()));
         self.report.absorb(orphans::record_gone(core, &row));
+    }
+
+    /// Returns whether live instances are ending rows.
+    fn others_end_trees(&self) -> Result<bool> {
+        let core = self.core;
+        let others = core.store.other_claimants(core.instance.id)?;
+        Ok(others.iter().any(|it| !foreign_claims::is_dead_claimant(core, it.id)))
     }
 
     fn suspect(&mut self, row: ProcessRecord, why: &str) {
@@ -418,7 +427,7 @@ fn is_left(core: &Core, row: &ProcessRecord, listed: &HashSet<ProcessId>) -> boo
         .into_iter()
         .flatten()
         .any(|id| core.registry.get(id).is_some());
-    (tried || is_missed(row, listed)) && !held
+    !held && (tried || is_missed(core, row, listed))
 }
 
 /// Claims such rows, so that they are ended, or retried once (invariant 12), each with its earlier
@@ -432,7 +441,7 @@ fn claim_left(core: &Core, left: &[ProcessRecord]) -> Result<Vec<(Cause, Process
     let with_cause = |row: ProcessRecord| {
         let old = left.iter().find(|old| old.id == row.id);
         if row.spec.root.is_some() && old.is_some_and(was_never_tried) {
-            return (Cause::stray(), row);
+            return (missed_members::cause(core, &row), row);
         }
         let survived = old.is_some_and(|old| old.life.state() == State::Survived);
         let leak = core.store.leak_kind(row.id).ok().flatten().or(match row.spec.root {

@@ -295,14 +295,30 @@ fn unrecorded_spared(store: &Store, pending: &PendingWrites) -> Vec<UnrecordedSp
 
 /// Returns the processes that former hosts have left running on purpose and could not record.
 /// Files that cannot be used are logged by [`import_unrecorded_ends`].
-pub(in crate::tracker) fn spared_before(store: &Store) -> Vec<UnrecordedSpared> {
-    let spared = |(path, lock_name): (PathBuf, String)| {
-        let saved = read_file(store, &path).ok().flatten()?;
-        let instance = store.instance(InstanceId(saved.instance)).ok().flatten()?;
-        let spared = saved.spared.into_iter().map(SavedSpared::parse).collect::<Option<Vec<_>>>();
-        spared.filter(|_| instance.lock_name == lock_name)
-    };
-    files(store, &store.names_beside()).into_iter().filter_map(spared).flatten().collect()
+///
+/// # Errors
+///
+/// If a file cannot be read for lack of descriptors or memory. The processes that it names must not
+/// be taken for orphans.
+pub(in crate::tracker) fn spared_before(store: &Store) -> Result<Vec<UnrecordedSpared>> {
+    let mut all = Vec::new();
+    for (path, lock_name) in files(store, &store.names_beside()) {
+        let saved = match read_file(store, &path) {
+            Ok(Some(saved)) => saved,
+            Err(error) if error.is_busy() => return Err(error),
+            Ok(None) | Err(_) => continue,
+        };
+        let instance = store.instance(InstanceId(saved.instance))?;
+        if instance.is_some_and(|instance| instance.lock_name == lock_name) {
+            all.extend(parse_spared(saved.spared).unwrap_or_default());
+        }
+    }
+    Ok(all)
+}
+
+/// Returns `None` if an entry is damaged.
+fn parse_spared(spared: Vec<SavedSpared>) -> Option<Vec<UnrecordedSpared>> {
+    spared.into_iter().map(SavedSpared::parse).collect()
 }
 
 fn saved_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
@@ -363,6 +379,8 @@ fn import_file(store: &Store, path: &Path, lock_name: &str) -> Result<bool> {
     let Some(saved) = read_file(store, path)? else { return Ok(true) };
     let ends: Option<Vec<LateEnd>> = saved.ends.into_iter().map(SavedEnd::parse).collect();
     let ends = ends.ok_or_else(odd)?;
+    // They are recorded by now, before the pass. A file with a damaged list is kept.
+    parse_spared(saved.spared).ok_or_else(odd)?;
     let (added, waits) = store.add_late_ends(InstanceId(saved.instance), lock_name, &ends)?;
     if added > 0 {
         tracing::info!("recorded {added} ends that a former instance could not write");

@@ -53,12 +53,7 @@ fn assert_ended(place: &Place, member: &PidfdWatch) {
     assert!(member.is_dead());
     let row = "SELECT state, end_reason, end_rule_key FROM process WHERE pid = ";
     let row = place.sqlite3(&format!("{row} {} AND root IS NOT NULL", member.pid()));
-    assert_eq!(row, "ended|stray|root_ended");
-    let leak = format!(
-        "SELECT kind FROM leak JOIN process ON process.id = leak.process WHERE pid = {}",
-        member.pid()
-    );
-    assert_eq!(place.sqlite3(&leak), "stray");
+    assert_eq!(row, "ended|killed|person_asked");
 }
 
 #[test]

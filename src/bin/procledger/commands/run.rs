@@ -183,7 +183,7 @@ impl RunArgs {
         let quiet = self.quiet;
         output::drop_unread_lines();
         let plan = self.check()?;
-        inherited.check_limit().map_err(|failure| failure.with_exit(Exit::RUN_FAILED))?;
+        inherited.check_hard_limit().map_err(|failure| failure.with_exit(Exit::RUN_FAILED))?;
         if plan.raw.detach.is_requested() {
             return plan.raw.detach.start(&plan.task, quiet);
         }
