@@ -3,6 +3,8 @@
 //! An instance counts unless it is known to be dead: if that cannot be determined, its processes
 //! are left to it as well.
 
+use std::collections::HashSet;
+
 use crate::{
     error::Result,
     identity::PidScope,
@@ -45,20 +47,25 @@ pub(in crate::tracker) fn responsible_instances(
 
 /// Returns the processes for which other instances are responsible, and those that were registered
 /// with this one: a registered process is a separate task, whatever its parent is. `targets` are
-/// the rows that are to be ended.
+/// the rows that are to be ended, with the trees of those that are roots: their owner may have
+/// recorded a member since they were claimed.
 pub(in crate::tracker) fn foreign_roots(
     core: &Core,
     targets: &[ProcessId],
 ) -> Result<Vec<Foreign>> {
+    let targets: HashSet<ProcessId> = targets.iter().copied().collect();
     let mut foreign = Vec::new();
-    let registered = core.registry.registered_except(targets);
+    let registered = core.registry.registered_except(&targets);
     if !registered.is_empty() {
         foreign.push(Foreign { instance: core.own_pid(), processes: registered });
     }
     let own = Some(core.instance.id);
     for instance in responsible_instances(&core.store, &core.proc, core.pid_scope(), own)? {
         let theirs = core.store.live_of(instance.id)?;
-        let processes = theirs.iter().filter(|row| !targets.contains(&row.id));
+        let is_target = |row: &&ProcessRecord| {
+            [Some(row.id), row.spec.root].into_iter().flatten().any(|id| targets.contains(&id))
+        };
+        let processes = theirs.iter().filter(|row| !is_target(row));
         let processes = processes.map(ProcessRecord::pid).collect();
         foreign.push(Foreign { instance: instance.identity.pid, processes });
     }

@@ -1,7 +1,7 @@
 //! The processes for which this instance is responsible.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -127,7 +127,7 @@ impl Registry {
 
     /// Returns the registered processes, except those of `targets`: each is a separate task,
     /// whatever its parent is.
-    pub(in crate::tracker) fn registered_except(&self, targets: &[ProcessId]) -> Vec<Pid> {
+    pub(in crate::tracker) fn registered_except(&self, targets: &HashSet<ProcessId>) -> Vec<Pid> {
         let entries = lock(&self.entries);
         let registered = entries.values().filter(|entry| !entry.child);
         let others = registered.filter(|entry| !targets.contains(&entry.root.row));

@@ -76,3 +76,30 @@ fn a_member_that_was_recorded_during_a_kill_outlived_its_owner() {
     tracker.shutdown().expect("stopped");
     assert_ended(&place, &member);
 }
+
+/// The member was left to its owner, as a process of another instance.
+#[test]
+fn a_member_that_its_owner_recorded_after_the_claim_was_spared_by_the_kill() {
+    let place = Place::new();
+    let tracker = owner(&place);
+    let script = format!(
+        "setsid sh -c 'echo $$ > member; while :; do sleep 1; done' {} & exec sleep 3600",
+        place.marker()
+    );
+    tracker.spawn(place.job("misses", &script)).expect("spawned");
+    let member = place.watch("member");
+    let row = format!("FROM process WHERE root IS NOT NULL AND pid = {}", member.pid());
+    until("a pass records the member", || {
+        tracker.health_pass().expect("a pass");
+        place.sqlite3(&format!("SELECT count(*) {row}")) == "1"
+    });
+    // The claim of the kill does not contain its row.
+    let ledger = rusqlite::Connection::open(place.ledger()).expect("opens");
+    let hide = "UPDATE process SET task_id = 'hidden' WHERE root IS NOT NULL";
+    assert_ne!(ledger.execute(hide, []).expect("updated"), 0);
+    let other = Tracker::builder(place.ledger()).open().expect("a second instance");
+    assert_eq!(other.kill(&["misses"], "test").expect("killed").survived(), 0);
+    assert!(member.is_dead());
+    other.shutdown().expect("stopped");
+    assert_eq!(place.sqlite3(&format!("SELECT state, end_reason {row}")), "ended|killed");
+}
